@@ -1,0 +1,50 @@
+# Everything a developer or a newcomer runs. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo dev test lint format lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.run ## ten days of five synthetic listeners, then the Dagster UI (ARGS=--once: stop after the table)
+	@$(BIN)/spotify-pipeline demo $(ARGS)
+
+dev: $(VENV)/.run ## database, Dagster UI and daemon
+	@$(BIN)/spotify-pipeline dev $(ARGS)
+
+test: $(VENV)/.dev ## the whole test suite (ARGS goes to pytest)
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev ## format, lint, types, layers, definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PYTHONWARNINGS=ignore $(BIN)/dagster definitions validate --log-level warning
+
+format: $(VENV)/.dev ## let ruff write what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Both locks name versions and hashes, never a registry; pip refuses anything else.
+$(VENV)/.run: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 15) else "spotify_pipeline needs Python 3.11 to 3.14, and $(PYTHON) is %d.%d: run make PYTHON=python3.12 demo" % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked dependencies into $(VENV) (a minute the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+lock: ## compile both locks anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build -o requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+clean: ## the virtual environment and all caches; data in .spotify_pipeline stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""A faithful record of what people listen to on Spotify, in Postgres, orchestrated by Dagster."""

@@ -1,0 +1,104 @@
+"""What Spotify tells us, as values: the only shapes that leave the parser.
+
+Times are aware datetimes in UTC. Ids are Spotify's ids as text. A field that Spotify did not send
+is None; that is never the same as an empty list or a zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+TimeRange = Literal["short_term", "medium_term", "long_term"]
+TIME_RANGES: tuple[TimeRange, ...] = ("short_term", "medium_term", "long_term")
+
+
+@dataclass(frozen=True, slots=True)
+class Artist:
+    """One artist. In development mode Spotify sends neither genres nor popularity."""
+
+    spotify_id: str
+    name: str
+    genres: tuple[str, ...] | None = None
+    popularity: int | None = None
+    image_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One track; `artist_ids[0]` is the primary artist. `release_date` is text as sent."""
+
+    spotify_id: str
+    name: str
+    duration_ms: int
+    artist_ids: tuple[str, ...]
+    album_id: str | None = None
+    album_name: str | None = None
+    release_date: str | None = None
+    popularity: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """One play of a track; `played_at` is its end, UTC, to the millisecond."""
+
+    played_at: datetime
+    track_id: str
+    context_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaysPage:
+    """One recently-played page.
+
+    `item_times` are the `played_at` of all raw items, also of those skipped, newest first.
+    `skipped` counts items that are no play, by reason. `has_more` is False when `next` was null.
+    """
+
+    plays: tuple[Play, ...]
+    tracks: tuple[Track, ...]
+    artists: tuple[Artist, ...]
+    item_times: tuple[datetime, ...]
+    has_more: bool
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TopArtists:
+    """A user's top artists of one time range, best first."""
+
+    time_range: TimeRange
+    artists: tuple[Artist, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TopTrack:
+    """One line of a top track list, as it is shown."""
+
+    spotify_id: str
+    name: str
+    artist_name: str
+    album_name: str | None
+    image_url: str | None
+    preview_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TopTracks:
+    """A user's top tracks of one time range, best first, with the catalogue they bring along."""
+
+    time_range: TimeRange
+    entries: tuple[TopTrack, ...]
+    tracks: tuple[Track, ...]
+    artists: tuple[Artist, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Who a token belongs to. `account_id` is immutable; Spotify sends it since May 2026."""
+
+    spotify_user_id: str
+    account_id: str | None
+    display_name: str | None
