@@ -1,0 +1,1 @@
+"""Postgres only: the schema, one module per subject, and the embedded server. No HTTP."""

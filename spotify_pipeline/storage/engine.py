@@ -1,0 +1,91 @@
+"""Connections to Postgres: which URLs are understood, how the engine is made, which servers serve.
+
+No error of this module contains a URL, because a URL may contain a password.
+"""
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+OLDEST_SERVER = 15
+DRIVER = "postgresql+psycopg"
+
+
+class BadDatabaseUrl(ValueError):
+    """The text is no URL of a Postgres database."""
+
+
+class UnsupportedServer(RuntimeError):
+    """The server is too old, or the database cannot hold every character."""
+
+
+def normalise_url(text: str | URL) -> URL:
+    """Understands postgres://, postgresql:// and any driver form; raises BadDatabaseUrl."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        raise BadDatabaseUrl(
+            "The database URL is not understood. "
+            "It looks like postgresql://user:password@host:5432/database."
+        ) from None
+    if url.drivername.partition("+")[0] not in ("postgres", "postgresql"):
+        raise BadDatabaseUrl(
+            "The database URL is not one of Postgres: it has to start with postgresql://."
+        )
+    return url.set(drivername=DRIVER)
+
+
+def make_engine(
+    url: str | URL, *, pool_size: int = 5, application_name: str = "spotify_pipeline"
+) -> Engine:
+    """A pool of psycopg 3 connections in UTC. Connects when first used.
+
+    Parameters never appear in errors; a connection that died in the pool is replaced unnoticed.
+    """
+    url = normalise_url(url)
+    # A host that vanished is noticed within a minute instead of the kernel's two hours.
+    defaults: dict[str, Any] = {
+        "application_name": application_name,
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={name: value for name, value in defaults.items() if name not in url.query},
+    )
+    event.listen(engine, "connect", _speak_utc)
+    return engine
+
+
+def _speak_utc(connection: Any, _record: object) -> None:
+    # psycopg returns timestamptz in the session's zone. Not as a start-up option: poolers refuse
+    # those, and a URL may carry options of its own.
+    connection.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+
+
+def server_version(connection: Connection) -> str:
+    """The server's version as it calls itself, such as '15.9'."""
+    return str(connection.exec_driver_sql("SHOW server_version").scalar_one()).split()[0]
+
+
+def check_server(connection: Connection) -> None:
+    """Raises UnsupportedServer below PostgreSQL 15 and for databases that are not UTF-8."""
+    version = server_version(connection)
+    number = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
+    if int(number) // 10_000 < OLDEST_SERVER:
+        raise UnsupportedServer(
+            f"PostgreSQL {OLDEST_SERVER} or newer is needed; this server is {version}."
+        )
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise UnsupportedServer(
+            f"The database must have the encoding UTF8, and this one has {encoding}: "
+            "create it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )

@@ -1,0 +1,57 @@
+"""Every table, one name each: `from spotify_pipeline.storage import tables as t`, then `t.plays`.
+
+These definitions are the one source of the schema; a test proves that the migrations equal them.
+"""
+
+from spotify_pipeline.storage.tables.base import SCHEMA, metadata
+from spotify_pipeline.storage.tables.listening import (
+    BEGINNING,
+    artists,
+    coverage,
+    fetch_log,
+    listening_gaps,
+    plays,
+    tracks,
+)
+from spotify_pipeline.storage.tables.people import time_zones, user_tokens, users
+from spotify_pipeline.storage.tables.personality import music_personality
+from spotify_pipeline.storage.tables.queue import (
+    api_budget,
+    settings,
+    sync_requests,
+    sync_run_users,
+    sync_state,
+)
+from spotify_pipeline.storage.tables.results import (
+    daily_listening,
+    top_artists_history,
+    top_tracks_history,
+    user_top_artists,
+    user_top_tracks,
+)
+
+__all__ = [
+    "BEGINNING",
+    "SCHEMA",
+    "api_budget",
+    "artists",
+    "coverage",
+    "daily_listening",
+    "fetch_log",
+    "listening_gaps",
+    "metadata",
+    "music_personality",
+    "plays",
+    "settings",
+    "sync_requests",
+    "sync_run_users",
+    "sync_state",
+    "time_zones",
+    "top_artists_history",
+    "top_tracks_history",
+    "tracks",
+    "user_tokens",
+    "user_top_artists",
+    "user_top_tracks",
+    "users",
+]

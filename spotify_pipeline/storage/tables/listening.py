@@ -1,0 +1,211 @@
+"""The facts: the catalogue, the plays, and what is known about their completeness."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Connection,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, ExcludeConstraint
+
+from spotify_pipeline.storage.tables.base import (
+    SCHEMA,
+    Instant,
+    described,
+    metadata,
+    one_of,
+    rule,
+    user_column,
+)
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""`covered_from` of a cover that reaches back to the first play there can be.
+
+Not '-infinity', which Python's datetime cannot hold; Spotify did not exist in 1970 either.
+"""
+
+artists = Table(
+    "artists",
+    metadata,
+    described("spotify_id", Text, "Spotify's id of the artist.", primary_key=True),
+    described("name", Text, "Name as Spotify shows it."),
+    described(
+        "genres",
+        ARRAY(Text),
+        "Genre tags; NULL when Spotify did not say (it does not in development mode).",
+        nullable=True,
+    ),
+    described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
+    described("image_url", Text, "A picture of the artist; NULL when not said.", nullable=True),
+    rule("popularity", "popularity BETWEEN 0 AND 100"),
+    comment="One row per artist that was ever played or listed.",
+)
+
+tracks = Table(
+    "tracks",
+    metadata,
+    described("spotify_id", Text, "Spotify's id of the track.", primary_key=True),
+    described("name", Text, "Title as Spotify shows it."),
+    described("duration_ms", Integer, "Length in milliseconds."),
+    described("artist_ids", ARRAY(Text), "Ids of its artists; the first is the primary artist."),
+    described("album_id", Text, "Spotify's id of the album.", nullable=True),
+    described("album_name", Text, "Title of the album.", nullable=True),
+    described(
+        "release_date",
+        Text,
+        "Release date of the album as sent: YYYY, YYYY-MM or YYYY-MM-DD.",
+        nullable=True,
+    ),
+    described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
+    rule("duration_ms", "duration_ms >= 0"),
+    rule("artist_ids", "cardinality(artist_ids) > 0 AND array_position(artist_ids, NULL) IS NULL"),
+    rule("popularity", "popularity BETWEEN 0 AND 100"),
+    comment="One row per track that was ever played or listed.",
+)
+
+plays = Table(
+    "plays",
+    metadata,
+    user_column(primary_key=True),
+    described("played_at", Instant, "End of the play, to the millisecond.", primary_key=True),
+    described(
+        "track_id",
+        Text,
+        "The track.",
+        ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
+        primary_key=True,
+    ),
+    described("source", Text, "api: recently played; export: the person's own data export."),
+    described(
+        "ms_played",
+        Integer,
+        "Milliseconds heard; NULL for API plays, which do not say (30 s or more).",
+        nullable=True,
+    ),
+    described("context_uri", Text, "Playlist, album or artist it was played from.", nullable=True),
+    one_of("source", ("api", "export")),
+    rule("ms_played", "ms_played >= 0"),
+    # Spotify may relink a track: the same play then comes back under another track id.
+    Index(
+        "uq_plays_api",
+        "user_id",
+        "played_at",
+        unique=True,
+        postgresql_where=text("source = 'api'"),
+    ),
+    comment="One row per play. Facts: never overwritten, everything else is computed from them.",
+)
+
+
+# An exclusion over (text, range) usually takes the extension btree_gist, which the owner of a
+# hosted database may not be allowed to create. A range type of text needs no extension: one
+# user is the range from their id to their id. 50 us a row at 40,000 rows.
+@event.listens_for(metadata, "before_create")
+def _create_text_range(target: MetaData, connection: Connection, **_: object) -> None:
+    connection.execute(
+        text(f"""CREATE TYPE {SCHEMA}.text_range AS RANGE (SUBTYPE = text, COLLATION = "C")""")
+    )
+
+
+@event.listens_for(metadata, "after_drop")
+def _drop_text_range(target: MetaData, connection: Connection, **_: object) -> None:
+    connection.execute(text(f"DROP TYPE {SCHEMA}.text_range"))
+
+
+coverage = Table(
+    "coverage",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "covered_from",
+        Instant,
+        "Start of the interval; 1970-01-01T00:00:00Z: from the beginning.",
+        primary_key=True,
+    ),
+    described("covered_to", Instant, "End of the interval, inclusive."),
+    rule("interval", "covered_from <= covered_to"),
+    rule("finite", f"covered_from >= '{BEGINNING.isoformat()}' AND isfinite(covered_to)"),
+    # Closed ends: intervals that touch are one interval. Checked at the end of each statement,
+    # so that one statement may replace several covers by their union.
+    ExcludeConstraint(
+        (text(f"{SCHEMA}.text_range(user_id, user_id, '[]')"), "&&"),
+        (text("tstzrange(covered_from, covered_to, '[]')"), "&&"),
+        using="gist",
+        deferrable=True,
+        initially="IMMEDIATE",
+        name="ex_coverage_overlap",
+    ),
+    comment="One row per interval in which every play of a person is known; merged.",
+)
+
+fetch_log = Table(
+    "fetch_log",
+    metadata,
+    described("id", BigInteger, "Number of the page.", Identity(always=True), primary_key=True),
+    user_column(),
+    described("fetched_at", Instant, "When the page was fetched."),
+    described("items", SmallInteger, "Raw items on the page, skipped ones included."),
+    described("new_plays", SmallInteger, "Plays on it that were not known before."),
+    described(
+        "skipped",
+        JSONB,
+        "Items that are no play: reason -> count.",
+        server_default=text("'{}'::jsonb"),
+    ),
+    described("oldest_item_at", Instant, "played_at of its oldest raw item.", nullable=True),
+    described("newest_item_at", Instant, "played_at of its newest raw item.", nullable=True),
+    described(
+        "overlapped",
+        Boolean,
+        "True when a raw item stood on an earlier page or lay inside coverage.",
+    ),
+    rule("counts", "items >= 0 AND new_plays BETWEEN 0 AND items"),
+    rule("skipped", "jsonb_typeof(skipped) = 'object'"),
+    rule("item_times", "oldest_item_at <= newest_item_at"),
+    Index("ix_fetch_log_user_id_fetched_at", "user_id", "fetched_at"),
+    # Retention deletes by age alone.
+    Index("ix_fetch_log_fetched_at", "fetched_at"),
+    comment="One row per fetched recently-played page; kept 30 days.",
+)
+
+listening_gaps = Table(
+    "listening_gaps",
+    metadata,
+    described("id", BigInteger, "Number of the gap.", Identity(always=True), primary_key=True),
+    user_column(),
+    described("gap_start", Instant, "Newest play known before the page that missed its link."),
+    described("gap_end", Instant, "Oldest item of that page."),
+    described("detected_at", Instant, "When that page was fetched."),
+    described("closed_at", Instant, "When the gap was filled; NULL: open.", nullable=True),
+    described(
+        "closed_by",
+        Text,
+        "What filled it: page (a later page reached back) or import.",
+        nullable=True,
+    ),
+    one_of("closed_by", ("page", "import")),
+    rule("interval", "gap_start < gap_end"),
+    rule("closed", "(closed_at IS NULL) = (closed_by IS NULL)"),
+    # Noticing the same gap twice is one gap.
+    Index(
+        "uq_listening_gaps_open",
+        "user_id",
+        "gap_start",
+        unique=True,
+        postgresql_where=text("closed_at IS NULL"),
+    ),
+    Index("ix_listening_gaps_user_id", "user_id", "gap_start"),
+    comment="One row per interval in which plays were possibly lost.",
+)

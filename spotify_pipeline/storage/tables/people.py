@@ -1,0 +1,120 @@
+"""Who is listened to, and how their Spotify account is reached."""
+
+from sqlalchemy import ARRAY, Boolean, ForeignKey, LargeBinary, Table, Text, func, text
+
+from spotify_pipeline.storage.tables.base import (
+    SCHEMA,
+    Instant,
+    described,
+    error_code,
+    metadata,
+    one_of,
+    rule,
+    user_column,
+)
+
+CONNECTIONS = ("disconnected", "connected", "expiring", "needs_reauth", "suspect")
+
+# What the app or Spotify calls a person is theirs; refused is only what cannot be a Dagster
+# partition key (three dots, control characters) or would break a log line (control characters).
+USER_ID_RULE = (
+    r"char_length(user_id) BETWEEN 1 AND 255"
+    r" AND user_id !~ '[\u0001-\u001f\u007f-\u009f]'"
+    r" AND strpos(user_id, '...') = 0"
+)
+
+time_zones = Table(
+    "time_zones",
+    metadata,
+    described("name", Text, "IANA name, spelled as in the tz database.", primary_key=True),
+    comment=(
+        "One row per time zone of the pinned tzdata package; filled by init-db. "
+        "Postgres's own list differs, so it is not asked."
+    ),
+)
+
+users = Table(
+    "users",
+    metadata,
+    described(
+        "user_id",
+        Text,
+        "The app's or Spotify's name for the person; also the Dagster partition key.",
+        primary_key=True,
+    ),
+    described(
+        "account_id",
+        Text,
+        "Spotify's immutable account id; NULL until a token was used.",
+        nullable=True,
+        unique=True,
+    ),
+    described("display_name", Text, "The name to show; NULL if not known.", nullable=True),
+    described(
+        "timezone",
+        Text,
+        "IANA zone whose local dates the person's days are.",
+        ForeignKey(f"{SCHEMA}.time_zones.name"),
+        server_default="UTC",
+    ),
+    described(
+        "connection",
+        Text,
+        "State of the Spotify connection: disconnected (no token), connected, expiring (the token "
+        "dies soon), needs_reauth (Spotify refuses it), suspect (refused while many others were).",
+        server_default="disconnected",
+    ),
+    described(
+        "days_stale",
+        Boolean,
+        "True when every day must be recomputed, because the zone changed.",
+        server_default=text("false"),
+    ),
+    described("created_at", Instant, "When the person was registered.", server_default=func.now()),
+    rule("user_id", USER_ID_RULE),
+    one_of("connection", CONNECTIONS),
+    comment="One row per person. Deleting it deletes everything we know about them.",
+)
+
+user_tokens = Table(
+    "user_tokens",
+    metadata,
+    user_column(primary_key=True),
+    described("client_id", Text, "The Spotify client id the token was issued to."),
+    described(
+        "sealed_refresh_token",
+        LargeBinary,
+        "libsodium sealed box of the refresh token and the user id.",
+    ),
+    described("key_id", Text, "Which of the operator's keys opens the sealed tokens."),
+    described(
+        "scopes", ARRAY(Text), "Scopes the person granted.", server_default=text("'{}'::text[]")
+    ),
+    described("authorized_at", Instant, "When the person authorized the app at Spotify."),
+    described(
+        "expires_at",
+        Instant,
+        "When Spotify lets the refresh token die: authorized_at + 6 months. "
+        "Left out or outdated by a new authorized_at, a trigger computes it.",
+    ),
+    described(
+        "last_refreshed_at",
+        Instant,
+        "Last time Spotify was asked for an access token; "
+        "whether it gave one says last_error_code.",
+        nullable=True,
+    ),
+    described(
+        "last_error_code", Text, "Why the last refresh failed; NULL if it succeeded.", nullable=True
+    ),
+    described(
+        "sealed_access_token",
+        LargeBinary,
+        "Sealed box of the current access token, so that processes share it; NULL if none.",
+        nullable=True,
+    ),
+    described("access_expires_at", Instant, "When the access token expires.", nullable=True),
+    error_code("last_error_code"),
+    rule("access_token", "(sealed_access_token IS NULL) = (access_expires_at IS NULL)"),
+    comment="One row per person with a token. No token is readable without the operator's key.",
+)

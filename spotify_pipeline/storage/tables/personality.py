@@ -1,0 +1,93 @@
+"""The music personality: one row of metrics per person, each NULL with a reason when unknown."""
+
+from sqlalchemy import ARRAY, Column, Date, Float, Integer, SmallInteger, Table, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
+
+Double = Float(53)
+
+
+def _share(name: str, comment: str) -> Column[float]:
+    return described(name, Double, f"{comment} 0 to 1.", nullable=True)
+
+
+def _count(name: str, comment: str) -> Column[int]:
+    return described(name, Integer, comment, nullable=True)
+
+
+_SHARES = (
+    _share("artist_diversity", "Shannon evenness of plays over artists."),
+    _share("artist_concentration", "Sum of squared artist shares (Herfindahl)."),
+    _share("repeat_share", "1 - distinct tracks / plays."),
+    _share("repeat_rate", "Tracks played at least twice / distinct tracks."),
+    _share("artist_discovery_rate", "Plays of artists not heard in the 180 days before."),
+    _share("taste_stability", "Jaccard of the short-term and long-term top artists."),
+    _share("time_focus", "Length R of the mean vector of play times on the 24-hour circle."),
+    _share("night_share", "Plays with a local hour in [0, 6)."),
+    _share("weekend_share", "Plays on a local Saturday or Sunday."),
+    _share("listening_regularity", "Days with a play / observed days."),
+    _share("genre_diversity", "Entropy of genre tags / ln of the number of genres."),
+    _share("newness", "Plays of albums released at most 180 days before."),
+)
+
+music_personality = Table(
+    "music_personality",
+    metadata,
+    user_column(primary_key=True),
+    described("window_start", Date, "First local date of the 28-day window."),
+    described("window_end", Date, "Last local date of the window."),
+    described("play_count", Integer, "Plays in the window (API, or imported of 30 s or more)."),
+    *_SHARES,
+    described(
+        "effective_artists",
+        Double,
+        "exp of the Shannon entropy over artists (Hill number q = 1): from 1 to unique_artists.",
+        nullable=True,
+    ),
+    _count("unique_artists", "Distinct primary artists in the window."),
+    described(
+        "peak_hour",
+        Double,
+        "Circular mean of local play time, in hours from 0 up to 24.",
+        nullable=True,
+    ),
+    _count("longest_streak", "Longest run of local days with the same top artist, ever; in days."),
+    described("longest_streak_artist_id", Text, "That artist.", nullable=True),
+    _count("current_streak", "The run that ends today or yesterday, in days."),
+    described("streak_artist_id", Text, "The artist of the current streak.", nullable=True),
+    described(
+        "mainstream_score",
+        Double,
+        "Rank-weighted popularity of the medium-term top artists, 0 to 100.",
+        nullable=True,
+    ),
+    described(
+        "reasons",
+        JSONB,
+        "Why a metric is NULL: metric -> reason.",
+        server_default=text("'{}'::jsonb"),
+    ),
+    described(
+        "tags",
+        ARRAY(Text),
+        "Words for the whole, from the metrics alone.",
+        server_default=text("'{}'::text[]"),
+    ),
+    described("definition_version", SmallInteger, "Version of the formulas and thresholds."),
+    described(
+        "computed_at",
+        Instant,
+        "When another column of the row last changed.",
+        server_default=func.now(),
+    ),
+    rule("window", "window_start <= window_end"),
+    rule("counts", "play_count >= 0 AND unique_artists >= 0"),
+    rule("streaks", "longest_streak >= 0 AND current_streak >= 0"),
+    rule("effective_artists", "effective_artists >= 1 AND effective_artists < 'Infinity'"),
+    rule("peak_hour", "peak_hour >= 0 AND peak_hour < 24"),
+    rule("mainstream_score", "mainstream_score BETWEEN 0 AND 100"),
+    rule("reasons", "jsonb_typeof(reasons) = 'object'"),
+    *(rule(column.name, f"{column.name} BETWEEN 0 AND 1") for column in _SHARES),
+    comment="One row per person: what their listening is like over the last 28 local days.",
+)

@@ -1,0 +1,211 @@
+"""What is to be done, what is being done, and what Spotify allows.
+
+Times here are the database's, never a process's: `now()` is the one clock all processes share.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+from spotify_pipeline.storage.tables.base import (
+    Instant,
+    described,
+    error_code,
+    metadata,
+    one_of,
+    rule,
+    user_column,
+)
+
+STATUSES = ("queued", "running", "succeeded", "failed")
+OUTCOMES = ("synced", "failed", "skipped", "gone")
+OPEN = "status IN ('queued', 'running')"
+FINISHED = "status IN ('succeeded', 'failed')"
+
+sync_requests = Table(
+    "sync_requests",
+    metadata,
+    described("id", BigInteger, "Number of the request.", Identity(always=True), primary_key=True),
+    user_column(),
+    described(
+        "requested_at", Instant, "When it was accepted.", server_default=text("clock_timestamp()")
+    ),
+    described(
+        "requested_by",
+        Text,
+        "Who asked; the database login unless the app says more.",
+        server_default=text("SESSION_USER"),
+    ),
+    described("status", Text, "queued, running, succeeded or failed.", server_default="queued"),
+    described(
+        "attempts", SmallInteger, "How often a run was started for it.", server_default=text("0")
+    ),
+    described("dispatch_key", Text, "Key of the latest run asked for; NULL before.", nullable=True),
+    described("run_id", Text, "Dagster run that serves it.", nullable=True),
+    described("started_at", Instant, "When it began to run.", nullable=True),
+    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
+    described("error_code", Text, "Why it failed; a code of the closed list.", nullable=True),
+    described("error_message", Text, "The same for a person to read.", nullable=True),
+    one_of("status", STATUSES),
+    error_code("error_code"),
+    rule("requested_by", "char_length(requested_by) BETWEEN 1 AND 255"),
+    rule("attempts", "attempts >= 0"),
+    rule("started", "status <> 'running' OR started_at IS NOT NULL"),
+    rule("finished", f"(finished_at IS NOT NULL) = ({FINISHED})"),
+    rule("failed", "(error_code IS NOT NULL) = (status = 'failed')"),
+    rule("error_message", "error_message IS NULL OR status = 'failed'"),
+    # One open request per person. It holds open requests only, so it is also the way to find
+    # the few of them among years of finished ones.
+    Index("uq_sync_requests_open", "user_id", unique=True, postgresql_where=text(OPEN)),
+    # The cooldown asks for a person's latest finished requests.
+    Index("ix_sync_requests_user_id_id", "user_id", "id"),
+    comment="One row per request for a sync. A trigger decides whether a request is accepted.",
+)
+
+sync_state = Table(
+    "sync_state",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "last_synced_at", Instant, "Last time anything was brought up to date.", nullable=True
+    ),
+    described(
+        "last_success_at", Instant, "Last sync in which every step succeeded.", nullable=True
+    ),
+    described(
+        "plays_fetched_at", Instant, "Last successful fetch of plays (facts clock).", nullable=True
+    ),
+    described(
+        "tops_fetched_at",
+        Instant,
+        "Last successful fetch of all top lists (facts clock).",
+        nullable=True,
+    ),
+    described(
+        "consecutive_failures",
+        Integer,
+        "Failed syncs since the last success.",
+        server_default=text("0"),
+    ),
+    described(
+        "last_error_code", Text, "Why the last sync failed; NULL if it did not.", nullable=True
+    ),
+    described("last_error_message", Text, "The same for a person to read.", nullable=True),
+    described(
+        "next_due_at", Instant, "When plays are to be polled next; NULL: now.", nullable=True
+    ),
+    described("lease_id", Uuid(), "Who may write for this person; NULL: nobody.", nullable=True),
+    described("lease_until", Instant, "When that permission ends unless renewed.", nullable=True),
+    error_code("last_error_code"),
+    rule("consecutive_failures", "consecutive_failures >= 0"),
+    rule("lease", "(lease_id IS NULL) = (lease_until IS NULL)"),
+    # Who is due, every 15 minutes, out of everybody.
+    Index("ix_sync_state_next_due_at", "next_due_at"),
+    comment="One row per person, made with them: how their syncs stand.",
+)
+
+sync_run_users = Table(
+    "sync_run_users",
+    metadata,
+    described("run_id", Text, "Dagster run.", primary_key=True),
+    user_column(primary_key=True),
+    described("chunk", Integer, "Chunk of the run; NULL until assigned.", nullable=True),
+    described(
+        "outcome",
+        Text,
+        "synced: every step succeeded; failed: one did not; skipped: not tried; gone: forgotten "
+        "meanwhile; NULL until known.",
+        nullable=True,
+    ),
+    described("error_code", Text, "Why it failed or was skipped.", nullable=True),
+    described("new_plays", Integer, "Plays stored.", nullable=True),
+    described("seconds", Float(53), "How long it took.", nullable=True),
+    described("created_at", Instant, "When the person was chosen.", server_default=func.now()),
+    rule("chunk", "chunk >= 0"),
+    one_of("outcome", OUTCOMES),
+    error_code("error_code"),
+    rule("failed", "outcome <> 'failed' OR error_code IS NOT NULL"),
+    rule("synced", "outcome <> 'synced' OR error_code IS NULL"),
+    rule("figures", "new_plays >= 0 AND seconds >= 0"),
+    Index("ix_sync_run_users_run_id_chunk", "run_id", "chunk"),
+    # Retention deletes by age; forgetting a person deletes by person.
+    Index("ix_sync_run_users_created_at", "created_at"),
+    Index("ix_sync_run_users_user_id", "user_id"),
+    comment="One row per person in a run over many: who belongs to it and how it went.",
+)
+
+api_budget = Table(
+    "api_budget",
+    metadata,
+    described(
+        "singleton",
+        Boolean,
+        "Always true: there is one row.",
+        primary_key=True,
+        server_default=text("true"),
+    ),
+    described(
+        "rate_tat",
+        Instant,
+        "Theoretical arrival time of the 30-second bucket (GCRA); in the past: it is empty.",
+        server_default=func.now(),
+    ),
+    described(
+        "day_tat",
+        Instant,
+        "Theoretical arrival time of the 24-hour bucket (GCRA).",
+        server_default=func.now(),
+    ),
+    described(
+        "blocked_until",
+        Instant,
+        "No call before this instant; NULL or past: not blocked.",
+        nullable=True,
+    ),
+    described(
+        "blocked_reason",
+        Text,
+        "RATE: too many calls; QUOTA: the day's quota is used up; APP: Spotify refuses the app.",
+        nullable=True,
+    ),
+    described(
+        "updated_at", Instant, "Last change of the block or a bucket.", server_default=func.now()
+    ),
+    rule("singleton", "singleton"),
+    one_of("blocked_reason", ("RATE", "QUOTA", "APP")),
+    rule("blocked", "(blocked_until IS NULL) = (blocked_reason IS NULL)"),
+    comment="One row: what the developer account may still ask of Spotify, for all processes.",
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    described(
+        "singleton",
+        Boolean,
+        "Always true: there is one row.",
+        primary_key=True,
+        server_default=text("true"),
+    ),
+    described(
+        "request_cooldown",
+        Interval,
+        "How long after a succeeded request a person waits before the next; '0' for no wait.",
+        server_default=text("'01:00:00'::interval"),
+    ),
+    rule("singleton", "singleton"),
+    rule("request_cooldown", "request_cooldown BETWEEN '0' AND '30 days'::interval"),
+    comment="One row: what the operator may tune in SQL, with UPDATE.",
+)

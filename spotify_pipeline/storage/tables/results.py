@@ -1,0 +1,145 @@
+"""What is shown: days and top lists. All of it can be computed or fetched again.
+
+The ids of tracks and artists here are no foreign keys: they come from rows that have one or from
+the same answer of Spotify, and thousands of writers need not lock the catalogue for them.
+"""
+
+from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, SmallInteger, Table, Text, func
+
+from spotify_pipeline.domain.model import TIME_RANGES
+from spotify_pipeline.storage.tables.base import (
+    Instant,
+    described,
+    metadata,
+    one_of,
+    rule,
+    user_column,
+)
+
+COMPLETENESS = ("complete", "at_least", "unknown")
+
+daily_listening = Table(
+    "daily_listening",
+    metadata,
+    user_column(primary_key=True),
+    described("date", Date, "Local date in the person's zone.", primary_key=True),
+    described("minutes", Integer, "listened_ms in minutes, half up."),
+    described(
+        "listened_ms",
+        BigInteger,
+        "Milliseconds heard: ms_played, or the track's length where it is not known (an upper "
+        "estimate).",
+    ),
+    described("plays", Integer, "API plays, and imported ones of 30 s or more."),
+    described("unique_tracks", Integer, "Distinct tracks among them."),
+    described("unique_artists", Integer, "Distinct primary artists among them."),
+    described(
+        "top_track_id",
+        Text,
+        "Most played track; ties: longest heard, first played, smallest id.",
+        nullable=True,
+    ),
+    described("top_artist_id", Text, "Most played primary artist; same ties.", nullable=True),
+    described(
+        "completeness",
+        Text,
+        "complete: every play of the day is known; at_least: there may be more; unknown.",
+        server_default="unknown",
+    ),
+    described(
+        "computed_at",
+        Instant,
+        "When another column of the row last changed.",
+        server_default=func.now(),
+    ),
+    rule(
+        "counts",
+        "minutes >= 0 AND listened_ms >= 0 AND plays >= 0"
+        " AND unique_tracks >= 0 AND unique_artists >= 0",
+    ),
+    one_of("completeness", COMPLETENESS),
+    comment="One row per person and local day with a play.",
+)
+
+
+def _list_key() -> tuple[Column[str], Column[str], Column[int]]:
+    return (
+        user_column(primary_key=True),
+        described(
+            "time_range",
+            Text,
+            "short_term (about 4 weeks), medium_term (6 months), long_term (about 1 year).",
+            primary_key=True,
+        ),
+        described(
+            "rank",
+            SmallInteger,
+            "Position in Spotify's list; 1 is the first.",
+            primary_key=True,
+            autoincrement=False,
+        ),
+    )
+
+
+_FETCHED = "When the list was last received."
+
+user_top_artists = Table(
+    "user_top_artists",
+    metadata,
+    *_list_key(),
+    described("spotify_id", Text, "Spotify's id of the artist."),
+    described("name", Text, "Name as Spotify shows it."),
+    described("genres", ARRAY(Text), "Genre tags; NULL when not said.", nullable=True),
+    described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
+    described("image_url", Text, "A picture of the artist.", nullable=True),
+    described("fetched_at", Instant, _FETCHED),
+    one_of("time_range", TIME_RANGES),
+    rule("rank", "rank BETWEEN 1 AND 50"),
+    rule("popularity", "popularity BETWEEN 0 AND 100"),
+    comment="One row per person, time range and rank: the top artists now.",
+)
+
+user_top_tracks = Table(
+    "user_top_tracks",
+    metadata,
+    *_list_key(),
+    described("spotify_id", Text, "Spotify's id of the track."),
+    described("name", Text, "Title as Spotify shows it."),
+    described("artist_name", Text, "Name of the primary artist."),
+    described("album_name", Text, "Title of the album.", nullable=True),
+    described("image_url", Text, "The album's cover.", nullable=True),
+    described(
+        "preview_url", Text, "A 30-second excerpt; Spotify sends none since 2024.", nullable=True
+    ),
+    described("fetched_at", Instant, _FETCHED),
+    one_of("time_range", TIME_RANGES),
+    rule("rank", "rank BETWEEN 1 AND 50"),
+    comment="One row per person, time range and rank: the top tracks now.",
+)
+
+
+def _history(name: str, thing: str) -> Table:
+    user_id, time_range, rank = _list_key()
+    return Table(
+        name,
+        metadata,
+        user_id,
+        time_range,
+        described("valid_from", Instant, "When the list was first received.", primary_key=True),
+        described(
+            "valid_to",
+            Instant,
+            "When another list replaced it; NULL: it is the present one.",
+            nullable=True,
+        ),
+        rank,
+        described("spotify_id", Text, f"Spotify's id of the {thing}."),
+        one_of("time_range", TIME_RANGES),
+        rule("rank", "rank BETWEEN 1 AND 50"),
+        rule("interval", "valid_from < valid_to"),
+        comment=f"One row per line of a top {thing} list as it stood; a list that changed stays.",
+    )
+
+
+top_artists_history = _history("top_artists_history", "artist")
+top_tracks_history = _history("top_tracks_history", "track")
