@@ -1,0 +1,1 @@
+"""HTTP to Spotify and nothing else: no SQL, no Dagster, no settings."""

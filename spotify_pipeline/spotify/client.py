@@ -1,0 +1,129 @@
+"""The four calls to the Web API, and what its refusals mean."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
+from spotify_pipeline.domain.parsing import (
+    BadPayload,
+    parse_profile,
+    parse_recently_played,
+    parse_top_artists,
+    parse_top_tracks,
+)
+from spotify_pipeline.spotify.errors import (
+    AccessTokenExpired,
+    AppBlocked,
+    BadResponse,
+    MissingScope,
+    NotAllowlisted,
+    SpotifyError,
+)
+from spotify_pipeline.spotify.gate import Priority
+from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request, bearer
+from spotify_pipeline.spotify.transport import Transport
+
+# Only the last 50 plays exist, and they fill in late: so always all of them, never a cursor.
+PLAYS_LIMIT = 50
+
+Parsed = TypeVar("Parsed")
+
+
+class SpotifyApi:
+    """Spotify's Web API for whichever access token is given.
+
+    `api_url` comes without /v1; raises ValueError if it is neither https nor loopback. The
+    priority is what the gate is told; two of them can share one transport.
+    Every method raises a SpotifyError: AccessTokenExpired, MissingScope, NotAllowlisted,
+    AppBlocked, RateLimited, SpotifyUnavailable or BadResponse.
+    """
+
+    def __init__(
+        self, api_url: str, transport: Transport, *, priority: Priority = "scheduled"
+    ) -> None:
+        self._base = BaseUrl.parse(api_url)
+        self._transport = transport
+        self._priority: Priority = priority
+
+    def recently_played(self, access_token: str, now: datetime) -> PlaysPage:
+        """The last 50 plays, newest first; what lies in the future of `now` is skipped."""
+        return self._get(
+            "recently_played",
+            "/v1/me/player/recently-played",
+            access_token,
+            lambda payload: parse_recently_played(payload, now),
+            limit=str(PLAYS_LIMIT),
+        )
+
+    def top_artists(self, access_token: str, time_range: TimeRange, limit: int) -> TopArtists:
+        """The first `limit` (1 to 50) top artists of a time range, best first."""
+        return self._get(
+            "top_artists",
+            "/v1/me/top/artists",
+            access_token,
+            lambda payload: parse_top_artists(payload, time_range),
+            time_range=time_range,
+            limit=str(limit),
+        )
+
+    def top_tracks(self, access_token: str, time_range: TimeRange, limit: int) -> TopTracks:
+        """The first `limit` (1 to 50) top tracks of a time range, best first."""
+        return self._get(
+            "top_tracks",
+            "/v1/me/top/tracks",
+            access_token,
+            lambda payload: parse_top_tracks(payload, time_range),
+            time_range=time_range,
+            limit=str(limit),
+        )
+
+    def profile(self, access_token: str) -> Profile:
+        """Whose token it is."""
+        return self._get("profile", "/v1/me", access_token, parse_profile)
+
+    def _get(
+        self,
+        endpoint: str,
+        path: str,
+        access_token: str,
+        parse: Callable[[object], Parsed],
+        **params: str,
+    ) -> Parsed:
+        request = Request(
+            endpoint,
+            "GET",
+            self._base,
+            path,
+            params=params,
+            authorization=bearer(access_token),
+            priority=self._priority,
+        )
+        answer = self._transport.send(request)
+        if answer.status != 200:
+            raise refusal(endpoint, answer)
+        try:
+            return parse(answer.payload)
+        except BadPayload as bad:  # names the field, never its content
+            what_is_wrong = str(bad)
+        raise BadResponse(f"{endpoint}: {what_is_wrong}")
+
+
+def refusal(endpoint: str, answer: Answer) -> SpotifyError:
+    """What a 4xx of the Web API means. Some bodies are JSON and some plain text: both are searched.
+
+    A 403 that is not known counts as NotAllowlisted: it is what it says (this app may not read
+    this account), nothing was wrong with the answer, and asking again at once does not help.
+    """
+    if answer.status == 401:
+        return AccessTokenExpired(f"{endpoint}: the access token is refused")
+    if answer.status != 403:
+        return BadResponse(f"{endpoint}: status {answer.status}")
+    text = answer.text.lower()
+    if "insufficient client scope" in text:
+        return MissingScope(f"{endpoint}: the scope was not granted")
+    if "premium subscription" in text or "your application is blocked" in text:
+        return AppBlocked(f"{endpoint}: Spotify blocks the app, its owner needs Premium")
+    if "not registered in the developer dashboard" in text:
+        return NotAllowlisted(f"{endpoint}: the account is not in the app's list of users")
+    return NotAllowlisted(f"{endpoint}: forbidden, without a reason that is known")
