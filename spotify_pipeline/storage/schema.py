@@ -1,0 +1,113 @@
+"""Brings a database to the schema of this version, and says when one is not there yet.
+
+What holds data (tables, constraints, triggers) is versioned by revisions, which run once. What
+does not (functions and views, `storage/sql/*.sql`, and the list of time zones) is written again
+at every init-db, so it always is the one of this version; only a view whose columns change their
+meaning, or a function that changes its result, is first dropped by a revision.
+"""
+
+from functools import cache
+from importlib import resources
+
+from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
+from sqlalchemy.dialects.postgresql import insert
+
+from spotify_pipeline.domain.zones import all_zones
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.engine import check_server
+
+# The order matters: a function may use a view, and a view another view.
+SCRIPTS = ("people.sql", "requests.sql", "status.sql")
+
+# Any number will do that nobody else in this database uses for an advisory lock.
+_LOCK = 0x5350_4F54_4946_59
+
+
+class SchemaOutdated(RuntimeError):
+    """The database has no schema of ours or another revision of it; says what to do."""
+
+
+def init_db(engine: Engine) -> None:
+    """Create or upgrade the schema, in one transaction; safe to run twice and by many at once.
+
+    Raises UnsupportedServer for a server that cannot hold it.
+    """
+    with engine.begin() as connection:
+        check_server(connection)
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
+        if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
+            connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))
+            connection.execute(
+                text(f"COMMENT ON SCHEMA {t.SCHEMA} IS 'What people listen to on Spotify.'")
+            )
+        _upgrade(connection)
+        _apply_scripts(connection)
+        _fill_time_zones(connection)
+
+
+def check_revision(engine: Engine) -> None:
+    """Raises SchemaOutdated unless the database is at the revision of this version."""
+    with engine.connect() as connection:
+        found = _revision(connection)
+    if found is None:
+        raise SchemaOutdated("The database is not set up yet: run `spotify-pipeline init-db`.")
+    if found < newest_revision():
+        raise SchemaOutdated(
+            f"The database is at revision {found} and this version needs {newest_revision()}: "
+            "run `spotify-pipeline init-db`."
+        )
+    if found > newest_revision():
+        raise SchemaOutdated(
+            f"The database is at revision {found}, which a newer spotify_pipeline made, and this "
+            f"version knows {newest_revision()}: upgrade spotify_pipeline. "
+            "(`spotify-pipeline init-db` does not go back.)"
+        )
+
+
+@cache
+def newest_revision() -> str:
+    """The newest revision by the file names, such as '0001'. Four digits, so text order serves."""
+    versions = resources.files("spotify_pipeline.storage") / "migrations" / "versions"
+    names = [entry.name for entry in versions.iterdir() if entry.name.endswith(".py")]
+    return max(name.partition("_")[0] for name in names if name[:1].isdigit())
+
+
+def _revision(connection: Connection) -> str | None:
+    if connection.scalar(select(func.to_regclass(f"{t.SCHEMA}.alembic_version"))) is None:
+        return None
+    versions = table("alembic_version", column("version_num"), schema=t.SCHEMA)
+    found = connection.scalar(select(versions.c.version_num))
+    return None if found is None else str(found)
+
+
+def _upgrade(connection: Connection) -> None:
+    # Only here: alembic takes a fifth of a second to import, and most processes never migrate.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "spotify_pipeline.storage:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _apply_scripts(connection: Connection) -> None:
+    connection.execute(text(f"SET LOCAL search_path = {t.SCHEMA}, pg_temp"))
+    scripts = resources.files("spotify_pipeline.storage") / "sql"
+    for name in SCRIPTS:
+        connection.exec_driver_sql(
+            (scripts / name).read_text(encoding="utf-8"),
+            execution_options={"no_parameters": True},
+        )
+    # Postgres lets everybody execute a new function.
+    connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
+
+
+def _fill_time_zones(connection: Connection) -> None:
+    zones = t.time_zones
+    names = list(all_zones())
+    connection.execute(insert(zones).on_conflict_do_nothing(), [{"name": name} for name in names])
+    # A name that the package dropped stays while somebody lives in it.
+    used = select(t.users.c.timezone)
+    connection.execute(delete(zones).where(zones.c.name.not_in(names), zones.c.name.not_in(used)))

@@ -1,0 +1,41 @@
+-- What follows from a change of a person: their state row, their zone, their token's end.
+
+-- Every person has a row in sync_state from the start, so nobody asks whether there is one.
+CREATE OR REPLACE FUNCTION make_sync_state() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    INSERT INTO sync_state (user_id) VALUES (NEW.user_id) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+
+-- Another zone, other days: whoever changes it, in whatever way, all days become stale.
+CREATE OR REPLACE FUNCTION notice_zone() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    IF NEW.timezone <> OLD.timezone THEN
+        NEW.days_stale := true;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- A refresh token dies six months after the person authorized, by Spotify's calendar (UTC).
+CREATE OR REPLACE FUNCTION set_token_expiry() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+DECLARE
+    stale boolean := false;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        stale := NEW.authorized_at <> OLD.authorized_at AND NEW.expires_at = OLD.expires_at;
+    END IF;
+    IF stale OR NEW.expires_at IS NULL THEN
+        NEW.expires_at :=
+            (NEW.authorized_at AT TIME ZONE 'UTC' + interval '6 months') AT TIME ZONE 'UTC';
+    END IF;
+    RETURN NEW;
+END
+$$;

@@ -1,0 +1,168 @@
+-- Who may ask for a sync, and when. The rule is in the database, so that it holds for the app's
+-- INSERT, for request_sync() and for whatever is written next, and only the database's clock counts.
+
+-- When a person may ask again, from the requests they made themselves:
+--   after a success: the cooldown of the settings;
+--   after n transient failures in a row: min(1 min * 2^n, 1 h) after the last of them.
+-- A failure that waiting cannot mend (RECONNECT and the like) starts no wait and ends the series.
+-- A view and not a function: a view is read with its owner's rights, while a function inside one
+-- would need EXECUTE for everybody who reads sync_status.
+CREATE OR REPLACE VIEW request_cooldown AS
+SELECT
+    u.user_id,
+    success.until AS after_success,
+    failure.until AS after_failure,
+    CASE WHEN greatest(success.until, failure.until) > clock_timestamp()
+        THEN greatest(success.until, failure.until)
+    END AS next_allowed_at
+FROM users AS u
+LEFT JOIN LATERAL (
+    SELECT r.finished_at + s.request_cooldown AS until
+    FROM sync_requests AS r CROSS JOIN settings AS s
+    WHERE r.user_id = u.user_id AND r.status = 'succeeded'
+    ORDER BY r.id DESC
+    LIMIT 1
+) AS success ON true
+LEFT JOIN LATERAL (
+    -- Six failures already make the full hour; older ones need not be read.
+    SELECT max(f.finished_at) + least(interval '1 minute' * 2 ^ count(*), interval '1 hour') AS until
+    FROM (
+        SELECT r.finished_at, bool_and(r.transient) OVER (ORDER BY r.id DESC) AS in_a_row
+        FROM (
+            SELECT
+                id,
+                finished_at,
+                coalesce(error_code IN (
+                    'SPOTIFY_UNAVAILABLE', 'RATE_LIMITED', 'QUOTA_EXCEEDED', 'BAD_RESPONSE',
+                    'CRASHED', 'INTERNAL'
+                ), false) AS transient
+            FROM sync_requests
+            WHERE user_id = u.user_id AND status IN ('succeeded', 'failed')
+            ORDER BY id DESC
+            LIMIT 6
+        ) AS r
+    ) AS f
+    WHERE f.in_a_row
+) AS failure ON true;
+
+COMMENT ON VIEW request_cooldown IS
+    'One row per person: when they may ask for a sync again. The one place that says so.';
+COMMENT ON COLUMN request_cooldown.user_id IS 'The person.';
+COMMENT ON COLUMN request_cooldown.after_success IS
+    'End of the cooldown after the last succeeded request; NULL: none succeeded.';
+COMMENT ON COLUMN request_cooldown.after_failure IS
+    'End of the wait after transient failures; NULL: the last request was none.';
+COMMENT ON COLUMN request_cooldown.next_allowed_at IS
+    'Next instant at which a request is accepted; NULL: now.';
+
+-- Decides about every new request, and forces every column but user_id and requested_by.
+CREATE OR REPLACE FUNCTION accept_request() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+DECLARE
+    connection_now text;
+    cooldown request_cooldown;
+    minutes int;
+BEGIN
+    -- Sixty clicks at once wait here for each other. NO KEY: a sync holds FOR KEY SHARE on the
+    -- same row until it commits, and a click must not wait for that.
+    SELECT u.connection INTO connection_now
+    FROM users AS u WHERE u.user_id = NEW.user_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
+    END IF;
+    IF connection_now IN ('disconnected', 'needs_reauth') THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP409',
+            MESSAGE = 'Spotify is not connected. Reconnect Spotify, then sync again.';
+    END IF;
+    IF EXISTS (
+        SELECT FROM sync_requests AS r
+        WHERE r.user_id = NEW.user_id AND r.status IN ('queued', 'running')
+    ) THEN
+        RETURN NULL;
+    END IF;
+
+    SELECT * INTO cooldown FROM request_cooldown AS c WHERE c.user_id = NEW.user_id;
+    IF cooldown.next_allowed_at IS NOT NULL THEN
+        minutes := ceil(extract(epoch FROM cooldown.next_allowed_at - clock_timestamp()) / 60);
+        RAISE EXCEPTION USING ERRCODE = 'SP429',
+            MESSAGE = format(
+                '%s You can sync again in %s.',
+                CASE WHEN cooldown.after_failure = cooldown.next_allowed_at
+                    THEN 'The last sync failed.' ELSE 'You synced a short while ago.' END,
+                CASE WHEN minutes <= 1 THEN '1 minute' ELSE minutes || ' minutes' END
+            ),
+            DETAIL = to_char(
+                cooldown.next_allowed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+            );
+    END IF;
+
+    NEW.requested_at := clock_timestamp();
+    NEW.requested_by := coalesce(NEW.requested_by, session_user);
+    NEW.status := 'queued';
+    NEW.attempts := 0;
+    NEW.dispatch_key := NULL;
+    NEW.run_id := NULL;
+    NEW.started_at := NULL;
+    NEW.finished_at := NULL;
+    NEW.error_code := NULL;
+    NEW.error_message := NULL;
+    RETURN NEW;
+END
+$$;
+
+-- A finished request stays what it is; the instants of a move are the database's.
+CREATE OR REPLACE FUNCTION move_request() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NEW;
+    END IF;
+    IF OLD.status IN ('succeeded', 'failed') THEN
+        RAISE EXCEPTION USING ERRCODE = 'check_violation',
+            MESSAGE = format('Request %s has %s and cannot become %s.', OLD.id, OLD.status, NEW.status);
+    END IF;
+    IF NEW.status = 'running' AND NEW.started_at IS NOT DISTINCT FROM OLD.started_at THEN
+        NEW.started_at := clock_timestamp();
+    ELSIF NEW.status IN ('succeeded', 'failed') AND NEW.finished_at IS NULL THEN
+        NEW.finished_at := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- Asks for a sync. One row for the new or for the already open request; a refusal is an error
+-- with SQLSTATE SP404, SP409 or SP429.
+CREATE OR REPLACE FUNCTION request_sync(user_id text)
+    RETURNS TABLE (request_id bigint, status text, retry_at timestamptz, message text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    request sync_requests;
+BEGIN
+    INSERT INTO sync_requests (user_id) VALUES (request_sync.user_id) RETURNING * INTO request;
+    IF request.id IS NULL THEN
+        -- The open one. It may have finished a moment ago; the lock on the user's row, taken by
+        -- the trigger, keeps a newer one from appearing.
+        SELECT * INTO request
+        FROM sync_requests AS r WHERE r.user_id = request_sync.user_id ORDER BY r.id DESC LIMIT 1;
+    END IF;
+    SELECT max(b.blocked_until) INTO retry_at
+    FROM api_budget AS b WHERE b.blocked_until > clock_timestamp();
+
+    request_id := request.id;
+    status := request.status;
+    message := CASE
+        WHEN request.status IN ('succeeded', 'failed') THEN 'Your sync has just ended.'
+        WHEN retry_at IS NOT NULL THEN format(
+            'Spotify asked us to wait. Your sync starts after %s UTC.',
+            to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
+        )
+        WHEN request.status = 'running' THEN 'Your sync is running.'
+        ELSE 'Your sync is queued and starts in a few seconds.'
+    END;
+    RETURN NEXT;
+END
+$$;
