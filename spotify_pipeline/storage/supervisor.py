@@ -20,26 +20,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spotify_pipeline.storage.postgres_account import choose_account
+from spotify_pipeline.storage.postgres_data import find_program, prepare_data, server_version
 from spotify_pipeline.storage.postgres_home import (
     EmbeddedPostgresError,
     PostgresHome,
     RunningServer,
     try_lock,
 )
-from spotify_pipeline.storage.postgres_server import (
-    Postmaster,
-    find_program,
-    prepare_data,
-    server_version,
-    start_postmaster,
-)
+from spotify_pipeline.storage.postgres_server import Postmaster, start_postmaster
 
 POLL_S = 0.2
 # Command after command should find the server warm.
 GRACE_S = 1.0
-# A server that dies as often as this will not get better by another start.
-MAX_DEATHS = 5
-DEATHS_WINDOW_S = 60.0
+# A server that dies this young so many times in a row will not get better by another start.
+YOUNG_S = 2.0
+MAX_YOUNG_DEATHS = 10
 
 
 class Supervisor:
@@ -50,7 +45,9 @@ class Supervisor:
         self.lock_fd = lock_fd
         self.clients_fd = os.open(home.clients_lock, os.O_RDWR | os.O_CREAT, 0o600)
         self.told_to_end = False
-        self.deaths: list[float] = []
+        self.postmaster: Postmaster | None = None
+        self.started = 0.0
+        self.young_deaths = 0
         self.idle_since: float | None = None
 
     def run(self) -> None:
@@ -60,38 +57,42 @@ class Supervisor:
         self.account = choose_account(self.home, find_program("postgres"))
         self.version = server_version(self.account)
         prepare_data(self.home, self.account, self.version)
-        postmaster = self._start()
-        answer("ready")
         try:
-            while not self.told_to_end and not self._is_deserted():
-                if not postmaster.is_alive():
-                    postmaster = self._start_again()
+            self._start()
+            answer("ready")
+            while not (self.told_to_end or self._is_deserted() or self._is_evicted()):
+                if self.postmaster and not self.postmaster.is_alive():
+                    self._start_again()
                 self.home.rotate_log()
                 time.sleep(POLL_S)
         finally:
-            self.home.forget_server()
-            postmaster.stop()
+            if not self._is_evicted():
+                self.home.forget_server()
+            if self.postmaster:
+                self.postmaster.stop()
 
     def _end(self, *_: object) -> None:
         self.told_to_end = True
 
-    def _start(self) -> Postmaster:
-        postmaster = start_postmaster(self.home, self.account)
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self.home.publish(RunningServer(postmaster.pid, postmaster.port, self.version, started_at))
-        return postmaster
+    def _start(self) -> None:
+        self.postmaster = start_postmaster(self.home, self.account)
+        self.started = time.monotonic()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.home.publish(
+            RunningServer(self.postmaster.pid, self.postmaster.port, self.version, now)
+        )
 
-    def _start_again(self) -> Postmaster:
+    def _start_again(self) -> None:
         self.home.forget_server()
-        now = time.monotonic()
-        self.deaths = [*(at for at in self.deaths if now - at < DEATHS_WINDOW_S), now]
-        if len(self.deaths) > MAX_DEATHS:
+        lived_s = time.monotonic() - self.started
+        self.young_deaths = self.young_deaths + 1 if lived_s < YOUNG_S else 0
+        if self.young_deaths >= MAX_YOUNG_DEATHS:
             raise EmbeddedPostgresError(
-                f"Postgres died {len(self.deaths)} times within {DEATHS_WINDOW_S:.0f} seconds, "
-                f"so it is not started again; {self.home.log} says why."
+                f"Postgres died {self.young_deaths} times in a row within {YOUNG_S:.0f} seconds "
+                f"of its start, so it is not started again; {self.home.log} says why."
             )
         say("Postgres died; starting it again.")
-        return self._start()
+        self._start()
 
     def _is_deserted(self) -> bool:
         """Whether nobody has used the server for a while. If so no client can join any more."""
@@ -105,12 +106,22 @@ class Supervisor:
         fcntl.flock(self.clients_fd, fcntl.LOCK_UN)
         return False
 
+    def _is_evicted(self) -> bool:
+        """Whether our home was deleted, or replaced by another that is not ours to serve."""
+        try:
+            found = os.stat(self.home.supervisor_lock)
+        except OSError:
+            return True
+        return not os.path.samestat(found, os.fstat(self.lock_fd))
+
 
 def answer(text: str) -> None:
-    """Tells the process that started us, once: afterwards standard output is the log."""
+    """Tells the process that started us, which waits for standard output to end. Once."""
     with contextlib.suppress(OSError):
         os.write(1, text.encode())
-    os.dup2(2, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def say(text: str) -> None:
