@@ -1,0 +1,116 @@
+"""Frames of plays made by hand, and hypothesis strategies for them."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+from hypothesis import strategies as st
+
+# Zones with half-hour shifts, far offsets, skipped dates, reversed seasons, shifts at 00:01.
+ZONES = (
+    "UTC",
+    "America/New_York",
+    "America/Los_Angeles",
+    "America/St_Johns",
+    "Africa/Casablanca",
+    "Asia/Kolkata",
+    "Asia/Gaza",
+    "Australia/Lord_Howe",
+    "Etc/GMT+12",
+    "Europe/London",
+    "Pacific/Apia",
+    "Pacific/Auckland",
+    "Pacific/Chatham",
+    "Pacific/Kiritimati",
+)
+
+COLUMNS = (
+    "user_id",
+    "played_at",
+    "track_id",
+    "artist_id",
+    "source",
+    "ms_played",
+    "duration_ms",
+    "release_date",
+)
+
+
+def utc(text: str) -> datetime:
+    """`2026-03-01 12:00` and the like, in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def wall(text: str, zone: str, fold: int = 0) -> datetime:
+    """The instant at which a clock in the zone shows this."""
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC)
+
+
+def play(
+    played_at: datetime,
+    *,
+    user_id: str = "anna",
+    track_id: str = "t1",
+    artist_id: str = "a1",
+    ms_played: int | None = None,
+    duration_ms: int = 200_000,
+    release_date: str | None = None,
+) -> dict[str, object]:
+    """One row; with `ms_played` it is an imported play, without it one of the API."""
+    return {
+        "user_id": user_id,
+        "played_at": played_at,
+        "track_id": track_id,
+        "artist_id": artist_id,
+        "source": "api" if ms_played is None else "export",
+        "ms_played": ms_played,
+        "duration_ms": duration_ms,
+        "release_date": release_date,
+    }
+
+
+def plays_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """The frame as storage hands it out."""
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["played_at"] = pd.to_datetime(frame["played_at"], utc=True).dt.as_unit("us")
+    frame["ms_played"] = frame["ms_played"].astype("Int64")
+    frame["duration_ms"] = frame["duration_ms"].astype("int64")
+    return frame
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """The rows as plain Python values, to compare exactly."""
+    return frame.to_dict("records")
+
+
+def local_date(moment: datetime, zone: str) -> date:
+    """What the standard library says."""
+    return moment.astimezone(ZoneInfo(zone)).date()
+
+
+# Around New Year 2012 (Samoa's missing Friday) and through all shifts of 2025.
+_instants = st.one_of(
+    st.integers(0, 4 * 86_400_000).map(lambda ms: utc("2011-12-29") + timedelta(milliseconds=ms)),
+    st.integers(0, 8760).map(lambda hours: utc("2025-01-01") + timedelta(hours=hours)),
+    st.integers(0, 2 * 86_400_000).map(lambda ms: utc("2025-11-02") + timedelta(milliseconds=ms)),
+)
+_ids = st.sampled_from(["a", "B", "é", "\uffff", "\U00010000"])
+
+
+@st.composite
+def listening(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Plays of up to three users in any zones, few enough ids and lengths to tie often."""
+    zones = {user: draw(st.sampled_from(ZONES)) for user in ("anna", "Bert", "çem")}
+    keys = draw(st.lists(st.tuples(st.sampled_from(list(zones)), _instants, _ids), unique=True))
+    rows = [
+        play(
+            at,
+            user_id=user,
+            track_id=track,
+            artist_id=draw(_ids),
+            ms_played=draw(st.sampled_from([None, 0, 29_999, 30_000, 100_000])),
+            duration_ms=draw(st.sampled_from([30_000, 100_000])),
+        )
+        for user, at, track in keys
+    ]
+    return plays_frame(rows), zones
