@@ -1,0 +1,1 @@
+"""Tests of what is kept in Postgres, on a real one."""
