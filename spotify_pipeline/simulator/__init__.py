@@ -1,0 +1,1 @@
+"""A local Spotify with synthetic listeners: its own process, on loopback only."""

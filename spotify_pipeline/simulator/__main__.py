@@ -1,0 +1,65 @@
+"""`python -m spotify_pipeline.simulator`: a local Spotify in the foreground."""
+
+import argparse
+import datetime as dt
+import json
+
+from spotify_pipeline.simulator.server import serve
+from spotify_pipeline.simulator.state import World
+
+
+def main() -> None:
+    """Reads the arguments and serves until interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m spotify_pipeline.simulator", description=__doc__
+    )
+    parser.add_argument("--port", type=int, default=8765, help="0: any free port")
+    parser.add_argument("--listeners", type=int, default=5, help="how many synthetic listeners")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same world")
+    parser.add_argument(
+        "--now", type=dt.datetime.fromisoformat, help="stand still at this instant (with offset)"
+    )
+    parser.add_argument(
+        "--child", action="store_true", help="print one line of JSON; exit when stdin ends"
+    )
+    options = parser.parse_args()
+    if options.now is not None and options.now.tzinfo is None:
+        parser.error("--now needs an offset, for example 2026-03-01T00:00:00Z")
+    serve(
+        options.port,
+        options.listeners,
+        options.seed,
+        options.now,
+        exit_with_stdin=options.child,
+        announce=announce_json if options.child else announce_text,
+    )
+
+
+def announce_json(url: str, world: World) -> None:
+    """One line for the parent process."""
+    print(json.dumps({"url": url}), flush=True)
+
+
+def announce_text(url: str, world: World) -> None:
+    """The environment to use the simulator with, and everybody's refresh token."""
+    print(f"A local Spotify at {url} with {len(world.accounts)} synthetic listeners.\n")
+    for name, text in environment(url, world).items():
+        print(f"export {name}={text}")
+    print("\nRefresh tokens (for spotify-pipeline users add USER_ID --refresh-token-stdin):")
+    for account in world.accounts.values():
+        print(f"{account.user_id}\t{account.listener.timezone}\t{account.refresh_token}")
+    print("\nStop with Ctrl-C.", flush=True)
+
+
+def environment(url: str, world: World) -> dict[str, str]:
+    """The variables that point the pipeline at the simulator."""
+    return {
+        "SPOTIFY_API_URL": url,
+        "SPOTIFY_ACCOUNTS_URL": url,
+        "SPOTIFY_CLIENT_ID": world.client_id,
+        "SPOTIFY_CLIENT_SECRET": world.client_secret,
+    }
+
+
+if __name__ == "__main__":
+    main()

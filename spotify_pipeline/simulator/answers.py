@@ -1,0 +1,189 @@
+"""What Spotify answers to whom: pure functions of the world and a query, without HTTP.
+
+Every refusal is raised as `Refusal` with the status and the body that Spotify sends.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from urllib.parse import unquote, urlencode
+
+from spotify_pipeline.simulator.listeners import Play
+from spotify_pipeline.simulator.shapes import Json, error, profile
+from spotify_pipeline.simulator.state import (
+    ACCESS_SECONDS,
+    RANGE_DAYS,
+    Account,
+    TopKind,
+    World,
+)
+
+SCOPE_OF = {
+    "recently_played": "user-read-recently-played",
+    "top_artists": "user-top-read",
+    "top_tracks": "user-top-read",
+}
+
+
+class Refusal(Exception):
+    """An error of Spotify's: HTTP status, and a JSON body or plain text."""
+
+    def __init__(
+        self, status: int, body: Json | str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.body = body
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def api(cls, status: int, message: str) -> "Refusal":
+        """An error of the Web API."""
+        return cls(status, error(status, message))
+
+    @classmethod
+    def accounts(cls, code: str, description: str) -> "Refusal":
+        """An error of accounts.spotify.com: 400 with a flat body."""
+        return cls(400, {"error": code, "error_description": description})
+
+
+def authenticate(world: World, authorization: str | None, endpoint: str) -> Account:
+    """The account that a bearer token belongs to, if it carries the endpoint's scope."""
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Refusal.api(401, "No token provided")
+    account = world.account_of_access_token(token)
+    if account == "expired":
+        raise Refusal.api(401, "The access token expired")
+    if not isinstance(account, Account):
+        raise Refusal.api(401, "Invalid access token")
+    if SCOPE_OF.get(endpoint, "") not in ("", *account.scopes):
+        raise Refusal.api(403, "Insufficient client scope")
+    return account
+
+
+def owner_of_refresh(world: World, authorization: str | None, form: Mapping[str, str]) -> Account:
+    """The account that a refresh is for: Basic authentication, or PKCE's client_id in the form."""
+    client_id, secret = form.get("client_id"), form.get("client_secret")
+    if authorization is not None:
+        client_id, secret = _basic(authorization)
+    wrong_secret = (authorization is not None or secret) and secret != world.client_secret
+    if client_id != world.client_id or wrong_secret:
+        raise Refusal.accounts("invalid_client", "Invalid client")
+    if form.get("grant_type") != "refresh_token":
+        raise Refusal.accounts(
+            "unsupported_grant_type", "grant_type parameter is missing or invalid"
+        )
+    token = form.get("refresh_token")
+    if not token:
+        raise Refusal.accounts("invalid_request", "refresh_token must be supplied")
+    account = world.accounts.get(world.refresh_tokens.get(token, ""))
+    if token in world.revoked_tokens:
+        raise Refusal.accounts("invalid_grant", "Refresh token revoked")
+    if account is None:
+        raise Refusal.accounts("invalid_grant", "Invalid refresh token")
+    return account
+
+
+def token_answer(world: World, account: Account) -> Json:
+    """A new access token. No refresh token: the old one stays."""
+    return {
+        "access_token": world.issue_access_token(account.user_id),
+        "token_type": "Bearer",
+        "scope": " ".join(account.scopes),
+        "expires_in": int(ACCESS_SECONDS),
+    }
+
+
+def me(world: World, account: Account) -> Json:
+    """The answer of /v1/me."""
+    return profile(account.user_id, account.account_id, account.display_name, account.shape)
+
+
+def recently_played(
+    world: World, account: Account, query: Mapping[str, str], url: str
+) -> tuple[Json, list[Play]]:
+    """A page of the last 50 plays, newest first, and the plays on it.
+
+    `next` is there as long as anything older exists at Spotify, although nothing older can be had:
+    the page behind the last one is empty.
+    """
+    limit = _integer(query, "limit", 20, 1, 50)
+    if "after" in query and "before" in query:
+        raise Refusal.api(400, "Cannot specify both before and after parameters")
+    after, before = _integer(query, "after", 0), _integer(query, "before", 0)
+    window, older = account.window(world.now_ms())
+    matching = [
+        play
+        for play in window
+        if play.end_ms > after and ("before" not in query or play.end_ms < before)
+    ]
+    page = matching[:limit]
+    cursors = following = None
+    if page:
+        newest, oldest = str(page[0].end_ms), str(page[-1].end_ms)
+        cursors = {"after": newest, "before": oldest}
+        if "after" in query:
+            following = {"after": newest, "limit": limit}
+        elif older or len(matching) > limit:
+            following = {"before": oldest, "limit": limit}
+    answer = {
+        "items": [world.shapes.play(play, account.shape) for play in page],
+        "next": following and f"{url}?{urlencode(following)}",
+        "cursors": cursors,
+        "limit": limit,
+        "href": f"{url}?{urlencode({**query, 'limit': limit})}",
+    }
+    return answer, page
+
+
+def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str], url: str) -> Json:
+    """A page of a top list."""
+    time_range = query.get("time_range", "medium_term")
+    if time_range not in RANGE_DAYS:
+        raise Refusal.api(400, "Invalid time range")
+    limit = _integer(query, "limit", 20, 1, 50)
+    offset = _integer(query, "offset", 0, 0, 10_000)
+    best = account.top(kind, time_range, world.clock.now())
+    draw = world.shapes.artist if kind == "artists" else world.shapes.track
+
+    def page(start: int) -> str:
+        return f"{url}?{urlencode({'time_range': time_range, 'limit': limit, 'offset': start})}"
+
+    return {
+        "items": [draw(item, account.shape) for item in best[offset : offset + limit]],
+        "total": len(best),
+        "limit": limit,
+        "offset": offset,
+        "href": page(offset),
+        "next": page(offset + limit) if offset + limit < len(best) else None,
+        "previous": page(max(0, offset - limit)) if offset else None,
+    }
+
+
+def _integer(
+    query: Mapping[str, str],
+    name: str,
+    default: int,
+    least: int = 0,
+    most: int = 2**63,
+) -> int:
+    try:
+        number = int(query.get(name, default))
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise Refusal.api(400, f"Invalid {name}")
+    return number
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    scheme, _, encoded = authorization.partition(" ")
+    try:
+        text = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        text = ""
+    if scheme.lower() != "basic":
+        text = ""
+    client_id, _, secret = text.partition(":")
+    return unquote(client_id), unquote(secret)

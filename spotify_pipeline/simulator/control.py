@@ -1,0 +1,179 @@
+"""A typed handle on a running simulator: moves its clock, adds listeners, reads its books."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import requests
+
+from spotify_pipeline.simulator.shapes import Json, Shape, timestamp
+
+_TIMEOUT_SECONDS = 60.0
+
+
+class SimulatorError(RuntimeError):
+    """The simulator refused a control call, in its words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerInfo:
+    """A listener, and the refresh token that the pipeline is given."""
+
+    user_id: str
+    refresh_token: str
+    timezone: str
+    display_name: str | None
+    account_id: str
+    person: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPlay:
+    """What really was played; times are UTC, `played_at` is the end of the play.
+
+    `published`: it is in the feed by the world's now, `visible`: it is among the last 50,
+    `served`: it was in an answer that the simulator sent whole.
+    """
+
+    played_at: dt.datetime
+    started_at: dt.datetime
+    published_at: dt.datetime
+    published: bool
+    visible: bool
+    served: bool
+    track_id: str
+    track_name: str
+    duration_ms: int
+    artist_id: str
+    artist_name: str
+
+    @classmethod
+    def from_json(cls, line: Json) -> Self:
+        """A line of `/_sim/ledger`."""
+        times = {
+            name: dt.datetime.fromisoformat(line[name])
+            for name in ("played_at", "started_at", "published_at")
+        }
+        return cls(**{**line, **times})
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call to Spotify: real time in Unix seconds."""
+
+    at: float
+    endpoint: str
+    user_id: str | None
+    status: int
+
+
+class Simulator:
+    """A simulator at an address such as http://127.0.0.1:8765. Raises SimulatorError."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy for the world outside is none for loopback
+        about = self._call("GET", "health")
+        self.seed: int = about["seed"]
+        self.client_id: str = about["client_id"]
+        self.client_secret: str = about["client_secret"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that point the pipeline at this simulator."""
+        return {
+            "SPOTIFY_API_URL": self.url,
+            "SPOTIFY_ACCOUNTS_URL": self.url,
+            "SPOTIFY_CLIENT_ID": self.client_id,
+            "SPOTIFY_CLIENT_SECRET": self.client_secret,
+        }
+
+    def now(self) -> dt.datetime:
+        """The world's time, UTC."""
+        return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
+
+    def set_clock(self, now: dt.datetime | None) -> None:
+        """Stops the world at an instant (to the millisecond), or sets it to real time (None)."""
+        self._call("POST", "clock", {"now": now and timestamp(now)})
+
+    def advance(self, step: dt.timedelta) -> dt.datetime:
+        """Moves the world and stops it there; returns its new time."""
+        answer = self._call("POST", "clock", {"advance_seconds": step.total_seconds()})
+        return dt.datetime.fromisoformat(answer["now"])
+
+    def add_listener(
+        self,
+        user_id: str,
+        timezone: str = "UTC",
+        *,
+        person: str = "heavy",
+        seed: int | None = None,
+        display_name: str | None = None,
+        shape: Shape = "development",
+        since: dt.date | None = None,
+        longest_delay: dt.timedelta = dt.timedelta(0),
+        scopes: Sequence[str] | None = None,
+    ) -> ListenerInfo:
+        """Adds a listener, or replaces the one of that id.
+
+        `person` is a key of `persons.PERSONS`; `seed` defaults to the simulator's; `since` is the
+        first local date with plays; plays appear in the feed up to `longest_delay` after their end.
+        """
+        body: Json = {
+            "user_id": user_id,
+            "timezone": timezone,
+            "person": person,
+            "seed": seed,
+            "display_name": display_name,
+            "shape": shape,
+            "since": since and since.isoformat(),
+            "longest_delay_seconds": longest_delay.total_seconds(),
+        }
+        if scopes is not None:
+            body["scopes"] = list(scopes)
+        return ListenerInfo(**self._call("POST", "listeners", body))
+
+    def listeners(self) -> list[ListenerInfo]:
+        """All listeners, in the order in which they came."""
+        return [ListenerInfo(**shown) for shown in self._call("GET", "listeners")]
+
+    def ledger(
+        self, user_id: str, since: dt.datetime | None = None, until: dt.datetime | None = None
+    ) -> list[LedgerPlay]:
+        """Everything a listener played in (since, until], oldest first. Nothing after the world's
+        now; `until` defaults to now, `since` to 31 days before."""
+        query = {"user_id": user_id}
+        query |= {"since": timestamp(since)} if since else {}
+        query |= {"until": timestamp(until)} if until else {}
+        return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
+
+    def calls(self) -> list[CallRecord]:
+        """Every call to Spotify so far, oldest first (the last 200,000)."""
+        return [CallRecord(**call) for call in self._call("GET", "calls")]
+
+    def forget_calls(self) -> None:
+        """Empties the log of calls."""
+        self._call("DELETE", "calls")
+
+    def expire_access_tokens(self, user_id: str | None = None) -> int:
+        """Lets access tokens expire (all, or one user's); returns how many."""
+        query = {"user_id": user_id} if user_id is not None else {}
+        expired: int = self._call("DELETE", "access_tokens", query=query)["expired"]
+        return expired
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: dict[str, str] | None = None,
+    ) -> Any:
+        answer = self._session.request(
+            method, f"{self.url}/_sim/{path}", json=body, params=query, timeout=_TIMEOUT_SECONDS
+        )
+        if answer.status_code != 200:
+            raise SimulatorError(answer.json().get("error", f"HTTP {answer.status_code}"))
+        return answer.json()

@@ -1,0 +1,182 @@
+"""The interface under `/_sim/` by which demo and tests steer the world and read its books.
+
+Bodies and answers are JSON; a wrong one is answered 400 `{"error": sentence}`. `control.Simulator`
+speaks it.
+"""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
+from spotify_pipeline.simulator.listeners import Play, from_ms
+from spotify_pipeline.simulator.responses import json_response
+from spotify_pipeline.simulator.shapes import SHAPES, Json, timestamp
+from spotify_pipeline.simulator.state import Account, World
+
+Handler = Callable[[World, Request, Json], Json | list[Json]]
+
+
+def control_routes(world: World) -> list[Route]:
+    """All routes under `/_sim/`."""
+    handlers: dict[tuple[str, str], Handler] = {
+        ("GET", "health"): health,
+        ("GET", "clock"): read_clock,
+        ("POST", "clock"): set_clock,
+        ("GET", "listeners"): list_listeners,
+        ("POST", "listeners"): add_listener,
+        ("GET", "ledger"): ledger,
+        ("GET", "calls"): calls,
+        ("DELETE", "calls"): forget_calls,
+        ("DELETE", "access_tokens"): forget_access_tokens,
+    }
+    return [
+        Route(f"/_sim/{path}", _endpoint(world, handler), methods=[method])
+        for (method, path), handler in handlers.items()
+    ]
+
+
+def _endpoint(world: World, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await request.json() if await request.body() else {}
+            return json_response(handler(world, request, body))
+        except KeyError as unknown:
+            return json_response({"error": f"there is no {unknown}"}, 400)
+        except (TypeError, ValueError) as wrong:
+            return json_response({"error": str(wrong)}, 400)
+
+    return endpoint
+
+
+def health(world: World, request: Request, body: Json) -> Json:
+    """Who the simulator is: what a client needs to talk to it."""
+    return {
+        "seed": world.seed,
+        "client_id": world.client_id,
+        "client_secret": world.client_secret,
+        "listeners": len(world.accounts),
+        **read_clock(world, request, body),
+    }
+
+
+def read_clock(world: World, request: Request, body: Json) -> Json:
+    """`now`, and whether the world stands still."""
+    return {"now": timestamp(world.clock.now()), "fixed": world.clock.fixed is not None}
+
+
+def set_clock(world: World, request: Request, body: Json) -> Json:
+    """`{"now": instant}` stops the world there, `{"now": null}` sets it to real time,
+    `{"advance_seconds": n}` moves a world that stands still."""
+    if "advance_seconds" in body:
+        step = dt.timedelta(seconds=body["advance_seconds"])
+        world.clock.fixed = world.clock.now() + step
+    else:
+        world.clock.fixed = _instant(body["now"]) if body["now"] is not None else None
+    return read_clock(world, request, body)
+
+
+def list_listeners(world: World, request: Request, body: Json) -> list[Json]:
+    """All listeners."""
+    return [_shown(account) for account in world.accounts.values()]
+
+
+def add_listener(world: World, request: Request, body: Json) -> Json:
+    """Adds a listener or replaces the one of the same `user_id`."""
+    shape = body.get("shape", "development")
+    if shape not in SHAPES:
+        raise ValueError(f"shape {shape} is none of {', '.join(SHAPES)}")
+    since = body.get("since")
+    account = world.add(
+        str(body["user_id"]),
+        body.get("timezone", "UTC"),
+        body.get("person", "heavy"),
+        body.get("display_name"),
+        body.get("seed"),
+        dt.date.fromisoformat(since) if since else None,
+    )
+    account.shape = shape
+    account.longest_delay_ms = int(body.get("longest_delay_seconds", 0) * 1000)
+    if "scopes" in body:
+        account.scopes = tuple(body["scopes"])
+    return _shown(account)
+
+
+def ledger(world: World, request: Request, body: Json) -> list[Json]:
+    """What a listener played in (`since`, `until`], oldest first, until the world's now."""
+    query = request.query_params
+    account = world.accounts[query["user_id"]]
+    until = _instant(query["until"]) if "until" in query else world.clock.now()
+    since = _instant(query["since"]) if "since" in query else until - dt.timedelta(days=31)
+    now_ms = world.now_ms()
+    visible = {play.end_ms for play in account.window(now_ms)[0]}
+    return [
+        _line(world, account, play, now_ms, visible) for play in world.ledger(account, since, until)
+    ]
+
+
+def calls(world: World, request: Request, body: Json) -> list[Json]:
+    """Every call so far, oldest first; `at` is real time in Unix seconds."""
+    return [
+        {
+            "at": call.at,
+            "endpoint": call.endpoint,
+            "user_id": call.user_id,
+            "status": call.status,
+        }
+        for call in world.calls
+    ]
+
+
+def forget_calls(world: World, request: Request, body: Json) -> Json:
+    """Empties the log of calls."""
+    forgotten = len(world.calls)
+    world.calls.clear()
+    return {"forgotten": forgotten}
+
+
+def forget_access_tokens(world: World, request: Request, body: Json) -> Json:
+    """Lets all access tokens expire, or those of `user_id`."""
+    return {"expired": world.expire_access_tokens(request.query_params.get("user_id"))}
+
+
+def _shown(account: Account) -> Json:
+    return {
+        "user_id": account.user_id,
+        "refresh_token": account.refresh_token,
+        "timezone": account.listener.timezone,
+        "display_name": account.display_name,
+        "account_id": account.account_id,
+        "person": account.listener.person.name,
+        "shape": account.shape,
+    }
+
+
+def _line(world: World, account: Account, play: Play, now_ms: int, visible: set[int]) -> Json:
+    track = world.catalogue.track(play.track)
+    artist = world.catalogue.artist(play.track // TRACKS_PER_ARTIST)
+    published_ms = play.end_ms + account.delay_ms(play)
+    return {
+        "played_at": timestamp(from_ms(play.end_ms)),
+        "started_at": timestamp(from_ms(play.start_ms)),
+        "published_at": timestamp(from_ms(published_ms)),
+        "published": published_ms <= now_ms,
+        "visible": play.end_ms in visible,
+        "served": play.end_ms in account.served,
+        "track_id": track.spotify_id,
+        "track_name": track.name,
+        "duration_ms": track.duration_ms,
+        "artist_id": artist.spotify_id,
+        "artist_name": artist.name,
+    }
+
+
+def _instant(text: Any) -> dt.datetime:
+    moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("an instant needs an offset, such as Z")
+    return moment.astimezone(dt.UTC)

@@ -1,0 +1,64 @@
+"""Runs a world on a loopback port until it is told to stop."""
+
+import contextlib
+import datetime as dt
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from spotify_pipeline.simulator.app import make_app
+from spotify_pipeline.simulator.state import World
+
+HOST = "127.0.0.1"
+
+
+def serve(
+    port: int = 0,
+    listeners: int = 5,
+    seed: int = 1,
+    now: dt.datetime | None = None,
+    *,
+    exit_with_stdin: bool = False,
+    announce: Callable[[str, World], None] | None = None,
+) -> None:
+    """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
+
+    `port` 0 takes a free one. `now` makes the world stand still at an instant; without it real
+    time passes. `announce(url, world)` is called once connections are accepted. With
+    `exit_with_stdin` the end of standard input ends the process, so that it dies with its parent.
+    Raises OSError when the port is taken.
+    """
+    world = World(seed, listeners, now)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((HOST, port))
+        # Whoever connects from here on waits in the queue until uvicorn is up.
+        listening.listen(512)
+        url = f"http://{HOST}:{listening.getsockname()[1]}"
+        server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(world),
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                http="h11",
+                ws="none",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        if exit_with_stdin:
+            threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+        if announce:
+            announce(url, world)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+
+
+def _exit_at_end_of_input() -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(0)

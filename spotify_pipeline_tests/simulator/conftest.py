@@ -1,0 +1,73 @@
+"""A simulator in a process of its own, and somebody who listens."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import requests
+
+from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.process import running_simulator
+
+NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
+_numbers = count(1)
+
+
+class Person:
+    """A listener who calls the simulated Spotify as an app would."""
+
+    def __init__(self, simulator: Simulator, info: ListenerInfo) -> None:
+        self.simulator = simulator
+        self.info = info
+        self.user_id = info.user_id
+        self.refresh_token = info.refresh_token
+        self.session = requests.Session()
+        self._access_token: str | None = None
+
+    def refresh(self, **form: str) -> requests.Response:
+        """Calls the token endpoint."""
+        return self.session.post(
+            f"{self.simulator.url}/api/token",
+            data={"grant_type": "refresh_token", "refresh_token": self.refresh_token, **form},
+            auth=(self.simulator.client_id, self.simulator.client_secret),
+            timeout=20,
+        )
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """Calls the Web API with an access token that is kept."""
+        if self._access_token is None:
+            self._access_token = self.refresh().json()["access_token"]
+        headers = {"Authorization": f"Bearer {self._access_token}"}
+        url = path if path.startswith("http") else f"{self.simulator.url}{path}"
+        return self.session.get(url, headers=headers, **{"timeout": 20, **options})
+
+    def recently(self, **query: object) -> requests.Response:
+        """Calls recently-played."""
+        return self.get("/v1/me/player/recently-played", params=query)
+
+
+@pytest.fixture(scope="session")
+def shared_simulator() -> Iterator[Simulator]:
+    with running_simulator(seed=3, now=NOON) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(shared_simulator: Simulator) -> Simulator:
+    """A simulator that stands still at noon; every test adds listeners of its own."""
+    shared_simulator.set_clock(NOON)
+    shared_simulator.forget_calls()
+    return shared_simulator
+
+
+@pytest.fixture
+def somebody(simulator: Simulator) -> Callable[..., Person]:
+    """Adds a listener with an id that no other test has."""
+
+    def add(user_id: str | None = None, timezone: str = "Europe/Oslo", **more: Any) -> Person:
+        name = user_id or f"person-{next(_numbers)}"
+        return Person(simulator, simulator.add_listener(name, timezone, **more))
+
+    return add

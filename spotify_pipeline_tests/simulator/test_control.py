@@ -1,0 +1,153 @@
+"""Clock, listeners and books of a simulator can be steered and read from outside."""
+
+import datetime as dt
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from spotify_pipeline.simulator.control import Simulator, SimulatorError
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline_tests.simulator.conftest import NOON, Person
+
+AddPerson = Callable[..., Person]
+DAY = dt.timedelta(days=1)
+
+
+def test_the_world_stands_still_until_it_is_moved(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    person = somebody()
+    first = person.recently(limit=50).json()
+    assert person.recently(limit=50).json() == first
+    assert simulator.now() == NOON
+    assert simulator.advance(DAY) == NOON + DAY
+    later = person.recently(limit=50).json()
+    assert later["cursors"]["after"] > first["cursors"]["after"]
+    simulator.set_clock(NOON)
+    assert person.recently(limit=50).json() == first
+
+
+def test_a_world_in_real_time_moves_by_itself(simulator: Simulator) -> None:
+    simulator.set_clock(None)
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
+    assert before < simulator.now() <= dt.datetime.now(dt.UTC)
+
+
+def test_moving_the_world_does_not_let_access_tokens_expire(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    person = somebody()
+    assert person.get("/v1/me").status_code == 200
+    simulator.advance(DAY)
+    assert person.get("/v1/me").status_code == 200
+
+
+def test_the_ledger_is_what_was_played_and_knows_what_was_served(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    person = somebody()
+    served = {}
+    for hour in range(0, 24, 6):
+        simulator.set_clock(NOON + dt.timedelta(hours=hour))
+        for item in person.recently(limit=50).json()["items"]:
+            served[item["played_at"]] = item["track"]
+    lines = simulator.ledger(person.user_id, NOON - 7 * DAY)
+    by_time = {
+        line.played_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"): line
+        for line in lines
+    }
+    assert {time for time, line in by_time.items() if line.served} == set(served)
+    for time, track in served.items():
+        assert by_time[time].track_id == track["id"]
+        assert by_time[time].track_name == track["name"]
+        assert by_time[time].duration_ms == track["duration_ms"]
+        assert by_time[time].artist_id == track["artists"][0]["id"]
+        assert by_time[time].artist_name == track["artists"][0]["name"]
+    assert sum(line.visible for line in lines) == 50
+    assert all(line.published for line in lines)
+    assert any(not line.served for line in lines)
+
+
+def test_the_ledger_tells_nothing_of_the_future(simulator: Simulator, somebody: AddPerson) -> None:
+    lines = simulator.ledger(somebody().user_id, NOON - DAY, NOON + DAY)
+    assert lines
+    assert max(line.played_at for line in lines) <= NOON
+
+
+def test_every_call_is_in_the_log(simulator: Simulator, somebody: AddPerson) -> None:
+    person = somebody()
+    person.recently(limit=5)
+    person.get("/v1/me/top/artists")
+    requests.get(f"{simulator.url}/v1/me", timeout=10)
+    logged = [(call.endpoint, call.user_id, call.status) for call in simulator.calls()]
+    assert logged == [
+        ("token", person.user_id, 200),
+        ("recently_played", person.user_id, 200),
+        ("top_artists", person.user_id, 200),
+        ("me", None, 401),
+    ]
+    instants = [call.at for call in simulator.calls()]
+    assert instants == sorted(instants)
+    simulator.forget_calls()
+    assert simulator.calls() == []
+
+
+def test_a_listener_can_have_any_id(somebody: AddPerson) -> None:
+    for user_id in ("a/b?c=d&e#f", "мира 🎧", "x" * 255):
+        person = somebody(user_id)
+        assert person.get("/v1/me").json()["id"] == user_id
+        assert person.simulator.ledger(user_id)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timezone": "Mars/Base"}, {"person": "robot"}, {"shape": "round"}]
+)
+def test_a_wrong_listener_is_refused_with_a_sentence(
+    simulator: Simulator, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(SimulatorError, match=next(iter(wrong.values()))):
+        simulator.add_listener("wrong", **wrong)  # type: ignore[arg-type]
+
+
+def test_a_simulator_started_again_with_the_same_seed_knows_the_stored_tokens() -> None:
+    with running_simulator(listeners=2, seed=9, now=NOON) as first:
+        before = first.listeners()
+        environment = first.environment
+    with running_simulator(listeners=2, seed=9, now=NOON) as second:
+        assert second.listeners() == before
+        assert second.client_id == environment["SPOTIFY_CLIENT_ID"]
+        assert second.client_secret == environment["SPOTIFY_CLIENT_SECRET"]
+        assert Person(second, before[0]).recently().status_code == 200
+    with running_simulator(listeners=2, seed=10, now=NOON) as other:
+        assert other.listeners()[0].refresh_token != before[0].refresh_token
+
+
+def test_a_port_that_is_taken_is_reported_at_once(simulator: Simulator) -> None:
+    port = int(simulator.url.rsplit(":", 1)[1])
+    with pytest.raises(SimulatorError, match="in use"), running_simulator(port=port):
+        pass
+
+
+def test_the_simulator_ends_when_its_parent_is_killed() -> None:
+    script = (
+        "import os, signal\n"
+        "from spotify_pipeline.simulator.process import running_simulator\n"
+        "with running_simulator() as simulator:\n"
+        "    print(simulator.url, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=30)
+    deadline = time.monotonic() + 20
+    while answers(f"{done.stdout.decode().strip()}/_sim/health"):
+        assert time.monotonic() < deadline
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.ConnectionError:
+        return False
