@@ -53,6 +53,7 @@ class PlaysPage:
 
     `item_times` are the `played_at` of all raw items, also of those skipped, newest first.
     `skipped` counts items that are no play, by reason. `has_more` is False when `next` was null.
+    `items` counts the raw items: only 0 means that Spotify sent an empty page.
     """
 
     plays: tuple[Play, ...]
@@ -60,6 +61,7 @@ class PlaysPage:
     artists: tuple[Artist, ...]
     item_times: tuple[datetime, ...]
     has_more: bool
+    items: int = 0
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 

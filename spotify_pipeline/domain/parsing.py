@@ -1,0 +1,265 @@
+"""Turns Spotify's JSON into values. Bodies of the wrong form are refused, odd items are skipped.
+
+Apps in development mode get artists without genres and popularity and tracks without popularity;
+others get both. Both shapes are normal: what was not sent is None, an empty list of genres is ().
+Nothing an item can contain fails its page: it is left out and counted by its reason in `skipped`.
+
+    null_item     a null stands where an item should
+    null_track    the item has no track
+    local_file    the track has no id: a file on the listener's own disk
+    no_artist     no artist, or none with an id
+    bad_time      played_at is missing or cannot be read
+    future        played_at is more than 5 minutes after `now`
+    bad_item      an id, a name or the duration is missing or of the wrong type
+    duplicate     the same play, artist or track stood further up on the page
+    same_instant  another track at the same millisecond stood further up
+    no_id         an artist or track without an id in a top list
+    cleaned_text  no item, but a text that had NUL or half a surrogate pair removed from it
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from spotify_pipeline.domain.fields import (
+    Texts,
+    read_id,
+    read_image,
+    read_instant,
+    read_integer,
+    read_link,
+    read_object,
+    read_objects,
+)
+from spotify_pipeline.domain.model import (
+    Artist,
+    Play,
+    PlaysPage,
+    Profile,
+    TimeRange,
+    TopArtists,
+    TopTrack,
+    TopTracks,
+    Track,
+)
+
+# Clocks differ; a play further ahead than this would open tomorrow's day.
+FUTURE_AFTER = timedelta(minutes=5)
+
+_LONGEST_MS = 2**31 - 1
+
+Json = Mapping[str, object]
+Catalogued = TypeVar("Catalogued", Artist, Track)
+
+
+class BadPayload(ValueError):
+    """The body is not of the form. The message names the field and never quotes the body."""
+
+
+class _Skip(Exception):
+    """This item is not usable; the argument is the reason it is counted under."""
+
+
+def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
+    """One recently-played page; `now` is an aware datetime. Raises BadPayload.
+
+    Plays stand in the order sent. At one millisecond at most one play is kept, the first as sent,
+    because Spotify repeats a play under another track id when it relinks the track. `item_times`
+    holds every readable time, skipped items and those in the future included.
+    """
+    items = _items(payload)
+    texts, skipped = Texts(), Counter[str]()
+    times: list[datetime] = []
+    heard: dict[datetime, tuple[Play, Track]] = {}
+    artists: dict[str, Artist] = {}
+
+    def parse(item: Json) -> None:
+        played_at = read_instant(item.get("played_at"))
+        if played_at is not None:
+            times.append(played_at)
+        if item.get("track") is None:
+            raise _Skip("null_track")
+        track, by = _track(item["track"], texts, without_id="local_file")
+        if played_at is None:
+            raise _Skip("bad_time")
+        if played_at > now + FUTURE_AFTER:
+            raise _Skip("future")
+        if played_at in heard:
+            same = heard[played_at][1].spotify_id == track.spotify_id
+            raise _Skip("duplicate" if same else "same_instant")
+        context_uri = texts.read(read_object(item.get("context")).get("uri"))
+        heard[played_at] = Play(played_at, track.spotify_id, context_uri), track
+        _collect(artists, by)
+
+    _each(items, parse, skipped)
+    tracks: dict[str, Track] = {}
+    _collect(tracks, (track for _, track in heard.values()))
+    return PlaysPage(
+        plays=tuple(play for play, _ in heard.values()),
+        tracks=tuple(tracks.values()),
+        artists=tuple(artists.values()),
+        item_times=tuple(sorted(times, reverse=True)),
+        # A page that does not say that it is the last one is not taken for it.
+        has_more=read_object(payload).get("next", "unknown") is not None,
+        items=len(items),
+        skipped=_counts(skipped, texts),
+    )
+
+
+def parse_top_artists(payload: object, time_range: TimeRange) -> TopArtists:
+    """A top artists page, best first: rank is the position among those kept. Raises BadPayload."""
+    texts, skipped = Texts(), Counter[str]()
+    artists: dict[str, Artist] = {}
+
+    def parse(item: Json) -> None:
+        artist = _artist(item, texts)
+        if artist.spotify_id in artists:
+            raise _Skip("duplicate")
+        artists[artist.spotify_id] = artist
+
+    _each(_items(payload), parse, skipped)
+    return TopArtists(time_range, tuple(artists.values()), _counts(skipped, texts))
+
+
+def parse_top_tracks(payload: object, time_range: TimeRange) -> TopTracks:
+    """A top tracks page, best first: rank is the position among those kept. Raises BadPayload."""
+    texts, skipped = Texts(), Counter[str]()
+    tracks: dict[str, Track] = {}
+    artists: dict[str, Artist] = {}
+    entries: list[TopTrack] = []
+
+    def parse(item: Json) -> None:
+        track, by = _track(item, texts, without_id="no_id")
+        if track.spotify_id in tracks:
+            raise _Skip("duplicate")
+        tracks[track.spotify_id] = track
+        _collect(artists, by)
+        entries.append(
+            TopTrack(
+                spotify_id=track.spotify_id,
+                name=track.name,
+                artist_name=by[0].name,
+                album_name=track.album_name,
+                image_url=read_image(read_object(item.get("album")).get("images")),
+                preview_url=read_link(item.get("preview_url")),
+            )
+        )
+
+    _each(_items(payload), parse, skipped)
+    return TopTracks(
+        time_range=time_range,
+        entries=tuple(entries),
+        tracks=tuple(tracks.values()),
+        artists=tuple(artists.values()),
+        skipped=_counts(skipped, texts),
+    )
+
+
+def parse_profile(payload: object) -> Profile:
+    """Who the token belongs to. Raises BadPayload, also for an account_id that is no id."""
+    profile = _body(payload)
+    user_id = read_id(profile.get("id"))
+    account_id = read_id(profile.get("account_id"))
+    if user_id is None:
+        raise BadPayload("The profile has no usable id.")
+    if account_id is None and profile.get("account_id") is not None:
+        raise BadPayload("The profile's account_id is not a usable id.")
+    return Profile(user_id, account_id, Texts().read(profile.get("display_name")))
+
+
+def _body(payload: object) -> Json:
+    if not isinstance(payload, dict):
+        raise BadPayload("The body is not a JSON object.")
+    return payload
+
+
+def _items(payload: object) -> list[object]:
+    items = _body(payload).get("items")
+    if not isinstance(items, list):
+        raise BadPayload("The field items is not a list.")
+    return items
+
+
+def _each(items: list[object], parse: Callable[[Json], None], skipped: Counter[str]) -> None:
+    """Parses every item that is an object, and counts those that are none or are skipped."""
+    for item in items:
+        try:
+            if item is None:
+                raise _Skip("null_item")
+            parse(_object(item))
+        except _Skip as skip:
+            skipped[str(skip)] += 1
+
+
+def _track(value: object, texts: Texts, without_id: str) -> tuple[Track, tuple[Artist, ...]]:
+    """The track under the id it was sent with (relinked or not), and its artists, primary first."""
+    sent = _object(value)
+    track_id = _id(sent, missing=without_id)
+    # An artist without an id is one Spotify does not know; the others stand for the track.
+    known = [artist for artist in read_objects(sent.get("artists")) if artist.get("id") is not None]
+    if not known:
+        raise _Skip("no_artist")
+    artists = tuple(_artist(artist, texts) for artist in known)
+    duration_ms = read_integer(sent.get("duration_ms"), 0, _LONGEST_MS)
+    if duration_ms is None:
+        raise _Skip("bad_item")
+    album = read_object(sent.get("album"))
+    track = Track(
+        spotify_id=track_id,
+        name=_name(sent, texts),
+        duration_ms=duration_ms,
+        artist_ids=tuple(dict.fromkeys(artist.spotify_id for artist in artists)),
+        album_id=read_id(album.get("id")),
+        album_name=texts.read(album.get("name")),
+        release_date=texts.read(album.get("release_date")),
+        popularity=read_integer(sent.get("popularity"), 0, 100),
+    )
+    return track, artists
+
+
+def _artist(sent: Json, texts: Texts) -> Artist:
+    genres = sent.get("genres")
+    return Artist(
+        spotify_id=_id(sent, missing="no_id"),
+        name=_name(sent, texts),
+        genres=tuple(_genres(genres, texts)) if isinstance(genres, list) else None,
+        popularity=read_integer(sent.get("popularity"), 0, 100),
+        image_url=read_image(sent.get("images")),
+    )
+
+
+def _genres(genres: list[object], texts: Texts) -> Iterator[str]:
+    return filter(None, (texts.read(genre) for genre in genres))
+
+
+def _object(value: object) -> Json:
+    if not isinstance(value, dict):
+        raise _Skip("bad_item")
+    return value
+
+
+def _id(sent: Json, missing: str) -> str:
+    if sent.get("id") is None:
+        raise _Skip(missing)
+    spotify_id = read_id(sent["id"])
+    if spotify_id is None:
+        raise _Skip("bad_item")
+    return spotify_id
+
+
+def _name(sent: Json, texts: Texts) -> str:
+    name = texts.read(sent.get("name"))
+    if name is None:
+        raise _Skip("bad_item")
+    return name
+
+
+def _collect(known: dict[str, Catalogued], values: Iterable[Catalogued]) -> None:
+    """Keeps the first value per id: what stands further up on the page is newer."""
+    for value in values:
+        known.setdefault(value.spotify_id, value)
+
+
+def _counts(skipped: Counter[str], texts: Texts) -> dict[str, int]:
+    return dict(skipped) | ({"cleaned_text": texts.cleaned} if texts.cleaned else {})
