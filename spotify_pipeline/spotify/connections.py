@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -75,6 +75,16 @@ class _DeadlineResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp.detach()))
+
+    def begin(self) -> None:
+        """Reads the head; raises HTTPException if part of it is no header.
+
+        What follows such a line (the length of the body, say) would be lost, and urllib3 would log
+        the unread rest, tokens included, as a warning.
+        """
+        super().begin()
+        if self.msg.defects or self.msg.get_payload():
+            raise HTTPException("malformed headers")
 
 
 class _DeadlineDialing(HTTPConnection):

@@ -32,7 +32,7 @@ FAULTS = {
     "not HTTP": NOT_HTTP,
     "not JSON": answer(200, "<html>captive portal</html>"),
     "empty": answer(200, b""),
-    "no content": raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "no content": raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
 }
 
 
