@@ -1,0 +1,154 @@
+"""The environment, read once: every variable the project knows, its default and its check.
+
+Nothing else in the package reads configuration from the environment. Secrets are `SecretStr`: they
+print as asterisks and leave only through `.get_secret_value()`.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class ConfigurationError(Exception):
+    """The environment cannot be used as it is; the message says which variable and what to do."""
+
+
+def _http_url(text: str) -> str:
+    """An https URL without trailing slash; plain http only on loopback, where no one can listen."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an address such as https://api.spotify.com")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise ValueError("must use https, because tokens travel there (plain http: loopback only)")
+    return text.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Settings(BaseModel):
+    """All configuration. Field descriptions are what `doctor` and the README print."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    home: Path = Field(
+        Path(".spotify_pipeline"),
+        alias="SPOTIFY_PIPELINE_HOME",
+        description="Directory for the embedded database, keys, logs and Dagster's files.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_DATABASE_URL",
+        description="PostgreSQL 15 or newer. Unset: an embedded PostgreSQL in the home.",
+    )
+    dagster_pg_url: SecretStr | None = Field(
+        None,
+        alias="DAGSTER_PG_URL",
+        description="Dagster's own storage. Unset: database `dagster` of the same server.",
+    )
+    spotify_client_id: str | None = Field(
+        None,
+        alias="SPOTIFY_CLIENT_ID",
+        description="Client id of your app in the Spotify developer dashboard.",
+    )
+    spotify_client_secret: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_CLIENT_SECRET",
+        description="Its secret. Not needed for tokens obtained with PKCE.",
+    )
+    api_url: HttpUrl = Field(
+        "https://api.spotify.com",
+        alias="SPOTIFY_API_URL",
+        description="Spotify's Web API.",
+    )
+    accounts_url: HttpUrl = Field(
+        "https://accounts.spotify.com",
+        alias="SPOTIFY_ACCOUNTS_URL",
+        description="Spotify's token service.",
+    )
+    token_keys: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_TOKEN_KEYS",
+        description=(
+            "Private keys that open refresh tokens, `id:base64`, comma separated, current first. "
+            "Unset with the embedded database: a key file in the home."
+        ),
+    )
+    connections: int = Field(
+        16,
+        ge=1,
+        le=256,
+        alias="SPOTIFY_PIPELINE_CONNECTIONS",
+        description="Threads that talk to Spotify, per process.",
+    )
+    top_limit: int = Field(
+        20,
+        ge=1,
+        le=50,
+        alias="SPOTIFY_PIPELINE_TOP_LIMIT",
+        description="Length of the top lists.",
+    )
+    revalidate_url: HttpUrl | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_REVALIDATE_URL",
+        description="The app's cache hook, called after new results. Unset: no call.",
+    )
+    revalidate_secret: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_REVALIDATE_SECRET",
+        description="Signs the cache hook's calls (HMAC-SHA256).",
+    )
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and check the environment.
+
+    The home is made absolute, against the current directory, so that it means the same in every
+    child process. Raises ConfigurationError, one sentence per wrong variable, values not shown.
+    """
+    if environ is not None:
+        return _load(environ)
+    loaded = _load(os.environ)
+    os.environ["SPOTIFY_PIPELINE_HOME"] = str(loaded.home)
+    return loaded
+
+
+def _load(environ: Mapping[str, str]) -> Settings:
+    known = {name: environ[name] for name in variables() if environ.get(name)}
+    try:
+        loaded = Settings.model_validate(known)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_sentence(e) for e in error.errors())) from None
+    if loaded.revalidate_url and not loaded.revalidate_secret:
+        raise ConfigurationError(
+            "SPOTIFY_PIPELINE_REVALIDATE_SECRET is missing: the app checks the calls of "
+            "SPOTIFY_PIPELINE_REVALIDATE_URL with it. Set both or neither."
+        )
+    return loaded.model_copy(update={"home": loaded.home.expanduser().absolute()})
+
+
+def variables() -> dict[str, str]:
+    """Every environment variable of the project with its description."""
+    return {
+        field.alias or name: field.description or ""
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def _sentence(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{error['loc'][0]} {message}. Correct or unset it."
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read at first use."""
+    return load_settings()
