@@ -1,0 +1,88 @@
+"""How people come in and what is said about them: registering, connecting, listing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from spotify_pipeline.storage import tables as t
+
+
+@dataclass(frozen=True, slots=True)
+class UserStatus:
+    """A user as `users list` and `users show` tell it. No token, no listening."""
+
+    user_id: str
+    display_name: str | None
+    timezone: str
+    connection: str
+    plays: int
+    days: int
+    last_synced_at: datetime | None
+    last_error_code: str | None
+    last_error_message: str | None
+    next_due_at: datetime | None
+    reconnect_by: datetime | None
+
+
+def register_user(
+    conn: Connection, user_id: str, timezone: str | None, display_name: str | None
+) -> None:
+    """Create the user or update what is given; None keeps what is known."""
+    conn.execute(select(func.spotify_pipeline.register_user(user_id, timezone, display_name)))
+
+
+def connect_user(
+    conn: Connection,
+    user_id: str,
+    *,
+    client_id: str,
+    sealed_refresh_token: bytes,
+    key_id: str,
+    scopes: Sequence[str],
+    authorized_at: datetime,
+) -> None:
+    """Store a connection; the user must be registered."""
+    conn.execute(
+        select(
+            func.spotify_pipeline.connect_user(
+                user_id, client_id, sealed_refresh_token, key_id, list(scopes), authorized_at
+            )
+        )
+    )
+
+
+def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
+    """These users (None: all), by user_id."""
+    u, s, k = t.users, t.sync_state, t.user_tokens
+    plays = (
+        select(func.count()).where(t.plays.c.user_id == u.c.user_id).correlate(u).scalar_subquery()
+    )
+    days = (
+        select(func.count())
+        .where(t.daily_listening.c.user_id == u.c.user_id)
+        .correlate(u)
+        .scalar_subquery()
+    )
+    statement = (
+        select(
+            u.c.user_id,
+            u.c.display_name,
+            u.c.timezone,
+            u.c.connection,
+            plays,
+            days,
+            s.c.last_synced_at,
+            s.c.last_error_code,
+            s.c.last_error_message,
+            s.c.next_due_at,
+            k.c.expires_at,
+        )
+        .join_from(u, s, s.c.user_id == u.c.user_id)
+        .outerjoin(k, k.c.user_id == u.c.user_id)
+        .order_by(u.c.user_id)
+    )
+    if user_ids is not None:
+        statement = statement.where(u.c.user_id.in_(user_ids))
+    return [UserStatus(*row) for row in conn.execute(statement)]

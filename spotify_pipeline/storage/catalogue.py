@@ -1,0 +1,39 @@
+"""Artists and tracks: facts about Spotify's catalogue, shared by all users."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from sqlalchemy import Connection
+
+from spotify_pipeline.domain.model import Artist, Track
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.upsert import Row, Written, upsert_changed
+
+
+def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:
+    """Insert new artists, update changed ones. What this answer leaves out stays as known."""
+    known: dict[str, Artist] = {}
+    for artist in artists:
+        seen = known.get(artist.spotify_id)
+        # Plays bring artists without picture and genres, top lists bring them with both.
+        if seen is None or (artist.genres, artist.image_url) != (None, None):
+            known[artist.spotify_id] = artist
+    rows: list[Row] = [
+        {**asdict(artist), "genres": None if artist.genres is None else list(artist.genres)}
+        for artist in known.values()
+    ]
+    return upsert_changed(conn, t.artists, rows, keep_known=("genres", "popularity", "image_url"))
+
+
+def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
+    """Insert new tracks, update changed ones. What this answer leaves out stays as known."""
+    rows: dict[str, Row] = {
+        track.spotify_id: {**asdict(track), "artist_ids": list(track.artist_ids)}
+        for track in tracks
+    }
+    return upsert_changed(
+        conn,
+        t.tracks,
+        list(rows.values()),
+        keep_known=("album_id", "album_name", "release_date", "popularity"),
+    )

@@ -1,0 +1,151 @@
+"""The lease per user: whoever syncs a user holds it, and every write of a sync is fenced by it.
+
+A lease lasts LEASE_SECONDS and is renewed while the work goes on, so a dead worker blocks a user
+for at most that long, and one that comes back from the dead can no longer write. All instants are
+the database's `now()`: the clocks of workers need not agree.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from spotify_pipeline.storage import tables as t
+
+LEASE_SECONDS = 30
+RENEW_SECONDS = 10
+RETRY_SECONDS = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def take(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> set[str]:
+    """Take or renew the lease of each user that is free or already ours; return those we hold."""
+    state = t.sync_state
+    mine = (
+        select(state.c.user_id)
+        .where(
+            state.c.user_id.in_(list(user_ids)),
+            or_(
+                state.c.lease_until.is_(None),
+                state.c.lease_until < func.now(),
+                state.c.lease_id == lease_id,
+            ),
+        )
+        .order_by(state.c.user_id)
+        # Two workers that want overlapping sets must not wait for each other in a circle.
+        .with_for_update(skip_locked=True)
+    )
+    taken = conn.execute(
+        update(state)
+        .where(state.c.user_id.in_(mine.scalar_subquery()))
+        .values(lease_id=lease_id, lease_until=func.now() + timedelta(seconds=LEASE_SECONDS))
+        .returning(state.c.user_id)
+    )
+    return {row.user_id for row in taken}
+
+
+def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
+    state = t.sync_state
+    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
+
+
+def release(conn: Connection, lease_id: UUID) -> None:
+    """Give back every user held under this lease."""
+    conn.execute(
+        update(t.sync_state)
+        .where(t.sync_state.c.lease_id == lease_id)
+        .values(lease_id=None, lease_until=None)
+    )
+
+
+def lock_held(
+    conn: Connection, user_ids: Iterable[str], lease_id: UUID
+) -> tuple[set[str], set[str]]:
+    """Lock, until the transaction ends, the users that exist and those whose lease is still ours.
+
+    Every write of a sync begins with this and may write the users of the second set only: a user
+    who was forgotten is in neither, one whose lease was lost only in the first. Nobody can take
+    the lease of a locked user.
+    """
+    existing = conn.scalars(
+        select(t.users.c.user_id)
+        .where(t.users.c.user_id.in_(list(user_ids)))
+        .order_by(t.users.c.user_id)
+        .with_for_update(read=True, key_share=True)
+    ).all()
+    state = t.sync_state
+    ours = conn.scalars(
+        select(state.c.user_id)
+        .where(
+            state.c.user_id.in_(existing),
+            state.c.lease_id == lease_id,
+            state.c.lease_until > func.now(),
+        )
+        .order_by(state.c.user_id)
+        .with_for_update()
+    ).all()
+    return set(existing), set(ours)
+
+
+class Lease:
+    """The users that this worker holds, renewed in the background until the block ends."""
+
+    def __init__(self, engine: Engine, lease_id: UUID, held: set[str]) -> None:
+        self.engine = engine
+        self.lease_id = lease_id
+        self.held = held
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            try:
+                with self.engine.begin() as conn:
+                    take(conn, self.held, self.lease_id)
+            except SQLAlchemyError as error:
+                # The next round may still be in time; if not, the fence refuses our writes.
+                log.warning("Could not renew the lease: %s", type(error).__name__)
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        try:
+            with self.engine.begin() as conn:
+                release(conn, self.lease_id)
+        except SQLAlchemyError as error:
+            log.warning("Could not release the lease: %s", type(error).__name__)
+
+
+@contextmanager
+def leased(
+    engine: Engine,
+    user_ids: Iterable[str],
+    *,
+    wait_seconds: float = 0,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[Lease]:
+    """Hold the lease of as many of these users as can be had within `wait_seconds`."""
+    wanted = set(user_ids)
+    lease_id = uuid4()
+    deadline = monotonic() + wait_seconds
+    while True:
+        with engine.begin() as conn:
+            held = take(conn, wanted, lease_id)
+            busy = _existing(conn, wanted - held)
+        if not busy or monotonic() >= deadline:
+            break
+        sleep(RETRY_SECONDS)
+    with Lease(engine, lease_id, held) as lease:
+        yield lease
