@@ -1,0 +1,116 @@
+"""Asks Spotify for what the selected steps need, for many users side by side. Writes nothing."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
+from spotify_pipeline.domain.sealing import SealError
+from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
+from spotify_pipeline.spotify.errors import SpotifyError, Transient
+from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.storage.people import Listener
+from spotify_pipeline.sync.outcome import StepFailure
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.tokens import UserTokens
+
+
+@dataclass(slots=True)
+class Collected:
+    """Spotify's answers for one user. A step is in `failures` or its answer is here."""
+
+    listener: Listener
+    fetched_at: datetime
+    plays: PlaysPage | None = None
+    top_artists: dict[str, TopArtists] = field(default_factory=dict)
+    top_tracks: dict[str, TopTracks] = field(default_factory=dict)
+    failures: dict[str, StepFailure] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def collect(
+    pipeline: Pipeline, listeners: Sequence[Listener], steps: Sequence[str]
+) -> list[Collected]:
+    """Fetch for all these users with at most `settings.connections` threads.
+
+    One user's slow or broken answers delay nobody else by more than a thread.
+    """
+    wanted = [step for step in FETCHED if step in steps]
+    if not wanted:
+        return [Collected(listener, pipeline.now()) for listener in listeners]
+    workers = min(pipeline.settings.connections, len(listeners)) or 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="spotify") as pool:
+        return list(pool.map(lambda one: _collect_one(pipeline, one, wanted), listeners))
+
+
+def _collect_one(pipeline: Pipeline, listener: Listener, steps: Sequence[str]) -> Collected:
+    started = pipeline.monotonic()
+    collected = Collected(listener, pipeline.now())
+    refusal = _refusal(pipeline, listener)
+    if refusal is None:
+        session = _session(pipeline, listener)
+        for step in steps:
+            refusal = _fetch(pipeline, session, step, collected)
+            if refusal:
+                break
+    if refusal:
+        for step in steps:
+            if not _has(collected, step):
+                collected.failures.setdefault(step, refusal)
+    collected.seconds = pipeline.monotonic() - started
+    return collected
+
+
+def _fetch(
+    pipeline: Pipeline, session: UserSession, step: str, collected: Collected
+) -> StepFailure | None:
+    """One step's call. Returns the failure when it also condemns the user's other calls."""
+    limit = pipeline.settings.top_limit
+    try:
+        if step == RECENTLY_PLAYED:
+            collected.plays = session.recently_played(pipeline.now())
+        elif step in TOP_ARTISTS:
+            collected.top_artists[step] = session.top_artists(TOP_ARTISTS[step], limit)
+        else:
+            collected.top_tracks[step] = session.top_tracks(TOP_TRACKS[step], limit)
+    except SpotifyError as error:
+        failure = StepFailure(error.code, f"{WHAT_TO_DO[error.code]} ({error.what_happened})")
+        collected.failures[step] = failure
+        # A refusal of the user or the app, or a rate limit, holds for the next call too.
+        return None if isinstance(error, Transient) else failure
+    except SealError as error:
+        return _failure(ErrorCode.INTERNAL, str(error))
+    return None
+
+
+def _has(collected: Collected, step: str) -> bool:
+    return (
+        (step == RECENTLY_PLAYED and collected.plays is not None)
+        or step in collected.top_artists
+        or step in collected.top_tracks
+    )
+
+
+def _session(pipeline: Pipeline, listener: Listener) -> UserSession:
+    assert listener.token is not None
+    tokens = UserTokens(
+        listener.user_id, listener.token, pipeline.engine, pipeline.keyring, pipeline.accounts
+    )
+    return UserSession(pipeline.api, tokens)
+
+
+def _refusal(pipeline: Pipeline, listener: Listener) -> StepFailure | None:
+    """Why this user cannot be asked for at all, found without a call."""
+    token = listener.token
+    if token is None or listener.connection in ("disconnected", "needs_reauth"):
+        return _failure(ErrorCode.RECONNECT)
+    if token.client_id != pipeline.settings.spotify_client_id:
+        return _failure(ErrorCode.CLIENT_MISMATCH)
+    return None
+
+
+def _failure(code: ErrorCode, what_happened: str | None = None) -> StepFailure:
+    detail = f" ({what_happened})" if what_happened else ""
+    return StepFailure(code, WHAT_TO_DO[code] + detail)

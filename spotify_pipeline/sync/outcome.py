@@ -1,0 +1,68 @@
+"""What came of a sync, per user and step."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.steps import STOPPED_BY
+
+# synced: every step done. failed: at least one was not. skipped: nothing was due, or somebody else
+# is syncing this user. gone: the user was forgotten meanwhile.
+Result = Literal["synced", "failed", "skipped", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """Rows of a step's table for this user after it ran, and how many were new or changed."""
+
+    total: int
+    new: int = 0
+    changed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """Why a step failed: a code of the closed list and a sentence that says what to do."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(slots=True)
+class UserOutcome:
+    """One user's sync: the steps done, the steps failed, how long it took."""
+
+    user_id: str
+    done: dict[str, StepRows] = field(default_factory=dict)
+    failures: dict[str, StepFailure] = field(default_factory=dict)
+    new_plays: int = 0
+    seconds: float = 0.0
+    # Set when nothing was attempted, with the reason in words.
+    skipped: str | None = None
+    gone: bool = False
+
+    @property
+    def result(self) -> Result:
+        """The one word stored in sync_run_users."""
+        if self.gone:
+            return "gone"
+        if self.failures:
+            return "failed"
+        return "skipped" if self.skipped else "synced"
+
+    @property
+    def failure(self) -> StepFailure | None:
+        """The failure that speaks for the whole sync: the first in graph order."""
+        return next(iter(self.failures.values()), None)
+
+    @property
+    def error_code(self) -> ErrorCode | None:
+        """Its code."""
+        return self.failure.code if self.failure else None
+
+
+def still_possible(failed: Iterable[str], steps: Sequence[str]) -> list[str]:
+    """The steps that may still run once these have failed, in order."""
+    out = {later for step in failed for later in STOPPED_BY.get(step, ())} | set(failed)
+    return [step for step in steps if step not in out]

@@ -1,0 +1,69 @@
+"""Everything a sync needs, opened once per process and handed to the use cases."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+
+from spotify_pipeline.domain.sealing import Keyring
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.spotify.accounts import Accounts
+from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.storage.database import open_engine
+from spotify_pipeline.storage.schema import check_revision
+from spotify_pipeline.sync.keys import load_keyring
+
+
+def utc_now() -> datetime:
+    """The real clock, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Postgres, Spotify, keys and clocks.
+
+    `now` stamps facts (fetched_at, days, personality, due times) and can be set by demo and tests.
+    Leases, queue, cooldowns and token expiry use the database's clock instead.
+    """
+
+    engine: Engine
+    settings: Settings
+    keyring: Keyring
+    api: SpotifyApi
+    accounts: Accounts
+    now: Callable[[], datetime] = utc_now
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@contextmanager
+def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> Iterator[Pipeline]:
+    """Connect, check the schema's revision, load the keys.
+
+    Raises ConfigurationError, SchemaOutdated or sqlalchemy.exc.OperationalError.
+    """
+    engine = open_engine(settings)
+    try:
+        check_revision(engine)
+        transport = Transport(connections=settings.connections)
+        secret = settings.spotify_client_secret
+        yield Pipeline(
+            engine=engine,
+            settings=settings,
+            keyring=load_keyring(settings, engine),
+            api=SpotifyApi(settings.api_url, transport),
+            accounts=Accounts(
+                settings.accounts_url,
+                settings.spotify_client_id or "",
+                secret.get_secret_value() if secret else None,
+                transport,
+            ),
+            now=now,
+        )
+    finally:
+        engine.dispose()

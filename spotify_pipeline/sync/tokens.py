@@ -1,0 +1,86 @@
+"""Access tokens of one user: reused until shortly before they end, refreshed when needed.
+
+The user's lease keeps two processes from refreshing the same user. Whatever a refresh returns is
+committed before it is used, because the old refresh token may already be dead.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.sealing import Keyring, seal
+from spotify_pipeline.spotify.accounts import Accounts
+from spotify_pipeline.spotify.errors import Reconnect
+from spotify_pipeline.storage.people import SealedToken, mark_needs_reauth, save_grant
+
+# A token that ends during the sync would cost a 401 and a second refresh.
+REUSE_SECONDS = 120
+
+
+class UserTokens:
+    """The TokenSource of one listener, for the length of a sync."""
+
+    def __init__(
+        self,
+        user_id: str,
+        token: SealedToken,
+        engine: Engine,
+        keyring: Keyring,
+        accounts: Accounts,
+    ) -> None:
+        self._user_id = user_id
+        self._token = token
+        self._engine = engine
+        self._keyring = keyring
+        self._accounts = accounts
+
+    def access_token(self) -> str:
+        """A token good for at least REUSE_SECONDS: the stored one, or a new one.
+
+        Raises SpotifyError, SealError.
+        """
+        token = self._token
+        if token.sealed_access_token and (token.access_seconds_left or 0) > REUSE_SECONDS:
+            return self._keyring.open(token.key_id, token.sealed_access_token, self._user_id)
+        return self.refresh()
+
+    def refresh(self) -> str:
+        """Trade the refresh token for a new access token and commit both.
+
+        Raises SpotifyError, SealError.
+        """
+        used = self._token
+        refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
+        try:
+            grant = self._accounts.refresh(refresh_token)
+        except Reconnect:
+            with self._engine.begin() as conn:
+                mark_needs_reauth(conn, self._user_id, used, ErrorCode.RECONNECT)
+            raise
+        # Without a new refresh token the old one stays. It is sealed again all the same, so that
+        # one key id holds for both.
+        sealed_refresh_token = self._seal(grant.refresh_token or refresh_token)
+        sealed_access_token = self._seal(grant.access_token)
+        with self._engine.begin() as conn:
+            save_grant(
+                conn,
+                self._user_id,
+                used,
+                key_id=self._keyring.current_id,
+                sealed_refresh_token=sealed_refresh_token,
+                sealed_access_token=sealed_access_token,
+                expires_in=timedelta(seconds=grant.expires_in_seconds),
+            )
+        self._token = replace(
+            used,
+            key_id=self._keyring.current_id,
+            sealed_refresh_token=sealed_refresh_token,
+            sealed_access_token=sealed_access_token,
+            access_seconds_left=float(grant.expires_in_seconds),
+        )
+        return grant.access_token
+
+    def _seal(self, secret: str) -> bytes:
+        return seal(self._keyring.public_key(self._keyring.current_id), self._user_id, secret)

@@ -1,0 +1,96 @@
+"""Syncs a set of users: the one use case behind every job, command and request."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, STEPS
+from spotify_pipeline.storage import requests
+from spotify_pipeline.storage.leases import Lease, leased
+from spotify_pipeline.storage.people import load_listeners
+from spotify_pipeline.sync.collect import collect
+from spotify_pipeline.sync.outcome import StepFailure, UserOutcome, still_possible
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.revalidate import revalidate
+from spotify_pipeline.sync.write import write
+
+log = logging.getLogger(__name__)
+
+BUSY = "Another sync of this user is still going on."
+
+
+def sync_users(
+    pipeline: Pipeline,
+    user_ids: Sequence[str],
+    steps: Sequence[str] = STEPS,
+    *,
+    wait_seconds: float = 0,
+) -> list[UserOutcome]:
+    """Bring the selected steps of these users up to date; one outcome per user, in their order.
+
+    Waits up to `wait_seconds` for users that somebody else is syncing, then leaves them out as
+    skipped. One user's failure touches no other. Raises only when Postgres cannot be reached.
+    """
+    with leased(
+        pipeline.engine,
+        user_ids,
+        wait_seconds=wait_seconds,
+        sleep=pipeline.sleep,
+        monotonic=pipeline.monotonic,
+    ) as lease:
+        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps)}
+        with pipeline.engine.connect() as conn:
+            known = {listener.user_id for listener in load_listeners(conn, user_ids)}
+    for user_id in user_ids:
+        if user_id not in known:
+            outcomes[user_id] = UserOutcome(user_id, gone=True)
+        elif user_id not in outcomes:
+            outcomes[user_id] = UserOutcome(user_id, skipped=BUSY)
+    return [outcomes[user_id] for user_id in dict.fromkeys(user_ids)]
+
+
+def _sync_held(pipeline: Pipeline, lease: Lease, steps: Sequence[str]) -> list[UserOutcome]:
+    # Read after the lease was taken: tokens and zones as they are now.
+    with pipeline.engine.connect() as conn:
+        listeners = load_listeners(conn, lease.held)
+    if not listeners:
+        return []
+    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps), steps)
+    ready = [
+        outcome
+        for outcome in outcomes
+        if not outcome.gone and PROFILE_REVALIDATION in still_possible(outcome.failures, steps)
+    ]
+    revalidate(pipeline, ready)
+    return outcomes
+
+
+def answer_requests(
+    pipeline: Pipeline,
+    dispatch_key: str,
+    run_id: str,
+    work: Callable[[], list[UserOutcome]],
+) -> list[UserOutcome]:
+    """Do the work that these requests asked for and close them with what came of it.
+
+    An exception closes them as INTERNAL and goes on its way; a killed process leaves them open for
+    the reconciler.
+    """
+    with pipeline.engine.begin() as conn:
+        requests.start(conn, dispatch_key, run_id)
+    try:
+        outcomes = work()
+    except Exception:
+        with pipeline.engine.begin() as conn:
+            requests.close_open(conn, [dispatch_key], ErrorCode.INTERNAL)
+        raise
+    with pipeline.engine.begin() as conn:
+        requests.finish(conn, dispatch_key, {o.user_id: _verdict(o) for o in outcomes})
+    return outcomes
+
+
+def _verdict(outcome: UserOutcome) -> tuple[ErrorCode, str] | None:
+    if outcome.skipped:
+        return ErrorCode.INTERNAL, f"{outcome.skipped} Ask for it again."
+    failure: StepFailure | None = outcome.failure
+    return (failure.code, WHAT_TO_DO[failure.code]) if failure else None
