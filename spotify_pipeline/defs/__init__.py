@@ -1,0 +1,1 @@
+"""All Dagster: resources, partitions, assets, jobs, schedules, sensors, instance storage."""

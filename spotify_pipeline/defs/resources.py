@@ -1,0 +1,28 @@
+"""The resource that hands the plain Pipeline object to assets, ops and sensors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from spotify_pipeline.sync.pipeline import Pipeline
+
+
+class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Opens the pipeline configured by the environment.
+
+    It has no fields on purpose: resource configuration is stored with every run, and the
+    environment holds secrets.
+    """
+
+    @contextmanager
+    def opened(self) -> Iterator["Pipeline"]:
+        """Connections to Postgres and Spotify for the length of a step or tick."""
+        # Lazy: the code location loads without pandas and requests.
+        from spotify_pipeline.settings import load_settings
+        from spotify_pipeline.sync.pipeline import open_pipeline
+
+        with open_pipeline(load_settings()) as pipeline:
+            yield pipeline

@@ -1,0 +1,7 @@
+"""Run tags: what started a run, and for whom."""
+
+# request, scheduled, manual
+TRIGGER = "spotify/trigger"
+# The rows of sync_requests that a run answers.
+DISPATCH_KEY = "spotify/dispatch_key"
+PRIORITY = "dagster/priority"
