@@ -1,0 +1,1 @@
+"""The program `spotify-pipeline`: one module per group of commands."""

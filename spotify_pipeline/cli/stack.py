@@ -1,0 +1,169 @@
+"""Dagster's code server, webserver and daemon as child processes that live and die together.
+
+`dagster dev` would start a code server twice and exit 0 when its daemon dies; three processes of
+our own start in a third of the time, and the death of one is an error that names it.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.settings import ConfigurationError, Settings
+
+READY_SECONDS = 90
+STOP_SECONDS = 15
+LOCATION = "spotify_pipeline"
+
+
+class StackFailed(Exception):
+    """One of the processes did not start, or died; the message says which and shows its log."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A started process and where it writes."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The running processes and the address of the UI."""
+
+    url: str
+    children: tuple[Child, ...]
+
+    def check(self) -> None:
+        """Raises StackFailed when a process has died."""
+        for child in self.children:
+            if child.process.poll() is not None:
+                raise StackFailed(
+                    f"The {child.name} died with exit code {child.process.returncode}. "
+                    f"Its log is {child.log} and ends with:\n{child.tail()}"
+                )
+
+    def wait(self, seconds: float, done: Callable[[], bool]) -> None:
+        """Return as soon as `done()`; raises StackFailed on a death or when the time is over."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            self.check()
+            if time.monotonic() > deadline:
+                tails = "\n".join(f"{child.name}: {child.tail(5)}" for child in self.children)
+                raise StackFailed(f"Dagster was not ready after {seconds:.0f} s.\n{tails}")
+            time.sleep(0.1)
+
+
+def free_port(wanted: int | None, first: int = 3000) -> int:
+    """The wanted port, or the first free one from `first`. Raises ConfigurationError if taken."""
+    for port in [wanted] if wanted else range(first, first + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise ConfigurationError(
+        f"Port {wanted} is taken: choose another with --port, or leave it out."
+        if wanted
+        else f"No port from {first} to {first + 49} is free: choose one with --port."
+    )
+
+
+@contextlib.contextmanager
+def running_stack(
+    settings: Settings, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """Start all three, wait until the UI has loaded our code, stop all three at the end.
+
+    `environment` is added to ours for the children. Raises StackFailed, ConfigurationError.
+    """
+    # Dagster's tables are made here once, and not by three processes at the same time.
+    with opened_instance(settings):
+        home = dagster_home(settings)
+    ui_port, grpc_port = free_port(port), free_port(None, first=4266)
+    workspace = home / "workspace.yaml"
+    workspace.write_text(
+        f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {grpc_port}, "
+        f"location_name: {LOCATION}}}\n"
+    )
+    env = {
+        **os.environ,
+        **(environment or {}),
+        "SPOTIFY_PIPELINE_HOME": str(settings.home),
+        "DAGSTER_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    loopback = "127.0.0.1"
+    commands = {
+        "code server": [
+            *("dagster", "api", "grpc", "-m", "spotify_pipeline.definitions"),
+            *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
+        ],
+        "webserver": ["dagster_webserver", "-h", loopback, "-p", str(ui_port), "-w", workspace],
+        "daemon": ["dagster._daemon", "run", "-w", workspace],
+    }
+    with contextlib.ExitStack() as stopping:
+        children = []
+        for name, (module, *arguments) in commands.items():
+            children.append(_start(name, [module, *map(str, arguments)], settings, env))
+            stopping.callback(_stop, children[-1])
+        stack = Stack(f"http://{loopback}:{ui_port}", tuple(children))
+        stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url))
+        yield stack
+
+
+def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:
+    logs = settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name.replace(' ', '-')}.log"
+    # When this process is killed, its children must not live on and hold the database.
+    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*with_parent, sys.executable, "-m", *arguments],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for us; we stop them in order.
+            start_new_session=True,
+        )
+    return Child(name, process, log)
+
+
+def _stop(child: Child) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.process.terminate()
+    try:
+        child.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+
+
+def _code_is_loaded(url: str) -> bool:
+    query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
+    try:
+        answer = requests.post(f"{url}/graphql", json={"query": query}, timeout=5)
+        nodes = answer.json()["data"]["repositoriesOrError"]["nodes"]
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return False
+    return bool(nodes)
