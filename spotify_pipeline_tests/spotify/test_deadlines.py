@@ -77,6 +77,18 @@ def test_a_tls_handshake_that_is_never_answered_ends_in_time():
     assert time.monotonic() - started < IMPATIENT.total_seconds + 0.5
 
 
+def test_a_proxy_that_drips_its_answer_to_connect_ends_in_time(server, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", server.url)
+    server.script(dripping(b"HTTP/1.1 200 Connection established\r\nX: ", b"y"))
+    started = time.monotonic()
+    with pytest.raises(SpotifyUnavailable):
+        Transport(limits=IMPATIENT).send(
+            Request("profile", "GET", BaseUrl.parse("https://api.spotify.invalid"), "/v1/me")
+        )
+    assert server.seen[0].method == "CONNECT"
+    assert time.monotonic() - started < IMPATIENT.total_seconds + 0.5
+
+
 def test_a_name_server_that_does_not_answer_ends_in_time(monkeypatch):
     released = threading.Event()
 
