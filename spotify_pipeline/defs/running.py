@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.tags import TRIGGER
 from spotify_pipeline.settings import ConfigurationError, Settings
@@ -43,11 +44,9 @@ def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 def sync_one(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
     """Run the job sync_user on one partition. Does not raise when the run fails."""
-    from spotify_pipeline.definitions import defs
-
     instance.add_dynamic_partitions(listeners.name or "", [user_id])
     return (
-        defs()
+        build_defs()
         .resolve_job_def("sync_user")
         .execute_in_process(
             instance=instance, partition_key=user_id, tags=MANUAL, raise_on_error=False
@@ -59,10 +58,8 @@ def sync_many(
     instance: dg.DagsterInstance, run_id: str, selection: str
 ) -> dg.ExecuteInProcessResult:
     """Run the job sync_users under this run id. Does not raise when users fail."""
-    from spotify_pipeline.definitions import defs
-
     return (
-        defs()
+        build_defs()
         .resolve_job_def("sync_users")
         .execute_in_process(
             instance=instance,
