@@ -59,14 +59,14 @@ class Stack:
                     f"Its log is {child.log} and ends with:\n{child.tail()}"
                 )
 
-    def wait(self, seconds: float, done: Callable[[], bool]) -> None:
+    def wait(self, seconds: float, done: Callable[[], bool], what: str) -> None:
         """Return as soon as `done()`; raises StackFailed on a death or when the time is over."""
         deadline = time.monotonic() + seconds
         while not done():
             self.check()
             if time.monotonic() > deadline:
                 tails = "\n".join(f"{child.name}: {child.tail(5)}" for child in self.children)
-                raise StackFailed(f"Dagster was not ready after {seconds:.0f} s.\n{tails}")
+                raise StackFailed(f"{what} was not done after {seconds:.0f} s.\n{tails}")
             time.sleep(0.1)
 
 
@@ -111,21 +111,23 @@ def running_stack(
         "PYTHONWARNINGS": "ignore",
     }
     loopback = "127.0.0.1"
-    commands = {
+    commands: dict[str, list[str]] = {
         "code server": [
             *("dagster", "api", "grpc", "-m", "spotify_pipeline.definitions"),
             *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
         ],
-        "webserver": ["dagster_webserver", "-h", loopback, "-p", str(ui_port), "-w", workspace],
-        "daemon": ["dagster._daemon", "run", "-w", workspace],
+        "webserver": [
+            *("dagster_webserver", "-h", loopback, "-p", str(ui_port), "-w", str(workspace)),
+        ],
+        "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
     }
     with contextlib.ExitStack() as stopping:
         children = []
-        for name, (module, *arguments) in commands.items():
-            children.append(_start(name, [module, *map(str, arguments)], settings, env))
+        for name, arguments in commands.items():
+            children.append(_start(name, arguments, settings, env))
             stopping.callback(_stop, children[-1])
         stack = Stack(f"http://{loopback}:{ui_port}", tuple(children))
-        stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url))
+        stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
         yield stack
 
 

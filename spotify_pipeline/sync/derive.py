@@ -11,8 +11,12 @@ import pandas as pd
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
+from spotify_pipeline.domain import personality_definition as definition
+from spotify_pipeline.domain.personality import PersonalityInputs, music_personality
 from spotify_pipeline.storage.days import count_days, read_dates, write_days
+from spotify_pipeline.storage.personality import write_personality
 from spotify_pipeline.storage.plays import read_plays
+from spotify_pipeline.storage.tops import read_top_artists
 from spotify_pipeline.sync.outcome import StepRows
 
 
@@ -57,6 +61,26 @@ def rebuild_touched_days(
 
 
 def rebuild_personality(
-    conn: Connection, zones: Mapping[str, str], computed_at: datetime
+    conn: Connection, zones: Mapping[str, str], now: datetime
 ) -> dict[str, StepRows]:
-    return {}
+    """Compute every user's personality as of `now`; returns rows per user."""
+    if not zones:
+        return {}
+    windows = {
+        user_id: day.reading_window(*definition.window(today))
+        for user_id, today in day.local_today(now, zones).items()
+    }
+    inputs = PersonalityInputs(
+        now=now,
+        zones=zones,
+        plays=read_plays(conn, windows),
+        days=read_dates(conn, zones),
+        top_artists=read_top_artists(conn, list(zones)),
+        # Which days were observed is not recorded yet: the metrics that need it say so.
+        earlier=pd.DataFrame(columns=["user_id", "artist_ids", "plays", "observed_days"]),
+        observed=pd.DataFrame(columns=["user_id", "date"]),
+    )
+    written = write_personality(conn, music_personality(inputs), now)
+    new = {user_id for (user_id,) in written.inserted}
+    changed = {user_id for (user_id,) in written.changed}
+    return {user_id: StepRows(1, int(user_id in new), int(user_id in changed)) for user_id in zones}
