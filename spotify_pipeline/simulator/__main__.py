@@ -56,8 +56,8 @@ def environment(url: str, world: World) -> dict[str, str]:
     return {
         "SPOTIFY_API_URL": url,
         "SPOTIFY_ACCOUNTS_URL": url,
-        "SPOTIFY_CLIENT_ID": world.client_id,
-        "SPOTIFY_CLIENT_SECRET": world.client_secret,
+        "SPOTIFY_CLIENT_ID": world.tokens.client_id,
+        "SPOTIFY_CLIENT_SECRET": world.tokens.client_secret,
     }
 
 

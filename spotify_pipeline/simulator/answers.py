@@ -8,15 +8,12 @@ import binascii
 from collections.abc import Mapping
 from urllib.parse import unquote, urlencode
 
-from spotify_pipeline.simulator.listeners import Play
-from spotify_pipeline.simulator.shapes import Json, error, profile
-from spotify_pipeline.simulator.state import (
-    ACCESS_SECONDS,
-    RANGE_DAYS,
-    Account,
-    TopKind,
-    World,
-)
+from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
+from spotify_pipeline.simulator.listeners import Play, from_ms
+from spotify_pipeline.simulator.refusal import Refusal
+from spotify_pipeline.simulator.shapes import Json, profile, timestamp
+from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.tokens import ACCESS_SECONDS
 
 SCOPE_OF = {
     "recently_played": "user-read-recently-played",
@@ -25,37 +22,16 @@ SCOPE_OF = {
 }
 
 
-class Refusal(Exception):
-    """An error of Spotify's: HTTP status, and a JSON body or plain text."""
-
-    def __init__(
-        self, status: int, body: Json | str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-        self.body = body
-        self.headers = dict(headers or {})
-
-    @classmethod
-    def api(cls, status: int, message: str) -> "Refusal":
-        """An error of the Web API."""
-        return cls(status, error(status, message))
-
-    @classmethod
-    def accounts(cls, code: str, description: str) -> "Refusal":
-        """An error of accounts.spotify.com: 400 with a flat body."""
-        return cls(400, {"error": code, "error_description": description})
-
-
 def authenticate(world: World, authorization: str | None, endpoint: str) -> Account:
     """The account that a bearer token belongs to, if it carries the endpoint's scope."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Refusal.api(401, "No token provided")
-    account = world.account_of_access_token(token)
-    if account == "expired":
+    owner = world.tokens.owner_of_access(token)
+    if owner is False:
         raise Refusal.api(401, "The access token expired")
-    if not isinstance(account, Account):
+    account = world.accounts.get(owner or "")
+    if account is None:
         raise Refusal.api(401, "Invalid access token")
     if SCOPE_OF.get(endpoint, "") not in ("", *account.scopes):
         raise Refusal.api(403, "Insufficient client scope")
@@ -67,8 +43,8 @@ def owner_of_refresh(world: World, authorization: str | None, form: Mapping[str,
     client_id, secret = form.get("client_id"), form.get("client_secret")
     if authorization is not None:
         client_id, secret = _basic(authorization)
-    wrong_secret = (authorization is not None or secret) and secret != world.client_secret
-    if client_id != world.client_id or wrong_secret:
+    wrong_secret = (authorization is not None or secret) and secret != world.tokens.client_secret
+    if client_id != world.tokens.client_id or wrong_secret:
         raise Refusal.accounts("invalid_client", "Invalid client")
     if form.get("grant_type") != "refresh_token":
         raise Refusal.accounts(
@@ -77,9 +53,10 @@ def owner_of_refresh(world: World, authorization: str | None, form: Mapping[str,
     token = form.get("refresh_token")
     if not token:
         raise Refusal.accounts("invalid_request", "refresh_token must be supplied")
-    account = world.accounts.get(world.refresh_tokens.get(token, ""))
-    if token in world.revoked_tokens:
+    owner = world.tokens.owner_of_refresh(token)
+    if owner is False:
         raise Refusal.accounts("invalid_grant", "Refresh token revoked")
+    account = world.accounts.get(owner or "")
     if account is None:
         raise Refusal.accounts("invalid_grant", "Invalid refresh token")
     return account
@@ -88,7 +65,7 @@ def owner_of_refresh(world: World, authorization: str | None, form: Mapping[str,
 def token_answer(world: World, account: Account) -> Json:
     """A new access token. No refresh token: the old one stays."""
     return {
-        "access_token": world.issue_access_token(account.user_id),
+        "access_token": world.tokens.issue_access(account.user_id),
         "token_type": "Bearer",
         "scope": " ".join(account.scopes),
         "expires_in": int(ACCESS_SECONDS),
@@ -135,6 +112,22 @@ def recently_played(
         "href": f"{url}?{urlencode({**query, 'limit': limit})}",
     }
     return answer, page
+
+
+def plays_in(world: World, plays: list[Play], body: object) -> list[Play]:
+    """Those of `plays` that can be read from a body as it is sent, faults and all."""
+    items = body.get("items") if isinstance(body, dict) else None
+    readable = set()
+    for item in items if isinstance(items, list) else ():
+        track = item.get("track") if isinstance(item, dict) else None
+        if isinstance(track, dict) and track.get("artists") and not track.get("is_local"):
+            readable.add((item["played_at"], track.get("id")))
+    return [
+        play
+        for play in plays
+        if (timestamp(from_ms(play.end_ms)), world.catalogue.track(play.track).spotify_id)
+        in readable
+    ]
 
 
 def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str], url: str) -> Json:

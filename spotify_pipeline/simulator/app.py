@@ -3,6 +3,8 @@
 The control interface under `/_sim/` is in control_api.
 """
 
+import asyncio
+import time
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -12,12 +14,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from spotify_pipeline.simulator import answers
-from spotify_pipeline.simulator.answers import Refusal
+from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.control_api import control_routes
+from spotify_pipeline.simulator.faults.base import Delays, Edits, Fault, Replaces, Scene
 from spotify_pipeline.simulator.listeners import Play
-from spotify_pipeline.simulator.responses import json_response
+from spotify_pipeline.simulator.refusal import Refusal
+from spotify_pipeline.simulator.responses import error_response, json_response
 from spotify_pipeline.simulator.shapes import Json
-from spotify_pipeline.simulator.state import Account, World
+from spotify_pipeline.simulator.state import Call, World
 
 
 class Spotify:
@@ -44,18 +48,20 @@ class Spotify:
         def identify() -> Account:
             return answers.owner_of_refresh(self.world, authorization, form)
 
-        return self._answer(
+        return await self._answer(
             "token", identify, lambda account: (answers.token_answer(self.world, account), [])
         )
 
     async def me(self, request: Request) -> Response:
         """Who a token belongs to."""
-        return self._api(request, "me", lambda account, url: (answers.me(self.world, account), []))
+        return await self._api(
+            request, "me", lambda account, url: (answers.me(self.world, account), [])
+        )
 
     async def recently_played(self, request: Request) -> Response:
         """The last plays."""
         query = dict(request.query_params)
-        return self._api(
+        return await self._api(
             request,
             "recently_played",
             lambda account, url: answers.recently_played(self.world, account, query, url),
@@ -64,7 +70,7 @@ class Spotify:
     async def top_artists(self, request: Request) -> Response:
         """A page of top artists."""
         query = dict(request.query_params)
-        return self._api(
+        return await self._api(
             request,
             "top_artists",
             lambda account, url: (answers.top(self.world, account, "artists", query, url), []),
@@ -73,13 +79,13 @@ class Spotify:
     async def top_tracks(self, request: Request) -> Response:
         """A page of top tracks."""
         query = dict(request.query_params)
-        return self._api(
+        return await self._api(
             request,
             "top_tracks",
             lambda account, url: (answers.top(self.world, account, "tracks", query, url), []),
         )
 
-    def _api(
+    async def _api(
         self,
         request: Request,
         endpoint: str,
@@ -89,27 +95,51 @@ class Spotify:
         url = str(request.url.replace(query=""))
 
         def identify() -> Account:
-            return answers.authenticate(self.world, authorization, endpoint)
+            account = answers.authenticate(self.world, authorization, endpoint)
+            self.world.limits.check()
+            return account
 
-        return self._answer(endpoint, identify, lambda account: answer(account, url))
+        return await self._answer(endpoint, identify, lambda account: answer(account, url))
 
-    def _answer(
+    async def _answer(
         self,
         endpoint: str,
         identify: Callable[[], Account],
         answer: Callable[[Account], tuple[Json, list[Play]]],
     ) -> Response:
-        account: Account | None = None
+        at, account, rules = time.time(), None, []
         try:
             account = identify()
-            body, plays = answer(account)
+            rules = list(self.world.faults.strike(endpoint, account.user_id))
+            response = await self._hit(account, [rule.fault for rule in rules], answer)
         except Refusal as refusal:
-            response = json_response(refusal.body, refusal.status, refusal.headers)
-        else:
-            account.mark_served(plays, self.world.clock.now())
-            response = json_response(body)
-        self.world.log_call(endpoint, account, response.status_code)
+            response = error_response(refusal.body, refusal.status, refusal.headers)
+        user_id = account.user_id if account else None
+        names = tuple(rule.kind for rule in rules)
+        self.world.calls.append(Call(at, endpoint, user_id, response.status_code, names))
         return response
+
+    async def _hit(
+        self,
+        account: Account,
+        faults: list[Fault],
+        answer: Callable[[Account], tuple[Json, list[Play]]],
+    ) -> Response:
+        """The good answer, after the faults have done to it what they do."""
+        for fault in faults:
+            if isinstance(fault, Delays):
+                await asyncio.sleep(fault.seconds)
+        body, plays = answer(account)
+        now = self.world.clock.now()
+        scene = Scene(now, lambda: self.world.rotate_refresh_token(account))
+        for fault in faults:
+            if isinstance(fault, Edits):
+                body = fault.edit(body, scene)
+            elif isinstance(fault, Replaces):
+                return fault.response(body)
+        sent = answers.plays_in(self.world, plays, body)
+        account.mark_served(sent, now)
+        return json_response(body)
 
 
 def make_app(world: World) -> Starlette:

@@ -2,11 +2,13 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import requests
 
+from spotify_pipeline.simulator.faults.base import Fault
+from spotify_pipeline.simulator.faults.kinds import name_of
 from spotify_pipeline.simulator.shapes import Json, Shape, timestamp
 
 _TIMEOUT_SECONDS = 60.0
@@ -61,12 +63,14 @@ class LedgerPlay:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """One call to Spotify: real time in Unix seconds."""
+    """One call to Spotify: its arrival in Unix seconds of real time, the status it got, and the
+    kinds of faults that hit it."""
 
     at: float
     endpoint: str
     user_id: str | None
     status: int
+    faults: tuple[str, ...]
 
 
 class Simulator:
@@ -152,7 +156,8 @@ class Simulator:
 
     def calls(self) -> list[CallRecord]:
         """Every call to Spotify so far, oldest first (the last 200,000)."""
-        return [CallRecord(**call) for call in self._call("GET", "calls")]
+        calls = self._call("GET", "calls")
+        return [CallRecord(**{**call, "faults": tuple(call["faults"])}) for call in calls]
 
     def forget_calls(self) -> None:
         """Empties the log of calls."""
@@ -163,6 +168,61 @@ class Simulator:
         query = {"user_id": user_id} if user_id is not None else {}
         expired: int = self._call("DELETE", "access_tokens", query=query)["expired"]
         return expired
+
+    def revoke(self, user_id: str) -> None:
+        """Ends a user's tokens, as when the person removes the app."""
+        self._call("DELETE", "refresh_token", query={"user_id": user_id})
+
+    def reconnect(self, user_id: str) -> ListenerInfo:
+        """Gives a user a new refresh token, as after connecting again; the old one is revoked."""
+        return ListenerInfo(**self._call("POST", "refresh_token", {"user_id": user_id}))
+
+    def add_fault(
+        self,
+        fault: Fault,
+        *,
+        endpoint: str | None = None,
+        user_id: str | None = None,
+        times: int | None = None,
+        every: int = 1,
+    ) -> int:
+        """Puts a fault in force and returns its number.
+
+        It hits every `every`-th call to `endpoint` (None: all that the kind knows) by `user_id`
+        (None: everybody), `times` times at most (None: until cleared). Faults are the dataclasses
+        of `faults.refusals`, `faults.edits` and `faults.wire`.
+        """
+        rule = self._call(
+            "POST",
+            "faults",
+            {
+                "kind": name_of(type(fault)),
+                "options": asdict(fault),
+                "endpoint": endpoint,
+                "user_id": user_id,
+                "times": times,
+                "every": every,
+            },
+        )
+        number: int = rule["number"]
+        return number
+
+    def faults(self) -> list[Json]:
+        """The faults in force, each with `seen` (matching calls) and `hits`."""
+        rules: list[Json] = self._call("GET", "faults")
+        return rules
+
+    def clear_faults(self, number: int | None = None) -> None:
+        """Ends one fault, or all."""
+        query = {"number": str(number)} if number is not None else {}
+        self._call("DELETE", "faults", query=query)
+
+    def set_limits(
+        self, calls_per_30s: int | None = None, calls_per_day: int | None = None
+    ) -> None:
+        """Sets the app's own limits (None: none) and starts to count anew."""
+        limits = {"calls_per_30s": calls_per_30s, "calls_per_day": calls_per_day}
+        self._call("POST", "limits", limits)
 
     def _call(
         self,

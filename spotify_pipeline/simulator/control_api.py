@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
+from spotify_pipeline.simulator.faults.kinds import add_fault
+from spotify_pipeline.simulator.limits import Limits
 from spotify_pipeline.simulator.listeners import Play, from_ms
 from spotify_pipeline.simulator.responses import json_response
 from spotify_pipeline.simulator.shapes import SHAPES, Json, timestamp
-from spotify_pipeline.simulator.state import Account, World
+from spotify_pipeline.simulator.state import World
 
 Handler = Callable[[World, Request, Json], Json | list[Json]]
 
@@ -32,7 +35,13 @@ def control_routes(world: World) -> list[Route]:
         ("GET", "ledger"): ledger,
         ("GET", "calls"): calls,
         ("DELETE", "calls"): forget_calls,
-        ("DELETE", "access_tokens"): forget_access_tokens,
+        ("DELETE", "access_tokens"): expire_access_tokens,
+        ("DELETE", "refresh_token"): revoke,
+        ("POST", "refresh_token"): reconnect,
+        ("GET", "faults"): list_faults,
+        ("POST", "faults"): put_fault,
+        ("DELETE", "faults"): clear_faults,
+        ("POST", "limits"): set_limits,
     }
     return [
         Route(f"/_sim/{path}", _endpoint(world, handler), methods=[method])
@@ -57,8 +66,8 @@ def health(world: World, request: Request, body: Json) -> Json:
     """Who the simulator is: what a client needs to talk to it."""
     return {
         "seed": world.seed,
-        "client_id": world.client_id,
-        "client_secret": world.client_secret,
+        "client_id": world.tokens.client_id,
+        "client_secret": world.tokens.client_secret,
         "listeners": len(world.accounts),
         **read_clock(world, request, body),
     }
@@ -121,15 +130,7 @@ def ledger(world: World, request: Request, body: Json) -> list[Json]:
 
 def calls(world: World, request: Request, body: Json) -> list[Json]:
     """Every call so far, oldest first; `at` is real time in Unix seconds."""
-    return [
-        {
-            "at": call.at,
-            "endpoint": call.endpoint,
-            "user_id": call.user_id,
-            "status": call.status,
-        }
-        for call in world.calls
-    ]
+    return [call._asdict() for call in world.calls]
 
 
 def forget_calls(world: World, request: Request, body: Json) -> Json:
@@ -139,9 +140,48 @@ def forget_calls(world: World, request: Request, body: Json) -> Json:
     return {"forgotten": forgotten}
 
 
-def forget_access_tokens(world: World, request: Request, body: Json) -> Json:
+def expire_access_tokens(world: World, request: Request, body: Json) -> Json:
     """Lets all access tokens expire, or those of `user_id`."""
-    return {"expired": world.expire_access_tokens(request.query_params.get("user_id"))}
+    return {"expired": world.tokens.expire_access(request.query_params.get("user_id"))}
+
+
+def revoke(world: World, request: Request, body: Json) -> Json:
+    """Ends the refresh token of `user_id`, as when the person removes the app."""
+    account = world.accounts[request.query_params["user_id"]]
+    world.tokens.revoke(account.user_id)
+    world.tokens.expire_access(account.user_id)
+    return _shown(account)
+
+
+def reconnect(world: World, request: Request, body: Json) -> Json:
+    """A new refresh token for `user_id`, as after connecting again; the old one is revoked."""
+    account = world.accounts[body["user_id"]]
+    world.rotate_refresh_token(account)
+    return _shown(account)
+
+
+def list_faults(world: World, request: Request, body: Json) -> list[Json]:
+    """All faults in force, with how often each was seen and hit."""
+    return [rule.shown() for rule in world.faults.rules]
+
+
+def put_fault(world: World, request: Request, body: Json) -> Json:
+    """`{"kind", "options", "endpoint", "user_id", "times", "every"}`; all but kind can be left
+    out."""
+    return add_fault(world.faults, **body).shown()
+
+
+def clear_faults(world: World, request: Request, body: Json) -> Json:
+    """Ends the fault `number`, or all."""
+    number = request.query_params.get("number")
+    return {"cleared": world.faults.clear(None if number is None else int(number))}
+
+
+def set_limits(world: World, request: Request, body: Json) -> Json:
+    """`{"calls_per_30s": n, "calls_per_day": n}`; without a number there is no limit. Starts to
+    count anew."""
+    world.limits = Limits(body.get("calls_per_30s"), body.get("calls_per_day"))
+    return body
 
 
 def _shown(account: Account) -> Json:

@@ -7,21 +7,18 @@ plays never overlap.
 
 import datetime as dt
 from array import array
-from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
 from hashlib import blake2b
-from itertools import accumulate
 from math import exp, log
 from random import Random
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST, Catalogue, Release
+from spotify_pipeline.simulator.catalogue import Catalogue
 from spotify_pipeline.simulator.persons import PERSONS, Person
 from spotify_pipeline.simulator.seeds import seeded, spotify_id
-from spotify_pipeline.simulator.words import GENRES
+from spotify_pipeline.simulator.taste import Taste
 
 DAY_MS = 86_400_000
 SESSION_PAUSE_MS = 20 * 60_000
@@ -50,13 +47,6 @@ def from_ms(ms: int) -> dt.datetime:
     return _EPOCH + dt.timedelta(milliseconds=ms)
 
 
-@cache
-def _long_tail(exponent: float, size: int) -> Sequence[float]:
-    """Cumulative Zipf weights of the ranks 0 to size - 1, ending in 1."""
-    weights = list(accumulate((rank + 1.8) ** -exponent for rank in range(size)))
-    return [weight / weights[-1] for weight in weights]
-
-
 class Listener:
     """One person's plays. Everything is made on demand; the last days asked for are kept."""
 
@@ -76,6 +66,7 @@ class Listener:
         self.person = person
         self.since = since
         self._zone = ZoneInfo(timezone)
+        self._taste = Taste(catalogue, seed, user_id, person)
         self._days: OrderedDict[int, tuple[Play, ...]] = OrderedDict()
         self._tracks: dict[int, array[int]] = {}
 
@@ -100,7 +91,7 @@ class Listener:
     def tracks_of_day(self, ordinal: int) -> "array[int]":
         """The track numbers played on a listening day: what top lists count."""
         if ordinal not in self._tracks:
-            self._tracks[ordinal] = array("L", (play.track for play in self._make_day(ordinal)))
+            self._tracks[ordinal] = array("I", (play.track for play in self._make_day(ordinal)))
         return self._tracks[ordinal]
 
     def day(self, ordinal: int) -> tuple[Play, ...]:
@@ -149,7 +140,7 @@ class Listener:
         picked = rng.choices(hours, person.hours, k=sessions)
         starts = sorted(day_start + int((hour + rng.random()) * 3_600_000) for hour in picked)
         free_from = day_start + SESSION_PAUSE_MS
-        month = self._artists_of_the_month(ordinal // 28)
+        month = self._taste.artists_of_the_month(ordinal // 28)
         for start in starts:
             length = round(rng.lognormvariate(log(person.session_median), person.session_sigma))
             begin = max(start, free_from + int(rng.expovariate(1 / 900_000)))
@@ -162,7 +153,7 @@ class Listener:
     def _session(
         self, rng: Random, begin: int, length: int, month: Sequence[int], ordinal: int
     ) -> Iterator[Play]:
-        tracks = self._choices(rng, month, ordinal)
+        tracks = self._taste.choices(rng, month, ordinal)
         context = self._context(rng)
         clock = begin
         for _ in range(length):
@@ -175,64 +166,6 @@ class Listener:
             pause = 150 if rng.random() < 0.9 else rng.expovariate(1 / 60_000)
             clock = end + 1 + int(min(pause, SESSION_PAUSE_MS / 2))
 
-    def _choices(
-        self, rng: Random, month: Sequence[int], ordinal: int
-    ) -> Iterator[tuple[int, str | None]]:
-        """Endlessly what is played next, with the album's context when it is played through."""
-        person = self.person
-        track: int | None = None
-        while True:
-            dice = rng.random()
-            if track is not None and dice < person.repeat:
-                yield track, None
-                continue
-            dice -= person.repeat
-            if track is not None and dice < person.same_artist:
-                artist = track // TRACKS_PER_ARTIST
-            else:
-                artist = self._artist(rng, month)
-            track = self._track(rng, artist, ordinal)
-            if rng.random() < person.album_run:
-                for following in self._album(rng, track):
-                    track = following
-                    yield track, self._album_context(track)
-            else:
-                yield track, None
-
-    def _artist(self, rng: Random, month: Sequence[int]) -> int:
-        if rng.random() < self.person.phase:
-            return month[int(len(month) * rng.random() ** 2)]
-        tail = _long_tail(self.person.zipf, self.person.artists)
-        return self._taste[min(bisect(tail, rng.random()), len(self._taste) - 1)]
-
-    def _track(self, rng: Random, artist: int, ordinal: int) -> int:
-        """A track of the artist that is out by then: of the latest release, or of those that this
-        listener knows (many of a favourite, a few of others), the best liked ones more often."""
-        releases, slots = self._released(artist, ordinal)
-        if rng.random() < 0.1:
-            return artist * TRACKS_PER_ARTIST + rng.choice(releases[-1].slots())
-        known = min(slots, 2 + int(130 / (self._rank[artist] + 1) ** 0.7))
-        first = self.seed * 7919 + artist * 104_729
-        return artist * TRACKS_PER_ARTIST + (first + int(known * rng.random() ** 1.8)) % slots
-
-    def _released(self, artist: int, ordinal: int) -> tuple[Sequence[Release], int]:
-        """What the artist has released by a date, and the number of tracks on it."""
-        releases = self.catalogue.discography(artist).releases
-        out = bisect(releases, ordinal, key=lambda release: release.date.toordinal())
-        return releases[:out], releases[out - 1].slots().stop
-
-    def _album(self, rng: Random, track: int) -> Iterator[int]:
-        artist, slot = divmod(track, TRACKS_PER_ARTIST)
-        discography = self.catalogue.discography(artist)
-        slots = discography.releases[discography.release_of(slot)].slots()
-        until = len(slots) if rng.random() < 0.6 else rng.randint(1, len(slots))
-        return (artist * TRACKS_PER_ARTIST + slot for slot in slots[:until])
-
-    def _album_context(self, track: int) -> str:
-        artist, slot = divmod(track, TRACKS_PER_ARTIST)
-        release = self.catalogue.discography(artist).release_of(slot)
-        return f"spotify:album:{self.catalogue.album_id(artist, release)}"
-
     def _context(self, rng: Random) -> str | None:
         dice = rng.random()
         if dice < 0.25:
@@ -240,28 +173,6 @@ class Listener:
         if dice < 0.35:
             return f"spotify:user:{self.user_id}:collection"
         return f"spotify:playlist:{spotify_id(self.seed, 'playlist', int(rng.random() ** 2 * 30))}"
-
-    def _artists_of_the_month(self, month: int) -> Sequence[int]:
-        rng = self._rng("month", month)
-        return [self._taste[rng.randrange(30, len(self._taste))] for _ in range(25)]
-
-    @cached_property
-    def _taste(self) -> "array[int]":
-        """Artists by how much this person likes them: popular ones and a few genres first."""
-        rng = self._rng("taste")
-        catalogue = self.catalogue
-        liked = set(rng.sample(range(len(GENRES)), 6))
-        keys = [
-            rng.expovariate(5 if catalogue.main_genre(artist) in liked else 1)
-            * (artist + 30) ** 0.5
-            for artist in range(catalogue.size)
-        ]
-        order = sorted(range(catalogue.size), key=keys.__getitem__)
-        return array("L", order[: self.person.artists])
-
-    @cached_property
-    def _rank(self) -> dict[int, int]:
-        return {artist: rank for rank, artist in enumerate(self._taste)}
 
 
 def make_listener(

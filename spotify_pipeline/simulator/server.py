@@ -6,13 +6,30 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spotify_pipeline.simulator.app import make_app
+from spotify_pipeline.simulator.faults.wire import TRANSPORT
 from spotify_pipeline.simulator.state import World
 
 HOST = "127.0.0.1"
+
+
+class RawAccess(H11Protocol):
+    """uvicorn's HTTP/1.1 with the connection itself in the scope, for faults below HTTP."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        app = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, TRANSPORT: self.transport}, receive, send)
+
+        self.app = with_transport
 
 
 def serve(
@@ -44,7 +61,7 @@ def serve(
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
-                http="h11",
+                http=RawAccess,
                 ws="none",
                 timeout_graceful_shutdown=1,
             )

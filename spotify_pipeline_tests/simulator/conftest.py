@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
@@ -24,6 +25,8 @@ class Person:
         self.user_id = info.user_id
         self.refresh_token = info.refresh_token
         self.session = requests.Session()
+        # A connection that a fault broke must not be tried again behind the test's back.
+        self.session.mount("http://", HTTPAdapter(max_retries=0))
         self._access_token: str | None = None
 
     def refresh(self, **form: str) -> requests.Response:
@@ -37,11 +40,15 @@ class Person:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """Calls the Web API with an access token that is kept."""
-        if self._access_token is None:
-            self._access_token = self.refresh().json()["access_token"]
-        headers = {"Authorization": f"Bearer {self._access_token}"}
+        headers = {"Authorization": self.authorization()}
         url = path if path.startswith("http") else f"{self.simulator.url}{path}"
         return self.session.get(url, headers=headers, **{"timeout": 20, **options})
+
+    def authorization(self) -> str:
+        """The header of the kept access token."""
+        if self._access_token is None:
+            self._access_token = self.refresh().json()["access_token"]
+        return f"Bearer {self._access_token}"
 
     def recently(self, **query: object) -> requests.Response:
         """Calls recently-played."""
@@ -59,6 +66,8 @@ def simulator(shared_simulator: Simulator) -> Simulator:
     """A simulator that stands still at noon; every test adds listeners of its own."""
     shared_simulator.set_clock(NOON)
     shared_simulator.forget_calls()
+    shared_simulator.clear_faults()
+    shared_simulator.set_limits()
     return shared_simulator
 
 

@@ -60,13 +60,13 @@ def test_the_ledger_is_what_was_played_and_knows_what_was_served(
         line.played_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"): line
         for line in lines
     }
-    assert {time for time, line in by_time.items() if line.served} == set(served)
-    for time, track in served.items():
-        assert by_time[time].track_id == track["id"]
-        assert by_time[time].track_name == track["name"]
-        assert by_time[time].duration_ms == track["duration_ms"]
-        assert by_time[time].artist_id == track["artists"][0]["id"]
-        assert by_time[time].artist_name == track["artists"][0]["name"]
+    assert {at for at, line in by_time.items() if line.served} == set(served)
+    for played_at, track in served.items():
+        assert by_time[played_at].track_id == track["id"]
+        assert by_time[played_at].track_name == track["name"]
+        assert by_time[played_at].duration_ms == track["duration_ms"]
+        assert by_time[played_at].artist_id == track["artists"][0]["id"]
+        assert by_time[played_at].artist_name == track["artists"][0]["name"]
     assert sum(line.visible for line in lines) == 50
     assert all(line.published for line in lines)
     assert any(not line.served for line in lines)

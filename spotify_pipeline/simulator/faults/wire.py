@@ -1,0 +1,179 @@
+"""Faults below HTTP: connections that break, dribble, never end or speak nonsense.
+
+They write to the connection itself, which server.RawAccess puts into the scope.
+"""
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from spotify_pipeline.simulator.faults.base import Replaces
+from spotify_pipeline.simulator.shapes import Json
+
+TRANSPORT = "simulator.transport"
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+_CLOSE = b"Connection: close\r\n"
+_MEGABYTE = 1 << 20
+
+
+class WireResponse(Response):
+    """Bytes on the bare connection, which is closed or reset afterwards."""
+
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        reset: bool = False,
+        trickle: tuple[bytes, float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self._content = content
+        self._reset = reset
+        self._trickle = trickle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Writes past uvicorn, then waits until it has seen the end of the connection: else it
+        would answer 500 in our place."""
+        transport: asyncio.Transport = scope[TRANSPORT]
+        if self._content:
+            transport.write(self._content)
+        if self._trickle is not None:
+            await _dribble(transport, *self._trickle)
+        if self._reset:
+            # Linger of zero seconds: the kernel sends RST instead of FIN.
+            linger = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger
+            )
+            transport.abort()
+        else:
+            transport.close()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _dribble(transport: asyncio.Transport, text: bytes, pause: float, limit: float) -> None:
+    """Writes `text` one byte per `pause` seconds, again and again, for `limit` seconds at most."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + limit
+    position = 0
+    while not transport.is_closing() and loop.time() < until:
+        transport.write(text[position % len(text) :][:1])
+        position += 1
+        await asyncio.sleep(pause)
+
+
+def _whole(body: Json) -> bytes:
+    return json.dumps(body).encode()
+
+
+@dataclass(frozen=True)
+class ConnectionReset(Replaces):
+    """RST: before the first byte, or after `after_bytes` of the body."""
+
+    after_bytes: int | None = None
+
+    def response(self, body: Json) -> Response:
+        if self.after_bytes is None:
+            return WireResponse(b"", reset=True)
+        whole = _whole(body)
+        head = _HEAD + b"Content-Length: %d\r\n\r\n" % len(whole)
+        return WireResponse(head + whole[: self.after_bytes], reset=True)
+
+
+@dataclass(frozen=True)
+class NoAnswer(Replaces):
+    """The connection is closed without a byte."""
+
+    def response(self, body: Json) -> Response:
+        return WireResponse(b"")
+
+
+@dataclass(frozen=True)
+class Truncated(Replaces):
+    """A body that stops in the middle.
+
+    `ended_by` close: nothing tells that it is short, so it arrives as 200 and broken JSON; length:
+    shorter than its Content-Length; chunks: without the last chunk.
+    """
+
+    ended_by: Literal["close", "length", "chunks"] = "close"
+    keep: float = 0.5
+
+    def response(self, body: Json) -> Response:
+        whole = _whole(body)
+        part = whole[: int(len(whole) * self.keep)]
+        if self.ended_by == "close":
+            return WireResponse(_HEAD + _CLOSE + b"\r\n" + part)
+        if self.ended_by == "length":
+            return WireResponse(_HEAD + b"Content-Length: %d\r\n\r\n" % len(whole) + part)
+        chunk = b"%x\r\n%s\r\n" % (len(part), part)
+        return WireResponse(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+
+
+@dataclass(frozen=True)
+class SlowLoris(Replaces):
+    """One byte every `pause_seconds`, for `seconds` at most: no time-out between bytes notices.
+
+    `part` is what dribbles: the header, or the body.
+    """
+
+    pause_seconds: float = 0.2
+    seconds: float = 600.0
+    part: Literal["header", "body"] = "body"
+
+    def response(self, body: Json) -> Response:
+        if self.part == "header":
+            endless = b"X-Still-There: yes\r\n"
+            return WireResponse(_HEAD, trickle=(endless, self.pause_seconds, self.seconds))
+        head = _HEAD + _CLOSE + b"\r\n{"
+        return WireResponse(head, trickle=(b" ", self.pause_seconds, self.seconds))
+
+
+@dataclass(frozen=True)
+class HugeBody(Replaces):
+    """`megabytes` of valid JSON, mostly blanks; `compressed`: 1 kB per megabyte on the wire."""
+
+    megabytes: int = 400
+    compressed: bool = False
+
+    def response(self, body: Json) -> Response:
+        if self.compressed:
+            # Members of a gzip stream follow each other: a megabyte is compressed only once.
+            blanks = gzip.compress(b" " * _MEGABYTE)
+            content = gzip.compress(_whole(body)) + blanks * self.megabytes
+            headers = {"Content-Encoding": "gzip"}
+            return Response(content, 200, headers, media_type="application/json")
+        return StreamingResponse(self._stream(_whole(body)), media_type="application/json")
+
+    async def _stream(self, whole: bytes) -> AsyncIterator[bytes]:
+        blanks = b" " * _MEGABYTE
+        yield whole
+        for _ in range(self.megabytes):
+            yield blanks
+
+
+@dataclass(frozen=True)
+class NotHttp(Replaces):
+    """Bytes that are no HTTP at all."""
+
+    def response(self, body: Json) -> Response:
+        return WireResponse(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 SSH-2.0\r\n\r\n")
+
+
+@dataclass(frozen=True)
+class DeepNesting(Replaces):
+    """JSON that is nested deeper than parsers like."""
+
+    depth: int = 100_000
+
+    def response(self, body: Json) -> Response:
+        return Response("[" * self.depth + "]" * self.depth, media_type="application/json")

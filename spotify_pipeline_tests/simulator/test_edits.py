@@ -1,0 +1,195 @@
+"""Good pages with odd things in them."""
+
+import datetime as dt
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from spotify_pipeline.simulator.control import Simulator
+from spotify_pipeline.simulator.faults import edits
+from spotify_pipeline_tests.simulator.checks import check_plays
+from spotify_pipeline_tests.simulator.conftest import NOON, Person
+
+AddPerson = Callable[..., Person]
+Json = dict[str, Any]
+
+
+def instant(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
+
+
+def pages(
+    simulator: Simulator, person: Person, fault: edits.Edits, path: str = "player/recently-played"
+) -> tuple[Json, Json]:
+    """The same page without the fault and with it."""
+    good = person.get(f"/v1/me/{path}?limit=50").json()
+    simulator.add_fault(fault, user_id=person.user_id)
+    answer = person.get(f"/v1/me/{path}?limit=50")
+    assert answer.status_code == 200
+    simulator.clear_faults()
+    assert person.get(f"/v1/me/{path}?limit=50").json() == good
+    return good, answer.json()
+
+
+def changed(good: Json, odd: Json) -> list[Json]:
+    """The items that differ, and a check that they are the first of every three."""
+    differing = [i for i, item in enumerate(odd["items"]) if item != good["items"][i]]
+    assert differing == list(range(0, 50, 3))
+    return [odd["items"][i] for i in differing]
+
+
+def test_null_tracks(simulator: Simulator, somebody: AddPerson) -> None:
+    for item in changed(*pages(simulator, somebody(), edits.NullTracks())):
+        assert item["track"] is None
+        assert item["played_at"]
+
+
+def test_local_tracks(simulator: Simulator, somebody: AddPerson) -> None:
+    for item in changed(*pages(simulator, somebody(), edits.LocalTracks())):
+        assert item["track"]["id"] is None
+        assert item["track"]["is_local"] is True
+
+
+def test_empty_artist_lists(simulator: Simulator, somebody: AddPerson) -> None:
+    for item in changed(*pages(simulator, somebody(), edits.EmptyArtists())):
+        assert item["track"]["artists"] == []
+
+
+def test_relinked_tracks_keep_their_time(simulator: Simulator, somebody: AddPerson) -> None:
+    good, odd = pages(simulator, somebody(), edits.RelinkedTracks())
+    changed(good, odd)
+    assert [i["played_at"] for i in odd["items"]] == [i["played_at"] for i in good["items"]]
+    assert odd["items"][0]["track"]["id"] != good["items"][0]["track"]["id"]
+    assert len(odd["items"][0]["track"]["id"]) == 22
+
+
+def test_timestamps_of_every_form_mean_the_same_second(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    good, odd = pages(simulator, somebody(), edits.OddTimestamps())
+    assert len({len(item["played_at"]) for item in odd["items"]}) == 4
+    for before, after in zip(good["items"], odd["items"], strict=True):
+        difference = abs(instant(before["played_at"]) - instant(after["played_at"]))
+        assert difference < dt.timedelta(seconds=1)
+
+
+def test_future_plays_come_first(simulator: Simulator, somebody: AddPerson) -> None:
+    good, odd = pages(simulator, somebody(), edits.FuturePlays(2, ahead_seconds=600))
+    assert [instant(item["played_at"]) for item in odd["items"][:2]] == [
+        NOON + dt.timedelta(minutes=20),
+        NOON + dt.timedelta(minutes=10),
+    ]
+    assert odd["items"][2:] == good["items"]
+
+
+def test_repeated_items(simulator: Simulator, somebody: AddPerson) -> None:
+    good, odd = pages(simulator, somebody(), edits.Repeated())
+    assert odd["items"][::2] == odd["items"][1::2] == good["items"]
+
+
+def test_items_out_of_order(simulator: Simulator, somebody: AddPerson) -> None:
+    good, odd = pages(simulator, somebody(), edits.OutOfOrder())
+    assert odd["items"] == good["items"][::-1]
+
+
+@pytest.mark.parametrize("path", ["player/recently-played", "top/artists", "top/tracks"])
+def test_odd_text_survives_the_wire(simulator: Simulator, somebody: AddPerson, path: str) -> None:
+    _, odd = pages(simulator, somebody(), edits.OddText(), path)
+    names = {item.get("track", item)["name"] for item in odd["items"]}
+    assert names == set(edits.ODD_TEXTS)
+    assert any("\x00" in name for name in names)
+    assert any("\ud83d" in name for name in names)
+
+
+def test_next_can_point_to_another_host(simulator: Simulator, somebody: AddPerson) -> None:
+    _, odd = pages(simulator, somebody(), edits.NextElsewhere("http://127.0.0.2:9/x"))
+    assert odd["next"] == "http://127.0.0.2:9/x"
+
+
+def test_a_page_can_be_empty_all_of_a_sudden(simulator: Simulator, somebody: AddPerson) -> None:
+    _, plays = pages(simulator, somebody(), edits.EmptyPage())
+    check_plays(plays)
+    assert plays["items"] == []
+    _, top = pages(simulator, somebody(), edits.EmptyPage(), "top/artists")
+    assert (top["items"], top["total"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        edits.Put((), "a text"),
+        edits.Put(("items",), None),
+        edits.Put(("items", 0), 17),
+        edits.Put(("items", 0, "track", "duration_ms"), "long"),
+    ],
+)
+def test_any_value_can_be_put_anywhere(
+    simulator: Simulator, somebody: AddPerson, fault: edits.Put
+) -> None:
+    _, odd = pages(simulator, somebody(), fault)
+    for step in fault.path:
+        odd = odd[step]
+    assert odd == fault.value
+
+
+def test_a_field_can_be_missing(simulator: Simulator, somebody: AddPerson) -> None:
+    good, odd = pages(simulator, somebody(), edits.Put(("items", 1, "track", "album"), drop=True))
+    assert set(good["items"][1]["track"]) - set(odd["items"][1]["track"]) == {"album"}
+
+
+def test_what_cannot_be_read_from_an_answer_does_not_count_as_served(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    person = somebody()
+    person.get("/v1/me")
+    simulator.add_fault(edits.NullTracks(2))
+    readable = [item for item in person.recently(limit=50).json()["items"] if item["track"]]
+    assert len(readable) == 25
+    served = [line for line in simulator.ledger(person.user_id) if line.served]
+    assert {line.track_id for line in served} == {item["track"]["id"] for item in readable}
+    assert len(served) == 25
+
+
+def test_late_plays_fill_in_out_of_order(simulator: Simulator, somebody: AddPerson) -> None:
+    person = somebody(longest_delay=dt.timedelta(hours=12))
+    seen: list[set[str]] = []
+    for hour in range(12):
+        simulator.set_clock(NOON + dt.timedelta(hours=hour))
+        seen.append({item["played_at"] for item in person.recently(limit=50).json()["items"]})
+    late = [
+        played_at
+        for before, after in pairwise(seen)
+        for played_at in after - before
+        if played_at < max(before)
+    ]
+    assert late
+    for line in simulator.ledger(person.user_id, NOON - dt.timedelta(days=3)):
+        assert line.played_at <= line.published_at
+        assert line.published == (line.published_at <= simulator.now())
+        assert line.published or not line.visible
+
+
+def test_a_refresh_token_can_rotate_and_the_old_one_is_revoked(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    person = somebody()
+    simulator.add_fault(edits.RotateRefreshToken(), times=1)
+    rotated = person.refresh().json()["refresh_token"]
+    assert person.refresh().json()["error_description"] == "Refresh token revoked"
+    answer = person.refresh(refresh_token=rotated)
+    assert answer.status_code == 200
+    assert "refresh_token" not in answer.json()
+    listed = {one.user_id: one.refresh_token for one in simulator.listeners()}
+    assert listed[person.user_id] == rotated
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_refresh_can_bring_no_usable_refresh_token(
+    simulator: Simulator, somebody: AddPerson, value: str | None
+) -> None:
+    person = somebody()
+    simulator.add_fault(edits.NullRefreshToken(value))
+    assert person.refresh().json()["refresh_token"] == value
+    assert person.refresh().status_code == 200

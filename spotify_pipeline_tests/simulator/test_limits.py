@@ -1,0 +1,33 @@
+"""The rolling window opens again as the oldest calls leave it."""
+
+import pytest
+
+from spotify_pipeline.simulator.limits import Limits
+from spotify_pipeline.simulator.refusal import Refusal
+
+
+def allowed(limits: Limits) -> bool:
+    try:
+        limits.check()
+    except Refusal:
+        return False
+    return True
+
+
+def test_a_place_is_free_again_30_seconds_after_the_call_that_took_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    limits = Limits(calls_per_30s=2)
+    assert allowed(limits)
+    now[0] = 110.0
+    assert allowed(limits)
+    now[0] = 129.5
+    with pytest.raises(Refusal) as refused:
+        limits.check()
+    assert refused.value.headers == {"Retry-After": "1"}
+    now[0] = 130.0
+    assert [allowed(limits), allowed(limits)] == [True, False]
+    now[0] = 140.0
+    assert [allowed(limits), allowed(limits)] == [True, False]
