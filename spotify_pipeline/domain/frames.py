@@ -4,9 +4,10 @@ Texts are worked on as codes in code-point order: grouping and sorting integers 
 faster than strings, and the order is the same on every machine, with or without pyarrow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,13 @@ class Coded:
         return objects(with_none[np.asarray(codes, dtype=np.int64)])
 
 
-def objects(values: npt.ArrayLike) -> pd.Series:
+def places(names: pd.Index, column: pd.Series) -> Integers:
+    """Where the text of each row stands in `names`, -1 where it does not."""
+    texts = pd.Index(column.to_numpy(dtype=object), dtype=object)
+    return names.get_indexer(texts).astype(np.int64)
+
+
+def objects(values: Sequence[object] | npt.NDArray[Any] | pd.Index) -> pd.Series:
     """A column of Python objects as they are; pandas would make text of them, and NaN of None."""
     return pd.Series(values, dtype=object)
 
@@ -64,8 +71,9 @@ def local_times(user: Coded, instants: pd.Series, zones: Mapping[str, str]) -> I
     rows_of = utc.groupby(zone.codes[user.codes]).indices
     local = np.empty(len(utc), dtype=np.int64)
     for code, name in enumerate(zone.names):
-        there = utc.iloc[rows_of[code]].dt.tz_convert(check_zone(name))
-        local[rows_of[code]] = there.dt.tz_localize(None).astype("int64")
+        if (rows := rows_of.get(code)) is not None:
+            there = utc.iloc[rows].dt.tz_convert(check_zone(name))
+            local[rows] = there.dt.tz_localize(None).astype("int64")
     return local
 
 
