@@ -47,6 +47,7 @@ def make_engine(
     # A host that vanished is noticed within a minute instead of the kernel's two hours.
     defaults: dict[str, Any] = {
         "application_name": application_name,
+        "client_encoding": "utf8",
         "connect_timeout": 10,
         "keepalives_idle": 30,
         "keepalives_interval": 10,
@@ -77,15 +78,19 @@ def server_version(connection: Connection) -> str:
 
 def check_server(connection: Connection) -> None:
     """Raises UnsupportedServer below PostgreSQL 15 and for databases that are not UTF-8."""
-    version = server_version(connection)
-    number = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
-    if int(number) // 10_000 < OLDEST_SERVER:
-        raise UnsupportedServer(
-            f"PostgreSQL {OLDEST_SERVER} or newer is needed; this server is {version}."
-        )
-    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    number = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
+    encoding = str(connection.exec_driver_sql("SHOW server_encoding").scalar_one())
+    if complaint := server_complaint(server_version(connection), number // 10_000, encoding):
+        raise UnsupportedServer(complaint)
+
+
+def server_complaint(version: str, major: int, encoding: str) -> str | None:
+    """Why a server does not serve, in one sentence; None if it does."""
+    if major < OLDEST_SERVER:
+        return f"PostgreSQL {OLDEST_SERVER} or newer is needed; this server is {version}."
     if encoding != "UTF8":
-        raise UnsupportedServer(
+        return (
             f"The database must have the encoding UTF8, and this one has {encoding}: "
             "create it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
+    return None

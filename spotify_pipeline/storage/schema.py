@@ -48,8 +48,7 @@ def init_db(engine: Engine) -> None:
 
 def check_revision(engine: Engine) -> None:
     """Raises SchemaOutdated unless the database is at the revision of this version."""
-    with engine.connect() as connection:
-        found = _revision(connection)
+    found = current_revision(engine)
     if found is None:
         raise SchemaOutdated("The database is not set up yet: run `spotify-pipeline init-db`.")
     if found < newest_revision():
@@ -63,6 +62,12 @@ def check_revision(engine: Engine) -> None:
             f"version knows {newest_revision()}: upgrade spotify_pipeline. "
             "(`spotify-pipeline init-db` does not go back.)"
         )
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision that the database is at; None without our schema."""
+    with engine.connect() as connection:
+        return _revision(connection)
 
 
 @cache

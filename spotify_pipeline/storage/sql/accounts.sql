@@ -69,7 +69,7 @@ BEGIN
         access_expires_at = NULL;
     UPDATE sync_state AS s SET
         consecutive_failures = 0, last_error_code = NULL, last_error_message = NULL,
-        next_due_at = NULL
+        next_due_at = NULL, recorded_at = now()
     WHERE s.user_id = connect_user.user_id;
 END
 $$;

@@ -111,7 +111,7 @@ BEGIN
 END
 $$;
 
--- A finished request stays what it is; the instants of a move are the database's.
+-- A finished request stays what it is; an instant that a move leaves out is now.
 CREATE OR REPLACE FUNCTION move_request() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -123,7 +123,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'check_violation',
             MESSAGE = format('Request %s has %s and cannot become %s.', OLD.id, OLD.status, NEW.status);
     END IF;
-    IF NEW.status = 'running' AND NEW.started_at IS NOT DISTINCT FROM OLD.started_at THEN
+    IF NEW.status = 'running' AND NEW.started_at IS NULL THEN
         NEW.started_at := clock_timestamp();
     ELSIF NEW.status IN ('succeeded', 'failed') AND NEW.finished_at IS NULL THEN
         NEW.finished_at := clock_timestamp();

@@ -7,7 +7,7 @@ SELECT
         WHEN r.status = 'running' THEN 'running'
         WHEN r.status = 'queued' AND b.blocked_until IS NOT NULL THEN 'blocked'
         WHEN r.status = 'queued' THEN 'queued'
-        WHEN f.failed THEN 'failed'
+        WHEN e.error_code IS NOT NULL THEN 'failed'
         WHEN s.last_synced_at IS NULL THEN 'never'
         ELSE 'idle'
     END AS state,
@@ -15,11 +15,8 @@ SELECT
     c.next_allowed_at,
     r.id AS request_id,
     r.status AS request_status,
-    CASE WHEN f.failed THEN coalesce(s.last_error_code, r.error_code) END AS error_code,
-    CASE
-        WHEN f.failed AND s.last_error_code IS NOT NULL THEN s.last_error_message
-        WHEN f.failed THEN r.error_message
-    END AS error_message,
+    e.error_code,
+    e.error_message,
     k.expires_at AS reconnect_by,
     b.blocked_until
 FROM users AS u
@@ -34,14 +31,24 @@ LEFT JOIN LATERAL (
     ORDER BY q.id DESC
     LIMIT 1
 ) AS r ON true
--- Failed: nothing is open, and no sync of any kind has succeeded since.
+-- What went wrong last, while nothing is open: the request, if no result was written after it
+-- (its run may have died without writing one), else whatever sync wrote its result last.
 CROSS JOIN LATERAL (
-    SELECT coalesce(r.status NOT IN ('queued', 'running'), true) AND (
-        s.last_error_code IS NOT NULL
-        OR coalesce(r.status = 'failed', false)
-        AND r.finished_at > coalesce(s.last_success_at, '-infinity')
-    ) AS failed
-) AS f;
+    SELECT
+        coalesce(r.status IN ('queued', 'running'), false) AS is_open,
+        coalesce(r.finished_at >= coalesce(s.recorded_at, '-infinity'), false) AS is_latest
+) AS i
+CROSS JOIN LATERAL (
+    SELECT
+        CASE
+            WHEN i.is_latest THEN r.error_code
+            WHEN NOT i.is_open THEN s.last_error_code
+        END AS error_code,
+        CASE
+            WHEN i.is_latest THEN r.error_message
+            WHEN NOT i.is_open THEN s.last_error_message
+        END AS error_message
+) AS e;
 
 COMMENT ON VIEW sync_status IS 'One row per person: how their syncs stand, for the app to show.';
 COMMENT ON COLUMN sync_status.user_id IS 'The person.';

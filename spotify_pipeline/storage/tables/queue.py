@@ -1,6 +1,7 @@
 """What is to be done, what is being done, and what Spotify allows.
 
-Times here are the database's, never a process's: `now()` is the one clock all processes share.
+Times are the database's, whose `now()` is the one clock all processes share, unless a comment says
+facts clock: then they are the injected clock of the process that fetched.
 """
 
 from sqlalchemy import (
@@ -79,10 +80,22 @@ sync_state = Table(
     metadata,
     user_column(primary_key=True),
     described(
-        "last_synced_at", Instant, "Last time anything was brought up to date.", nullable=True
+        "last_synced_at",
+        Instant,
+        "Last time anything was brought up to date (facts clock).",
+        nullable=True,
     ),
     described(
-        "last_success_at", Instant, "Last sync in which every step succeeded.", nullable=True
+        "last_success_at",
+        Instant,
+        "Last sync in which every step succeeded (facts clock).",
+        nullable=True,
+    ),
+    described(
+        "recorded_at",
+        Instant,
+        "When the last result was written (database clock, unlike the two before).",
+        nullable=True,
     ),
     described(
         "plays_fetched_at", Instant, "Last successful fetch of plays (facts clock).", nullable=True

@@ -381,6 +381,7 @@ CREATE TABLE spotify_pipeline.sync_state (
     user_id TEXT NOT NULL,
     last_synced_at TIMESTAMP WITH TIME ZONE,
     last_success_at TIMESTAMP WITH TIME ZONE,
+    recorded_at TIMESTAMP WITH TIME ZONE,
     plays_fetched_at TIMESTAMP WITH TIME ZONE,
     tops_fetched_at TIMESTAMP WITH TIME ZONE,
     consecutive_failures INTEGER DEFAULT 0 NOT NULL,
@@ -398,8 +399,9 @@ CREATE TABLE spotify_pipeline.sync_state (
 CREATE INDEX ix_sync_state_next_due_at ON spotify_pipeline.sync_state (next_due_at);
 COMMENT ON TABLE spotify_pipeline.sync_state IS 'One row per person, made with them: how their syncs stand.';
 COMMENT ON COLUMN spotify_pipeline.sync_state.user_id IS 'The person this row belongs to; deleted with them.';
-COMMENT ON COLUMN spotify_pipeline.sync_state.last_synced_at IS 'Last time anything was brought up to date.';
-COMMENT ON COLUMN spotify_pipeline.sync_state.last_success_at IS 'Last sync in which every step succeeded.';
+COMMENT ON COLUMN spotify_pipeline.sync_state.last_synced_at IS 'Last time anything was brought up to date (facts clock).';
+COMMENT ON COLUMN spotify_pipeline.sync_state.last_success_at IS 'Last sync in which every step succeeded (facts clock).';
+COMMENT ON COLUMN spotify_pipeline.sync_state.recorded_at IS 'When the last result was written (database clock, unlike the two before).';
 COMMENT ON COLUMN spotify_pipeline.sync_state.plays_fetched_at IS 'Last successful fetch of plays (facts clock).';
 COMMENT ON COLUMN spotify_pipeline.sync_state.tops_fetched_at IS 'Last successful fetch of all top lists (facts clock).';
 COMMENT ON COLUMN spotify_pipeline.sync_state.consecutive_failures IS 'Failed syncs since the last success.';

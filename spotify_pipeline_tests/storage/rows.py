@@ -1,0 +1,61 @@
+"""Short ways to put rows into the database and to ask for a sync."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Row, insert, text, update
+from sqlalchemy.exc import DBAPIError
+
+from spotify_pipeline.storage import tables as t
+
+NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
+
+
+def add_user(db: Connection, user_id: str = "ada", **columns: object) -> str:
+    db.execute(insert(t.users).values({"user_id": user_id, "connection": "connected"} | columns))
+    return user_id
+
+
+def add_track(connection: Connection, track_id: str = "song") -> str:
+    connection.execute(
+        insert(t.tracks).values(
+            spotify_id=track_id, name="Song", duration_ms=200_000, artist_ids=["artist"]
+        )
+    )
+    return track_id
+
+
+def request_sync(connection: Connection, user_id: str | None = "ada") -> Row[Any]:
+    """The one row that request_sync() answers with."""
+    asked = text("SELECT * FROM spotify_pipeline.request_sync(:user_id)")
+    return connection.execute(asked, {"user_id": user_id}).one()
+
+
+def finish_request(
+    connection: Connection, request_id: int, ago: str, error_code: str | None = None
+) -> None:
+    """The request ended so long ago ('59 minutes'): with success unless there is a code."""
+    connection.execute(
+        update(t.sync_requests)
+        .where(t.sync_requests.c.id == request_id)
+        .values(
+            status="failed" if error_code else "succeeded",
+            error_code=error_code,
+            finished_at=text("clock_timestamp() - CAST(:ago AS interval)").bindparams(ago=ago),
+        )
+    )
+
+
+def sync_status(connection: Connection, user_id: str = "ada") -> Row[Any]:
+    """What the app sees of a person's syncs."""
+    return connection.execute(
+        text("SELECT * FROM spotify_pipeline.sync_status WHERE user_id = :user_id"),
+        {"user_id": user_id},
+    ).one()
+
+
+def cause(error: DBAPIError) -> psycopg.Error:
+    """The error as Postgres reported it."""
+    assert isinstance(error.orig, psycopg.Error)
+    return error.orig

@@ -1,0 +1,83 @@
+"""Which URLs are understood, and what a connection is like."""
+
+import pytest
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import DBAPIError
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.engine import BadDatabaseUrl, make_engine, normalise_url
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "postgres",
+        "postgresql",
+        "postgresql+psycopg",
+        "postgresql+psycopg2",
+        "postgresql+asyncpg",
+        "postgres+psycopg2",
+    ],
+)
+def test_every_form_of_a_postgres_url_is_understood(scheme: str) -> None:
+    url = normalise_url(f"{scheme}://ada:p%40ss@db.example:6543/music?sslmode=require")
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.username, url.password, url.host, url.port) == ("ada", "p@ss", "db.example", 6543)
+    assert url.database == "music"
+    assert url.query == {"sslmode": "require"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "canary-password",
+        "postgres:ada:canary-password@host/db",
+        "postgresql://ada:canary-password@host:port/db",
+        "postgresql://ada:canary-password/with/slash@host:5432:1/db",
+        "mysql://ada:canary-password@host/db",
+    ],
+)
+def test_other_texts_are_refused_without_repeating_them(text: str) -> None:
+    with pytest.raises(BadDatabaseUrl) as refusal:
+        normalise_url(text)
+    assert "postgresql://" in str(refusal.value)
+    assert "canary" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
+def test_a_connection_speaks_utc_and_says_who_it_is(engine: Engine) -> None:
+    named = make_engine(engine.url, application_name="a test")
+    with named.connect() as connection:
+        assert connection.scalar(text("SHOW timezone")) == "UTC"
+        assert connection.scalar(text("SHOW application_name")) == "a test"
+        assert connection.scalar(text("SELECT now()")).tzname() == "UTC"
+    named.dispose()
+
+
+def test_a_password_is_in_no_error_of_a_failed_connection(engine: Engine) -> None:
+    wrong = make_engine(engine.url.set(password="canary-password", database="no_such_database"))
+    with pytest.raises(DBAPIError) as refusal, wrong.connect():
+        pass
+    assert "canary" not in str(refusal.value)
+    assert "canary" not in repr(wrong)
+
+
+def test_parameters_are_in_no_error_of_a_statement(engine: Engine) -> None:
+    with pytest.raises(DBAPIError) as refusal, engine.connect() as connection:
+        connection.execute(
+            text("SELECT 1 / (length(:secret) - length(:secret))"), {"secret": "canary"}
+        )
+    assert "canary" not in str(refusal.value)
+
+
+def test_a_connection_that_died_in_the_pool_is_replaced(engine: Engine) -> None:
+    with engine.connect() as connection:
+        doomed = connection.scalar(text("SELECT pg_backend_pid()"))
+    other = make_engine(engine.url)
+    with other.connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": doomed})
+    other.dispose()
+    with engine.connect() as connection:
+        assert connection.scalars(select(t.users.c.user_id)).all() == []
