@@ -4,7 +4,8 @@ import argparse
 import datetime as dt
 import json
 
-from spotify_pipeline.simulator.server import serve
+from spotify_pipeline.simulator.faults.kinds import KINDS
+from spotify_pipeline.simulator.server import Trouble, serve
 from spotify_pipeline.simulator.state import World
 
 
@@ -20,19 +21,37 @@ def main() -> None:
         "--now", type=dt.datetime.fromisoformat, help="stand still at this instant (with offset)"
     )
     parser.add_argument(
+        "--fault", action="append", default=[], help=f"JSON, or one of {', '.join(KINDS)}"
+    )
+    parser.add_argument("--calls-per-30s", type=int, help="Spotify's rate limit (default: none)")
+    parser.add_argument("--calls-per-day", type=int, help="Spotify's quota (default: none)")
+    parser.add_argument(
+        "--longest-delay", type=float, default=0, help="seconds until the latest play appears"
+    )
+    parser.add_argument(
         "--child", action="store_true", help="print one line of JSON; exit when stdin ends"
     )
     options = parser.parse_args()
     if options.now is not None and options.now.tzinfo is None:
         parser.error("--now needs an offset, for example 2026-03-01T00:00:00Z")
-    serve(
-        options.port,
-        options.listeners,
-        options.seed,
-        options.now,
-        exit_with_stdin=options.child,
-        announce=announce_json if options.child else announce_text,
+    trouble = Trouble(
+        tuple(options.fault),
+        options.calls_per_30s,
+        options.calls_per_day,
+        dt.timedelta(seconds=options.longest_delay),
     )
+    try:
+        serve(
+            options.port,
+            options.listeners,
+            options.seed,
+            options.now,
+            trouble=trouble,
+            exit_with_stdin=options.child,
+            announce=announce_json if options.child else announce_text,
+        )
+    except (OSError, ValueError) as wrong:
+        parser.error(str(wrong))
 
 
 def announce_json(url: str, world: World) -> None:

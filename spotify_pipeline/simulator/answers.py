@@ -1,19 +1,16 @@
-"""What Spotify answers to whom: pure functions of the world and a query, without HTTP.
+"""What the Web API answers to whom: pure functions of the world and a query, without HTTP.
 
 Every refusal is raised as `Refusal` with the status and the body that Spotify sends.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
 from spotify_pipeline.simulator.listeners import Play, from_ms
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.shapes import Json, profile, timestamp
 from spotify_pipeline.simulator.state import World
-from spotify_pipeline.simulator.tokens import ACCESS_SECONDS
 
 SCOPE_OF = {
     "recently_played": "user-read-recently-played",
@@ -36,40 +33,6 @@ def authenticate(world: World, authorization: str | None, endpoint: str) -> Acco
     if SCOPE_OF.get(endpoint, "") not in ("", *account.scopes):
         raise Refusal.api(403, "Insufficient client scope")
     return account
-
-
-def owner_of_refresh(world: World, authorization: str | None, form: Mapping[str, str]) -> Account:
-    """The account that a refresh is for: Basic authentication, or PKCE's client_id in the form."""
-    client_id, secret = form.get("client_id"), form.get("client_secret")
-    if authorization is not None:
-        client_id, secret = _basic(authorization)
-    wrong_secret = (authorization is not None or secret) and secret != world.tokens.client_secret
-    if client_id != world.tokens.client_id or wrong_secret:
-        raise Refusal.accounts("invalid_client", "Invalid client")
-    if form.get("grant_type") != "refresh_token":
-        raise Refusal.accounts(
-            "unsupported_grant_type", "grant_type parameter is missing or invalid"
-        )
-    token = form.get("refresh_token")
-    if not token:
-        raise Refusal.accounts("invalid_request", "refresh_token must be supplied")
-    owner = world.tokens.owner_of_refresh(token)
-    if owner is False:
-        raise Refusal.accounts("invalid_grant", "Refresh token revoked")
-    account = world.accounts.get(owner or "")
-    if account is None:
-        raise Refusal.accounts("invalid_grant", "Invalid refresh token")
-    return account
-
-
-def token_answer(world: World, account: Account) -> Json:
-    """A new access token. No refresh token: the old one stays."""
-    return {
-        "access_token": world.tokens.issue_access(account.user_id),
-        "token_type": "Bearer",
-        "scope": " ".join(account.scopes),
-        "expires_in": int(ACCESS_SECONDS),
-    }
 
 
 def me(world: World, account: Account) -> Json:
@@ -168,15 +131,3 @@ def _integer(
     if not least <= number <= most:
         raise Refusal.api(400, f"Invalid {name}")
     return number
-
-
-def _basic(authorization: str) -> tuple[str, str]:
-    scheme, _, encoded = authorization.partition(" ")
-    try:
-        text = base64.b64decode(encoded, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        text = ""
-    if scheme.lower() != "basic":
-        text = ""
-    client_id, _, secret = text.partition(":")
-    return unquote(client_id), unquote(secret)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from spotify_pipeline.simulator import answers
@@ -18,6 +18,7 @@ from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.control_api import control_routes
 from spotify_pipeline.simulator.faults.base import Delays, Edits, Fault, Replaces, Scene
 from spotify_pipeline.simulator.listeners import Play
+from spotify_pipeline.simulator.oauth import Accounts
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.responses import error_response, json_response
 from spotify_pipeline.simulator.shapes import Json
@@ -29,10 +30,12 @@ class Spotify:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.accounts = Accounts(world)
 
     def routes(self) -> list[Route]:
         """Every path of Spotify's that the pipeline calls."""
         return [
+            Route("/authorize", self.authorize),
             Route("/api/token", self.token, methods=["POST"]),
             Route("/v1/me", self.me),
             Route("/v1/me/player/recently-played", self.recently_played),
@@ -40,16 +43,29 @@ class Spotify:
             Route("/v1/me/top/tracks", self.top_tracks),
         ]
 
+    async def authorize(self, request: Request) -> Response:
+        """Sends the browser back to the app with a code; asks who it is when nobody said so."""
+        query = dict(request.query_params)
+        try:
+            location = self.accounts.authorize(query)
+        except Refusal as refusal:
+            return error_response(refusal.body, refusal.status)
+        return (
+            RedirectResponse(location, 302) if location else HTMLResponse(self.accounts.page(query))
+        )
+
     async def token(self, request: Request) -> Response:
-        """Refreshes an access token."""
+        """Turns a code or a refresh token into an access token."""
         form = dict(parse_qsl((await request.body()).decode(errors="replace")))
         authorization = request.headers.get("authorization")
 
         def identify() -> Account:
-            return answers.owner_of_refresh(self.world, authorization, form)
+            return self.accounts.identify(authorization, form)
 
         return await self._answer(
-            "token", identify, lambda account: (answers.token_answer(self.world, account), [])
+            "token",
+            identify,
+            lambda account: (self.accounts.answer(account, form.get("grant_type")), []),
         )
 
     async def me(self, request: Request) -> Response:

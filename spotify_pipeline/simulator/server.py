@@ -2,10 +2,12 @@
 
 import contextlib
 import datetime as dt
+import json
 import os
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
@@ -13,7 +15,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spotify_pipeline.simulator.app import make_app
+from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.faults.wire import TRANSPORT
+from spotify_pipeline.simulator.limits import Limits
 from spotify_pipeline.simulator.state import World
 
 HOST = "127.0.0.1"
@@ -32,23 +36,53 @@ class RawAccess(H11Protocol):
         self.app = with_transport
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What goes wrong from the start.
+
+    `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency",
+    "options": {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web
+    API. Plays appear in the feed up to `longest_delay` after their end.
+    """
+
+    faults: tuple[str, ...] = ()
+    calls_per_30s: int | None = None
+    calls_per_day: int | None = None
+    longest_delay: dt.timedelta = dt.timedelta(0)
+
+    def make(self, world: World) -> None:
+        """Brings it over a world. Raises ValueError with a sentence about a wrong fault."""
+        world.limits = Limits(self.calls_per_30s, self.calls_per_day)
+        for account in world.accounts.values():
+            account.longest_delay_ms = self.longest_delay // dt.timedelta(milliseconds=1)
+        for fault in self.faults:
+            about = json.loads(fault) if fault.startswith("{") else {"kind": fault}
+            try:
+                add_fault(world.faults, **about)
+            except TypeError as wrong:
+                raise ValueError(f"fault {fault}: {wrong}") from None
+
+
 def serve(
     port: int = 0,
     listeners: int = 5,
     seed: int = 1,
     now: dt.datetime | None = None,
     *,
+    trouble: Trouble | None = None,
     exit_with_stdin: bool = False,
     announce: Callable[[str, World], None] | None = None,
 ) -> None:
     """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
 
     `port` 0 takes a free one. `now` makes the world stand still at an instant; without it real
-    time passes. `announce(url, world)` is called once connections are accepted. With
+    time passes. `trouble` is there from the start. `announce(url, world)` is called once connections are accepted. With
     `exit_with_stdin` the end of standard input ends the process, so that it dies with its parent.
-    Raises OSError when the port is taken.
+    Raises OSError when the port is taken, ValueError for a fault that does not exist.
     """
     world = World(seed, listeners, now)
+    if trouble is not None:
+        trouble.make(world)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))

@@ -1,0 +1,70 @@
+"""`python -m spotify_pipeline.simulator` says how to use it, and what is wrong."""
+
+import datetime as dt
+import json
+import subprocess
+import sys
+
+import pytest
+
+from spotify_pipeline.simulator.control import Simulator
+from spotify_pipeline_tests.simulator.conftest import Person
+
+COMMAND = [sys.executable, "-m", "spotify_pipeline.simulator"]
+
+
+def test_it_prints_the_environment_and_every_refresh_token() -> None:
+    command = [*COMMAND, "--port", "0", "--listeners", "2", "--seed", "4"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            while not lines or "Ctrl-C" not in lines[-1]:
+                lines.append(next(process.stdout))
+            exported = dict(
+                line.removeprefix("export ").strip().split("=", 1)
+                for line in lines
+                if line.startswith("export ")
+            )
+            simulator = Simulator(exported["SPOTIFY_API_URL"])
+            assert exported == simulator.environment
+            printed = [line.strip().split("\t") for line in lines if "\t" in line]
+            assert printed == [
+                [one.user_id, one.timezone, one.refresh_token] for one in simulator.listeners()
+            ]
+        finally:
+            process.terminate()
+
+
+def test_trouble_can_be_there_from_the_start() -> None:
+    latency = json.dumps({"kind": "latency", "endpoint": "me", "options": {"seconds": 0.01}})
+    command = [*COMMAND, "--child", "--port", "0", "--listeners", "1", "--calls-per-30s", "1"]
+    command += ["--fault", "odd_text", "--fault", latency, "--longest-delay", "7200"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        simulator = Simulator(json.loads(process.stdout.readline())["url"])
+        assert [fault["kind"] for fault in simulator.faults()] == ["odd_text", "latency"]
+        person = Person(simulator, simulator.listeners()[0])
+        assert person.get("/v1/me").status_code == 200
+        assert person.get("/v1/me").status_code == 429
+        now = simulator.now()
+        plays = simulator.ledger(person.user_id, now - dt.timedelta(days=2))
+        assert max(play.published_at - play.played_at for play in plays) > dt.timedelta(minutes=9)
+        assert process.stdin is not None
+        process.stdin.close()  # and with it the simulator ends
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--fault=earthquake", "fault earthquake is none of"),
+        ('--fault={"knid": "latency"}', "knid"),
+        ("--now=2026-01-01T00:00:00", "--now needs an offset"),
+    ],
+)
+def test_a_wrong_argument_ends_with_a_sentence(argument: str, sentence: str) -> None:
+    done = subprocess.run([*COMMAND, argument], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
