@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from rich.table import Table as View
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DatabaseError
 
+from spotify_pipeline.cli.dev import serve
 from spotify_pipeline.cli.recount import PlayKey, recount, stored_plays
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.defs.running import opened_instance, sync_one
@@ -78,7 +78,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         _show(console, pipeline, listeners)
         _show_recount(console, pipeline, simulator, listeners, kept)
         if not once:
-            _serve(console, stack)
+            serve(console, stack)
 
 
 class Clock:
@@ -283,18 +283,6 @@ def _show_recount(
         f"Counted again from the simulator's books: {days} days and {plays} plays are equal. "
         f"{missed} plays were among Spotify's last 50 at none of the polls."
     )
-
-
-def _serve(console: Console, stack: Stack) -> None:
-    """Keep everything running until Ctrl-C or SIGTERM."""
-    console.print(f"\nThe Dagster UI is at {stack.url} (Ctrl-C stops everything).")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        while True:
-            stack.check()
-            time.sleep(0.5)
-    except KeyboardInterrupt:
-        console.print("Stopping ...")
 
 
 def _progress(console: Console) -> Progress:

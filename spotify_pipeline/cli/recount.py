@@ -54,12 +54,21 @@ def recount(
     known = [play for play in played if play.served or (play.played_at, play.track_id) in kept]
     expected = _days(known, ZoneInfo(listener.timezone))
     wrong = {day for day in stored.keys() | expected.keys() if stored.get(day) != expected.get(day)}
-    missed = [play for play in played if play.published and play.played_at > first]
+    known_keys = {(play.played_at, play.track_id) for play in known}
+    missed = [
+        play
+        for play in played
+        # A play that is still visible will be collected by the next poll.
+        if play.published
+        and not play.visible
+        and play.played_at > first
+        and (play.played_at, play.track_id) not in known_keys
+    ]
     return Recount(
         days=len(stored),
         wrong_days=tuple(sorted(wrong)),
         plays=len(known),
-        never_visible=len(missed) - sum(1 for play in known if play.played_at > first),
+        never_visible=len(missed),
     )
 
 

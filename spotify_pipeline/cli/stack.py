@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from spotify_pipeline.defs.running import dagster_home, opened_instance
 from spotify_pipeline.settings import ConfigurationError, Settings
 
 READY_SECONDS = 90
-STOP_SECONDS = 15
+STOP_SECONDS = 8
 LOCATION = "spotify_pipeline"
 
 
@@ -121,14 +122,15 @@ def running_stack(
         ],
         "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
     }
-    with contextlib.ExitStack() as stopping:
-        children = []
+    children: list[Child] = []
+    try:
         for name, arguments in commands.items():
             children.append(_start(name, arguments, settings, env))
-            stopping.callback(_stop, children[-1])
         stack = Stack(f"http://{loopback}:{ui_port}", tuple(children))
         stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
         yield stack
+    finally:
+        _stop(children)
 
 
 def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:
@@ -150,15 +152,22 @@ def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str
     return Child(name, process, log)
 
 
-def _stop(child: Child) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _stop(children: Sequence[Child]) -> None:
+    """Ask all to end, then kill what has not: the webserver waits for open browsers for ever."""
+    if threading.current_thread() is threading.main_thread():
+        # A second Ctrl-C must not leave half of them behind; this ends within STOP_SECONDS.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    for child in children:
         child.process.terminate()
-    try:
-        child.process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.process.pid, signal.SIGKILL)
-        child.process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        try:
+            child.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()
 
 
 def _code_is_loaded(url: str) -> bool:
