@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import traceback
+from dataclasses import replace
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, transport):
 )
 def test_no_failure_shows_a_secret_in_text_repr_traceback_or_log(server, naps, caplog, step):
     caplog.set_level(logging.DEBUG)
-    transport = Transport(limits=SMALL, sleep=naps)
+    transport = Transport(limits=replace(SMALL, read_seconds=0.5), sleep=naps)
     accounts = Accounts(server.url, "client", CLIENT_SECRET, transport)
     server.script(step)
     with pytest.raises(SpotifyError) as caught:
