@@ -50,9 +50,9 @@ class Spotify:
             location = self.accounts.authorize(query)
         except Refusal as refusal:
             return error_response(refusal.body, refusal.status)
-        return (
-            RedirectResponse(location, 302) if location else HTMLResponse(self.accounts.page(query))
-        )
+        if location is None:
+            return HTMLResponse(self.accounts.page(query))
+        return RedirectResponse(location, 302)
 
     async def token(self, request: Request) -> Response:
         """Turns a code or a refresh token into an access token."""

@@ -76,8 +76,9 @@ def serve(
     """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
 
     `port` 0 takes a free one. `now` makes the world stand still at an instant; without it real
-    time passes. `trouble` is there from the start. `announce(url, world)` is called once connections are accepted. With
-    `exit_with_stdin` the end of standard input ends the process, so that it dies with its parent.
+    time passes. `trouble` is there from the start. `announce(url, world)` is called once
+    connections are accepted. With `exit_with_stdin` the end of standard input ends the process,
+    so that it dies with its parent.
     Raises OSError when the port is taken, ValueError for a fault that does not exist.
     """
     world = World(seed, listeners, now)

@@ -32,8 +32,8 @@ def timestamp(moment: dt.datetime) -> str:
 def link(kind: str, identifier: str) -> Json:
     """The fields that every object of Spotify has."""
     return {
-        "external_urls": {"spotify": f"{_OPEN}/{kind}/{quote(identifier, safe='')}"},
-        "href": f"{_API}/{kind}s/{quote(identifier, safe='')}",
+        "external_urls": {"spotify": f"{_OPEN}/{kind}/{identifier}"},
+        "href": f"{_API}/{kind}s/{identifier}",
         "id": identifier,
         "type": kind,
         "uri": f"spotify:{kind}:{identifier}",
@@ -47,6 +47,7 @@ def images(identifier: str, *sides: int) -> list[Json]:
     ]
 
 
+@lru_cache(1024)
 def context(uri: str | None) -> Json | None:
     """What a play was started from: album, playlist, a user's collection, or nothing known."""
     if uri is None:
@@ -67,7 +68,8 @@ def context(uri: str | None) -> Json | None:
 
 def profile(user_id: str, account_id: str, display_name: str | None, shape: Shape) -> Json:
     """The answer of /v1/me with the two scopes that we ask for."""
-    shown = link("user", user_id) | {
+    shown = link("user", quote(user_id, safe="")) | {
+        "id": user_id,
         "account_id": account_id,
         "display_name": display_name,
         "images": images(account_id, 300, 64),
