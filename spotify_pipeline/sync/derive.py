@@ -5,15 +5,25 @@ All functions work inside the caller's transaction.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
 from spotify_pipeline.domain import personality_definition as definition
+from spotify_pipeline.domain.coverage import completeness, local_day
 from spotify_pipeline.domain.personality import PersonalityInputs, music_personality
-from spotify_pipeline.storage.days import count_days, read_dates, write_days
+from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
+from spotify_pipeline.storage.days import (
+    count_days,
+    read_dates,
+    read_unsettled,
+    save_completeness,
+    write_days,
+)
 from spotify_pipeline.storage.personality import write_personality
 from spotify_pipeline.storage.plays import read_plays
 from spotify_pipeline.storage.tops import read_top_artists
@@ -60,6 +70,42 @@ def rebuild_touched_days(
     }
 
 
+def settle_completeness(
+    conn: Connection,
+    zones: Mapping[str, str],
+    fetched_at: Mapping[str, datetime | None],
+    gaps_opened_at: Mapping[str, datetime],
+    stale: set[str],
+    computed_at: datetime,
+) -> None:
+    """Say again how complete the days are that are not complete; time alone makes them so.
+
+    Looked at too: days since the start of a gap that has just opened, and all days of the `stale`.
+    `fetched_at` is each user's last successful fetch of plays.
+    """
+    since = dict.fromkeys(zones, date.max)
+    since |= {
+        u: at.astimezone(check_zone(zones[u])).date()
+        for u, at in gaps_opened_at.items()
+        if u in zones
+    }
+    since |= dict.fromkeys(stale, date.min)
+    covers, gaps = read_covers(conn, zones), read_open_gaps(conn, zones)
+    changed = []
+    for stored in read_unsettled(conn, since):
+        user_id = stored.user_id
+        now = completeness(
+            local_day(stored.date, check_zone(zones[user_id])),
+            covers.get(user_id, []),
+            gaps.get(user_id, []),
+            fetched_at.get(user_id),
+            has_play=True,
+        )
+        if now != stored.completeness:
+            changed.append(replace(stored, completeness=now))
+    save_completeness(conn, changed, computed_at)
+
+
 def rebuild_personality(
     conn: Connection, zones: Mapping[str, str], now: datetime
 ) -> dict[str, StepRows]:
@@ -76,11 +122,26 @@ def rebuild_personality(
         plays=read_plays(conn, windows),
         days=read_dates(conn, zones),
         top_artists=read_top_artists(conn, list(zones)),
-        # Which days were observed is not recorded yet: the metrics that need it say so.
         earlier=pd.DataFrame(columns=["user_id", "artist_ids", "plays", "observed_days"]),
-        observed=pd.DataFrame(columns=["user_id", "date"]),
+        observed=_observed_days(conn, zones, now),
     )
     written = write_personality(conn, music_personality(inputs), now)
     new = {user_id for (user_id,) in written.inserted}
     changed = {user_id for (user_id,) in written.changed}
     return {user_id: StepRows(1, int(user_id in new), int(user_id in changed)) for user_id in zones}
+
+
+def _observed_days(conn: Connection, zones: Mapping[str, str], now: datetime) -> pd.DataFrame:
+    """The local days of the window that lie in one cover: user_id, date. Today counts as begun."""
+    covers = read_covers(conn, zones)
+    observed = []
+    for user_id, today in day.local_today(now, zones).items():
+        first, last = definition.window(today)
+        zone = check_zone(zones[user_id])
+        for back in range((last - first).days + 1):
+            date_ = last - timedelta(days=back)
+            span = local_day(date_, zone)
+            end = span.start if date_ == today else span.end
+            if any(c.start <= span.start and end <= c.end for c in covers.get(user_id, [])):
+                observed.append((user_id, date_))
+    return pd.DataFrame(observed, columns=["user_id", "date"])

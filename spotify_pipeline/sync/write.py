@@ -7,10 +7,10 @@ it or nothing, equal in effect to a transaction per user.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import chain
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, tuple_, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from spotify_pipeline.domain import steps as s
@@ -19,13 +19,18 @@ from spotify_pipeline.domain.due import next_due_at
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.leases import Lease, lock_held
-from spotify_pipeline.storage.plays import count_plays, insert_plays
+from spotify_pipeline.storage.plays import count_plays
 from spotify_pipeline.storage.state import SyncResult, save_results
 from spotify_pipeline.storage.tops import replace_top_artists, replace_top_tracks
 from spotify_pipeline.storage.upsert import Written
 from spotify_pipeline.sync.collect import Collected
-from spotify_pipeline.sync.derive import rebuild_personality, rebuild_touched_days
+from spotify_pipeline.sync.derive import (
+    rebuild_personality,
+    rebuild_touched_days,
+    settle_completeness,
+)
 from spotify_pipeline.sync.outcome import StepFailure, StepRows, UserOutcome, still_possible
+from spotify_pipeline.sync.pages import store_pages
 from spotify_pipeline.sync.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -46,7 +51,17 @@ def write(
         if len(collected) > 1:
             each = (write(pipeline, lease, [one], steps) for one in collected)
             return list(chain.from_iterable(each))
-        return [_failed(collected[0].listener.user_id, steps, ErrorCode.INTERNAL)]
+        return [_refused(pipeline, lease, collected[0], steps)]
+
+
+def _refused(pipeline: Pipeline, lease: Lease, one: Collected, steps: Sequence[str]) -> UserOutcome:
+    """The failure of a user whose data Postgres refuses; nothing but the state is written."""
+    user_id = one.listener.user_id
+    outcome = _failed(user_id, steps, ErrorCode.INTERNAL)
+    with pipeline.engine.begin() as conn:
+        _, ours = lock_held(conn, [user_id], lease.lease_id)
+        _write_state(conn, [one] if ours else [], steps, {user_id: outcome})
+    return outcome
 
 
 def _failed(user_id: str, steps: Sequence[str], code: ErrorCode) -> UserOutcome:
@@ -99,13 +114,16 @@ def _write_plays_and_days(
     outcomes: dict[str, UserOutcome],
 ) -> None:
     pages = {one.listener.user_id: one.plays.plays for one in kept if one.plays}
-    new_plays = insert_plays(conn, pages)
+    stored = store_pages(conn, kept)
+    new_plays = stored.new_plays
     new = Counter(user_id for user_id, _ in new_plays)
     totals = count_plays(conn, pages)
     for user_id in pages:
         outcomes[user_id].new_plays = new[user_id]
         outcomes[user_id].done[s.RECENTLY_PLAYED] = StepRows(totals.get(user_id, 0), new[user_id])
     days_of = _able(kept, steps, outcomes, s.DAILY_LISTENING)
+    # Plays are new only once: whoever gets no days now gets all of them at the next chance.
+    _mark_days(conn, new.keys() - {one.listener.user_id for one in days_of}, stale=True)
     if not days_of:
         return
     # Without fresh plays among the steps this is a rebuild: every day again.
@@ -115,8 +133,35 @@ def _write_plays_and_days(
     rows = rebuild_touched_days(conn, zones, new_plays, stale, pipeline.now())
     for user_id, counts in rows.items():
         outcomes[user_id].done[s.DAILY_LISTENING] = counts
-    if stale:
-        conn.execute(update(t.users).where(t.users.c.user_id.in_(stale)).values(days_stale=False))
+    _mark_days(conn, stale, stale=False, zones=zones)
+    fetched_at = {
+        one.listener.user_id: one.fetched_at if one.plays else one.listener.plays_fetched_at
+        for one in days_of
+    }
+    settle_completeness(
+        conn, zones, fetched_at, stored.gaps_opened_at, stale, computed_at=pipeline.now()
+    )
+
+
+def _mark_days(
+    conn: Connection,
+    user_ids: Set[str],
+    *,
+    stale: bool,
+    zones: Mapping[str, str] | None = None,
+) -> None:
+    """Note whether all days must be computed again; with `zones`, of users who still live there.
+
+    A zone that changed while we asked Spotify has made the days stale that we have just computed.
+    """
+    u = t.users
+    marked = update(u).where(u.c.user_id.in_(user_ids)).values(days_stale=stale)
+    if zones is not None:
+        marked = marked.where(
+            tuple_(u.c.user_id, u.c.timezone).in_([(one, zones[one]) for one in user_ids])
+        )
+    if user_ids:
+        conn.execute(marked)
 
 
 def _write_tops(
@@ -170,17 +215,18 @@ def _write_state(
     for one in kept:
         outcome = outcomes[one.listener.user_id]
         failure = outcome.failure
+        page = one.plays if s.RECENTLY_PLAYED in outcome.done else None
         results.append(
             SyncResult(
                 user_id=outcome.user_id,
                 synced_at=one.fetched_at,
                 anything_done=bool(outcome.done),
                 everything_done=not outcome.failures,
-                plays_fetched=one.plays is not None,
+                plays_fetched=page is not None,
                 tops_fetched=tops <= outcome.done.keys(),
-                next_due_at=next_due_at(
-                    one.fetched_at, one.plays.item_times if one.plays else None
-                ),
+                next_due_at=next_due_at(one.fetched_at, page.item_times if page else None)
+                if s.RECENTLY_PLAYED in steps
+                else None,
                 error_code=failure.code if failure else None,
                 error_message=failure.message if failure else None,
             )

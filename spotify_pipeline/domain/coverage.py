@@ -1,0 +1,140 @@
+"""What is known about completeness: which time is covered, and where plays may be missing.
+
+Spotify keeps the last 50 plays. A fetched page therefore vouches for the time from its oldest item
+to the moment of the fetch, and for nothing before, unless Spotify said that there is nothing more.
+Pages that overlap make one cover. Where two pages do not meet, plays may have fallen out of the
+window in between: that is a gap. All instants are aware, UTC; intervals include both ends.
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Plays arrive up to hours late: a day is called complete only this long after its end.
+SETTLED_AFTER = timedelta(hours=6)
+
+Completeness = Literal["complete", "at_least", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """From `start` to `end`, both included."""
+
+    start: datetime
+    end: datetime
+
+    def touches(self, other: "Interval") -> bool:
+        """They share at least an instant."""
+        return self.start <= other.end and other.start <= self.end
+
+    def contains(self, instant: datetime) -> bool:
+        """The instant lies inside or on an end."""
+        return self.start <= instant <= self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was known of a user before a page."""
+
+    # Disjoint and sorted. Empty: nothing was ever fetched.
+    covers: tuple[Interval, ...] = ()
+    open_gaps: tuple[Interval, ...] = ()
+    newest_play_at: datetime | None = None
+    # The item times of the page that are API plays already stored.
+    seen: frozenset[datetime] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a page changes: all covers after it, a gap it opened, the gaps it closed."""
+
+    covers: tuple[Interval, ...]
+    overlapped: bool
+    opened: Interval | None = None
+    closed: tuple[Interval, ...] = ()
+
+
+def account_for_page(
+    item_times: Collection[datetime], has_more: bool, fetched_at: datetime, known: Known
+) -> Account:
+    """Take a fetched page into account.
+
+    `item_times` are those of all its raw items, also of skipped ones; `has_more` is False when
+    Spotify offered nothing behind the page. A first page opens no gap, and neither does one that
+    overlaps or reaches back to the beginning.
+    """
+    oldest = min(item_times, default=None)
+    start = oldest if oldest is not None and has_more else BEGINNING
+    # An item may lie a little after the fetch, because Spotify's clock is not ours.
+    cover = Interval(min(start, fetched_at), fetched_at)
+    overlapped = any(time in known.seen or _inside(known.covers, time) for time in item_times)
+    opened = None
+    if oldest is not None and known.covers and has_more and not overlapped:
+        since = known.newest_play_at or known.covers[-1].end
+        opened = Interval(since, oldest) if since < oldest else None
+    return Account(
+        covers=merge([*known.covers, cover]),
+        overlapped=overlapped,
+        opened=opened,
+        closed=tuple(gap for gap in known.open_gaps if start <= gap.start),
+    )
+
+
+def merge(covers: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The same instants as disjoint intervals, sorted."""
+    merged: list[Interval] = []
+    for cover in sorted(covers):
+        if merged and cover.start <= merged[-1].end:
+            merged[-1] = Interval(merged[-1].start, max(merged[-1].end, cover.end))
+        else:
+            merged.append(cover)
+    return tuple(merged)
+
+
+def local_day(day: date, zone: ZoneInfo) -> Interval:
+    """The instants of a local date: 23, 24 or 25 hours, or whatever the zone did that day.
+
+    Where a clock was set back across midnight a date is two stretches; this is the whole span.
+    """
+    midnight = datetime.combine(day, time(), zone)
+    after = datetime.combine(day + timedelta(days=1), time(), zone)
+    return Interval(
+        # Where midnight was skipped, fold 0 is the moment of the skip. Where it came twice, fold 0
+        # is the first and fold 1 the last.
+        midnight.astimezone(UTC),
+        max(after.astimezone(UTC), after.replace(fold=1).astimezone(UTC)),
+    )
+
+
+def completeness(
+    day: Interval,
+    covers: Sequence[Interval],
+    open_gaps: Sequence[Interval],
+    fetched_at: datetime | None,
+    *,
+    has_play: bool,
+) -> Completeness:
+    """How much of a local day is known; `fetched_at` is the last successful fetch.
+
+    complete: the whole day lies in one cover, no open gap touches it, and a fetch came 6 hours or
+    more after its end, so that late plays had their time. at_least: it has a play or touches a
+    cover. Today is never complete, because its end is still to come.
+    """
+    settled = fetched_at is not None and fetched_at >= day.end + SETTLED_AFTER
+    covered = any(cover.start <= day.start and day.end <= cover.end for cover in covers)
+    if settled and covered and not any(gap.touches(day) for gap in open_gaps):
+        return "complete"
+    if has_play or any(cover.touches(day) for cover in covers):
+        return "at_least"
+    return "unknown"
+
+
+def _inside(covers: Sequence[Interval], instant: datetime) -> bool:
+    """Whether an instant lies in one of these disjoint, sorted intervals."""
+    place = bisect_right([cover.start for cover in covers], instant) - 1
+    return place >= 0 and covers[place].contains(instant)

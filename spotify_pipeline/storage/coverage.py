@@ -1,0 +1,196 @@
+"""Coverage, gaps and the log of fetched pages: what is known about completeness."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    DateTime,
+    Text,
+    delete,
+    func,
+    literal,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import ColumnElement
+
+from spotify_pipeline.domain.coverage import Account, Interval, Known
+from spotify_pipeline.storage import tables as t
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedPage:
+    """What the log keeps of a recently-played page."""
+
+    user_id: str
+    fetched_at: datetime
+    item_times: tuple[datetime, ...]
+    new_plays: int
+    skipped: Mapping[str, int]
+    account: Account
+
+
+def read_known(conn: Connection, item_times: Mapping[str, Sequence[datetime]]) -> dict[str, Known]:
+    """What is known of each user before a page with these item times is taken into account."""
+    user_ids = list(item_times)
+    covers = read_covers(conn, user_ids)
+    gaps = read_open_gaps(conn, user_ids)
+    p = t.plays
+    newest = {
+        row[0]: row[1]
+        for row in conn.execute(
+            select(p.c.user_id, func.max(p.c.played_at))
+            .where(p.c.user_id.in_(user_ids))
+            .group_by(p.c.user_id)
+        )
+    }
+    asked = [(user_id, time) for user_id, times in item_times.items() for time in set(times)]
+    items = (
+        func.unnest(
+            literal([user_id for user_id, _ in asked], ARRAY(Text)),
+            literal([time for _, time in asked], ARRAY(DateTime(timezone=True))),
+        )
+        .table_valued("user_id", "played_at", name="items")
+        .render_derived()
+    )
+    seen: dict[str, set[datetime]] = defaultdict(set)
+    for user_id, played_at in conn.execute(
+        select(p.c.user_id, p.c.played_at).join_from(
+            p,
+            items,
+            (p.c.user_id == items.c.user_id)
+            & (p.c.played_at == items.c.played_at)
+            & (p.c.source == "api"),
+        )
+    ):
+        seen[user_id].add(played_at)
+    return {
+        user_id: Known(
+            covers=tuple(covers.get(user_id, ())),
+            open_gaps=tuple(gaps.get(user_id, ())),
+            newest_play_at=newest.get(user_id),
+            seen=frozenset(seen[user_id]),
+        )
+        for user_id in user_ids
+    }
+
+
+def read_covers(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
+    """Each user's covers, disjoint and in order."""
+    c = t.coverage
+    return _intervals(conn, c.c.user_id, c.c.covered_from, c.c.covered_to, user_ids)
+
+
+def read_open_gaps(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
+    """Each user's open gaps, in order."""
+    g = t.listening_gaps
+    return _intervals(
+        conn, g.c.user_id, g.c.gap_start, g.c.gap_end, user_ids, g.c.closed_at.is_(None)
+    )
+
+
+def save_pages(conn: Connection, pages: Sequence[FetchedPage], known: Mapping[str, Known]) -> None:
+    """Log the pages; write the covers and gaps that changed."""
+    if not pages:
+        return
+    conn.execute(
+        insert(t.fetch_log),
+        [
+            {
+                "user_id": page.user_id,
+                "fetched_at": page.fetched_at,
+                "items": len(page.item_times),
+                "new_plays": page.new_plays,
+                "skipped": dict(page.skipped),
+                "oldest_item_at": min(page.item_times, default=None),
+                "newest_item_at": max(page.item_times, default=None),
+                "overlapped": page.account.overlapped,
+            }
+            for page in pages
+        ],
+    )
+    _save_covers(conn, pages, known)
+    _save_gaps(conn, pages)
+
+
+def _save_covers(
+    conn: Connection, pages: Sequence[FetchedPage], known: Mapping[str, Known]
+) -> None:
+    c = t.coverage
+    before = {(p.user_id, cover) for p in pages for cover in known[p.user_id].covers}
+    after = {(p.user_id, cover) for p in pages for cover in p.account.covers}
+    if gone := before - after:
+        keys = sorted((user_id, cover.start) for user_id, cover in gone)
+        conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))
+    if new := after - before:
+        conn.execute(
+            insert(c),
+            [
+                {"user_id": user_id, "covered_from": cover.start, "covered_to": cover.end}
+                for user_id, cover in sorted(new)
+            ],
+        )
+
+
+def _save_gaps(conn: Connection, pages: Sequence[FetchedPage]) -> None:
+    g = t.listening_gaps
+    for page in pages:
+        for gap in page.account.closed:
+            conn.execute(
+                update(g)
+                .where(
+                    g.c.user_id == page.user_id,
+                    g.c.gap_start == gap.start,
+                    g.c.closed_at.is_(None),
+                )
+                .values(closed_at=page.fetched_at, closed_by="page")
+            )
+    opened = [(page, page.account.opened) for page in pages if page.account.opened]
+    if opened:
+        # A page of nothing but skipped items leaves the newest play where it was: the next page
+        # without overlap then widens the gap that begins there.
+        statement = insert(g)
+        conn.execute(
+            statement.on_conflict_do_update(
+                index_elements=[g.c.user_id, g.c.gap_start],
+                index_where=g.c.closed_at.is_(None),
+                set_={"gap_end": func.greatest(g.c.gap_end, statement.excluded.gap_end)},
+            ),
+            [
+                {
+                    "user_id": page.user_id,
+                    "gap_start": gap.start,
+                    "gap_end": gap.end,
+                    "detected_at": page.fetched_at,
+                }
+                for page, gap in opened
+            ],
+        )
+
+
+def _intervals(
+    conn: Connection,
+    user_id: Column[str],
+    start: Column[datetime],
+    end: Column[datetime],
+    user_ids: Iterable[str],
+    condition: ColumnElement[bool] | None = None,
+) -> dict[str, list[Interval]]:
+    intervals: dict[str, list[Interval]] = defaultdict(list)
+    wanted = true() if condition is None else condition
+    rows = conn.execute(
+        select(user_id, start, end)
+        .where(user_id.in_(list(user_ids)), wanted)
+        .order_by(user_id, start)
+    )
+    for owner, first, last in rows:
+        intervals[owner].append(Interval(first, last))
+    return intervals
