@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 
 from spotify_pipeline.simulator.control import LedgerPlay, ListenerInfo, Simulator
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.coverage import read_open_gaps
 
 Day = tuple[int, int, int]  # minutes, listened_ms, plays
 PlayKey = tuple[datetime, str]
@@ -25,8 +26,10 @@ class Recount:
     days: int
     wrong_days: tuple[date, ...]
     plays: int
-    # Played, but among the last 50 at none of the polls: nobody can have these.
+    # Played, but among the last 50 at none of the polls: nobody can have these ...
     never_visible: int
+    # ... and of those, how many lie inside a gap that the pipeline has noticed.
+    inside_gaps: int
 
     @property
     def equal(self) -> bool:
@@ -48,7 +51,7 @@ def recount(
     stored = _stored_days(conn, listener.user_id)
     first = min((played_at for played_at, _ in stored_plays(conn, listener.user_id)), default=None)
     if first is None:
-        return Recount(0, (), 0, 0)
+        return Recount(0, (), 0, 0, 0)
     # `since` is exclusive: begin a day before the first stored play.
     played = simulator.ledger(listener.user_id, since=_day_before(first))
     known = [play for play in played if play.served or (play.played_at, play.track_id) in kept]
@@ -64,11 +67,13 @@ def recount(
         and play.played_at > first
         and (play.played_at, play.track_id) not in known_keys
     ]
+    gaps = read_open_gaps(conn, [listener.user_id]).get(listener.user_id, [])
     return Recount(
         days=len(stored),
         wrong_days=tuple(sorted(wrong)),
         plays=len(known),
         never_visible=len(missed),
+        inside_gaps=sum(any(gap.contains(play.played_at) for gap in gaps) for play in missed),
     )
 
 
