@@ -206,7 +206,8 @@ def _start_supervisor(home: PostgresHome, deadline: float) -> None:
         while not select.select([answers], [], [], 1.0)[0]:
             _check(deadline, home, "did not become ready")
         answer = answers.read1(10_000).decode(errors="replace")
-    if done.returncode or answer not in ("", "ready"):
+    # Killed (below 0) or another was faster (an empty answer): the caller looks again.
+    if done.returncode > 0 or answer not in ("", "ready"):
         raise EmbeddedPostgresError(
             answer or f"The supervisor of the embedded Postgres did not start; {home.log} says why."
         )
@@ -218,7 +219,7 @@ def _open_log(home: PostgresHome) -> int:
     except OSError as error:
         raise EmbeddedPostgresError(
             f"{home.log} cannot be written ({error.strerror}): "
-            "was SPOTIFY_PIPELINE_HOME deleted or given to another user?"
+            "was SPOTIFY_PIPELINE_HOME deleted or moved?"
         ) from None
 
 

@@ -84,7 +84,8 @@ def prepare_data(home: PostgresHome, account: Account, version: str) -> None:
             ]
         )
         if code:
-            reason = output.splitlines()[-1] if output else f"exit code {code}"
+            said = re.findall(r"(?:error|FATAL|PANIC): +(.+)", output)
+            reason = said[0] if said else f"initdb ended with code {code}"
             raise EmbeddedPostgresError(
                 f"The database could not be made in {home.folder} ({reason}): free disk space or "
                 "set SPOTIFY_PIPELINE_HOME to another directory."

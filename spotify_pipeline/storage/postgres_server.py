@@ -56,6 +56,10 @@ class Postmaster:
             return self.child.poll() is None
         return is_postmaster(self.pid, self.data)
 
+    def gave_up(self) -> bool:
+        """Whether it ended of itself. If somebody killed it, another start may well succeed."""
+        return self.child is not None and (self.child.returncode or 0) > 0
+
     def stop(self) -> None:
         """Ends it: fast first (a clean end), at once if that takes too long."""
         for number, patience_s in ((signal.SIGINT, STOP_S), (signal.SIGQUIT, 10), (9, 10)):
@@ -83,7 +87,8 @@ def start_postmaster(home: PostgresHome, account: Account) -> Postmaster:
         with home.log.open("rb") as log:
             log.seek(log_size)
             said = log.read()
-        if not _TRANSIENT.search(said) or time.monotonic() > deadline:
+        hopeless = postmaster.gave_up() and not _TRANSIENT.search(said)
+        if hopeless or time.monotonic() > deadline:
             raise EmbeddedPostgresError(
                 f"Postgres did not start; {home.log} says:\n{home.log_tail()}"
             )

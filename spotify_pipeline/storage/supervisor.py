@@ -62,7 +62,7 @@ class Supervisor:
             answer("ready")
             while not (self.told_to_end or self._is_deserted() or self._is_evicted()):
                 if self.postmaster and not self.postmaster.is_alive():
-                    self._start_again()
+                    self.start_again()
                 self.home.rotate_log()
                 time.sleep(POLL_S)
         finally:
@@ -82,7 +82,7 @@ class Supervisor:
             RunningServer(self.postmaster.pid, self.postmaster.port, self.version, now)
         )
 
-    def _start_again(self) -> None:
+    def start_again(self) -> None:
         self.home.forget_server()
         lived_s = time.monotonic() - self.started
         self.young_deaths = self.young_deaths + 1 if lived_s < YOUNG_S else 0

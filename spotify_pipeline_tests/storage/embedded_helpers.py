@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -114,15 +114,21 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def supervisors_of(home: Path) -> list[psutil.Process]:
-    return [p for p in processes_of(home) if "spotify_pipeline.storage.supervisor" in p.cmdline()]
+    name = "spotify_pipeline.storage.supervisor"
+    return [process for process in processes_of(home) if name in process.info["cmdline"]]
 
 
 def end_all(home: Path) -> None:
     """After a test: whatever still runs for this home ends, as its clients have."""
-    for process in processes_of(home):
-        for one in (process, *process.children(recursive=True)):
-            one.kill()
-    until(lambda: not processes_of(home))
+
+    def nothing_left() -> bool:
+        # A supervisor first, or it would start what is killed after it again.
+        for process in (*supervisors_of(home), *processes_of(home)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not processes_of(home)
+
+    until(nothing_left)
 
 
 def connect(server: EmbeddedPostgres | URL, **changes: object) -> psycopg.Connection:

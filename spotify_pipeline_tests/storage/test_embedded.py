@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from spotify_pipeline.storage.embedded import (
 )
 from spotify_pipeline.storage.postgres_home import LOG_BYTES, PostgresHome
 from spotify_pipeline.storage.postgres_server import PORTS, choose_port
+from spotify_pipeline.storage.supervisor import MAX_YOUNG_DEATHS, Supervisor, lock_home
 from spotify_pipeline_tests.storage.embedded_helpers import (
     CLIENT,
     ROOT,
@@ -45,7 +47,7 @@ from spotify_pipeline_tests.storage.embedded_helpers import (
 def new_home(tmp_path: Path) -> Iterator[Path]:
     """A home that does not exist yet. As root it is behind a directory of mode 0700: pytest's."""
     yield tmp_path / "home"
-    end_all(tmp_path / "home")
+    end_all(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def home(made_home: Path, tmp_path: Path) -> Iterator[Path]:
     """A home of one's own whose data directory is there."""
     subprocess.run(["cp", "-a", made_home, tmp_path / "home"], check=True)
     yield tmp_path / "home"
-    end_all(tmp_path / "home")
+    end_all(tmp_path)
 
 
 @pytest.fixture
@@ -135,15 +137,26 @@ def test_a_forked_child_keeps_the_server_of_its_parent(home: Path) -> None:
         until(lambda: has_ended(server))
 
 
-def test_a_deleted_home_stops_its_server(home: Path) -> None:
+def test_a_home_that_is_moved_away_takes_its_data_along_and_its_server_ends(home: Path) -> None:
     with start(home) as server:
-        server.url()
+        with connect(server) as connection:
+            write_rows(connection)
+        running = postmaster(home)
+        home.rename(home.with_name("elsewhere"))
+        until(lambda: has_ended(running))
+        until(lambda: not processes_of(home))
+        with pytest.raises(EmbeddedPostgresError, match="deleted or moved"):
+            server.url()
+    with start(home.with_name("elsewhere")) as server, connect(server) as connection:
+        assert count_rows(connection) == 1000
+
+
+def test_a_deleted_home_stops_its_server(home: Path) -> None:
+    with start(home):
         running = postmaster(home)
         shutil.rmtree(home, ignore_errors=True)
         until(lambda: has_ended(running))
         until(lambda: not processes_of(home))
-        with pytest.raises(EmbeddedPostgresError, match="deleted"):
-            server.url()
 
 
 def test_asking_for_the_running_server_starts_and_makes_nothing(new_home: Path) -> None:
@@ -220,6 +233,30 @@ def test_after_everything_was_killed_the_next_client_finds_every_committed_row(h
             assert count_rows(connection) == 1000
 
 
+def test_a_server_killed_again_and_again_comes_back_each_time(home: Path) -> None:
+    with start(home) as server:
+        with connect(server) as connection:
+            write_rows(connection)
+        for _ in range(3):
+            killed = postmaster(home)
+            killed.kill()
+            until(lambda killed=killed: has_ended(killed))
+            with connect(server) as connection:
+                assert count_rows(connection) == 1000
+
+
+def test_a_server_that_keeps_dying_young_is_given_up(home: Path) -> None:
+    files = PostgresHome(home)
+    lock = lock_home(files)
+    assert lock is not None
+    supervisor = Supervisor(files, lock)
+    supervisor.young_deaths = MAX_YOUNG_DEATHS - 1
+    supervisor.started = time.monotonic()
+    with pytest.raises(EmbeddedPostgresError, match="10 times in a row"):
+        supervisor.start_again()
+    os.close(lock)
+
+
 def test_a_kill_while_the_data_directory_is_made_leaves_nothing_half_made(new_home: Path) -> None:
     with client(new_home) as first:
         until(lambda: list(new_home.glob("postgres/initdb-*/data/base")))
@@ -272,6 +309,8 @@ def test_root_gives_the_server_no_capability_where_everyone_can_go(open_folder: 
 
 @pytest.mark.skipif(not ROOT, reason="Only root drops to another account")
 def test_root_is_told_when_no_account_can_reach_the_home(tmp_path: Path) -> None:
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv to take capabilities from root")
     prefix = ["setpriv", "--bounding-set=-dac_read_search,-dac_override"]
     with client(tmp_path / "home", prefix) as refused:
         answer = refused.answer()
