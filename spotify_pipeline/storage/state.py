@@ -21,7 +21,8 @@ class SyncResult:
     everything_done: bool
     plays_fetched: bool
     tops_fetched: bool
-    next_due_at: datetime
+    # None: plays were not asked for, so it stays.
+    next_due_at: datetime | None
     error_code: ErrorCode | None = None
     error_message: str | None = None
 
@@ -42,7 +43,7 @@ def save_results(conn: Connection, results: Sequence[SyncResult]) -> None:
                 consecutive_failures=0 if result.everything_done else s.c.consecutive_failures + 1,
                 last_error_code=result.error_code,
                 last_error_message=result.error_message,
-                next_due_at=result.next_due_at,
+                next_due_at=result.next_due_at or s.c.next_due_at,
                 recorded_at=func.now(),
             )
         )

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence, Set
 from itertools import chain
 
 from sqlalchemy import Connection, tuple_, update
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.due import next_due_at
+from spotify_pipeline.domain.zones import UnknownZone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.leases import Lease, lock_held
@@ -35,6 +36,9 @@ from spotify_pipeline.sync.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
+# What one user's data can cause. Anything else, such as a lost connection, concerns everybody.
+REFUSALS = (DataError, IntegrityError, UnknownZone)
+
 
 def write(
     pipeline: Pipeline, lease: Lease, collected: Sequence[Collected], steps: Sequence[str]
@@ -46,8 +50,10 @@ def write(
     try:
         _write_catalogue(pipeline, collected)
         return _write_users(pipeline, lease, collected, steps)
-    except (DataError, IntegrityError) as error:
-        log.warning("A write was refused: %s", type(error.orig).__name__)
+    except REFUSALS as error:
+        # The kind only: Postgres's words quote the row.
+        kind = error.orig if isinstance(error, DBAPIError) else error
+        log.warning("A write was refused: %s", type(kind).__name__)
         if len(collected) > 1:
             each = (write(pipeline, lease, [one], steps) for one in collected)
             return list(chain.from_iterable(each))
