@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.storage import tables as t
 
 ELIGIBLE = ("connected", "expiring", "suspect")
@@ -109,7 +108,7 @@ def save_grant(
     k = t.user_tokens
     saved = conn.execute(
         update(k)
-        .where(_is_stored(user_id, used))
+        .where(is_stored(user_id, used))
         .values(
             key_id=key_id,
             sealed_refresh_token=sealed_refresh_token,
@@ -123,22 +122,8 @@ def save_grant(
     return saved.first() is not None
 
 
-def mark_needs_reauth(
-    conn: Connection, user_id: str, refused: SealedToken, code: ErrorCode
-) -> None:
-    """Remember that Spotify refused these tokens, unless newer ones have replaced them."""
-    k, u = t.user_tokens, t.users
-    marked = (
-        update(k)
-        .where(_is_stored(user_id, refused))
-        .values(last_error_code=code, sealed_access_token=None, access_expires_at=None)
-        .returning(k.c.user_id)
-    )
-    if conn.execute(marked).first():
-        conn.execute(update(u).where(u.c.user_id == user_id).values(connection="needs_reauth"))
-
-
-def _is_stored(user_id: str, token: SealedToken) -> ColumnElement[bool]:
+def is_stored(user_id: str, token: SealedToken) -> ColumnElement[bool]:
+    """The row of these very tokens: false once others have replaced them."""
     k = t.user_tokens
     return (k.c.user_id == user_id) & (k.c.sealed_refresh_token == token.sealed_refresh_token)
 

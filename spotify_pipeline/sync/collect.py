@@ -96,7 +96,7 @@ def _has(collected: Collected, step: str) -> bool:
 def _session(pipeline: Pipeline, listener: Listener) -> UserSession:
     assert listener.token is not None
     tokens = UserTokens(
-        listener.user_id, listener.token, pipeline.engine, pipeline.keyring, pipeline.accounts
+        listener, listener.token, pipeline.engine, pipeline.keyring, pipeline.accounts
     )
     return UserSession(pipeline.api, tokens)
 

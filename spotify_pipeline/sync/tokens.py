@@ -9,11 +9,11 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
-from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.spotify.accounts import Accounts
-from spotify_pipeline.spotify.errors import Reconnect
-from spotify_pipeline.storage.people import SealedToken, mark_needs_reauth, save_grant
+from spotify_pipeline.spotify.errors import Reconnect, SpotifyError, SpotifyUnavailable
+from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
+from spotify_pipeline.storage.people import Listener, SealedToken, save_grant
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
@@ -24,17 +24,19 @@ class UserTokens:
 
     def __init__(
         self,
-        user_id: str,
+        listener: Listener,
         token: SealedToken,
         engine: Engine,
         keyring: Keyring,
         accounts: Accounts,
     ) -> None:
-        self._user_id = user_id
+        self._user_id = listener.user_id
+        self._suspect = listener.connection == "suspect"
         self._token = token
         self._engine = engine
         self._keyring = keyring
         self._accounts = accounts
+        self._failed: SpotifyError | None = None
 
     def access_token(self) -> str:
         """A token good for at least REUSE_SECONDS: the stored one, or a new one.
@@ -49,15 +51,30 @@ class UserTokens:
     def refresh(self) -> str:
         """Trade the refresh token for a new access token and commit both.
 
-        Raises SpotifyError, SealError.
+        Raises SpotifyError, SealError. In an outage a refusal is SpotifyUnavailable: this user has
+        nothing to do. What failed once in this sync is not asked again for its next step.
         """
+        if self._failed is None:
+            try:
+                return self._refresh()
+            except SpotifyError as error:
+                self._failed = error
+        raise self._failed
+
+    def _refresh(self) -> str:
         used = self._token
+        if self._suspect:
+            with self._engine.begin() as conn:
+                if not claim_probe(conn, self._user_id):
+                    raise SpotifyUnavailable(OUTAGE)
         refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
         try:
             grant = self._accounts.refresh(refresh_token)
         except Reconnect:
             with self._engine.begin() as conn:
-                mark_needs_reauth(conn, self._user_id, used, ErrorCode.RECONNECT)
+                judged = note_refused(conn, self._user_id, used)
+            if judged == "suspect":
+                raise SpotifyUnavailable(OUTAGE) from None
             raise
         # Without a new refresh token the old one stays. It is sealed again all the same, so that
         # one key id holds for both.
@@ -73,6 +90,8 @@ class UserTokens:
                 sealed_access_token=sealed_access_token,
                 expires_in=timedelta(seconds=grant.expires_in_seconds),
             )
+            if self._suspect:
+                trust_again(conn, self._user_id)
         self._token = replace(
             used,
             key_id=self._keyring.current_id,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, STEPS
 from spotify_pipeline.storage import requests
+from spotify_pipeline.storage.connections import settle_connections
 from spotify_pipeline.storage.leases import Lease, leased
 from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline.sync.collect import collect
@@ -51,7 +52,8 @@ def sync_users(
 
 def _sync_held(pipeline: Pipeline, lease: Lease, steps: Sequence[str]) -> list[UserOutcome]:
     # Read after the lease was taken: tokens and zones as they are now.
-    with pipeline.engine.connect() as conn:
+    with pipeline.engine.begin() as conn:
+        settle_connections(conn, sorted(lease.held))
         listeners = load_listeners(conn, lease.held)
     if not listeners:
         return []
