@@ -7,14 +7,8 @@ All processes share one server per home. It starts with the first and stops abou
 the last has left, in whatever way that happens.
 """
 
-import fcntl
 import os
-import select
-import socket
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from types import TracebackType
 
@@ -27,8 +21,8 @@ from spotify_pipeline.storage.postgres_home import (
     EmbeddedPostgresError,
     PostgresHome,
     RunningServer,
-    try_lock,
 )
+from spotify_pipeline.storage.postgres_join import join, ready_server
 from spotify_pipeline.storage.postgres_server import is_postmaster
 
 __all__ = [
@@ -41,13 +35,8 @@ __all__ = [
 ]
 
 DEFAULT_DATABASE = "spotify_pipeline"
-# Generous: a slow disk takes its time over initdb, and recovery after a crash may be long.
-TIMEOUT_S = 120.0
-_POLL_S = 0.02
 # Serialises the making of databases between processes.
 _MAKE_DATABASE_LOCK = 0x5907_1F1E
-# What Python needs to start. Secrets of the caller stay behind: the supervisor outlives it.
-_PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 
 class EmbeddedPostgres:
@@ -65,7 +54,7 @@ class EmbeddedPostgres:
         """
         if self._clients_fd is None:
             raise EmbeddedPostgresError("This share in the embedded Postgres was closed.")
-        server = _ready_server(self._home, time.monotonic() + TIMEOUT_S)
+        server = ready_server(self._home)
         url = URL.create(
             "postgresql+psycopg",
             username=SUPERUSER,
@@ -73,6 +62,8 @@ class EmbeddedPostgres:
             host="127.0.0.1",
             port=server.port,
             database=database,
+            # The server has no TLS and needs none on loopback, whatever PGSSLMODE says.
+            query={"sslmode": "disable"},
         )
         if database not in self._made:
             _make_database(url, database)
@@ -104,19 +95,7 @@ def start(home: Path) -> EmbeddedPostgres:
     Raises EmbeddedPostgresError, one sentence that says what to do.
     """
     files = PostgresHome(home.resolve())
-    files.make()
-    deadline = time.monotonic() + TIMEOUT_S
-    clients_fd = os.open(files.clients_lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        # A supervisor that is about to end holds the lock until it is gone.
-        while not try_lock(clients_fd, fcntl.LOCK_SH):
-            _check(deadline, files, "is still stopping")
-            time.sleep(_POLL_S)
-        _ready_server(files, deadline)
-    except BaseException:
-        os.close(clients_fd)
-        raise
-    return EmbeddedPostgres(files, clients_fd)
+    return EmbeddedPostgres(files, join(files))
 
 
 _joined: dict[Path, EmbeddedPostgres] = {}
@@ -155,85 +134,6 @@ def running_server(home: Path) -> RunningServer | None:
     return server if server and is_postmaster(server.pid, files.data) else None
 
 
-def _ready_server(home: PostgresHome, deadline: float) -> RunningServer:
-    """Waits until the server accepts connections; starts a supervisor when there is none."""
-    while True:
-        if not home.is_supervised():
-            _start_supervisor(home, deadline)
-        server = home.server()
-        if server and _accepts_connections(server.port):
-            return server
-        _check(deadline, home, "did not become ready")
-        time.sleep(_POLL_S)
-
-
-def _check(deadline: float, home: PostgresHome, what: str) -> None:
-    if time.monotonic() > deadline:
-        raise EmbeddedPostgresError(
-            f"The embedded Postgres {what} within {TIMEOUT_S:.0f} seconds; try again, "
-            f"{home.log} says:\n{home.log_tail()}"
-        )
-
-
-def _accepts_connections(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _start_supervisor(home: PostgresHome, deadline: float) -> None:
-    """Starts a supervisor and waits for its answer, which is empty when another was faster."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as answers:
-        log_fd = _open_log(home)
-        try:
-            done = subprocess.run(
-                # -P: the folder we are called from must not hide our modules.
-                [sys.executable, "-P", "-m", "spotify_pipeline.storage.supervisor", home.home],
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
-                stderr=log_fd,
-                env=_environment(),
-                cwd="/",
-                start_new_session=True,
-                check=False,
-            )
-        finally:
-            os.close(writing)
-            os.close(log_fd)
-        while not select.select([answers], [], [], 1.0)[0]:
-            _check(deadline, home, "did not become ready")
-        answer = answers.read1(10_000).decode(errors="replace")
-    # Killed (below 0) or another was faster (an empty answer): the caller looks again.
-    if done.returncode > 0 or answer not in ("", "ready"):
-        raise EmbeddedPostgresError(
-            answer or f"The supervisor of the embedded Postgres did not start; {home.log} says why."
-        )
-
-
-def _open_log(home: PostgresHome) -> int:
-    try:
-        return os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError as error:
-        raise EmbeddedPostgresError(
-            f"{home.log} cannot be written ({error.strerror}): "
-            "was SPOTIFY_PIPELINE_HOME deleted or moved?"
-        ) from None
-
-
-def _environment() -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _PASSED_ON or name.startswith("PYTHON")
-    }
-    package_root = str(Path(__file__).parents[2])
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, kept.get("PYTHONPATH")]))
-    return kept
-
-
 def _make_database(url: URL, database: str) -> None:
     """Makes a database if it is missing. By default every role could log in to it: not here."""
     name = sql.Identifier(database)
@@ -244,6 +144,7 @@ def _make_database(url: URL, database: str) -> None:
             user=url.username,
             password=str(url.password),
             dbname="postgres",
+            sslmode="disable",
             connect_timeout=30,
             autocommit=True,
         ) as connection:

@@ -66,6 +66,8 @@ class Account:
             f"--regid={user.pw_gid}",
             "--clear-groups",
             f"--inh-caps=+{self.capability}",
+            # Else access(2), by which initdb looks for its sister programs, drops the capability.
+            "--securebits=+no_setuid_fixup",
         ]
 
     def run(self, command: Sequence[str | Path]) -> tuple[int, str]:

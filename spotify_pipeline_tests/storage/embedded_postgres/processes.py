@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 from spotify_pipeline.storage.embedded import URL, EmbeddedPostgres, running_server
 
 ROOT = os.geteuid() == 0
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 # Joins, says how it went, and stays until its standard input ends.
 CLIENT = """
@@ -69,11 +70,15 @@ def client(home: Path, prefix: Sequence[str] = (), script: str = CLIENT) -> Iter
         joined.kill()
 
 
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 def until(condition: Callable[[], object], patience_s: float = 20) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def postmaster(home: Path) -> psutil.Process:
@@ -133,14 +138,18 @@ def end_all(home: Path) -> None:
 
 def connect(server: EmbeddedPostgres | URL, **changes: object) -> psycopg.Connection:
     url = server.url() if isinstance(server, EmbeddedPostgres) else server
-    settings = {
-        "host": url.host,
-        "port": url.port,
-        "user": url.username,
-        "password": url.password,
-        "dbname": url.database,
-    }
-    return psycopg.connect(**{**settings, **changes}, autocommit=True)
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(address, **changes, autocommit=True)
+
+
+def write_rows(connection: psycopg.Connection) -> None:
+    connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
+
+
+def count_rows(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT count(DISTINCT n) FROM kept").fetchone()
+    assert row
+    return row[0]
 
 
 def ordinary_user() -> tuple[pwd.struct_passwd, list[str]]:

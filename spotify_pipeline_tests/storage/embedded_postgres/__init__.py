@@ -1,0 +1,1 @@
+"""The embedded Postgres, with real servers, real processes and real kills."""
