@@ -46,6 +46,12 @@ def init_db(engine: Engine) -> None:
         _fill_time_zones(connection)
 
 
+def is_set_up(engine: Engine) -> bool:
+    """Whether there is any revision of our schema."""
+    with engine.connect() as connection:
+        return _revision(connection) is not None
+
+
 def check_revision(engine: Engine) -> None:
     """Raises SchemaOutdated unless the database is at the revision of this version."""
     found = current_revision(engine)

@@ -14,7 +14,7 @@ from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.database import open_engine
-from spotify_pipeline.storage.schema import check_revision
+from spotify_pipeline.storage.schema import check_revision, init_db, is_set_up
 from spotify_pipeline.sync.keys import load_keyring
 
 
@@ -49,6 +49,9 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
     """
     engine = open_engine(settings)
     try:
+        if settings.database_url is None and not is_set_up(engine):
+            # The embedded database is nobody else's: a first `dagster dev` just works.
+            init_db(engine)
         check_revision(engine)
         transport = Transport(connections=settings.connections)
         secret = settings.spotify_client_secret
