@@ -3,7 +3,7 @@
 import dagster as dg
 
 from spotify_pipeline.defs.assets import listener_assets
-from spotify_pipeline.defs.jobs import ChunkNumbers, sync_user, sync_users
+from spotify_pipeline.defs.jobs import ChunkNumbers, health, sync_user, sync_users
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
@@ -13,7 +13,7 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
     """Assets, jobs, schedules and sensors around a pipeline (default: the environment's)."""
     return dg.Definitions(
         assets=[listener_assets],
-        jobs=[sync_user, sync_users],
+        jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
         sensors=SENSORS,
         resources={

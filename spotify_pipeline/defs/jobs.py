@@ -15,6 +15,7 @@ from spotify_pipeline.defs.assets import log_materializations
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.retention import delete_old_runs
 from spotify_pipeline.domain.steps import STEPS
 
 sync_user = dg.define_asset_job(
@@ -49,9 +50,10 @@ class Choice(dg.Config):
 
 
 class Work(dg.Config):
-    """Which steps."""
+    """Which steps; and whether to leave out what was fetched a short while ago."""
 
     steps: list[str] = Field(default_factory=lambda: list(STEPS))
+    skip_fresh: bool = False
 
 
 @dg.op(out=dg.DynamicOut(int, io_manager_key="chunk_numbers"))
@@ -76,9 +78,12 @@ def sync_chunk(
     from spotify_pipeline.sync.runs import sync_chunk as sync_chunk_users
 
     with pipeline.opened() as opened:
-        outcomes = sync_chunk_users(opened, context.run_id, chunk, config.steps)
+        outcomes = sync_chunk_users(
+            opened, context.run_id, chunk, config.steps, skip_fresh=config.skip_fresh
+        )
     for outcome in outcomes:
-        log_materializations(context, outcome)
+        # Every event costs milliseconds: what did not change is not told again.
+        log_materializations(context, outcome.user_id, outcome.news)
 
 
 @dg.op(ins={"done": dg.In(dg.Nothing)})
@@ -111,3 +116,19 @@ def report_run(context: dg.OpExecutionContext, pipeline: PipelineResource) -> No
 def sync_users() -> None:
     """choose_users → sync_chunk per chunk → report_run."""
     report_run(choose_users().map(sync_chunk).collect())
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def look_after(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+    """Brings up to date what time changes, and deletes what is kept for a while only."""
+    from spotify_pipeline.sync.health import look_after as look_after_users
+
+    with pipeline.opened() as opened:
+        done = look_after_users(opened)
+    context.add_output_metadata({**done, "dagster runs deleted": delete_old_runs(context.instance)})
+
+
+@dg.job(description="Connection states, stale days, and the retention of logs and old runs.")
+def health() -> None:
+    """look_after."""
+    look_after()

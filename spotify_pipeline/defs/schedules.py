@@ -1,24 +1,128 @@
 """What runs by the clock, all in UTC."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import dagster as dg
 
-from spotify_pipeline.defs.jobs import sync_users
-from spotify_pipeline.defs.tags import TRIGGER
+from spotify_pipeline.defs.jobs import health, sync_users
+from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.tags import PRIORITY, SCHEDULE, TRIGGER
+from spotify_pipeline.domain import steps as s
+
+PLAYS = [s.RECENTLY_PLAYED, s.DAILY_LISTENING, s.MUSIC_PERSONALITY, s.PROFILE_REVALIDATION]
+TOPS = [*s.TOP_ARTISTS, *s.TOP_TRACKS, s.MUSIC_PERSONALITY, s.PROFILE_REVALIDATION]
+
+IN_PROGRESS = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def _sync_schedule(
+    name: str, cron: str, interval: timedelta, selection: str, steps: list[str], what: str
+) -> dg.ScheduleDefinition:
+    """A schedule that starts `sync_users`, or says why it does not."""
+
+    @dg.schedule(
+        name=name,
+        job=sync_users,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=what,
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext, pipeline: PipelineResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        reason = _missed(context, interval) or _still_going(context, name)
+        reason = reason or _nobody(pipeline, selection)
+        if reason:
+            return dg.SkipReason(reason)
+        return dg.RunRequest(
+            run_key=context.scheduled_execution_time.isoformat(),
+            run_config=_run_config(selection, steps),
+            # Below what people wait for.
+            tags={TRIGGER: "scheduled", SCHEDULE: name, PRIORITY: "-10"},
+        )
+
+    return schedule
+
+
+def _run_config(selection: str, steps: list[str]) -> dict[str, Any]:
+    return {
+        "ops": {
+            "choose_users": {"config": {"selection": selection}},
+            "sync_chunk": {"config": {"steps": steps, "skip_fresh": True}},
+        }
+    }
+
+
+def _missed(context: dg.ScheduleEvaluationContext, interval: timedelta) -> str | None:
+    """After a long sleep Dagster catches up tick by tick; only the last one is worth a run."""
+    late = datetime.now(UTC) - context.scheduled_execution_time
+    return f"Missed by {late}: a later tick does its work." if late >= interval else None
+
+
+def _still_going(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
+    runs = context.instance.get_run_records(
+        dg.RunsFilter(tags={SCHEDULE: name}, statuses=IN_PROGRESS), limit=1
+    )
+    return "The previous run is still going." if runs else None
+
+
+def _nobody(pipeline: PipelineResource, selection: str) -> str | None:
+    from spotify_pipeline.sync.runs import why_not_now
+
+    with pipeline.opened() as opened:
+        return why_not_now(opened, selection)
+
+
+nightly_sync = _sync_schedule(
+    "nightly_sync",
+    "0 3 * * *",
+    timedelta(days=1),
+    "active",
+    list(s.STEPS),
+    "Every active user, everything.",
+)
+
+plays_poll = _sync_schedule(
+    "plays_poll",
+    "*/15 * * * *",
+    timedelta(minutes=15),
+    "due",
+    PLAYS,
+    "The plays of users who are due, and what follows from them.",
+)
+
+weekly_top_refresh = _sync_schedule(
+    "weekly_top_refresh",
+    "0 3 * * 1",
+    timedelta(days=7),
+    "eligible",
+    TOPS,
+    "The top lists of every eligible user.",
+)
 
 
 @dg.schedule(
-    job=sync_users,
-    cron_schedule="0 3 * * *",
+    job=health,
+    cron_schedule="30 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-def nightly_sync(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Every active user, everything."""
+def health_check(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Connection states, and what we keep of our own logs and of Dagster's runs."""
+    reason = _missed(context, timedelta(hours=1))
+    if reason:
+        return dg.SkipReason(reason)
     return dg.RunRequest(
-        run_key=context.scheduled_execution_time.isoformat(),
-        run_config={"ops": {"choose_users": {"config": {"selection": "active"}}}},
-        tags={TRIGGER: "scheduled"},
+        run_key=context.scheduled_execution_time.isoformat(), tags={TRIGGER: "scheduled"}
     )
 
 
-SCHEDULES = [nightly_sync]
+SCHEDULES = [nightly_sync, plays_poll, weekly_top_refresh, health_check]

@@ -186,6 +186,20 @@ def select_users(conn: Connection, selection: str, now: datetime) -> list[str]:
     )
 
 
+def any_user(conn: Connection, selection: str, now: datetime) -> bool:
+    """Whether the selection has anybody."""
+    return (
+        conn.execute(select(t.users.c.user_id).where(SELECTIONS[selection](now)).limit(1)).first()
+        is not None
+    )
+
+
+def stale_user_ids(conn: Connection) -> list[str]:
+    """Users all of whose days must be computed again."""
+    u = t.users
+    return list(conn.scalars(select(u.c.user_id).where(u.c.days_stale).order_by(u.c.user_id)))
+
+
 def all_user_ids(conn: Connection) -> list[str]:
     """Every user, sorted."""
     return list(conn.scalars(select(t.users.c.user_id).order_by(t.users.c.user_id)))

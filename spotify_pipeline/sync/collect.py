@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
@@ -30,8 +30,17 @@ class Collected:
     seconds: float = 0.0
 
 
+# A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
+# starts a little earlier than the last one must not skip.
+PLAYS_FRESH_FOR = timedelta(minutes=10)
+TOPS_FRESH_FOR = timedelta(hours=20)
+
+
 def collect(
-    pipeline: Pipeline, listeners: Sequence[Listener], steps: Sequence[str]
+    pipeline: Pipeline,
+    listeners: Sequence[Listener],
+    steps: Sequence[str],
+    skip_fresh: bool = False,
 ) -> list[Collected]:
     """Fetch for all these users with at most `settings.connections` threads.
 
@@ -40,9 +49,29 @@ def collect(
     wanted = [step for step in FETCHED if step in steps]
     if not wanted:
         return [Collected(listener, pipeline.now()) for listener in listeners]
+
+    def asked(listener: Listener) -> list[str]:
+        return _without_fresh(listener, wanted, pipeline.now()) if skip_fresh else wanted
+
     workers = min(pipeline.settings.connections, len(listeners)) or 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="spotify") as pool:
-        return list(pool.map(lambda one: _collect_one(pipeline, one, wanted), listeners))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
+    try:
+        return list(pool.map(lambda one: _collect_one(pipeline, one, asked(one)), listeners))
+    finally:
+        # All is done here, unless this was interrupted: then calls that may take minutes are
+        # not waited for.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> list[str]:
+    """The steps whose last successful fetch is not a short while ago."""
+
+    def fresh(fetched_at: datetime | None, lasts: timedelta) -> bool:
+        return fetched_at is not None and now - fetched_at < lasts
+
+    plays = fresh(listener.plays_fetched_at, PLAYS_FRESH_FOR)
+    tops = fresh(listener.tops_fetched_at, TOPS_FRESH_FOR)
+    return [step for step in steps if not (plays if step == RECENTLY_PLAYED else tops)]
 
 
 def _collect_one(pipeline: Pipeline, listener: Listener, steps: Sequence[str]) -> Collected:

@@ -41,6 +41,8 @@ class UserOutcome:
     # Set when nothing was attempted, with the reason in words.
     skipped: str | None = None
     gone: bool = False
+    # No plays were ever fetched before.
+    first: bool = False
 
     @property
     def result(self) -> Result:
@@ -50,6 +52,13 @@ class UserOutcome:
         if self.failures:
             return "failed"
         return "skipped" if self.skipped else "synced"
+
+    @property
+    def news(self) -> dict[str, StepRows]:
+        """The steps done that changed something; in a first sync all of them."""
+        return {
+            step: rows for step, rows in self.done.items() if self.first or rows.new or rows.changed
+        }
 
     @property
     def failure(self) -> StepFailure | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage import runs
-from spotify_pipeline.storage.people import select_users
+from spotify_pipeline.storage.people import any_user, select_users
 from spotify_pipeline.storage.runs import RunTotals, RunUser
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
@@ -16,6 +16,14 @@ from spotify_pipeline.sync.users import sync_users
 
 # The users were enlisted under the run's id by whoever asked for the run.
 ENLISTED = "enlisted"
+
+
+def why_not_now(pipeline: Pipeline, selection: str) -> str | None:
+    """Why a scheduled run would be for nothing, or None."""
+    with pipeline.engine.connect() as conn:
+        if not any_user(conn, selection, pipeline.now()):
+            return f"There is no user who is {selection}."
+    return None
 
 
 def choose(pipeline: Pipeline, run_id: str, selection: str, chunk_size: int) -> int:
@@ -27,12 +35,17 @@ def choose(pipeline: Pipeline, run_id: str, selection: str, chunk_size: int) -> 
 
 
 def sync_chunk(
-    pipeline: Pipeline, run_id: str, chunk: int, steps: Sequence[str] = STEPS
+    pipeline: Pipeline,
+    run_id: str,
+    chunk: int,
+    steps: Sequence[str] = STEPS,
+    *,
+    skip_fresh: bool = False,
 ) -> list[UserOutcome]:
     """Sync the users of one chunk and write down each one's outcome."""
     with pipeline.engine.connect() as conn:
         user_ids = runs.chunk_users(conn, run_id, chunk)
-    outcomes = sync_users(pipeline, user_ids, steps)
+    outcomes = sync_users(pipeline, user_ids, steps, skip_fresh=skip_fresh)
     with pipeline.engine.begin() as conn:
         runs.save_outcomes(
             conn,

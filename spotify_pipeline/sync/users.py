@@ -26,11 +26,13 @@ def sync_users(
     steps: Sequence[str] = STEPS,
     *,
     wait_seconds: float = 0,
+    skip_fresh: bool = False,
 ) -> list[UserOutcome]:
     """Bring the selected steps of these users up to date; one outcome per user, in their order.
 
     Waits up to `wait_seconds` for users that somebody else is syncing, then leaves them out as
-    skipped. One user's failure touches no other. Raises only when Postgres cannot be reached.
+    skipped. With `skip_fresh`, what was fetched a short while ago is not fetched again, and all
+    else is done. One user's failure touches no other. Raises only when Postgres cannot be reached.
     """
     with leased(
         pipeline.engine,
@@ -39,7 +41,7 @@ def sync_users(
         sleep=pipeline.sleep,
         monotonic=pipeline.monotonic,
     ) as lease:
-        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps)}
+        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, skip_fresh)}
         with pipeline.engine.connect() as conn:
             known = {listener.user_id for listener in load_listeners(conn, user_ids)}
     for user_id in user_ids:
@@ -50,14 +52,16 @@ def sync_users(
     return [outcomes[user_id] for user_id in dict.fromkeys(user_ids)]
 
 
-def _sync_held(pipeline: Pipeline, lease: Lease, steps: Sequence[str]) -> list[UserOutcome]:
+def _sync_held(
+    pipeline: Pipeline, lease: Lease, steps: Sequence[str], skip_fresh: bool
+) -> list[UserOutcome]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
         settle_connections(conn, sorted(lease.held))
         listeners = load_listeners(conn, lease.held)
     if not listeners:
         return []
-    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps), steps)
+    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, skip_fresh), steps)
     ready = [
         outcome
         for outcome in outcomes

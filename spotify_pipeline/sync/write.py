@@ -94,7 +94,10 @@ def _write_users(
 ) -> list[UserOutcome]:
     outcomes = {
         one.listener.user_id: UserOutcome(
-            one.listener.user_id, failures=dict(one.failures), seconds=one.seconds
+            one.listener.user_id,
+            failures=dict(one.failures),
+            seconds=one.seconds,
+            first=one.listener.plays_fetched_at is None,
         )
         for one in collected
     }
@@ -231,7 +234,7 @@ def _write_state(
                 plays_fetched=page is not None,
                 tops_fetched=tops <= outcome.done.keys(),
                 next_due_at=next_due_at(one.fetched_at, page.item_times if page else None)
-                if s.RECENTLY_PLAYED in steps
+                if page or s.RECENTLY_PLAYED in outcome.failures
                 else None,
                 error_code=failure.code if failure else None,
                 error_message=failure.message if failure else None,

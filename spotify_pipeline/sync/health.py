@@ -1,0 +1,25 @@
+"""What nobody asks for and time demands: connection states, stale days, retention of logs."""
+
+from datetime import timedelta
+
+from spotify_pipeline.domain.steps import REBUILT
+from spotify_pipeline.storage.connections import drop_dead_tokens, settle_connections
+from spotify_pipeline.storage.people import stale_user_ids
+from spotify_pipeline.storage.retention import delete_old_logs
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.users import sync_users
+
+KEEP_LOGS = timedelta(days=30)
+REBUILD_AT_ONCE = 100
+
+
+def look_after(pipeline: Pipeline) -> dict[str, int]:
+    """Do it all; returns counts by what was done."""
+    with pipeline.engine.begin() as conn:
+        settle_connections(conn)
+        tokens = drop_dead_tokens(conn)
+        logs = delete_old_logs(conn, KEEP_LOGS)
+        stale = stale_user_ids(conn)
+    for start in range(0, len(stale), REBUILD_AT_ONCE):
+        sync_users(pipeline, stale[start : start + REBUILD_AT_ONCE], REBUILT)
+    return {"dead tokens deleted": tokens, "log rows deleted": logs, "users rebuilt": len(stale)}
