@@ -59,6 +59,8 @@ def _post(url: str, body: bytes, timestamp: str, signed: str) -> bool:
     except requests.RequestException as error:
         log.warning("The cache hook did not answer: %s", type(error).__name__)
         return False
-    if not response.ok:
+    # A redirect is no success either: it is not followed, so nobody was told.
+    told = 200 <= response.status_code < 300
+    if not told:
         log.warning("The cache hook answered %d", response.status_code)
-    return response.ok
+    return told

@@ -1,0 +1,290 @@
+"""Plays are facts, days are made of all of them, and a sync that brings nothing changes nothing."""
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, insert
+
+from spotify_pipeline.domain.model import Artist, Play, Track
+from spotify_pipeline.domain.steps import (
+    DAILY_LISTENING,
+    MUSIC_PERSONALITY,
+    RECENTLY_PLAYED,
+    STEPS,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+)
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.catalogue import save_artists, save_tracks
+from spotify_pipeline.storage.plays import insert_plays, read_plays
+from spotify_pipeline.sync.derive import rebuild_touched_days
+from spotify_pipeline_tests.sync.stage import NOON, Dump, Heard, Stage
+
+HOUR = timedelta(hours=1)
+DAYS = (RECENTLY_PLAYED, DAILY_LISTENING)
+REBUILD = (DAILY_LISTENING, MUSIC_PERSONALITY)
+
+
+def at(text: str, zone: str = "UTC") -> datetime:
+    """The instant at which a clock in the zone shows this."""
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def heard(start: datetime, count: int, track_id: str = "t1") -> list[Heard]:
+    """`count` plays, one every 4 minutes from `start`; newest first, as Spotify sends them."""
+    return [(start + timedelta(minutes=4 * n), track_id) for n in reversed(range(count))]
+
+
+def test_the_first_sync_stores_all_that_spotify_has(stage: Stage) -> None:
+    stage.connect("anna", "Europe/Oslo")
+    (outcome,) = stage.sync_well("anna")
+    ledger = [play for play in stage.simulator.ledger("anna") if play.visible]
+    assert [(row["played_at"], row["track_id"]) for row in stage.rows(t.plays)] == [
+        (play.played_at, play.track_id) for play in ledger
+    ]
+    assert len(ledger) == 50
+    assert tuple(outcome.done) != ()
+    assert set(outcome.done) == set(STEPS)
+    assert (outcome.new_plays, outcome.done[RECENTLY_PLAYED].total) == (50, 50)
+    lists = Counter(
+        (table.name, row["time_range"])
+        for table in (t.user_top_artists, t.user_top_tracks)
+        for row in stage.rows(table)
+    )
+    assert set(lists.values()) == {stage.pipeline.settings.top_limit}
+    assert len(lists) == len(TOP_ARTISTS) + len(TOP_TRACKS)
+    state = stage.row(t.sync_state, "anna")
+    assert {
+        state[f"{name}_at"]
+        for name in ("last_synced", "last_success", "plays_fetched", "tops_fetched")
+    } == {NOON}
+    assert (state["last_error_code"], state["consecutive_failures"]) == (None, 0)
+
+
+def test_the_days_of_a_week_are_those_of_the_simulators_books(stage: Stage) -> None:
+    zone = "America/St_Johns"
+    begin = NOON - timedelta(days=3)
+    stage.at(begin)
+    stage.connect("anna", zone, person="heavy", since=(begin - timedelta(days=1)).date())
+    for hours in range(0, 73, 6):
+        stage.at(begin + hours * HOUR)
+        stage.sync_well("anna", steps=DAYS)
+    listened: Counter[date] = Counter()
+    for play in stage.simulator.ledger("anna"):
+        if play.served:
+            listened[play.played_at.astimezone(ZoneInfo(zone)).date()] += play.duration_ms
+    assert len(listened) >= 3
+    stored = stage.rows(t.daily_listening, "anna")
+    assert {row["date"]: row["listened_ms"] for row in stored} == listened
+
+
+def test_a_second_sync_of_the_same_instant_writes_no_row(stage: Stage) -> None:
+    for user_id, zone in (("anna", "Europe/Oslo"), ("ben", "Pacific/Auckland")):
+        stage.connect(user_id, zone)
+    stage.sync_well("anna", "ben")
+    before = stage.dump(versions=True)
+    outcomes = stage.sync_well("anna", "ben")
+    assert stage.dump(versions=True) == before
+    assert len(before["plays"]) == 100
+    for outcome in outcomes:
+        assert outcome.new_plays == 0
+        assert {(rows.new, rows.changed) for rows in outcome.done.values()} == {(0, 0)}
+
+
+def test_a_later_sync_that_finds_nothing_new_changes_only_when_lists_were_fetched(
+    stage: Stage,
+) -> None:
+    stage.connect("anna", "Europe/Oslo")
+    stage.sync_well("anna")
+    before = stage.dump("fetched_at", "covered_to")
+    stage.clock.instant = later = NOON + 2 * HOUR  # Spotify's world stands still
+    stage.sync_well("anna")
+    assert stage.dump("fetched_at", "covered_to") == before
+    assert [row["covered_to"] for row in stage.rows(t.coverage)] == [later]
+    assert {row["fetched_at"] for row in stage.rows(t.user_top_artists)} == {later}
+
+
+def test_a_second_sync_of_the_day_does_not_lower_its_minutes(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.at(at("2026-03-04 10:00"))
+    stage.serve_plays("anna", heard(at("2026-03-04 06:00"), 50))
+    stage.sync_well("anna")
+    assert stage.minutes("anna") == {date(2026, 3, 4): 150}
+    stage.at(at("2026-03-04 23:00"))
+    stage.serve_plays("anna", heard(at("2026-03-04 22:00"), 10, "t2"))
+    stage.sync_well("anna")
+    assert stage.minutes("anna") == {date(2026, 3, 4): 180}
+    (day,) = stage.rows(t.daily_listening)
+    assert (day["plays"], day["unique_tracks"], day["top_track_id"]) == (60, 2, "t1")
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Auckland", "America/Los_Angeles"])
+def test_the_last_millisecond_of_a_local_day_belongs_to_it(stage: Stage, zone: str) -> None:
+    stage.connect("anna", zone)
+    stage.serve_plays(
+        "anna",
+        [
+            (at("2026-03-03 00:00:00.000", zone), "t2"),
+            (at("2026-03-02 23:59:59.999", zone), "t1"),
+        ],
+    )
+    stage.sync_well("anna")
+    assert {row["date"]: row["top_track_id"] for row in stage.rows(t.daily_listening)} == {
+        date(2026, 3, 2): "t1",
+        date(2026, 3, 3): "t2",
+    }
+
+
+def test_late_plays_change_exactly_the_days_they_fall_on(stage: Stage) -> None:
+    stage.connect("anna", "Asia/Kathmandu")
+    days = [heard(at(f"2026-03-0{day} 09:00"), 5) for day in (3, 2, 1)]
+    stage.serve_plays("anna", [play for day in days for play in day])
+    stage.sync_well("anna", steps=DAYS)
+    before = {row["date"]: row for row in stage.rows(t.daily_listening)}
+    stage.clock.instant = NOON + HOUR
+    # Yesterday's evening fills in, out of order, after the morning was already there.
+    late = [(at("2026-03-02 14:00"), "t3"), (at("2026-03-02 13:00"), "t2")]
+    stage.serve_plays("anna", [days[0][0], late[1], *days[1], late[0]])
+    (outcome,) = stage.sync_well("anna", steps=DAYS)
+    after = {row["date"]: row for row in stage.rows(t.daily_listening)}
+    assert outcome.new_plays == 2
+    assert (outcome.done[DAILY_LISTENING].new, outcome.done[DAILY_LISTENING].changed) == (0, 1)
+    touched = date(2026, 3, 2)
+    assert {day for day in after if after[day] != before.get(day)} == {touched}
+    assert (after[touched]["plays"], after[touched]["computed_at"]) == (7, NOON + HOUR)
+
+
+def test_a_relinked_track_does_not_double_a_play(stage: Stage) -> None:
+    stage.connect("anna")
+    moment = NOON - HOUR
+    stage.serve_plays("anna", [(moment, "t1")])
+    stage.sync_well("anna")
+    stage.serve_plays("anna", [(moment, "relinked")])
+    (outcome,) = stage.sync_well("anna")
+    assert outcome.new_plays == 0
+    assert [row["track_id"] for row in stage.rows(t.plays)] == ["t1"]
+    assert stage.minutes("anna") == {date(2026, 3, 4): 3}
+
+
+def test_another_zone_moves_every_day_and_the_way_back_restores_them(stage: Stage) -> None:
+    stage.connect("anna", "Europe/Oslo")
+    stage.sync_well("anna")
+    at_home = stage.dump("computed_at", "fetched_at")
+    stage.move("anna", "Pacific/Auckland")
+    assert stage.row(t.users, "anna")["days_stale"]
+    (outcome,) = stage.sync_well("anna")
+    assert not stage.row(t.users, "anna")["days_stale"]
+    listened: Counter[date] = Counter()
+    for play in stage.simulator.ledger("anna"):
+        if play.visible:
+            local = play.played_at.astimezone(ZoneInfo("Pacific/Auckland"))
+            listened[local.date()] += play.duration_ms
+    stored = {row["date"]: row["listened_ms"] for row in stage.rows(t.daily_listening)}
+    assert stored == listened
+    assert outcome.new_plays == 0
+    stage.move("anna", "Europe/Oslo")
+    stage.sync_well("anna")
+    assert stage.dump("computed_at", "fetched_at") == at_home
+
+
+def test_a_zone_that_changes_during_a_sync_is_not_taken_for_rebuilt(stage: Stage) -> None:
+    stage.connect("anna", "UTC")
+    stage.serve_plays("anna", heard(at("2026-03-03 23:00"), 20))
+    stage.move("anna", "Europe/Oslo")  # the sync has days to rebuild
+    moving = stage.meanwhile("recently_played", lambda: stage.move("anna", "America/New_York"))
+    moving.sync_well("anna")
+    stage.sync_well("anna")
+    assert stage.minutes("anna") == {date(2026, 3, 3): 60}
+
+
+def test_plays_stored_without_their_days_are_in_the_days_of_the_next_sync(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.serve_plays("anna", heard(NOON - 2 * HOUR, 10))
+    stage.sync_well("anna", steps=(RECENTLY_PLAYED,))
+    assert stage.minutes("anna") == {}
+    stage.sync_well("anna")
+    assert stage.minutes("anna") == {date(2026, 3, 4): 30}
+
+
+def test_a_rebuild_restores_what_was_computed_and_asks_spotify_nothing(stage: Stage) -> None:
+    stage.connect("anna", "Europe/Oslo")
+    stage.sync_well("anna")
+    good = stage.dump("computed_at")
+    before = stage.row(t.sync_state, "anna")
+    stage.simulator.forget_calls()
+    stage.execute(
+        "INSERT INTO spotify_pipeline.daily_listening"
+        " (user_id, date, minutes, listened_ms, plays, unique_tracks, unique_artists)"
+        " VALUES ('anna', '2020-01-01', 1, 60000, 1, 1, 1)"
+    )
+    stage.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 7, top_track_id = NULL")
+    stage.execute("UPDATE spotify_pipeline.music_personality SET play_count = 1, tags = '{}'")
+    stage.sync_well("anna", steps=REBUILD)
+    # A day without any play cannot be found from the plays; the rebuild looks at stored days too.
+    assert stage.dump("computed_at") == good
+    assert stage.calls() == []
+    after = stage.row(t.sync_state, "anna")
+    assert after["next_due_at"] == before["next_due_at"]
+
+
+def test_one_play_by_import_counts_what_was_heard(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.serve_plays("anna", heard(NOON - 2 * HOUR, 1))
+    stage.sync_well("anna")
+    with stage.pipeline.engine.begin() as conn:
+        conn.execute(
+            insert(t.plays).values(
+                user_id="anna",
+                played_at=NOON - HOUR,
+                track_id="t1",
+                source="export",
+                ms_played=60_000,
+            )
+        )
+    stage.sync_well("anna", steps=REBUILD)
+    assert stage.minutes("anna") == {date(2026, 3, 4): 4}
+
+
+# Around both shifts of Lord Howe's half hour, and close together so that days are shared.
+_moments = st.one_of(
+    st.integers(0, 3 * 86_400_000).map(lambda ms: at("2025-10-04") + timedelta(milliseconds=ms)),
+    st.integers(0, 400).map(lambda hours: at("2026-02-01") + hours * HOUR),
+)
+_plays = st.lists(
+    st.tuples(_moments, st.sampled_from("abc")), max_size=12, unique_by=lambda play: play[0]
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    plays=_plays,
+    order=st.randoms(use_true_random=False),
+    size=st.integers(1, 9),
+    zone=st.sampled_from(["Australia/Lord_Howe", "America/Los_Angeles", "Pacific/Apia", "UTC"]),
+)
+def test_any_batching_of_arrivals_gives_the_days_of_all_plays_at_once(
+    engine: Engine, plays: list[Heard], order: object, size: int, zone: str
+) -> None:
+    order.shuffle(plays)  # type: ignore[attr-defined]
+    pages = [plays[n : n + size] for n in range(0, len(plays), size)]
+    with engine.connect() as conn:
+        save_artists(conn, [Artist(f"by {name}", name) for name in "abc"])
+        save_tracks(conn, [Track(name, name, 200_000, (f"by {name}",)) for name in "abc"])
+        for user_id in ("batched", "at once"):
+            conn.execute(insert(t.users).values(user_id=user_id, timezone=zone))
+        for user_id, arriving in (("batched", pages), ("at once", [plays])):
+            for page in arriving:
+                new = insert_plays(conn, {user_id: [Play(*play) for play in page]})
+                rebuild_touched_days(conn, {user_id: zone}, new, set(), NOON)
+        days: Dump = {"batched": [], "at once": []}
+        d = t.daily_listening
+        for row in conn.execute(d.select().order_by(d.c.date)):
+            days[row.user_id].append(tuple(row)[1:])
+        listened = read_plays(conn, {"at once": None})["duration_ms"].sum()
+        conn.rollback()
+    assert days["batched"] == days["at once"]
+    assert sum(day[2] for day in days["batched"]) == listened

@@ -1,0 +1,258 @@
+"""A run over many users: who belongs to it, its chunks, its outcomes; and requests it answers."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED, STEPS
+from spotify_pipeline.simulator.faults.refusals import ServerError
+from spotify_pipeline.storage import requests, runs
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.leases import leased
+from spotify_pipeline.storage.people import select_users
+from spotify_pipeline.storage.runs import RunTotals
+from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline.sync.runs import choose, report, sync_chunk
+from spotify_pipeline.sync.users import answer_requests
+from spotify_pipeline_tests.sync.stage import NOON, Stage
+
+DAY = timedelta(days=1)
+
+
+def enlist(stage: Stage, run_id: str, user_ids: Sequence[str]) -> None:
+    with stage.pipeline.engine.begin() as conn:
+        runs.enlist(conn, run_id, user_ids)
+
+
+def add_users(stage: Stage, *user_ids: str, connection: str = "connected") -> None:
+    for user_id in user_ids:
+        stage.execute(
+            "INSERT INTO spotify_pipeline.users (user_id, connection) VALUES (:u, :c)",
+            u=user_id,
+            c=connection,
+        )
+
+
+def selected(stage: Stage, selection: str) -> list[str]:
+    with stage.pipeline.engine.connect() as conn:
+        return select_users(conn, selection, stage.clock())
+
+
+def played(stage: Stage, user_id: str, ago: timedelta, source: str = "api") -> None:
+    stage.execute(
+        "INSERT INTO spotify_pipeline.tracks (spotify_id, name, duration_ms, artist_ids)"
+        " VALUES ('t', 't', 1, '{a}') ON CONFLICT DO NOTHING"
+    )
+    stage.execute(
+        "INSERT INTO spotify_pipeline.plays (user_id, played_at, track_id, source)"
+        " VALUES (:u, :at, 't', :source)",
+        u=user_id,
+        at=stage.clock() - ago,
+        source=source,
+    )
+
+
+def authorized(stage: Stage, user_id: str, ago: timedelta) -> None:
+    stage.execute(
+        "INSERT INTO spotify_pipeline.user_tokens"
+        " (user_id, client_id, sealed_refresh_token, key_id, authorized_at)"
+        " VALUES (:u, 'app', 'sealed', 'key', :at)",
+        u=user_id,
+        at=stage.clock() - ago,
+    )
+
+
+def test_active_is_who_can_be_asked_and_was_heard_of_within_seven_days(stage: Stage) -> None:
+    add_users(stage, "played", "played long ago", "imported", "new", "old", "asked", "failed")
+    add_users(stage, "expiring", connection="expiring")
+    add_users(stage, "suspect", connection="suspect")
+    add_users(stage, "refused", connection="needs_reauth")
+    add_users(stage, "left", connection="disconnected")
+    for user_id in ("played", "expiring", "suspect", "refused", "left"):
+        played(stage, user_id, 7 * DAY)
+    played(stage, "played long ago", 7 * DAY + timedelta(seconds=1))
+    played(stage, "imported", DAY, source="export")
+    authorized(stage, "new", 6 * DAY)
+    authorized(stage, "old", 8 * DAY)
+    for user_id, status, code in (("asked", "succeeded", None), ("failed", "failed", "CRASHED")):
+        stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
+        stage.execute(
+            "UPDATE spotify_pipeline.sync_requests SET status = :s, error_code = :c,"
+            " finished_at = :at WHERE user_id = :u",
+            u=user_id,
+            s=status,
+            c=code,
+            at=NOON - 6 * DAY,
+        )
+    assert selected(stage, "active") == ["asked", "expiring", "new", "played", "suspect"]
+    connected = {"played", "played long ago", "imported", "new", "old", "asked", "failed"}
+    assert set(selected(stage, "eligible")) == connected | {"expiring", "suspect"}
+
+
+def test_due_is_who_can_be_asked_and_whose_time_has_come(stage: Stage) -> None:
+    add_users(stage, "never", "now", "later")
+    add_users(stage, "refused", connection="needs_reauth")
+    for user_id, minutes in (("now", 0), ("later", 1), ("refused", -1)):
+        stage.execute(
+            "UPDATE spotify_pipeline.sync_state SET next_due_at = :at WHERE user_id = :u",
+            u=user_id,
+            at=NOON + timedelta(minutes=minutes),
+        )
+    assert selected(stage, "due") == ["never", "now"]
+
+
+def test_every_member_is_in_exactly_one_chunk_and_no_chunk_is_too_large(stage: Stage) -> None:
+    names = [f"user {number:02}" for number in range(23)]
+    add_users(stage, *names)
+    enlist(stage, "run", names)
+    enlist(stage, "run", names[:5])
+    assert choose(stage.pipeline, "run", "enlisted", 10) == 3
+    with stage.pipeline.engine.connect() as conn:
+        chunks = [runs.chunk_users(conn, "run", chunk) for chunk in range(4)]
+    assert [len(chunk) for chunk in chunks] == [10, 10, 3, 0]
+    assert [user_id for chunk in chunks for user_id in chunk] == names
+    assert choose(stage.pipeline, "an empty run", "active", 10) == 0
+
+
+def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stage) -> None:
+    for user_id in ("anna", "ben", "busy", "cleo", "gone"):
+        stage.connect(user_id, person="light")
+    stage.simulator.add_fault(ServerError(), user_id="ben")
+    assert choose(stage.pipeline, "run", "eligible", 100) == 1
+    enlist(stage, "another run", ["anna"])
+    leaving = stage.meanwhile("recently_played", lambda: stage.forget("gone"))
+    with leased(stage.pipeline.engine, ["busy"]):
+        outcomes = sync_chunk(leaving.pipeline, "run", 0)
+    noted = {row["user_id"]: row for row in stage.rows(t.sync_run_users) if row["run_id"] == "run"}
+    assert {user_id: (row["outcome"], row["error_code"]) for user_id, row in noted.items()} == {
+        "anna": ("synced", None),
+        "ben": ("failed", "SPOTIFY_UNAVAILABLE"),
+        "busy": ("skipped", None),
+        "cleo": ("synced", None),
+    }
+    new_plays = {outcome.user_id: outcome.new_plays for outcome in outcomes}
+    assert {user_id: row["new_plays"] for user_id, row in noted.items()} == {
+        user_id: count for user_id, count in new_plays.items() if user_id != "gone"
+    }
+    assert noted["anna"]["seconds"] > 0
+    assert report(stage.pipeline, "run") == RunTotals(
+        by_outcome={"synced": 2, "failed": 1, "skipped": 1},
+        by_code={"SPOTIFY_UNAVAILABLE": 1},
+        new_plays=sum(new_plays.values()),
+    )
+    assert report(stage.pipeline, "another run").by_outcome == {"unknown": 1}
+
+
+def ask(stage: Stage, user_id: str) -> str:
+    """The person presses Sync and the sensor hands the request out: its dispatch key."""
+    stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
+    with stage.pipeline.engine.begin() as conn:
+        (key,) = [
+            waiting.dispatch_key for waiting in requests.assign(conn) if waiting.user_id == user_id
+        ]
+    return key
+
+
+def request(stage: Stage, user_id: str) -> dict[str, object]:
+    """The person's latest request."""
+    return stage.rows(t.sync_requests, user_id)[-1]
+
+
+def test_an_answered_request_tells_what_came_of_it(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    key = ask(stage, "anna")
+    seen: list[object] = []
+
+    def work() -> list[UserOutcome]:
+        seen.append(request(stage, "anna")["status"])
+        return stage.sync("anna")
+
+    answer_requests(stage.pipeline, key, "a run", work)
+    row = request(stage, "anna")
+    assert seen == ["running"]
+    assert (row["status"], row["run_id"], row["error_code"]) == ("succeeded", "a run", None)
+    with stage.pipeline.engine.connect() as conn:
+        state = conn.execute(text("SELECT state FROM spotify_pipeline.sync_status")).scalar()
+    assert state == "idle"
+
+
+def test_a_failed_sync_fails_its_request_with_what_to_do(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    stage.simulator.revoke("anna")
+    key = ask(stage, "anna")
+    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
+    row = request(stage, "anna")
+    assert (row["status"], row["error_code"]) == ("failed", "RECONNECT")
+    assert row["error_message"] == WHAT_TO_DO[ErrorCode.RECONNECT]
+
+
+def test_a_partly_failed_sync_fails_its_request(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    stage.simulator.add_fault(ServerError(), endpoint="top_tracks")
+    key = ask(stage, "anna")
+    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
+    assert request(stage, "anna")["error_code"] == "SPOTIFY_UNAVAILABLE"
+
+
+def test_a_request_of_a_user_who_stays_busy_fails_and_says_so(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    key = ask(stage, "anna")
+    with leased(stage.pipeline.engine, ["anna"]):
+        answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
+    row = request(stage, "anna")
+    assert row["status"] == "failed"
+    assert "Another sync" in str(row["error_message"])
+
+
+def test_a_bug_fails_the_request_and_is_not_swallowed(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    key = ask(stage, "anna")
+
+    def work() -> list[UserOutcome]:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        answer_requests(stage.pipeline, key, "a run", work)
+    assert request(stage, "anna")["error_code"] == "INTERNAL"
+
+
+def test_answering_a_request_twice_changes_nothing(stage: Stage) -> None:
+    """As when a run is tried again after its process died at the very end."""
+    stage.connect("anna", person="light")
+    key = ask(stage, "anna")
+    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
+    before = request(stage, "anna")
+    stage.simulator.revoke("anna")
+    answer_requests(stage.pipeline, key, "its second try", lambda: stage.sync("anna"))
+    assert request(stage, "anna") == before
+
+
+def test_a_request_keeps_its_key_until_it_is_answered(stage: Stage) -> None:
+    for user_id in ("anna", "ben"):
+        stage.connect(user_id, person="light")
+    key = ask(stage, "anna")
+    assert key == f"request-{request(stage, 'anna')['id']}-1"
+    other = ask(stage, "ben")
+    with stage.pipeline.engine.begin() as conn:
+        assert [waiting.dispatch_key for waiting in requests.assign(conn)] == [key, other]
+        requests.start(conn, key, "a run")
+        assert [(waiting.status, waiting.run_id) for waiting in requests.assign(conn)] == [
+            ("running", "a run"),
+            ("queued", None),
+        ]
+        assert requests.close_open(conn, [key], ErrorCode.CRASHED) == 1
+        assert requests.close_open(conn, [key], ErrorCode.CRASHED) == 0
+        assert [waiting.user_id for waiting in requests.assign(conn)] == ["ben"]
+    assert request(stage, "anna")["error_code"] == "CRASHED"
+    assert request(stage, "anna")["attempts"] == 1
+
+
+def test_a_chunk_of_selected_steps_asks_only_for_those(stage: Stage) -> None:
+    stage.connect("anna", person="light")
+    choose(stage.pipeline, "run", "eligible", 100)
+    (outcome,) = sync_chunk(stage.pipeline, "run", 0, [RECENTLY_PLAYED])
+    assert set(outcome.done) == {RECENTLY_PLAYED} < set(STEPS)
+    assert [call.endpoint for call in stage.calls()] == ["token", "recently_played"]
