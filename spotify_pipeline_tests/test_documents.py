@@ -1,0 +1,56 @@
+"""Documents say what is there: variables, codes, files, commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readme_lists_every_variable_with_its_description() -> None:
+    for field in Settings.model_fields.values():
+        row = re.search(rf"^\| `{field.alias}` \|.*$", README, re.MULTILINE)
+        assert row, f"the configuration table lacks {field.alias}"
+        assert field.description in row[0]
+
+
+def test_the_readme_lists_no_variable_that_does_not_exist() -> None:
+    known = {field.alias for field in Settings.model_fields.values()}
+    assert (
+        set(re.findall(r"^\| `([A-Z_]+_[A-Z_]+)` \|", README, re.MULTILINE)) - set(ErrorCode)
+        <= known
+    )
+
+
+def test_the_readme_says_what_to_do_for_every_error_code() -> None:
+    assert set(WHAT_TO_DO) == set(ErrorCode)
+    for code, what_to_do in WHAT_TO_DO.items():
+        assert f"| `{code}` | {what_to_do} |" in README
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_and_link_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(r"`([\w./-]+\.(?:py|md|toml|yaml|sql|ini))`", text)
+    linked = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    missing = [
+        name
+        for name in (*named, *linked)
+        if not any(
+            (base / name).exists() for base in (ROOT, document.parent, ROOT / "spotify_pipeline")
+        )
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), re.MULTILINE)
+    assert set(named) <= targets

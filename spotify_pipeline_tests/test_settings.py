@@ -1,0 +1,81 @@
+"""The environment is read once, checked, and never shown."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spotify_pipeline.settings import ConfigurationError, load_settings
+
+CANARY = "canary-3f9d1c"
+
+
+def test_an_empty_environment_gives_the_defaults_and_an_absolute_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings({})
+    assert settings.home == tmp_path / ".spotify_pipeline"
+    assert settings.api_url == "https://api.spotify.com"
+    assert settings.top_limit == 20
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert load_settings({"SPOTIFY_PIPELINE_DATABASE_URL": ""}).database_url is None
+
+
+def test_the_home_means_the_same_directory_in_a_child_that_works_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPOTIFY_PIPELINE_HOME", "data")
+    load_settings()
+    assert os.environ["SPOTIFY_PIPELINE_HOME"] == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SPOTIFY_PIPELINE_TOP_LIMIT", "51"),
+        ("SPOTIFY_PIPELINE_TOP_LIMIT", "many"),
+        ("SPOTIFY_PIPELINE_CONNECTIONS", "0"),
+        ("SPOTIFY_API_URL", "api.spotify.com"),
+        ("SPOTIFY_API_URL", "http://api.spotify.com"),
+        ("SPOTIFY_ACCOUNTS_URL", "ftp://127.0.0.1"),
+        ("SPOTIFY_PIPELINE_REVALIDATE_URL", "http://app.example"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings({name: value})
+    assert str(error.value).startswith(name)
+    assert "\n" not in str(error.value)
+
+
+def test_every_wrong_variable_has_its_own_line() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_settings({"SPOTIFY_PIPELINE_TOP_LIMIT": "0", "SPOTIFY_PIPELINE_CONNECTIONS": "x"})
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_plain_http_is_for_loopback() -> None:
+    assert load_settings({"SPOTIFY_API_URL": "http://127.0.0.1:8765/"}).api_url.endswith(":8765")
+
+
+def test_a_hook_without_its_secret_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="SPOTIFY_PIPELINE_REVALIDATE_SECRET"):
+        load_settings({"SPOTIFY_PIPELINE_REVALIDATE_URL": "https://app.example/hook"})
+
+
+def test_no_secret_stands_in_the_settings_as_text() -> None:
+    names = (
+        "SPOTIFY_PIPELINE_DATABASE_URL",
+        "DAGSTER_PG_URL",
+        "SPOTIFY_CLIENT_SECRET",
+        "SPOTIFY_PIPELINE_TOKEN_KEYS",
+        "SPOTIFY_PIPELINE_REVALIDATE_SECRET",
+    )
+    settings = load_settings(dict.fromkeys(names, CANARY))
+    assert CANARY not in repr(settings)
+    assert CANARY not in str(settings)
+    assert CANARY not in settings.model_dump_json()
