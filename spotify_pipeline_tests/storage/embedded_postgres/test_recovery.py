@@ -95,6 +95,17 @@ def test_a_server_killed_again_and_again_comes_back_each_time(home: Path) -> Non
                 assert count_rows(connection) == 1000
 
 
+def test_a_server_killed_while_it_starts_is_started_again(home: Path) -> None:
+    with start(home) as server:
+        server.url()
+        for process in processes_of(home):
+            process.kill()  # the next start has to recover first, which takes a moment
+    until(lambda: not processes_of(home))
+    with client(home) as waiting:
+        until(lambda: [p.kill() for p in processes_of(home) if "-D" in p.info["cmdline"]], 10)
+        assert "url" in waiting.answer()
+
+
 def test_a_server_that_keeps_dying_young_is_given_up(home: Path) -> None:
     files = PostgresHome(home)
     lock = lock_home(files)

@@ -68,7 +68,8 @@ def test_who_comes_while_the_server_stops_gets_a_new_one(home: Path) -> None:
 
 
 def test_a_forked_child_keeps_the_server_of_its_parent(home: Path) -> None:
-    script = CLIENT.replace("sys.stdin.read()", "import os\nos.fork() or sys.stdin.read()")
+    fork = "import os\nif os.fork(): server.close()\nelse: sys.stdin.read()"
+    script = CLIENT.replace("sys.stdin.read()", fork)
     with client(home, script=script) as parent:
         parent.answer()
         server = postmaster(home)
