@@ -220,10 +220,14 @@ def _write_state(
     outcomes: dict[str, UserOutcome],
 ) -> None:
     tops = {*s.TOP_ARTISTS, *s.TOP_TRACKS}
+    rebuild = not set(steps) & set(s.FETCHED)
     results = []
     for one in kept:
         outcome = outcomes[one.listener.user_id]
         failure = outcome.failure
+        if rebuild and failure is None:
+            # It asked Spotify nothing: what a sync last told of the connection still holds.
+            continue
         page = one.plays if s.RECENTLY_PLAYED in outcome.done else None
         results.append(
             SyncResult(
