@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,13 @@ import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.partitions import listeners
-from spotify_pipeline.defs.tags import TRIGGER
+from spotify_pipeline.defs.tags import HOST, TRIGGER
 from spotify_pipeline.settings import ConfigurationError, Settings
+from spotify_pipeline.storage.database import reach_dagster
 
-MANUAL = {TRIGGER: "manual"}
+MANUAL = {TRIGGER: "manual", HOST: socket.gethostname()}
+# What failed is told by the command; Dagster's log of the run has the rest.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def dagster_home(settings: Settings) -> Path:
@@ -35,7 +39,11 @@ def dagster_home(settings: Settings) -> Path:
 
 @contextmanager
 def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance for these settings; makes its tables at first use."""
+    """Dagster's instance for these settings; makes its tables at first use.
+
+    Raises sqlalchemy.exc.OperationalError when its database cannot be reached.
+    """
+    reach_dagster(settings)
     home = dagster_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.get() as instance:
@@ -49,7 +57,11 @@ def sync_one(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessR
         build_defs()
         .resolve_job_def("sync_user")
         .execute_in_process(
-            instance=instance, partition_key=user_id, tags=MANUAL, raise_on_error=False
+            instance=instance,
+            partition_key=user_id,
+            run_config=QUIET,
+            tags=MANUAL,
+            raise_on_error=False,
         )
     )
 
@@ -64,7 +76,10 @@ def sync_many(
         .execute_in_process(
             instance=instance,
             run_id=run_id,
-            run_config={"ops": {"choose_users": {"config": {"selection": selection}}}},
+            run_config={
+                "ops": {"choose_users": {"config": {"selection": selection}}},
+                **QUIET,
+            },
             tags=MANUAL,
             raise_on_error=False,
         )
@@ -74,3 +89,37 @@ def sync_many(
 def partition_keys(instance: dg.DagsterInstance) -> Sequence[str]:
     """The users Dagster knows."""
     return instance.get_dynamic_partitions(listeners.name or "")
+
+
+def why_failed(result: dg.ExecuteInProcessResult) -> str | None:
+    """Why the run failed: the words of our own code, or the name of an unexpected error.
+
+    None if it succeeded. Raises KeyboardInterrupt if that is what ended it.
+    """
+    if result.success:
+        return None
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data
+            if failure.user_failure_data and failure.user_failure_data.description:
+                return failure.user_failure_data.description
+            error = failure.error
+            while error and error.cause:
+                error = error.cause
+            name = error.cls_name if error else None
+            if name == dg.DagsterExecutionInterruptedError.__name__:
+                raise KeyboardInterrupt
+            return f"{name or 'An error'} in the step {event.step_key}."
+    return "It ended before a step began."
+
+
+def new_rows(result: dg.ExecuteInProcessResult) -> dict[str, int]:
+    """How many rows each asset gained in the run; the keys are as in `domain.steps`."""
+    gained = {}
+    for event in result.all_events:
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
+            materialization = event.step_materialization_data.materialization
+            new = materialization.metadata.get("new")
+            if isinstance(new, dg.IntMetadataValue) and new.value is not None:
+                gained["/".join(materialization.asset_key.path)] = new.value
+    return gained
