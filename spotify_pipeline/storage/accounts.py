@@ -1,12 +1,15 @@
 """How people come in and what is said about them: registering, connecting, listing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, column, func, select, table, update
 
 from spotify_pipeline.storage import tables as t
+
+_sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,7 @@ class UserStatus:
     display_name: str | None
     timezone: str
     connection: str
+    state: str
     plays: int
     days: int
     last_synced_at: datetime | None
@@ -31,6 +35,28 @@ def register_user(
 ) -> None:
     """Create the user or update what is given; None keeps what is known."""
     conn.execute(select(func.spotify_pipeline.register_user(user_id, timezone, display_name)))
+
+
+def update_user(
+    conn: Connection, user_id: str, timezone: str | None, display_name: str | None
+) -> bool | None:
+    """Change what is given of a user; None keeps what is known.
+
+    Returns whether the user's days are stale now; None if there is no such user: one who was
+    forgotten a moment ago does not come back by this.
+    """
+    u = t.users
+    changed = (
+        update(u)
+        .where(u.c.user_id == user_id)
+        .values(
+            timezone=func.coalesce(timezone, u.c.timezone),
+            display_name=func.coalesce(display_name, u.c.display_name),
+        )
+        .returning(u.c.days_stale)
+    )
+    stale: bool | None = conn.scalar(changed)
+    return stale
 
 
 def connect_user(
@@ -71,6 +97,7 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             u.c.display_name,
             u.c.timezone,
             u.c.connection,
+            _sync_status.c.state,
             plays,
             days,
             s.c.last_synced_at,
@@ -80,9 +107,11 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             k.c.expires_at,
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
+        .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .order_by(u.c.user_id)
     )
     if user_ids is not None:
         statement = statement.where(u.c.user_id.in_(user_ids))
-    return [UserStatus(*row) for row in conn.execute(statement)]
+    rows: Iterable[Sequence[Any]] = conn.execute(statement)
+    return [UserStatus(*row) for row in rows]

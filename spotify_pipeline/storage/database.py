@@ -1,6 +1,7 @@
 """Where the data is: the configured server, or the embedded one in the home."""
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage.engine import make_engine, normalise_url
@@ -25,6 +26,23 @@ def dagster_url(settings: Settings) -> URL:
     from spotify_pipeline.storage import embedded
 
     return embedded.database_url(settings.home, "dagster")
+
+
+def reach_dagster(settings: Settings) -> bool:
+    """Whether Dagster has made its tables in its database yet.
+
+    Asked before Dagster is, which would try for ten seconds and then say less. An error of the
+    database carries the note DAGSTER_PG_URL, so that whoever reports it names the right one.
+    """
+    engine = make_engine(dagster_url(settings), pool_size=1)
+    try:
+        with engine.connect() as conn:
+            return conn.scalar(text("SELECT to_regclass('runs')")) is not None
+    except DBAPIError as error:
+        error.add_note("DAGSTER_PG_URL")
+        raise
+    finally:
+        engine.dispose()
 
 
 def open_engine(settings: Settings) -> Engine:

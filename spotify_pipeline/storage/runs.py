@@ -11,10 +11,10 @@ from spotify_pipeline.storage import tables as t
 
 @dataclass(frozen=True, slots=True)
 class RunUser:
-    """One user's outcome in a run."""
+    """One user's outcome in a run; None while it is not known."""
 
     user_id: str
-    outcome: str
+    outcome: str | None
     error_code: str | None
     new_plays: int
     seconds: float
@@ -42,7 +42,7 @@ def cut_chunks(conn: Connection, run_id: str, size: int) -> int:
     """Number the run's users into chunks of at most `size`, from 0; return how many chunks."""
     r = t.sync_run_users
     numbered = (
-        select(r.c.user_id, ((func.row_number().over(order_by=r.c.user_id) - 1) / size).label("n"))
+        select(r.c.user_id, ((func.row_number().over(order_by=r.c.user_id) - 1) // size).label("n"))
         .where(r.c.run_id == run_id)
         .subquery()
     )
@@ -108,3 +108,27 @@ def totals(conn: Connection, run_id: str) -> RunTotals:
         if code:
             by_code[code] = by_code.get(code, 0) + count
     return RunTotals(by_outcome, by_code, sum(int(row[3]) for row in rows))
+
+
+def run_users(conn: Connection, run_id: str) -> list[RunUser]:
+    """Every user of the run and how it went so far, by user_id."""
+    r = t.sync_run_users
+    rows = conn.execute(
+        select(
+            r.c.user_id,
+            r.c.outcome,
+            r.c.error_code,
+            func.coalesce(r.c.new_plays, 0),
+            func.coalesce(r.c.seconds, 0.0),
+        )
+        .where(r.c.run_id == run_id)
+        .order_by(r.c.user_id)
+    )
+    return [RunUser(*row) for row in rows]
+
+
+def count_done(conn: Connection, run_id: str) -> int:
+    """How many users of the run have an outcome."""
+    r = t.sync_run_users
+    done = select(func.count()).where(r.c.run_id == run_id, r.c.outcome.is_not(None))
+    return int(conn.scalar(done) or 0)

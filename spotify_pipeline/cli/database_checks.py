@@ -1,0 +1,154 @@
+"""The checks of `doctor` that ask the databases."""
+
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+
+from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding, guarded
+from spotify_pipeline.cli.output import count, instant
+from spotify_pipeline.domain.sealing import Keyring, SealError
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.storage import inspection
+from spotify_pipeline.storage.database import open_engine, reach_dagster
+from spotify_pipeline.storage.engine import check_server, server_version
+from spotify_pipeline.storage.schema import check_revision, current_revision
+from spotify_pipeline.sync.keys import KEY_FILE, load_keyring
+
+# A poll may wait for a nightly run or for a restart; for longer it should not.
+PATIENCE = timedelta(hours=1)
+
+_BLOCKED = {
+    "RATE": "Spotify asked us to slow down; the work goes on by itself after that",
+    "QUOTA": "the day's quota is used up; the work goes on by itself after that",
+    "APP": "Spotify refuses the app: check SPOTIFY_CLIENT_ID, SPOTIFY_CLIENT_SECRET and the "
+    "owner's Premium subscription",
+}
+
+
+def all_checks(settings: Settings) -> Iterator[Finding]:
+    """Database, keys, budget, users and Dagster's storage."""
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        yield Finding(
+            "database", PROBLEM, "there is none yet", "run `spotify-pipeline init-db` to make it"
+        )
+        return
+    ready = True
+    for finding in guarded("database", database(settings)):
+        ready &= finding.status != PROBLEM
+        yield finding
+    if ready:
+        engine = open_engine(settings)
+        try:
+            yield from guarded("token keys", keys(settings, engine))
+            yield from guarded("users", standing(engine))
+        finally:
+            engine.dispose()
+    yield from guarded("dagster storage", dagster_storage(settings))
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Reachable, new enough, at this version's revision, closed to other roles."""
+    engine = open_engine(settings)
+    try:
+        with engine.connect() as conn:
+            whose = "own server" if settings.database_url else "embedded"
+            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}")
+            check_server(conn)
+            if inspection.anyone_may_connect(conn):
+                yield Finding(
+                    "database access",
+                    NOTE,
+                    "every role of the server may connect to this database",
+                    "REVOKE CONNECT ON DATABASE … FROM PUBLIC, and GRANT it to those who need it",
+                )
+        check_revision(engine)
+        yield Finding("schema", OK, f"revision {current_revision(engine)}")
+    finally:
+        engine.dispose()
+
+
+def keys(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """The keys are there, and each opens a token that was sealed for it."""
+    path = settings.home / KEY_FILE
+    embedded = settings.token_keys is None and settings.database_url is None
+    with engine.connect() as conn:
+        stored = inspection.stored_keys(conn)
+    if embedded and not path.exists() and not stored:
+        yield Finding("token keys", OK, f"{path} is made with the first token")
+        return
+    keyring = load_keyring(settings, engine)
+    where = str(path) if embedded else "SPOTIFY_PIPELINE_TOKEN_KEYS"
+    yield Finding("token keys", OK, f"{', '.join(keyring.key_ids)} from {where}, first is current")
+    if embedded and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield Finding("token keys", PROBLEM, f"{path} is open to others", f"chmod 600 {path}")
+    for key in stored:
+        yield _opened(keyring, key)
+
+
+def _opened(keyring: Keyring, key: inspection.StoredKey) -> Finding:
+    name, tokens = f"token key {key.key_id}", count(key.tokens, "token")
+    try:
+        keyring.open(key.key_id, key.sealed_refresh_token, key.user_id)
+    except SealError as error:
+        return Finding(
+            name,
+            PROBLEM,
+            f"{tokens} cannot be read. {error}",
+            "put that key back from your backup, or have these users reconnect",
+        )
+    return Finding(name, OK, f"opens its {tokens} (one was tried)")
+
+
+def standing(engine: Engine) -> Iterator[Finding]:
+    """What Spotify allows, how the users are connected, and whether anybody waits too long."""
+    with engine.connect() as conn:
+        block = inspection.current_block(conn)
+        by_connection = inspection.users_by_connection(conn)
+        late = inspection.overdue(conn, datetime.now(UTC), PATIENCE)
+    if block:
+        yield Finding(
+            "api budget",
+            PROBLEM,
+            f"{block.reason}: no call before {instant(block.until)}",
+            _BLOCKED.get(block.reason),
+        )
+    else:
+        yield Finding("api budget", OK, "not blocked")
+    total = count(sum(by_connection.values()), "user")
+    detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
+    yield Finding("users", OK, f"{total}: {detail}" if detail else total)
+    if by_connection.get("suspect"):
+        yield Finding(
+            "users",
+            PROBLEM,
+            f"{by_connection['suspect']:,} were refused while many others were",
+            "check the app in the Spotify developer dashboard; they are tried again every hour",
+        )
+    if by_connection.get("needs_reauth"):
+        yield Finding(
+            "users",
+            NOTE,
+            f"{by_connection['needs_reauth']:,} have to reconnect Spotify",
+            "`spotify-pipeline users list --failed` names them",
+        )
+    yield _waiting(late)
+
+
+def _waiting(late: inspection.Overdue) -> Finding:
+    if not late.users:
+        return Finding("past due", OK, "nobody waits for longer than an hour")
+    return Finding(
+        "past due",
+        PROBLEM,
+        f"the plays of {count(late.users, 'user')} should have been collected, "
+        f"the first since {instant(late.since)}",
+        "run `spotify-pipeline dev` or another Dagster daemon, or `spotify-pipeline sync --due`",
+    )
+
+
+def dagster_storage(settings: Settings) -> Iterator[Finding]:
+    """Dagster's own database can be reached."""
+    made = "are there" if reach_dagster(settings) else "are made at its first start"
+    yield Finding("dagster storage", OK, f"can be reached; its tables {made}")

@@ -1,0 +1,111 @@
+"""What an error of Postgres means for the person at the terminal.
+
+The driver's own words are never shown: they may repeat parts of a URL with a password in it.
+"""
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+
+from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage.engine import BadDatabaseUrl, normalise_url
+
+OURS = "SPOTIFY_PIPELINE_DATABASE_URL"
+DAGSTERS = "DAGSTER_PG_URL"
+
+USER_ID_RULE = (
+    "A user id has 1 to 255 characters, none of them a control character, and no three dots "
+    "in a row."
+)
+
+# What the driver says (in part, in lower case), and what it means.
+_REASONS = (
+    ("password authentication failed", "it refuses this user or password; correct {variable}"),
+    ("no password supplied", "it wants a password; put one into {variable}"),
+    ("pg_hba.conf", "it does not let this user in from here; ask whoever runs the server"),
+    ('database "', "there is no such database; create it, or correct {variable}", "does not exist"),
+    ('role "', "there is no such database user; create it, or correct {variable}", "not exist"),
+    ("permission denied for database", "this user may not connect to it; GRANT CONNECT to it"),
+    ("too many", "it has no connection left for us; raise max_connections or try again later"),
+    ("starting up", "it is just starting; try again"),
+    ("shutting down", "it is just stopping; try again when it runs"),
+    ("refused", "nothing listens there; start the server or correct {variable}"),
+    ("resolve", "there is no such host; correct {variable}"),
+    ("translate host", "there is no such host; correct {variable}"),
+    ("time", "it does not answer; check the network and {variable}", "out"),
+    ("timeout", "it does not answer; check the network and {variable}"),
+    ("ssl", "no encrypted connection could be made; check sslmode in {variable}"),
+    ("no such file", "nothing listens there; start the server or correct {variable}"),
+)
+_LOST = "it broke off the connection; what was not finished is not stored, so try again"
+
+_STATES = {
+    "42501": "its user lacks a right that this needs; run this as the owner of the database",
+    "53100": "its disk is full; make room and try again",
+    "53300": "it has no connection left for us; raise max_connections or try again later",
+    "25006": "it is read-only, as a standby is; correct {variable}",
+    "55P03": "somebody else holds a lock for too long; try again",
+    "57014": "it cancelled a statement; try again",
+}
+
+
+def explain_database(error: BaseException) -> tuple[str, int] | None:
+    """A sentence and an exit code, or None if this error is a surprise."""
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    diagnostics = getattr(error.orig, "diag", None)
+    if getattr(diagnostics, "constraint_name", None) == "ck_users_user_id":
+        return USER_ID_RULE, 2
+    # Dagster speaks to its database through psycopg2; we through psycopg, and leave a note.
+    is_dagsters = type(error.orig).__module__.startswith("psycopg2")
+    is_dagsters |= DAGSTERS in getattr(error, "__notes__", ())
+    variable = DAGSTERS if is_dagsters else OURS
+    reason = _STATES.get(state or "")
+    if reason is None and isinstance(error, ProgrammingError) and state is None:
+        reason = "{variable} has an option that Postgres's client does not know; correct it"
+    if reason is None and isinstance(error, (OperationalError, InterfaceError)):
+        reason = _reason(str(error.orig).lower())
+    if reason is None:
+        return None
+    where, variable = _where(variable)
+    if where is None:
+        return (
+            f"{variable} has more than one @: write an @ that belongs to the password as %40.",
+            2,
+        )
+    return f"{where} cannot be used: {reason.format(variable=variable)}.", 1
+
+
+def _reason(said: str) -> str:
+    for first, meaning, *others in _REASONS:
+        if first in said and all(other in said for other in others):
+            return meaning
+    if "connection failed" in said or "could not connect" in said:
+        return "it cannot be reached; check that it runs, and {variable}"
+    return _LOST
+
+
+def _where(variable: str) -> tuple[str | None, str]:
+    """The database in words, without user and password, and the variable that decides on it.
+
+    None instead of the words when they might contain a part of the password.
+    """
+    try:
+        settings = load_settings()
+        secret = settings.dagster_pg_url if variable == DAGSTERS else settings.database_url
+        if secret is not None:
+            return _address(normalise_url(secret.get_secret_value())), variable
+        if settings.database_url is not None:
+            url = normalise_url(settings.database_url.get_secret_value())
+            return _address(url.set(database="dagster")), DAGSTERS
+    except (ConfigurationError, BadDatabaseUrl):
+        return "The database", variable
+    return f"The embedded PostgreSQL in {settings.home}", "SPOTIFY_PIPELINE_HOME"
+
+
+def _address(url: URL) -> str | None:
+    name, host = url.database or url.username or "", url.host or "a local socket"
+    if "@" in name + host:
+        # An unescaped @ in a password makes its rest look like a part of the host.
+        return None
+    return f"The database {name} on {host}:{url.port or 5432}"

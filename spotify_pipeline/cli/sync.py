@@ -1,0 +1,164 @@
+"""`spotify-pipeline sync`: the jobs of the graph, run in this process."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from uuid import uuid4
+
+import click
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from spotify_pipeline.cli.errors import WorkFailed
+from spotify_pipeline.cli.output import Advance, count, example, printable, progress
+from spotify_pipeline.cli.people import require_known, some_users
+from spotify_pipeline.cli.scrubbing import scrub
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
+from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
+from spotify_pipeline.storage import runs
+from spotify_pipeline.storage.accounts import user_statuses
+from spotify_pipeline.storage.people import select_users
+
+POLL_SECONDS = 0.5
+
+
+@click.command(
+    epilog=example(
+        "spotify-pipeline sync mira",
+        "spotify-pipeline sync --due      # for cron, where no Dagster daemon runs",
+    )
+)
+@some_users
+@click.option("--active", is_flag=True, help="Who listened, connected or synced within 7 days.")
+@click.option("--due", is_flag=True, help="Whose plays should be collected now.")
+@click.option("--all", "everybody", is_flag=True, help="Everybody whose connection can be used.")
+def sync(users: tuple[str, ...], active: bool, due: bool, everybody: bool) -> None:
+    """Bring users up to date, in this process.
+
+    The work is recorded in Dagster like any run: one USER as the job sync_user, more as sync_users.
+    Nothing is skipped because it is fresh, and no cooldown starts.
+    """
+    chosen = {"active": active, "due": due, "eligible": everybody}
+    selections = [selection for selection, wanted in chosen.items() if wanted]
+    if len(selections) + bool(users) != 1:
+        raise click.UsageError("Give users, or one of --active, --due and --all.")
+    settings = load_settings()
+    if not settings.spotify_client_id:
+        raise ConfigurationError(
+            "SPOTIFY_CLIENT_ID is not set: it is on your app's page in the Spotify developer "
+            "dashboard."
+        )
+    if len(set(users)) == 1:
+        _sync_one(settings, users[0])
+    else:
+        _sync_many(settings, users, selections[0] if selections else None)
+
+
+def _sync_one(settings: Settings, user_id: str) -> None:
+    from spotify_pipeline.defs.running import new_rows, opened_instance, sync_one, why_failed
+    from spotify_pipeline.sync.pipeline import open_pipeline
+
+    with open_pipeline(settings) as pipeline:
+        with pipeline.engine.connect() as conn:
+            require_known(conn, [user_id])
+        with progress("Syncing", 1) as advance, opened_instance(settings) as instance:
+            result = sync_one(instance, user_id)
+            failure = why_failed(result)
+            advance(1)
+        if failure:
+            with pipeline.engine.connect() as conn:
+                failure = _in_short(conn, user_id, failure)
+            raise WorkFailed(f"{printable(user_id)}: {failure} (run {result.run_id})")
+    new = new_rows(result)
+    click.echo(
+        f"{printable(user_id)} is up to date: {count(new.get(RECENTLY_PLAYED, 0), 'new play')}, "
+        f"{count(new.get(DAILY_LISTENING, 0), 'new day')}."
+    )
+
+
+def _in_short(conn: Connection, user_id: str, failure: str) -> str:
+    """Code and what to do, where the run failed with what it wrote down about the user."""
+    for status in user_statuses(conn, [user_id]):
+        if status.last_error_code and f"{status.last_error_code}." in failure:
+            return _sentence(status.last_error_code, status.last_error_message)
+    return failure.splitlines()[0]
+
+
+def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) -> None:
+    from spotify_pipeline.defs.running import opened_instance, sync_many, why_failed
+    from spotify_pipeline.sync.pipeline import open_pipeline, utc_now
+    from spotify_pipeline.sync.runs import ENLISTED
+
+    run_id = str(uuid4())
+    with open_pipeline(settings) as pipeline:
+        with pipeline.engine.begin() as conn:
+            chosen = (
+                select_users(conn, selection, utc_now())
+                if selection
+                else require_known(conn, users)
+            )
+            # The users stand in sync_run_users: no user id enters the run's configuration.
+            runs.enlist(conn, run_id, chosen)
+        if not chosen:
+            click.echo("There is nobody to sync. `spotify-pipeline users list` shows everybody.")
+            return
+        with progress("Syncing", len(chosen)) as advance, opened_instance(settings) as instance:
+            with _watched(pipeline.engine, run_id, advance):
+                failure = why_failed(sync_many(instance, run_id, ENLISTED))
+            advance(len(chosen))
+        _tell(pipeline.engine, run_id, len(chosen), failure)
+
+
+@contextmanager
+def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
+    """Tells the progress of a run, from its rows in sync_run_users, while the block works."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            # What keeps us from counting keeps the run from working, and it will say so.
+            with suppress(SQLAlchemyError), engine.connect() as conn:
+                advance(runs.count_done(conn, run_id))
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
+    """One line for each user who failed or was left out, then the sum. Raises WorkFailed."""
+    with engine.connect() as conn:
+        rows = runs.run_users(conn, run_id)
+        # A row without an outcome: the process that had the user died.
+        failed = {
+            row.user_id: row.error_code or ErrorCode.CRASHED
+            for row in rows
+            if row.outcome in ("failed", None)
+        }
+        messages = {
+            status.user_id: status.last_error_message
+            for status in user_statuses(conn, list(failed))
+            if status.last_error_code == failed[status.user_id]
+        }
+    for user_id, code in failed.items():
+        line = f"{printable(user_id)}: {_sentence(code, messages.get(user_id))}"
+        click.echo(scrub(line), err=True)
+    for row in rows:
+        if row.outcome == "skipped":
+            click.echo(f"{printable(row.user_id)}: left out, somebody else is syncing.", err=True)
+    synced = sum(row.outcome == "synced" for row in rows)
+    new_plays = sum(row.new_plays for row in rows)
+    click.echo(f"{synced:,} of {count(total, 'user')} synced, {count(new_plays, 'new play')}.")
+    if failed:
+        raise WorkFailed(f"{len(failed):,} of {count(total, 'user')} failed (run {run_id}).")
+    if failure:
+        raise WorkFailed(f"The run {run_id} failed: {failure.splitlines()[0]}")
+
+
+def _sentence(code: str, message: str | None) -> str:
+    return f"{code}. {message or WHAT_TO_DO[ErrorCode(code)]}"

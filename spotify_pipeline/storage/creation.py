@@ -1,0 +1,47 @@
+"""Makes the database for Dagster beside our own, where we may and nobody has."""
+
+from enum import Enum
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
+
+from spotify_pipeline.settings import Settings
+
+DATABASE = "dagster"
+_INSUFFICIENT_PRIVILEGE = "42501"
+_DUPLICATE = "42P04"
+
+
+class Created(Enum):
+    """What came of it."""
+
+    MADE = "made"
+    WAS_THERE = "was there"
+    NOT_ALLOWED = "not allowed"
+    NOT_OURS = "not ours"
+
+
+def create_dagster_database(settings: Settings, engine: Engine) -> Created:
+    """Create `dagster` on the server of `engine`, closed to all but its owner.
+
+    Only on a server of one's own: the embedded one makes its databases itself, and where
+    DAGSTER_PG_URL is set the operator has chosen another.
+    """
+    if settings.database_url is None or settings.dagster_pg_url is not None:
+        return Created.NOT_OURS
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        found = text("SELECT FROM pg_database WHERE datname = :name")
+        if conn.execute(found, {"name": DATABASE}).first() is not None:
+            return Created.WAS_THERE
+        try:
+            conn.execute(text(f"CREATE DATABASE {DATABASE}"))
+        except ProgrammingError as error:
+            state = getattr(error.orig, "sqlstate", None)
+            if state == _DUPLICATE:
+                return Created.WAS_THERE
+            if state == _INSUFFICIENT_PRIVILEGE:
+                return Created.NOT_ALLOWED
+            raise
+        # By default every role of the server could log in to it.
+        conn.execute(text(f"REVOKE CONNECT ON DATABASE {DATABASE} FROM PUBLIC"))
+    return Created.MADE

@@ -1,0 +1,91 @@
+"""What `doctor` asks of the database. Reads only, and nothing about what anybody listens to."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, literal, select
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.people import ELIGIBLE
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """The tokens sealed for one key, and one of them to try the key on."""
+
+    key_id: str
+    tokens: int
+    user_id: str
+    sealed_refresh_token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Until when Spotify lets us make no call, and why: RATE, QUOTA or APP."""
+
+    until: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """How many users wait for their plays to be collected, and the one who waits longest."""
+
+    users: int
+    since: datetime | None
+
+
+def anyone_may_connect(conn: Connection) -> bool:
+    """Whether every role of the server may log in to this database, as Postgres has it at first."""
+    database = func.current_database()
+    return bool(
+        conn.scalar(select(func.has_database_privilege("public", database, literal("CONNECT"))))
+    )
+
+
+def stored_keys(conn: Connection) -> list[StoredKey]:
+    """One row per key id that stored tokens name, by key id."""
+    k = t.user_tokens
+    keys = (
+        select(func.min(k.c.user_id).label("user_id"), func.count().label("tokens"))
+        .group_by(k.c.key_id)
+        .subquery()
+    )
+    rows = conn.execute(
+        select(k.c.key_id, keys.c.tokens, k.c.user_id, k.c.sealed_refresh_token)
+        .join(keys, keys.c.user_id == k.c.user_id)
+        .order_by(k.c.key_id)
+    )
+    return [StoredKey(*row) for row in rows]
+
+
+def current_block(conn: Connection) -> Block | None:
+    """The block that holds now, by the database's clock."""
+    b = t.api_budget
+    row = conn.execute(
+        select(b.c.blocked_until, b.c.blocked_reason).where(b.c.blocked_until > func.now())
+    ).first()
+    return Block(*row) if row else None
+
+
+def users_by_connection(conn: Connection) -> dict[str, int]:
+    """How many users have each state of the connection."""
+    u = t.users
+    rows = conn.execute(
+        select(u.c.connection, func.count()).group_by(u.c.connection).order_by(u.c.connection)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def overdue(conn: Connection, now: datetime, patience: timedelta) -> Overdue:
+    """Users with a usable connection who have been due for longer than `patience`."""
+    u, s, k = t.users, t.sync_state, t.user_tokens
+    # Who was never synced is due since they connected.
+    due_since = func.coalesce(s.c.next_due_at, k.c.authorized_at)
+    row = conn.execute(
+        select(func.count(), func.min(due_since))
+        .join_from(u, s, s.c.user_id == u.c.user_id)
+        .join(k, k.c.user_id == u.c.user_id)
+        .where(u.c.connection.in_(ELIGIBLE), due_since < now - patience)
+    ).one()
+    return Overdue(row[0], row[1])

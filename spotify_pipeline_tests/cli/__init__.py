@@ -1,0 +1,1 @@
+"""The program, in this process and as a process of its own."""

@@ -1,0 +1,248 @@
+"""The doctor finds what is wrong, says what to do, changes nothing and shows no secret."""
+
+import json
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from spotify_pipeline.domain.sealing import new_key
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, with_password
+
+KEY_ID = TOKEN_KEY.partition(":")[0]
+
+
+@pytest.fixture
+def healthy(dagster, simulator, tmp_path):
+    """Everything configured and reachable."""
+    (tmp_path / "home").mkdir(mode=0o700)
+
+
+@pytest.fixture
+def findings(run):
+    """Runs the doctor: the exit code, and the findings by check (problems first)."""
+
+    def findings():
+        result = run("doctor", "--json")
+        found = sorted(json.loads(result.stdout), key=lambda finding: finding["status"] == "ok")
+        by_check = {}
+        for finding in found:
+            by_check.setdefault(finding["check"], finding)
+        return result.exit_code, by_check
+
+    return findings
+
+
+def problems(found):
+    return {check: one["detail"] for check, one in found.items() if one["status"] == "problem"}
+
+
+def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listener, run, environ):
+    listener("mira")
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "Nothing is wrong."
+    for words in (
+        "ok       python: 3.",
+        "dagster 1.13.",
+        "ok       SPOTIFY_PIPELINE_DATABASE_URL: set (secret)",
+        "ok       SPOTIFY_PIPELINE_TOP_LIMIT: 20 (default)",
+        "ok       SPOTIFY_PIPELINE_REVALIDATE_URL: not set",
+        "ok       database: PostgreSQL 1",
+        "ok       schema: revision 0",
+        f"ok       token key {KEY_ID}: opens its 1 token",
+        "ok       api budget: not blocked",
+        "ok       users: 1 user: 1 connected",
+        "ok       past due: nobody",
+        "ok       dagster storage: can be reached",
+        "ok       spotify: http://127.0.0.1:",
+    ):
+        assert words in result.stdout
+
+
+def test_it_shows_no_secret(healthy, listener, run, environ, database):
+    environ.setenv("SPOTIFY_PIPELINE_REVALIDATE_URL", "https://me:canary-password@app.example.com")
+    environ.setenv("SPOTIFY_PIPELINE_REVALIDATE_SECRET", "canary-revalidate")
+    token = listener("mira").refresh_token
+    for arguments in (("doctor",), ("doctor", "--json")):
+        output = run(*arguments).output
+        assert "https://me:***@app.example.com" in output
+        for secret in ("canary", CLIENT_SECRET, TOKEN_KEY.partition(":")[2], token):
+            assert secret not in output
+        if database.password:
+            assert str(database.password) not in output
+
+
+def test_a_role_that_may_connect_though_it_need_not_is_worth_a_note(
+    healthy, findings, engine, database
+):
+    assert findings()[1]["database access"]["status"] == "note"
+    with engine.begin() as conn:
+        conn.execute(text(f'REVOKE CONNECT ON DATABASE "{database.database}" FROM PUBLIC'))
+    code, found = findings()
+    assert "database access" not in found
+    assert code == 0
+
+
+def test_wrong_configuration_is_all_it_can_say(run, environ):
+    environ.setenv("SPOTIFY_API_URL", "http://canary.example.com")
+    environ.setenv("SPOTIFY_PIPELINE_CONNECTIONS", "many")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "problem  configuration: SPOTIFY_API_URL must use https" in result.stdout
+    assert "problem  configuration: SPOTIFY_PIPELINE_CONNECTIONS" in result.stdout
+    assert "canary" not in result.output
+
+
+def test_a_variable_that_is_probably_misspelt_is_worth_a_note(healthy, findings, environ):
+    environ.setenv("SPOTIFY_PIPELINE_DATBASE_URL", "x")
+    code, found = findings()
+    assert code == 0
+    assert found["SPOTIFY_PIPELINE_DATBASE_URL"]["status"] == "note"
+
+
+def test_without_a_client_id_nobody_can_be_synced(healthy, findings, environ):
+    environ.delenv("SPOTIFY_CLIENT_ID")
+    code, found = findings()
+    assert code == 1
+    assert list(problems(found)) == ["SPOTIFY_CLIENT_ID"]
+
+
+def test_a_home_that_others_can_write_is_a_problem(healthy, findings, tmp_path):
+    (tmp_path / "home").chmod(0o777)
+    code, found = findings()
+    assert code == 1
+    assert found["home"]["to_do"] == f"chmod go-w {tmp_path / 'home'}"
+
+
+def test_a_database_that_is_down_hides_nothing_else(healthy, findings, environ):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", f"postgresql://u:p@127.0.0.1:{port}/x")
+    code, found = findings()
+    assert code == 1
+    assert "nothing listens there" in problems(found)["database"]
+    assert found["dagster storage"]["status"] == "ok"
+    assert found["spotify"]["status"] == "ok"
+
+
+def test_a_schema_of_another_revision_is_a_problem(healthy, findings, environ, empty_database):
+    environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(empty_database))
+    code, found = findings()
+    assert code == 1
+    assert "init-db" in problems(found)["database"]
+
+
+def test_dagsters_database_is_named_when_it_is_missing(healthy, findings, environ, database):
+    environ.setenv("DAGSTER_PG_URL", with_password(database.set(database="none_here")))
+    _, found = findings()
+    assert "none_here" in problems(found)["dagster storage"]
+    assert "DAGSTER_PG_URL" in problems(found)["dagster storage"]
+
+
+def test_tokens_whose_key_is_gone_are_counted(healthy, listener, findings, environ):
+    listener("mira")
+    listener("kenji")
+    environ.setenv("SPOTIFY_PIPELINE_TOKEN_KEYS", new_key()[1])
+    code, found = findings()
+    assert code == 1
+    assert found[f"token key {KEY_ID}"]["detail"].startswith("2 tokens cannot be read.")
+    assert "backup" in found[f"token key {KEY_ID}"]["to_do"]
+
+
+def test_missing_keys_are_a_problem(healthy, findings, environ):
+    environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
+    _, found = findings()
+    assert "spotify-pipeline keys new" in problems(found)["token keys"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"), [("RATE", "slow down"), ("QUOTA", "quota"), ("APP", "SPOTIFY_CLIENT_ID")]
+)
+def test_a_block_of_the_developer_account_says_until_when_and_why(
+    healthy, findings, engine, reason, words
+):
+    with engine.begin() as conn:
+        conn.execute(text("DELETE FROM spotify_pipeline.api_budget"))
+        conn.execute(
+            text(
+                "INSERT INTO spotify_pipeline.api_budget (blocked_until, blocked_reason)"
+                " VALUES ('2999-01-01 00:00Z', :reason)"
+            ),
+            {"reason": reason},
+        )
+    code, found = findings()
+    assert code == 1
+    assert problems(found)["api budget"] == f"{reason}: no call before 2999-01-01 00:00:00Z"
+    assert words in found["api budget"]["to_do"]
+
+
+def test_users_who_wait_too_long_are_a_problem_and_fresh_ones_are_none(
+    healthy, listener, findings, engine
+):
+    listener("mira")
+    listener("kenji")
+    assert findings()[0] == 0
+    s = t.sync_state
+    late = datetime.now(UTC) - timedelta(hours=2)
+    with engine.begin() as conn:
+        conn.execute(update(s).where(s.c.user_id == "mira").values(next_due_at=late))
+    code, found = findings()
+    assert code == 1
+    assert found["past due"]["detail"].startswith("the plays of 1 user should")
+    assert "spotify-pipeline sync --due" in found["past due"]["to_do"]
+
+
+def test_refused_users_are_worth_a_note_and_suspects_are_a_problem(
+    healthy, listener, findings, engine
+):
+    listener("mira")
+    u = t.users
+    with engine.begin() as conn:
+        conn.execute(update(u).values(connection="needs_reauth"))
+    code, found = findings()
+    assert (code, found["users"]["status"]) == (0, "note")
+    with engine.begin() as conn:
+        conn.execute(update(u).values(connection="suspect"))
+    code, found = findings()
+    assert (code, found["users"]["status"]) == (1, "problem")
+
+
+def test_a_spotify_that_cannot_be_reached_is_a_problem(healthy, findings, environ):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    environ.setenv("SPOTIFY_ACCOUNTS_URL", url)
+    code, found = findings()
+    assert code == 1
+    assert problems(found)["spotify"].startswith(f"{url} cannot be reached")
+
+
+def test_a_port_without_tls_is_no_spotify(healthy, findings, environ, simulator):
+    environ.setenv("SPOTIFY_API_URL", simulator.url.replace("http://", "https://"))
+    code, found = findings()
+    assert code == 1
+    assert "https://" in problems(found)["spotify"]
+
+
+def test_behind_a_proxy_only_the_proxy_is_looked_for_and_its_password_not_shown(
+    healthy, run, environ, simulator
+):
+    address = simulator.url.removeprefix("http://")
+    environ.setenv("SPOTIFY_ACCOUNTS_URL", "https://accounts.spotify.invalid")
+    environ.setenv("https_proxy", f"http://me:canary@{address}")
+    environ.delenv("no_proxy", raising=False)
+    result = run("doctor")
+    assert f"can be reached (through the proxy {address})" in result.stdout
+    assert "canary" not in result.output
+
+
+def test_without_any_database_it_makes_none(run, environ, tmp_path):
+    environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
+    environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "problem  database: there is none yet → run `spotify-pipeline init-db`" in result.stdout
+    assert not Path(tmp_path / "home").exists()

@@ -1,0 +1,68 @@
+"""init-db creates or upgrades, says what it did, and can be repeated."""
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from spotify_pipeline.storage.schema import newest_revision
+from spotify_pipeline_tests.cli.conftest import only_line, with_password
+
+
+@pytest.fixture
+def empty(environ, empty_database, dagster):
+    environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(empty_database))
+    engine = create_engine(empty_database)
+    yield engine
+    engine.dispose()
+
+
+def test_it_creates_the_schema_and_the_second_time_says_that_it_is_there(run, empty):
+    first = run("init-db")
+    assert first.exit_code == 0
+    assert first.stdout.startswith(
+        f"Created the schema spotify_pipeline at revision {newest_revision()}."
+    )
+    assert run("users", "list").exit_code == 0
+    second = run("init-db")
+    assert second.exit_code == 0
+    assert "already at revision" in second.stdout
+
+
+def test_a_newer_database_is_left_alone(run, engine):
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE spotify_pipeline.alembic_version SET version_num = '9999'"))
+    result = run("init-db")
+    assert result.exit_code == 2
+    assert "upgrade spotify_pipeline" in only_line(result)
+
+
+def test_a_user_without_the_right_is_told_so(run, environ, empty, empty_database):
+    role = f"{empty_database.database}_reader"
+    with empty.begin() as conn:
+        conn.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'canary'"))
+    url = empty_database.set(username=role, password="canary")
+    environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(url))
+    try:
+        result = run("init-db")
+    finally:
+        with empty.begin() as conn:
+            conn.execute(text(f"DROP ROLE {role}"))
+    assert result.exit_code == 1
+    assert "lacks a right" in only_line(result)
+    assert "canary" not in result.output
+
+
+def test_dagsters_database_is_made_on_a_server_of_ones_own_closed_to_others(
+    run, environ, database, engine
+):
+    with engine.connect() as conn:
+        if conn.scalar(text("SELECT count(*) FROM pg_database WHERE datname = 'dagster'")):
+            pytest.skip("this server has a database named dagster")
+    environ.delenv("DAGSTER_PG_URL", raising=False)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        try:
+            assert "Created the database dagster" in run("init-db").stdout
+            open_to_all = text("SELECT has_database_privilege('public', 'dagster', 'CONNECT')")
+            assert conn.scalar(open_to_all) is False
+            assert "dagster" not in run("init-db").stdout
+        finally:
+            conn.execute(text("DROP DATABASE IF EXISTS dagster"))

@@ -1,0 +1,130 @@
+"""A bar on a terminal, lines in a pipe, colours where they are wanted; keys and simulator."""
+
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from spotify_pipeline.cli.output import count, printable
+from spotify_pipeline.domain.sealing import Keyring
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.cli.conftest import only_line
+
+COMMAND = [sys.executable, "-m", "spotify_pipeline.cli.main"]
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+
+
+@pytest.fixture
+def on_a_terminal(environ):
+    """Runs the program with a terminal as standard output and error; returns what it showed."""
+
+    def on_a_terminal(*arguments: str, **more: str) -> str:
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**os.environ, "TERM": "xterm-256color", **more},
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        ) as program:
+            os.close(theirs)
+            shown = b""
+            try:
+                while part := os.read(ours, 4096):
+                    shown += part
+            except OSError:  # Linux's way to say that the other side has ended
+                pass
+            os.close(ours)
+            assert program.wait(30) == 0, shown
+        return shown.decode()
+
+    return on_a_terminal
+
+
+def test_a_long_command_shows_a_bar_on_a_terminal_and_lines_elsewhere(run, on_a_terminal):
+    run("users", "add", "mira")
+    shown = on_a_terminal("rebuild")
+    assert "1/1" in shown
+    assert COLOUR.search(shown)
+    in_a_pipe = run("rebuild")
+    assert in_a_pipe.stderr == "Rebuilding: 1 to do\n"
+    assert "\x1b" not in in_a_pipe.output
+
+
+def test_no_color_is_respected(run, on_a_terminal):
+    run("users", "add", "mira")
+    assert not COLOUR.search(on_a_terminal("rebuild", NO_COLOR="1"))
+
+
+def test_a_table_in_a_pipe_is_not_cut(run):
+    user_id = "u" * 255
+    run("users", "add", user_id, "--display-name", "n" * 200)
+    (line,) = [line for line in run("users", "list").stdout.splitlines() if user_id in line]
+    assert "n" * 200 in line
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("Ayọ̀ 🎧", "Ayọ̀ 🎧"), ("a\x1b[2Jb\r\n\x9b", "a\ufffd[2Jb\ufffd\ufffd\ufffd"), (None, "")],
+)
+def test_names_are_shown_as_they_are_but_for_control_characters(text, shown):
+    assert printable(text) == shown
+
+
+def test_one_user_is_not_one_users():
+    assert [count(number, "user") for number in (0, 1, 2000)] == [
+        "0 users",
+        "1 user",
+        "2,000 users",
+    ]
+
+
+def test_a_new_key_is_alone_on_stdout_and_works_as_it_is(run):
+    first, second = run("keys", "new"), run("keys", "new")
+    assert first.exit_code == 0
+    assert first.stdout != second.stdout
+    keyring = Keyring.parse(first.stdout)
+    assert keyring.current_id in first.stderr
+    assert "SPOTIFY_PIPELINE_TOKEN_KEYS" in first.stderr
+    assert first.stdout.strip().partition(":")[2] not in first.stderr
+
+
+def test_the_simulator_prints_lines_that_work_when_pasted_and_ends_with_ctrl_c(
+    environ, engine, tmp_path
+):
+    program = subprocess.Popen(
+        [*COMMAND, "simulator", "--port", "0", "--listeners", "2", "--seed", "7"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    try:
+        lines = [program.stdout.readline() for _ in range(8)]
+        (tmp_path / "spotify-pipeline").write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+        Path(tmp_path / "spotify-pipeline").chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        subprocess.run(
+            ["bash", "-e", "-c", "".join(lines)], env={**os.environ, "PATH": path}, check=True
+        )
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=10)
+    finally:
+        program.kill()
+    assert (program.returncode, errors) == (0, "")
+    with engine.connect() as conn:
+        rows = conn.execute(select(t.users.c.user_id, t.users.c.connection)).all()
+    assert sorted(map(tuple, rows)) == [("kenji", "connected"), ("mira", "connected")]
+
+
+def test_a_port_that_is_taken_exits_2(run, simulator):
+    result = run("simulator", "--port", simulator.url.rpartition(":")[2])
+    assert result.exit_code == 2
+    assert "choose another with --port" in only_line(result)

@@ -1,0 +1,131 @@
+"""The program itself: help, start-up, exit codes, interruptions."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+
+import click
+import pytest
+
+from spotify_pipeline.cli import errors
+from spotify_pipeline.cli.program import COMMANDS, program
+
+HEAVY = ("dagster", "pandas", "requests", "sqlalchemy", "pydantic", "rich", "uvicorn")
+# Whose module and words belong to other tests.
+ELSEWHERE = {"demo", "dev"}
+
+
+def commands(group: click.Group = program, path: tuple[str, ...] = ()):
+    """Every command below the group that does something, with its path."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_help_lists_all_commands_without_importing_what_they_need():
+    asks = (
+        "import sys; from spotify_pipeline.cli.main import main; sys.argv[1:] = ['--help']\n"
+        "try: main()\n"
+        "except SystemExit: print([name for name in sys.modules if name in " + repr(HEAVY) + "])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", asks], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.splitlines()[-1] == "[]"
+    for name in COMMANDS:
+        assert f"\n  {name} " in said
+
+
+def test_help_starts_in_a_third_of_a_second_of_processor_time():
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "spotify_pipeline.cli.main", "--help"]
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_every_command_has_help_with_an_example():
+    for path, command in commands():
+        text = command.get_help(click.Context(command, info_name=path[-1]))
+        assert "Example" in text, path
+        assert f"spotify-pipeline {' '.join(path)}" in text, path
+
+
+def test_the_list_of_commands_says_what_the_commands_say():
+    context = click.Context(program)
+    for name, (_, about) in COMMANDS.items():
+        if name not in ELSEWHERE:
+            command = program.get_command(context, name)
+            assert command.get_short_help_str(limit=200).rstrip(".") == about.rstrip(".")
+
+
+def test_the_version_is_that_of_the_package(run):
+    assert run("--version").stdout.startswith("spotify-pipeline, version 0.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), ("users", "add"), ("sync",), ("sync", "mira", "--all"), ("users", "set", "x")],
+)
+def test_wrong_usage_exits_2_and_says_how_to_get_help(process, arguments):
+    result = process(*arguments)
+    assert result.returncode == 2
+    assert "Error: " in result.stderr
+    assert "--help" in result.stderr
+    assert result.stdout == ""
+
+
+def test_every_error_that_has_an_exit_code_exists():
+    import importlib
+
+    for name in errors.EXIT_CODES:
+        module, _, cls = name.rpartition(".")
+        found = getattr(importlib.import_module(module), cls)
+        assert f"{found.__module__}.{found.__qualname__}" == name
+
+
+def test_a_reader_that_leaves_is_no_error_to_talk_about(environ):
+    left = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m spotify_pipeline.cli.main --help | head -c 1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert left.stderr == ""
+
+
+def test_ctrl_c_ends_a_sync_that_waits_for_spotify_at_once_and_without_a_traceback(
+    run, environ, dagster, database
+):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environ.setenv("SPOTIFY_API_URL", url)
+        environ.setenv("SPOTIFY_ACCOUNTS_URL", url)
+        assert run("users", "add", "mira", "--refresh-token-stdin", stdin="token").exit_code == 0
+        program = subprocess.Popen(
+            [sys.executable, "-m", "spotify_pipeline.cli.main", "sync", "mira"],
+            env=dict(os.environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            silent.accept()  # now it waits for the answer
+            program.send_signal(signal.SIGINT)
+            said, _ = program.communicate(timeout=10)
+        finally:
+            program.kill()
+    assert program.returncode == 130
+    assert said.splitlines()[-1] == "Stopped."
+    assert "Traceback" not in said
