@@ -42,7 +42,9 @@ def listener_assets(
             return sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
 
         outcomes = (
-            answer_requests(opened, dispatch_key, context.run_id, work) if dispatch_key else work()
+            answer_requests(opened, dispatch_key, context.run.run_id, work)
+            if dispatch_key
+            else work()
         )
     if len(outcomes) == 1:
         for step, rows in outcomes[0].done.items():
@@ -85,7 +87,8 @@ def raise_failures(outcomes: "list[UserOutcome]") -> None:
     if total == 1 and outcomes[0].skipped:
         raise dg.Failure(f"{outcomes[0].skipped} Materialize again later.", allow_retries=False)
     failed = [outcome for outcome in outcomes if outcome.failures]
-    if not failed:
+    busy = [outcome for outcome in outcomes if outcome.result == "skipped"]
+    if not failed and not busy:
         return
     if total == 1:
         lines = [
@@ -97,5 +100,9 @@ def raise_failures(outcomes: "list[UserOutcome]") -> None:
         for outcome in failed:
             counts[str(outcome.error_code)] = counts.get(str(outcome.error_code), 0) + 1
         lines = [f"{code}: {n} of {total} users" for code, n in sorted(counts.items())]
+        if busy:
+            lines.append(
+                f"{len(busy)} of {total} users: {busy[0].skipped} Materialize again later."
+            )
     # Spotify was already asked again where that helps; the run must not try once more.
     raise dg.Failure("\n".join(dict.fromkeys(lines)), allow_retries=False)

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from spotify_pipeline.defs.assets import log_materializations
 from spotify_pipeline.defs.metadata import asset_key
-from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.retention import delete_old_runs
 from spotify_pipeline.domain.steps import STEPS
@@ -21,7 +20,6 @@ from spotify_pipeline.domain.steps import STEPS
 sync_user = dg.define_asset_job(
     "sync_user",
     selection=dg.AssetSelection.assets(*(asset_key(step) for step in STEPS)),
-    partitions_def=listeners,
     description="Everything for one user: the whole graph on one partition.",
     executor_def=dg.in_process_executor,
 )
@@ -56,6 +54,14 @@ class Work(dg.Config):
     skip_fresh: bool = False
 
 
+def _enlisted_under(context: dg.OpExecutionContext) -> str:
+    """The run id under which the users stand in sync_run_users.
+
+    A retry has an id of its own, but goes on with the chunks of the run that it retries.
+    """
+    return context.run.root_run_id or context.run_id
+
+
 @dg.op(out=dg.DynamicOut(int, io_manager_key="chunk_numbers"))
 def choose_users(
     context: dg.OpExecutionContext, config: Choice, pipeline: PipelineResource
@@ -64,7 +70,7 @@ def choose_users(
     from spotify_pipeline.sync.runs import choose
 
     with pipeline.opened() as opened:
-        chunks = choose(opened, context.run_id, config.selection, config.chunk_size)
+        chunks = choose(opened, _enlisted_under(context), config.selection, config.chunk_size)
     context.log.info(f"{config.selection} users in {chunks} chunks of up to {config.chunk_size}")
     for chunk in range(chunks):
         yield dg.DynamicOutput(chunk, mapping_key=str(chunk))
@@ -79,7 +85,7 @@ def sync_chunk(
 
     with pipeline.opened() as opened:
         outcomes = sync_chunk_users(
-            opened, context.run_id, chunk, config.steps, skip_fresh=config.skip_fresh
+            opened, _enlisted_under(context), chunk, config.steps, skip_fresh=config.skip_fresh
         )
     for outcome in outcomes:
         # Every event costs milliseconds: what did not change is not told again.
@@ -92,19 +98,20 @@ def report_run(context: dg.OpExecutionContext, pipeline: PipelineResource) -> No
     from spotify_pipeline.sync.runs import report
 
     with pipeline.opened() as opened:
-        totals = report(opened, context.run_id)
-    context.add_output_metadata(
-        {
-            **{f"users {outcome}": count for outcome, count in totals.by_outcome.items()},
-            **{f"failed {code}": count for code, count in totals.by_code.items()},
-            "new plays": totals.new_plays,
-        }
-    )
+        totals = report(opened, _enlisted_under(context))
+    numbers = {
+        **{f"users {outcome}": count for outcome, count in totals.by_outcome.items()},
+        **{f"failed {code}": count for code, count in totals.by_code.items()},
+        "new plays": totals.new_plays,
+    }
+    context.add_output_metadata(numbers)
     if totals.by_code:
         raise dg.Failure(
             "Not every user could be synced: "
             + ", ".join(f"{count} {code}" for code, count in sorted(totals.by_code.items()))
             + ". `spotify-pipeline users list --failed` names them and what to do.",
+            # A failed step has no output to show them on.
+            metadata=numbers,
             allow_retries=False,
         )
 

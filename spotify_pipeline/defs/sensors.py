@@ -56,12 +56,16 @@ def sync_request_sensor(
 
 
 def _ended_runs(instance: dg.DagsterInstance, dispatch_keys: list[str]) -> dict[str, ErrorCode]:
-    """The dispatch keys whose latest run has ended, with the code for a request left open."""
+    """The dispatch keys whose latest run has ended for good, with the code for a request left open.
+
+    A run whose process died and that Dagster is about to start again has not: its next try answers.
+    """
     ended = {}
     for key in dispatch_keys:
         records = instance.get_run_records(dg.RunsFilter(tags={DISPATCH_KEY: key}), limit=1)
-        if records and (code := ENDED.get(records[0].dagster_run.status)):
-            ended[key] = code
+        run = records[0].dagster_run if records else None
+        if run and run.status in ENDED and not run.is_complete_and_waiting_to_retry:
+            ended[key] = ENDED[run.status]
     return ended
 
 

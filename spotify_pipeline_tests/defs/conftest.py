@@ -1,0 +1,100 @@
+"""A Dagster instance in Postgres beside the pipeline's database; one simulator per worker."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from sqlalchemy import URL, Engine
+
+from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.settings import load_settings, variables
+from spotify_pipeline.simulator.control import Simulator
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline_tests.conftest import temporary_database
+from spotify_pipeline_tests.defs.staging import on_stage
+from spotify_pipeline_tests.sync.stage import NOON, Stage, environment, open_stage, put_right
+
+
+@pytest.fixture(scope="session")
+def shared_simulator() -> Iterator[Simulator]:
+    with running_simulator(now=NOON) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(shared_simulator: Simulator) -> Simulator:
+    """It stands still at noon."""
+    put_right(shared_simulator)
+    return shared_simulator
+
+
+@pytest.fixture(scope="session")
+def dagster_template(_admin: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database with Dagster's tables, made once: that takes Dagster seconds."""
+    with temporary_database(_admin, "template0") as url, pytest.MonkeyPatch.context() as patch:
+        set_environment(patch, dagster_environment(url, tmp_path_factory.mktemp("home")))
+        with opened_instance(load_settings()):
+            pass
+        yield str(url.database)
+
+
+@pytest.fixture
+def dagster_database(_admin: Engine, dagster_template: str) -> Iterator[URL]:
+    """A fresh database with Dagster's tables."""
+    with temporary_database(_admin, dagster_template) as url:
+        yield url
+
+
+@pytest.fixture
+def environ(
+    database: URL,
+    dagster_database: URL,
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, str]:
+    """The environment of the test, set: this process is configured like a real one."""
+    environ = environment(database, simulator) | dagster_environment(dagster_database, tmp_path)
+    set_environment(monkeypatch, environ)
+    return environ
+
+
+def dagster_environment(dagster_database: URL, home: Path) -> dict[str, str]:
+    """Where Dagster keeps its things."""
+    url = dagster_database.render_as_string(hide_password=False)
+    return {"DAGSTER_PG_URL": url, "SPOTIFY_PIPELINE_HOME": str(home)}
+
+
+def set_environment(patch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+    """Sets these variables, and none of the project's but these."""
+    for name in variables():
+        patch.delenv(name, raising=False)
+    for name, value in environ.items():
+        patch.setenv(name, value)
+    # opened_instance sets it; the patch sets it back.
+    patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
+
+
+@pytest.fixture
+def open_another(simulator: Simulator, environ: dict[str, str]) -> Iterator[Callable[..., Stage]]:
+    """Opens a pipeline on the same database."""
+    with ExitStack() as opened:
+        yield lambda **more: opened.enter_context(open_stage(simulator, environ | more))
+
+
+@pytest.fixture
+def stage(open_another: Callable[..., Stage]) -> Iterator[Stage]:
+    """A pipeline at noon, without users; staged definitions work with it."""
+    stage = open_another()
+    with on_stage(stage.pipeline):
+        yield stage
+
+
+@pytest.fixture
+def instance(environ: dict[str, str]) -> Iterator[dg.DagsterInstance]:
+    """A real instance, configured by the project's dagster.yaml."""
+    with opened_instance(load_settings()) as instance:
+        yield instance

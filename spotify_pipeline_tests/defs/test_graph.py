@@ -1,0 +1,112 @@
+"""The graph that a data engineer sees: keys, edges, descriptions, columns, schedules, sensors."""
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from spotify_pipeline.definitions import defs
+from spotify_pipeline.storage import tables as t
+
+RANGES = ("short_term", "medium_term", "long_term")
+LISTS = [f"{kind}/{time_range}" for kind in ("top_artists", "top_tracks") for time_range in RANGES]
+
+# What users were promised: each asset and what it is computed from.
+EDGES: dict[str, list[str]] = {
+    "recently_played": [],
+    **{name: [] for name in LISTS},
+    "daily_listening": ["recently_played"],
+    "music_personality": ["daily_listening", *LISTS],
+    "profile_revalidation": ["music_personality"],
+}
+TABLES = {
+    "recently_played": "plays",
+    **{name: f"user_{name.partition('/')[0]}" for name in LISTS},
+    "daily_listening": "daily_listening",
+    "music_personality": "music_personality",
+}
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return defs()
+
+
+@pytest.fixture(scope="module")
+def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_the_graph_is_the_one_that_was_promised(specs: dict[str, dg.AssetSpec]) -> None:
+    edges = {
+        name: sorted(dep.asset_key.to_user_string() for dep in spec.deps)
+        for name, spec in specs.items()
+    }
+    assert edges == {name: sorted(needed) for name, needed in EDGES.items()}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_an_asset_explains_itself(specs: dict[str, dg.AssetSpec], name: str) -> None:
+    spec = specs[name]
+    assert spec.description
+    assert spec.description.endswith(".")
+    assert spec.owners
+    assert spec.kinds
+    assert spec.group_name not in (None, "default")
+    partitions = spec.partitions_def
+    assert isinstance(partitions, dg.DynamicPartitionsDefinition)
+    assert partitions.name == "spotify_users"
+    table = spec.metadata["dagster/table_name"]
+    assert table == f"spotify_pipeline.{TABLES.get(name, 'sync_state')}"
+    schema = spec.metadata["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    columns = {column.name: column for column in schema.columns}
+    assert list(columns) == [column.name for column in t.metadata.tables[table].columns]
+    assert all(column.description for column in columns.values())
+    assert columns["user_id"].constraints.nullable is False
+
+
+def test_the_column_types_are_those_of_postgres(specs: dict[str, dg.AssetSpec]) -> None:
+    schema = specs["daily_listening"].metadata["dagster/column_schema"]
+    types = {column.name: column.type.lower() for column in schema.columns}
+    assert types["date"] == "date"
+    assert types["listened_ms"] == "bigint"
+
+
+def test_what_runs_by_itself_runs_from_the_start(definitions: dg.Definitions) -> None:
+    repository = definitions.get_repository_def()
+    schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
+    sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
+    crons = {
+        "nightly_sync": "0 3 * * *",
+        "plays_poll": "*/15 * * * *",
+        "weekly_top_refresh": "0 3 * * 1",
+    }
+    for name, cron in crons.items():
+        assert schedules[name].cron_schedule == cron
+        assert schedules[name].execution_timezone == "UTC"
+    assert {"sync_request_sensor", "partition_reconciler"} <= sensors.keys()
+    assert {schedule.default_status for schedule in schedules.values()} == {
+        dg.DefaultScheduleStatus.RUNNING
+    }
+    assert {sensor.default_status for sensor in sensors.values()} == {
+        dg.DefaultSensorStatus.RUNNING
+    }
+
+
+def test_the_code_location_loads_without_what_only_a_sync_needs() -> None:
+    """Every run is a fresh process that loads it."""
+    heavy = ("pandas", "numpy", "requests", "alembic", "matplotlib", "altair", "plotly", "nacl")
+    code = (
+        "import json, sys\n"
+        "from spotify_pipeline.definitions import defs\n"
+        "loaded = defs()\n"
+        "loaded.resolve_job_def('sync_user'), loaded.resolve_job_def('sync_users')\n"
+        f"print(json.dumps([name for name in {heavy!r} if name in sys.modules]))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={}
+    )
+    assert json.loads(told.stdout) == []

@@ -1,0 +1,191 @@
+"""Many users in one run: the job sync_users, its reports, and its second try after a crash."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from spotify_pipeline.defs.jobs import ChunkNumbers, sync_users
+from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.simulator.faults.refusals import ServerError
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync import runs
+from spotify_pipeline_tests.defs.staging import (
+    StagedPipeline,
+    failure_of,
+    materialized,
+    staged_defs,
+)
+from spotify_pipeline_tests.sync.stage import Stage
+
+CHUNKS_OF_TWO = {"ops": {"choose_users": {"config": {"selection": "eligible", "chunk_size": 2}}}}
+
+
+def run(
+    instance: dg.DagsterInstance, config: Mapping[str, Any] = CHUNKS_OF_TWO
+) -> dg.ExecuteInProcessResult:
+    """The job sync_users."""
+    job = staged_defs().resolve_job_def("sync_users")
+    return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+
+
+def outcomes(stage: Stage, run_id: str | None = None) -> dict[str, str | None]:
+    """What sync_run_users says of the users (of a run)."""
+    return {
+        row["user_id"]: row["outcome"]
+        for row in stage.rows(t.sync_run_users)
+        if run_id in (None, row["run_id"])
+    }
+
+
+def numbers_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    """What report_run shows, on its output or on its failure."""
+    for event in result.all_events:
+        if event.step_key == "report_run":
+            if event.is_successful_output:
+                return {name: told.value for name, told in event.step_output_data.metadata.items()}
+            if event.is_step_failure:
+                failure = event.step_failure_data.user_failure_data
+                return {name: told.value for name, told in failure.metadata.items()}
+    return {}
+
+
+@pytest.fixture
+def five(stage: Stage) -> Stage:
+    """Five people, in three chunks of two."""
+    for user_id in ("anna", "ben", "cleo", "dora", "emil"):
+        stage.connect(user_id)
+    return stage
+
+
+def test_everybody_is_synced_in_chunks_and_shown_on_their_partition(
+    five: Stage, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance)
+    assert result.success
+    names = {"anna", "ben", "cleo", "dora", "emil"}
+    assert outcomes(five, result.run_id) == dict.fromkeys(names, "synced")
+    assert {row["user_id"] for row in five.rows(t.plays)} == names
+    assert set(materialized(instance)) == {(step, name) for step in STEPS for name in names}
+    assert numbers_of(result) == {"users synced": 5, "new plays": 250}
+    steps = {event.step_key for event in result.all_events if event.is_step_success}
+    assert steps == {"choose_users", *(f"sync_chunk[{n}]" for n in range(3)), "report_run"}
+
+
+def test_only_what_changed_is_shown_again(five: Stage, instance: dg.DagsterInstance) -> None:
+    run(instance)
+    moment = five.clock() + timedelta(minutes=1)
+    five.serve_plays("ben", [(moment, "new")])
+    five.clock.instant = moment
+    result = run(instance)
+    assert result.success
+    shown = materialized(instance, result.run_id)
+    assert {user_id for _, user_id in shown} == {"ben"}
+    assert {step for step, _ in shown} >= {RECENTLY_PLAYED, DAILY_LISTENING}
+    assert shown[RECENTLY_PLAYED, "ben"]["new"] == 1
+
+
+def test_the_failure_of_one_leaves_the_others_right_and_is_reported_in_numbers(
+    five: Stage, instance: dg.DagsterInstance
+) -> None:
+    five.simulator.revoke("ben")
+    five.simulator.add_fault(ServerError(), user_id="cleo")
+    result = run(instance)
+    assert not result.success
+    failed = {"ben": "failed", "cleo": "failed"}
+    done = dict.fromkeys(("anna", "dora", "emil"), "synced")
+    assert outcomes(five) == done | failed
+    assert {user_id for _, user_id in materialized(instance)} == set(done)
+    said = failure_of(result)
+    assert "1 RECONNECT" in said
+    assert "1 SPOTIFY_UNAVAILABLE" in said
+    assert numbers_of(result) == {
+        "users synced": 3,
+        "users failed": 2,
+        "failed RECONNECT": 1,
+        "failed SPOTIFY_UNAVAILABLE": 1,
+        "new plays": 150,
+    }
+
+
+def test_no_user_is_named_but_on_their_partition(five: Stage, instance: dg.DagsterInstance) -> None:
+    five.simulator.revoke("ben")
+    five.forget("emil")
+    result = run(instance)
+    record = instance.get_run_by_id(result.run_id)
+    assert record is not None
+    names = ("anna", "ben", "cleo", "dora", "emil")
+
+    def named(text: object) -> list[str]:
+        return [name for name in names if name in str(text)]
+
+    assert named(record.run_config) + named(record.tags) == []
+    for entry in instance.all_logs(result.run_id):
+        if not (entry.dagster_event and entry.dagster_event.is_step_materialization):
+            assert named(entry) == [], entry
+
+
+def test_nobody_to_sync_is_a_success(stage: Stage, instance: dg.DagsterInstance) -> None:
+    assert run(instance).success
+
+
+def test_a_chunk_can_be_told_its_steps(five: Stage, instance: dg.DagsterInstance) -> None:
+    config = {
+        "ops": {
+            "choose_users": {"config": {"selection": "eligible"}},
+            "sync_chunk": {"config": {"steps": [RECENTLY_PLAYED]}},
+        }
+    }
+    assert run(instance, config).success
+    assert {step for step, _ in materialized(instance)} == {RECENTLY_PLAYED}
+    assert {call.endpoint for call in five.calls()} == {"token", "recently_played"}
+
+
+def in_this_process() -> dg.JobDefinition:
+    """The job with an executor that shares our memory; Dagster wants a function to retry it."""
+    return sync_users.graph.to_job(
+        name="sync_users",
+        executor_def=dg.in_process_executor,
+        resource_defs={
+            "pipeline": StagedPipeline(),
+            "chunk_numbers": dg.IOManagerDefinition.hardcoded_io_manager(ChunkNumbers()),
+        },
+    )
+
+
+def test_a_second_try_goes_on_with_the_chunks_that_are_missing(
+    five: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Dagster does when a run's process dies: only failed steps, under another run id."""
+    really = runs.sync_chunk
+
+    def dying(pipeline: object, run_id: str, chunk: int, *args: Any, **options: Any) -> Any:
+        if chunk == 1:
+            raise OperationalError("SELECT 1", {}, Exception("the server went away"))
+        return really(pipeline, run_id, chunk, *args, **options)
+
+    job = dg.reconstructable(in_this_process)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "sync_chunk", dying)
+        with dg.execute_job(job, instance, run_config=CHUNKS_OF_TWO) as first:
+            assert not first.success
+    assert outcomes(five) == {
+        "anna": "synced",
+        "ben": "synced",
+        "cleo": None,
+        "dora": None,
+        "emil": "synced",
+    }
+    five.simulator.forget_calls()
+    again = dg.ReexecutionOptions.from_failure(first.run_id, instance)
+    with dg.execute_job(
+        job, instance, run_config=CHUNKS_OF_TWO, reexecution_options=again
+    ) as second:
+        assert second.success
+        assert second.run_id != first.run_id
+    assert set(outcomes(five).values()) == {"synced"}
+    assert {call.user_id for call in five.calls()} == {"cleo", "dora"}
+    assert {user_id for _, user_id in materialized(instance)} == set(outcomes(five))

@@ -1,0 +1,211 @@
+"""Materializing one user: the job sync_user, a subset of it, several partitions, and failures."""
+
+from collections.abc import Sequence
+from datetime import date
+
+import dagster as dg
+import pytest
+from sqlalchemy import Table
+
+from spotify_pipeline.defs import assets
+from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.steps import (
+    DAILY_LISTENING,
+    MUSIC_PERSONALITY,
+    RECENTLY_PLAYED,
+    STEPS,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+)
+from spotify_pipeline.simulator.faults.refusals import ServerError
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.leases import leased
+from spotify_pipeline_tests.defs.staging import (
+    failure_of,
+    key,
+    materialize,
+    materialized,
+    staged_defs,
+)
+from spotify_pipeline_tests.sync.stage import Stage
+
+
+def counted(stage: Stage, user_id: str) -> dict[str, int]:
+    """Rows per step, counted in the tables."""
+
+    def rows(table: Table, **where: str) -> int:
+        found = stage.rows(table, user_id)
+        return sum(all(row[name] == value for name, value in where.items()) for row in found)
+
+    lists = ((TOP_ARTISTS, t.user_top_artists), (TOP_TRACKS, t.user_top_tracks))
+    return {
+        RECENTLY_PLAYED: rows(t.plays),
+        DAILY_LISTENING: rows(t.daily_listening),
+        MUSIC_PERSONALITY: rows(t.music_personality),
+        **{
+            step: rows(table, time_range=time_range)
+            for steps, table in lists
+            for step, time_range in steps.items()
+        },
+    }
+
+
+def test_a_run_of_the_job_materializes_every_asset_with_its_row_counts(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna", "Europe/Oslo")
+    result = materialize(instance, "anna")
+    assert result.success
+    events = materialized(instance)
+    assert set(events) == {(step, "anna") for step in STEPS}
+    for step, rows in counted(stage, "anna").items():
+        assert rows > 0
+        told = events[step, "anna"]
+        assert (told["dagster/partition_row_count"], told["new"]) == (rows, rows), step
+    # Again, and nothing is new.
+    materialize(instance, "anna")
+    for step, told in materialized(instance).items():
+        assert (told["new"], told["changed"]) == (0, 0), step
+
+
+def test_a_subset_without_plays_is_a_rebuild_that_asks_spotify_nothing(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    stage.sync_well("anna")
+    minutes = stage.minutes("anna")
+    stage.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 0")
+    stage.simulator.forget_calls()
+    assert materialize(instance, "anna", [DAILY_LISTENING, MUSIC_PERSONALITY]).success
+    assert stage.minutes("anna") == minutes
+    assert stage.calls() == []
+    assert set(materialized(instance)) == {(DAILY_LISTENING, "anna"), (MUSIC_PERSONALITY, "anna")}
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked"),
+    [
+        ([RECENTLY_PLAYED], ["recently_played"]),
+        (["top_artists/short_term", "top_tracks/long_term"], ["top_artists", "top_tracks"]),
+    ],
+    ids=["plays", "lists"],
+)
+def test_a_subset_asks_for_what_it_needs_and_materializes_only_that(
+    stage: Stage, instance: dg.DagsterInstance, steps: Sequence[str], asked: Sequence[str]
+) -> None:
+    stage.connect("anna")
+    assert materialize(instance, "anna", steps).success
+    assert [call.endpoint for call in stage.calls()] == ["token", *asked]
+    assert set(materialized(instance)) == {(step, "anna") for step in steps}
+
+
+def test_exactly_what_succeeded_is_materialized_and_the_run_fails_with_what_to_do(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    stage.simulator.add_fault(ServerError(), endpoint="top_artists")
+    result = materialize(instance, "anna")
+    assert not result.success
+    assert set(materialized(instance)) == {
+        (step, "anna") for step in STEPS if step not in TOP_ARTISTS
+    }
+    said = failure_of(result)
+    assert "top_artists/short_term: SPOTIFY_UNAVAILABLE" in said
+    assert WHAT_TO_DO[ErrorCode.SPOTIFY_UNAVAILABLE] in said
+
+
+def test_a_person_who_has_to_reconnect_is_told_so_and_nothing_is_materialized(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    stage.simulator.revoke("anna")
+    said = failure_of(materialize(instance, "anna"))
+    assert "RECONNECT" in said
+    assert WHAT_TO_DO[ErrorCode.RECONNECT] in said
+    assert materialized(instance) == {}
+
+
+def test_an_unknown_user_and_a_busy_one_fail_the_run_in_words(
+    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "WAIT_SECONDS", 0)
+    assert "no such user" in failure_of(materialize(instance, "nobody"))
+    stage.connect("anna")
+    with leased(stage.pipeline.engine, ["anna"]):
+        assert "Another sync" in failure_of(materialize(instance, "anna"))
+    assert materialized(instance) == {}
+
+
+def range_of(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
+    """One run over all partitions from the first to the last, as the UI starts it."""
+    return (
+        staged_defs()
+        .resolve_job_def("sync_user")
+        .execute_in_process(
+            instance=instance,
+            tags={
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last,
+            },
+            raise_on_error=False,
+        )
+    )
+
+
+def test_a_run_over_several_users_marks_exactly_those_who_succeeded(
+    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "WAIT_SECONDS", 0)
+    names = ["anna", "ben", "cleo", "dora"]
+    for user_id in names:
+        stage.connect(user_id)
+    instance.add_dynamic_partitions("spotify_users", names)
+    stage.simulator.add_fault(ServerError(), user_id="ben")
+    with leased(stage.pipeline.engine, ["cleo"]):
+        result = range_of(instance, "anna", "dora")
+    assert set(materialized(instance)) == {(s, user) for s in STEPS for user in ("anna", "dora")}
+    said = failure_of(result)
+    assert "SPOTIFY_UNAVAILABLE: 1 of 4 users" in said
+    assert "1 of 4 users: Another sync" in said
+    stage.simulator.clear_faults()
+    again = range_of(instance, "ben", "cleo")
+    assert again.success
+    assert set(materialized(instance)) == {(step, user) for step in STEPS for user in names}
+
+
+def test_a_run_answers_the_request_that_it_was_started_for(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES ('anna')")
+    stage.execute("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'request-1-1'")
+    result = materialize(instance, "anna", tags={"spotify/dispatch_key": "request-1-1"})
+    (request,) = stage.rows(t.sync_requests)
+    assert (request["status"], request["run_id"]) == ("succeeded", result.run_id)
+
+
+def test_no_event_tells_what_somebody_listened_to(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    heard = [f"secret song {number}" for number in range(3)]
+    stage.serve_plays(
+        "anna", [(stage.clock().replace(hour=hour), name) for hour, name in enumerate(heard)]
+    )
+    result = materialize(instance, "anna")
+    assert stage.minutes("anna") == {date(2026, 3, 4): 9}
+    log = str(instance.all_logs(result.run_id))
+    assert "sync_listener" in log
+    assert [name for name in heard if name in log] == []
+
+
+def test_every_asset_can_be_materialized_alone(stage: Stage, instance: dg.DagsterInstance) -> None:
+    stage.connect("anna")
+    stage.sync_well("anna")
+    for step in STEPS:
+        run = materialize(instance, "anna", [step])
+        assert run.success, step
+        assert set(materialized(instance, run.run_id)) == {(step, "anna")}
+        assert {event.asset_key for event in run.all_events if event.is_step_materialization} == {
+            key(step)
+        }
