@@ -28,6 +28,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 RAM_DISK = Path("/dev/shm")
 ROOM_BYTES = 2_000_000_000
+HOME_PREFIX = "spotify_pipeline_tests_"
 
 # A power cut may cost us the tests' databases, not a developer's time.
 CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
@@ -36,9 +37,18 @@ CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
 def pytest_configure(config: pytest.Config) -> None:
     """The process that starts the workers chooses the home of the server they share."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
+        _remove_abandoned_homes()
         roomy = RAM_DISK.is_dir() and shutil.disk_usage(RAM_DISK).free > ROOM_BYTES
-        home = tempfile.mkdtemp(prefix="spotify_pipeline_", dir=RAM_DISK if roomy else None)
+        home = tempfile.mkdtemp(prefix=HOME_PREFIX, dir=RAM_DISK if roomy else None)
         os.environ["SPOTIFY_PIPELINE_TEST_HOME"] = home
+
+
+def _remove_abandoned_homes() -> None:
+    # A run that was killed could not clean up, and a RAM disk is memory.
+    hour_ago = time.time() - 3600
+    for home in RAM_DISK.glob(HOME_PREFIX + "*"):
+        if home.stat().st_mtime < hour_ago and not embedded.running_server(home):
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
