@@ -4,6 +4,7 @@ Named in dagster.yaml. The address never enters the instance's configuration, wh
 to child processes on their command lines.
 """
 
+from functools import cache
 from typing import Any
 
 from dagster import Field, IntSource
@@ -28,6 +29,10 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
             storage.optimize_for_webserver(
                 statement_timeout=0, pool_recycle=pool_recycle, max_overflow=POOL_OVERFLOW
             )
+        # Asked at every materialization, inside a transaction: the pool keeps one connection, so
+        # each answer would cost a new one.
+        events = self._event_log_storage
+        events.has_table = cache(events.has_table)  # type: ignore[method-assign]
 
     @classmethod
     def config_type(cls) -> Any:

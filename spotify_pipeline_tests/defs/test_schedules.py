@@ -1,0 +1,98 @@
+"""What a tick of a schedule syncs."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from spotify_pipeline.defs.schedules import SCHEDULES
+from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.staging import StagedPipeline, staged_defs
+from spotify_pipeline_tests.sync.stage import Stage
+
+DAY = timedelta(days=1)
+BY_NAME = {schedule.name: schedule for schedule in SCHEDULES}
+
+
+def last_tick(hour: int) -> datetime:
+    """The latest instant at which the clock in UTC showed this hour."""
+    now = datetime.now(UTC)
+    tick = now.replace(hour=hour, minute=0, second=0, microsecond=0)
+    return tick if tick <= now else tick - DAY
+
+
+def evaluate(instance: dg.DagsterInstance, name: str, moment: datetime) -> list[dg.RunRequest]:
+    """The runs that a tick asks for."""
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=moment,
+        repository_def=staged_defs().get_repository_def(),
+        resources={"pipeline": StagedPipeline()},
+    )
+    return list(BY_NAME[name].evaluate_tick(context).run_requests or [])
+
+
+def execute(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+    """The run that was asked for."""
+    return (
+        staged_defs()
+        .resolve_job_def(request.job_name or "sync_users")
+        .execute_in_process(
+            instance=instance,
+            run_config=request.run_config,
+            tags=request.tags,
+            raise_on_error=False,
+        )
+    )
+
+
+def people(stage: Stage) -> None:
+    """Two active people, and four of whom each has a reason not to be."""
+    stage.connect("active")
+    stage.connect("expiring")
+    for user_id in ("inactive", "disconnected", "needs_reauth", "stale"):
+        stage.connect(user_id)
+    stage.sync_well("inactive", "disconnected", "needs_reauth", "expiring", "stale")
+    for user_id in ("expiring", "disconnected", "needs_reauth"):
+        stage.execute(
+            "UPDATE spotify_pipeline.users SET connection = :c WHERE user_id = :u",
+            u=user_id,
+            c=user_id,
+        )
+    # Long ago authorized (but not yet expired), and nothing played for more than a week.
+    stage.execute(
+        "UPDATE spotify_pipeline.user_tokens SET authorized_at = :at, expires_at = 'infinity'"
+        " WHERE user_id IN ('inactive', 'stale')",
+        at=stage.clock() - 100 * DAY,
+    )
+    stage.execute(
+        "UPDATE spotify_pipeline.plays SET played_at = played_at - interval '8 days'"
+        " WHERE user_id IN ('inactive', 'stale')"
+    )
+    stage.simulator.forget_calls()
+
+
+def test_the_nightly_tick_syncs_exactly_the_active_users_and_everything_of_them(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    people(stage)
+    (request,) = evaluate(instance, "nightly_sync", last_tick(3))
+    assert "active" not in str(request.tags)
+    stage.at(stage.clock() + DAY)
+    result = execute(instance, request)
+    assert result.success
+    outcomes = {row["user_id"]: row["outcome"] for row in stage.rows(t.sync_run_users)}
+    assert outcomes == {"active": "synced", "expiring": "synced"}
+    assert {call.user_id for call in stage.calls()} == {"active", "expiring"}
+    assert len(stage.calls("top_tracks")) == 6
+    done = {event.asset_key.path[0] for event in result.all_events if event.is_step_materialization}
+    assert done == {step.partition("/")[0] for step in STEPS}
+
+
+def test_the_same_tick_has_the_same_run_key(stage: Stage, instance: dg.DagsterInstance) -> None:
+    stage.connect("anna")
+    tick = last_tick(3)
+    (first,) = evaluate(instance, "nightly_sync", tick)
+    (again,) = evaluate(instance, "nightly_sync", tick)
+    assert first.run_key == again.run_key
+    assert first.run_key is not None
