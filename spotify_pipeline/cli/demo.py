@@ -26,7 +26,7 @@ from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.accounts import connect_user, register_user
-from spotify_pipeline.storage.database import open_engine
+from spotify_pipeline.storage.database import leave_database, open_engine
 from spotify_pipeline.storage.people import all_user_ids
 from spotify_pipeline.storage.schema import init_db
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
@@ -64,6 +64,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         simulator = running.enter_context(running_simulator(listeners=users, seed=SEED))
         os.environ.update(simulator.environment)
         settings = load_settings()
+        running.callback(leave_database, settings)
         listeners = simulator.listeners()
         clock = Clock(simulator)
         engine = open_engine(settings)

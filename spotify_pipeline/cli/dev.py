@@ -8,7 +8,7 @@ from rich.console import Console
 
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.database import open_engine
+from spotify_pipeline.storage.database import leave_database, open_engine
 from spotify_pipeline.storage.schema import init_db
 
 
@@ -25,8 +25,11 @@ def dev(port: int | None) -> None:
     init_db(engine)
     engine.dispose()
     console.print("Starting Dagster ...")
-    with running_stack(settings, port) as stack:
-        serve(console, stack)
+    try:
+        with running_stack(settings, port) as stack:
+            serve(console, stack)
+    finally:
+        leave_database(settings)
 
 
 def serve(console: Console, stack: Stack) -> None:

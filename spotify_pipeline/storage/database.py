@@ -48,3 +48,11 @@ def reach_dagster(settings: Settings) -> bool:
 def open_engine(settings: Settings) -> Engine:
     """An engine with room for the threads that work in parallel."""
     return make_engine(pipeline_url(settings))
+
+
+def leave_database(settings: Settings) -> None:
+    """Where it is the embedded server: give back our share and wait for its end if we were last."""
+    if settings.database_url is None:
+        from spotify_pipeline.storage import embedded
+
+        embedded.leave(settings.home)

@@ -22,7 +22,7 @@ from spotify_pipeline.storage.postgres_home import (
     PostgresHome,
     RunningServer,
 )
-from spotify_pipeline.storage.postgres_join import join, ready_server
+from spotify_pipeline.storage.postgres_join import join, ready_server, wait_if_last
 from spotify_pipeline.storage.postgres_server import is_postmaster
 
 __all__ = [
@@ -113,6 +113,18 @@ def database_url(home: Path, database: str = DEFAULT_DATABASE) -> URL:
         if home not in _joined:
             _joined[home] = start(home)
         return _joined[home].url(database)
+
+
+def leave(home: Path) -> None:
+    """Gives this process's share back and, if it was the last, waits until the server is gone.
+
+    For commands that promise to leave nothing behind. URLs of before are dead afterwards.
+    """
+    with _joining:
+        joined = _joined.pop(home.resolve(), None)
+    if joined:
+        joined.close()
+        wait_if_last(PostgresHome(home.resolve()))
 
 
 def _forget_lock() -> None:

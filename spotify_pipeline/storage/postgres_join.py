@@ -20,6 +20,8 @@ from spotify_pipeline.storage.postgres_home import (
 # Generous: a slow disk takes its time over initdb, and recovery after a crash may be long.
 TIMEOUT_S = 120.0
 _POLL_S = 0.02
+# How long a process that leaves waits for the server's end.
+LEAVE_S = 15.0
 # What Python needs to start. Secrets of the caller stay behind: the supervisor outlives it.
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
@@ -58,6 +60,21 @@ def ready_server(home: PostgresHome) -> RunningServer:
             return server
         _check(deadline, home, "did not become ready")
         time.sleep(_POLL_S)
+
+
+def wait_if_last(home: PostgresHome) -> None:
+    """Returns when the server has stopped, or at once when another client keeps it running."""
+    deadline = time.monotonic() + LEAVE_S
+    while home.is_supervised() and time.monotonic() < deadline:
+        fd = os.open(home.clients_lock, os.O_RDWR)
+        try:
+            # Neither lock is to be had while the supervisor stops the server: it holds the other.
+            nobody = try_lock(fd, fcntl.LOCK_EX)
+            if not nobody and try_lock(fd, fcntl.LOCK_SH):
+                return
+        finally:
+            os.close(fd)
+        time.sleep(_POLL_S * 5)
 
 
 def _check(deadline: float, home: PostgresHome, what: str) -> None:
