@@ -19,10 +19,12 @@ QUESTIONS = {
         LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
         ORDER BY 1, 2
     """,
+    # NOT NULL is asked of the columns: as a constraint it exists from Postgres 18 on, under a name
+    # that stays what it was when the column is renamed.
     "constraints": f"""
         SELECT c.relname, k.conname, pg_get_constraintdef(k.oid)
         FROM ({"SELECT c.oid, c.relname" + OUR_TABLES}) AS c
-        JOIN pg_constraint AS k ON k.conrelid = c.oid
+        JOIN pg_constraint AS k ON k.conrelid = c.oid AND k.contype <> 'n'
         ORDER BY 1, 2
     """,
     "indexes": f"""
