@@ -82,6 +82,23 @@ class Settings(BaseModel):
             "Unset with the embedded database: a key file in the home."
         ),
     )
+    calls_per_30s: int = Field(
+        90,
+        ge=0,
+        le=1_000_000,
+        alias="SPOTIFY_PIPELINE_CALLS_PER_30S",
+        description="Calls to Spotify in any 30 seconds, over all processes; 0: no limit.",
+    )
+    calls_per_day: int = Field(
+        1000,
+        ge=0,
+        le=100_000_000,
+        alias="SPOTIFY_PIPELINE_CALLS_PER_DAY",
+        description=(
+            "Calls to Spotify in any 24 hours, over all processes, a fifth of them kept for "
+            "requests; 0: no limit."
+        ),
+    )
     connections: int = Field(
         16,
         ge=1,

@@ -5,6 +5,7 @@ import datetime as dt
 import json
 
 from spotify_pipeline.simulator.faults.kinds import KINDS
+from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
 from spotify_pipeline.simulator.server import Trouble, serve
 from spotify_pipeline.simulator.state import World
 
@@ -77,6 +78,7 @@ def environment(url: str, world: World) -> dict[str, str]:
         "SPOTIFY_ACCOUNTS_URL": url,
         "SPOTIFY_CLIENT_ID": world.tokens.client_id,
         "SPOTIFY_CLIENT_SECRET": world.tokens.client_secret,
+        **UNLIMITED_PIPELINE,
     }
 
 

@@ -9,6 +9,7 @@ import requests
 
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
+from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
 from spotify_pipeline.simulator.shapes import Json, Shape, timestamp
 
 _TIMEOUT_SECONDS = 60.0
@@ -93,6 +94,7 @@ class Simulator:
             "SPOTIFY_ACCOUNTS_URL": self.url,
             "SPOTIFY_CLIENT_ID": self.client_id,
             "SPOTIFY_CLIENT_SECRET": self.client_secret,
+            **UNLIMITED_PIPELINE,
         }
 
     def now(self) -> dt.datetime:

@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.shapes import error
 
+# It bans nobody: without limits of its own the pipeline need not hold back either.
+UNLIMITED_PIPELINE = {
+    "SPOTIFY_PIPELINE_CALLS_PER_30S": "0",
+    "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0",
+}
+
 RATE_SECONDS = 30.0
 QUOTA_SECONDS = 86_400.0
 

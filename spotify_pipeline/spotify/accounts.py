@@ -37,7 +37,7 @@ class Accounts:
     """Refreshes tokens for one client id: with Basic if there is a secret, else as PKCE clients do.
 
     Raises ValueError if `accounts_url` is neither https nor loopback. Refreshes are not counted by
-    the gate's `acquire`, as the limits are those of the Web API; a 429 is still told to it.
+    the gate, as the limits are those of the Web API; a block holds them back all the same.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Accounts:
             )
         )
         if answer.status != 200 or answer.payload is None:
-            raise _refusal(answer)
+            raise self._transport.told(_refusal(answer))
         return _grant(answer.payload)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+from spotify_pipeline.domain.budget import Priority
 from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
 from spotify_pipeline.domain.parsing import (
     BadPayload,
@@ -20,7 +21,6 @@ from spotify_pipeline.spotify.errors import (
     NotAllowlisted,
     SpotifyError,
 )
-from spotify_pipeline.spotify.gate import Priority
 from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request, bearer
 from spotify_pipeline.spotify.transport import Transport
 
@@ -34,59 +34,74 @@ class SpotifyApi:
     """Spotify's Web API for whichever access token is given.
 
     `api_url` comes without /v1; raises ValueError if it is neither https nor loopback. The
-    priority is what the gate is told; two of them can share one transport.
+    priority of a call decides how early the gate lets it through.
     Every method raises a SpotifyError: AccessTokenExpired, MissingScope, NotAllowlisted,
     AppBlocked, RateLimited, SpotifyUnavailable or BadResponse.
     """
 
-    def __init__(
-        self, api_url: str, transport: Transport, *, priority: Priority = "scheduled"
-    ) -> None:
+    def __init__(self, api_url: str, transport: Transport) -> None:
         self._base = BaseUrl.parse(api_url)
         self._transport = transport
-        self._priority: Priority = priority
 
-    def recently_played(self, access_token: str, now: datetime) -> PlaysPage:
+    def recently_played(
+        self, access_token: str, now: datetime, priority: Priority = "request"
+    ) -> PlaysPage:
         """The last 50 plays, newest first; what lies in the future of `now` is skipped."""
         return self._get(
             "recently_played",
             "/v1/me/player/recently-played",
             access_token,
+            priority,
             lambda payload: parse_recently_played(payload, now),
             limit=str(PLAYS_LIMIT),
         )
 
-    def top_artists(self, access_token: str, time_range: TimeRange, limit: int) -> TopArtists:
+    def top_artists(
+        self,
+        access_token: str,
+        time_range: TimeRange,
+        limit: int,
+        priority: Priority = "request",
+    ) -> TopArtists:
         """The first `limit` (1 to 50) top artists of a time range, best first."""
         return self._get(
             "top_artists",
             "/v1/me/top/artists",
             access_token,
+            priority,
             lambda payload: parse_top_artists(payload, time_range),
             time_range=time_range,
             limit=str(limit),
         )
 
-    def top_tracks(self, access_token: str, time_range: TimeRange, limit: int) -> TopTracks:
+    def top_tracks(
+        self,
+        access_token: str,
+        time_range: TimeRange,
+        limit: int,
+        priority: Priority = "request",
+    ) -> TopTracks:
         """The first `limit` (1 to 50) top tracks of a time range, best first."""
         return self._get(
             "top_tracks",
             "/v1/me/top/tracks",
             access_token,
+            priority,
             lambda payload: parse_top_tracks(payload, time_range),
             time_range=time_range,
             limit=str(limit),
         )
 
-    def profile(self, access_token: str) -> Profile:
+    def profile(self, access_token: str, priority: Priority = "request") -> Profile:
         """Whose token it is."""
-        return self._get("profile", "/v1/me", access_token, parse_profile)
+        return self._get("profile", "/v1/me", access_token, priority, parse_profile)
 
     def _get(
         self,
         endpoint: str,
         path: str,
         access_token: str,
+        priority: Priority,
         parse: Callable[[object], Parsed],
         **params: str,
     ) -> Parsed:
@@ -97,11 +112,11 @@ class SpotifyApi:
             path,
             params=params,
             authorization=bearer(access_token),
-            priority=self._priority,
+            priority=priority,
         )
         answer = self._transport.send(request)
         if answer.status != 200:
-            raise refusal(endpoint, answer)
+            raise self._transport.told(refusal(endpoint, answer))
         try:
             return parse(answer.payload)
         except BadPayload as bad:  # names the field, never its content

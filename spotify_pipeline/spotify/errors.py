@@ -4,7 +4,7 @@
     ├── Transient                this user, this time: due again soon
     │   ├── SpotifyUnavailable   no answer, or 5xx
     │   └── BadResponse          an answer that is not understood
-    ├── RateLimited              429: everybody waits for retry_after_seconds
+    ├── RateLimited              429, or the budget: everybody waits for retry_after_seconds
     ├── UserRefused              this user, until somebody acts: no retry helps
     │   ├── Reconnect            the refresh token is dead
     │   ├── MissingScope         the listener did not grant a permission
@@ -54,12 +54,16 @@ class BadResponse(Transient):
 class RateLimited(SpotifyError):
     """Spotify asked for a pause that concerns every user of the developer account.
 
-    `reason` is QUOTA for the daily quota (waits of 6 to 24 hours were seen), else RATE.
+    `reason` is QUOTA for the daily quota (waits of 6 to 24 hours were seen), else RATE. Our own
+    budget raises it before Spotify does, and says so in `what_happened`.
     """
 
-    def __init__(self, retry_after_seconds: int, reason: LimitReason) -> None:
+    def __init__(
+        self, retry_after_seconds: int, reason: LimitReason, what_happened: str | None = None
+    ) -> None:
         code = ErrorCode.QUOTA_EXCEEDED if reason == "QUOTA" else ErrorCode.RATE_LIMITED
-        super().__init__(code, f"Spotify asked for a pause of {retry_after_seconds} s")
+        asked = f"Spotify asked for a pause of {retry_after_seconds} s"
+        super().__init__(code, what_happened or asked)
         self.retry_after_seconds = retry_after_seconds
         self.reason: LimitReason = reason
 

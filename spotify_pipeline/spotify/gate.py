@@ -1,33 +1,42 @@
-"""The door that every call to api.spotify.com passes: where a shared budget plugs in."""
+"""The door that every call to Spotify passes: where a shared budget plugs in."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
-from spotify_pipeline.spotify.errors import LimitReason
-
-# "request" is a person who pressed Sync and waits; part of the day's calls is kept for them.
-Priority = Literal["request", "scheduled"]
+from spotify_pipeline.domain.budget import BlockReason, Priority
 
 
 class RateGate(Protocol):
     """Decides when a call may go out. Used by many threads at once."""
 
-    def acquire(self, priority: Priority) -> None:
+    def acquire(self, priority: Priority | None) -> None:
         """Returns when a call may go out; raises RateLimited or AppBlocked if that is too far off.
 
-        It may sleep. The time slept here does not count against the call's own deadline.
+        A priority of None is a call that Spotify does not count: it is held back only while
+        everything is. It may sleep. The time slept here does not count against the call's own
+        deadline.
         """
         ...
 
-    def blocked(self, retry_after_seconds: int, reason: LimitReason) -> bool:
-        """Takes note of a 429. True: the next `acquire` waits it out. False: the call gives up."""
+    def blocked(self, seconds: int, reason: BlockReason) -> bool:
+        """Takes note that nobody may call for so long: after a 429, or a refusal of the app.
+
+        True: the next `acquire` waits it out. False: the call gives up.
+        """
+        ...
+
+    def succeeded(self) -> None:
+        """Takes note that the Web API answered a call of this thread: the app is not refused."""
         ...
 
 
 class OpenGate:
     """No budget: every call goes out at once, and every 429 ends the call with RateLimited."""
 
-    def acquire(self, priority: Priority) -> None:
+    def acquire(self, priority: Priority | None) -> None:
         return None
 
-    def blocked(self, retry_after_seconds: int, reason: LimitReason) -> bool:
+    def blocked(self, seconds: int, reason: BlockReason) -> bool:
         return False
+
+    def succeeded(self) -> None:
+        return None

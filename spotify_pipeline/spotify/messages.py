@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
-from spotify_pipeline.spotify.gate import Priority
+from spotify_pipeline.domain.budget import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def bearer(access_token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call. `endpoint` is its name in errors; `priority` None passes no gate."""
+    """One call. `endpoint` is its name in errors; `priority` None: Spotify does not count it."""
 
     endpoint: str
     method: Literal["GET", "POST"]

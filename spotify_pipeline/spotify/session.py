@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from spotify_pipeline.domain.budget import Priority
 from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import AccessTokenExpired, BadResponse
@@ -32,25 +33,32 @@ class UserSession:
     would disconnect every user. A revoked connection shows itself at the refresh, as Reconnect.
     """
 
-    def __init__(self, api: SpotifyApi, tokens: TokenSource) -> None:
+    def __init__(
+        self, api: SpotifyApi, tokens: TokenSource, priority: Priority = "request"
+    ) -> None:
         self._api = api
         self._tokens = tokens
+        self._priority: Priority = priority
 
     def recently_played(self, now: datetime) -> PlaysPage:
         """See SpotifyApi.recently_played."""
-        return self._call(lambda token: self._api.recently_played(token, now))
+        return self._call(lambda token: self._api.recently_played(token, now, self._priority))
 
     def top_artists(self, time_range: TimeRange, limit: int) -> TopArtists:
         """See SpotifyApi.top_artists."""
-        return self._call(lambda token: self._api.top_artists(token, time_range, limit))
+        return self._call(
+            lambda token: self._api.top_artists(token, time_range, limit, self._priority)
+        )
 
     def top_tracks(self, time_range: TimeRange, limit: int) -> TopTracks:
         """See SpotifyApi.top_tracks."""
-        return self._call(lambda token: self._api.top_tracks(token, time_range, limit))
+        return self._call(
+            lambda token: self._api.top_tracks(token, time_range, limit, self._priority)
+        )
 
     def profile(self) -> Profile:
         """See SpotifyApi.profile."""
-        return self._call(self._api.profile)
+        return self._call(lambda token: self._api.profile(token, self._priority))
 
     def _call(self, call: Callable[[str], Result]) -> Result:
         try:

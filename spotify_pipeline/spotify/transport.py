@@ -16,10 +16,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
+from spotify_pipeline.domain.budget import APP_BLOCK_SECONDS
 from spotify_pipeline.spotify.errors import (
+    AppBlocked,
     BadResponse,
     LimitReason,
     RateLimited,
+    SpotifyError,
     SpotifyUnavailable,
     Transient,
 )
@@ -68,12 +71,13 @@ class Transport:
         waited_out = False
         failures = 0
         while True:
-            if request.priority is not None:
-                self._gate.acquire(request.priority)
+            self._gate.acquire(request.priority)
             started = self._clock()
             outcome = self._try_once(request, min(self._limits.try_seconds, left))
             left -= self._clock() - started
             if isinstance(outcome, Answer):
+                if outcome.status == 200 and request.priority is not None:
+                    self._gate.succeeded()
                 return outcome
             failures += 1
             if isinstance(outcome, RateLimited):
@@ -87,6 +91,12 @@ class Transport:
                 raise outcome
             self._sleep(pause)
             left -= pause
+
+    def told(self, refusal: SpotifyError) -> SpotifyError:
+        """The same refusal; when it is the app that is refused, the gate takes note of it."""
+        if isinstance(refusal, AppBlocked):
+            self._gate.blocked(APP_BLOCK_SECONDS, "APP")
+        return refusal
 
     def close(self) -> None:
         """Closes the idle connections."""

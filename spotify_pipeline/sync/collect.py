@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from spotify_pipeline.domain.budget import Priority, priority_of
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.sealing import SealError
@@ -53,10 +54,13 @@ def collect(
     def asked(listener: Listener) -> list[str]:
         return _without_fresh(listener, wanted, pipeline.now()) if skip_fresh else wanted
 
+    pipeline.gate.begin()
     workers = min(pipeline.settings.connections, len(listeners)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
-        return list(pool.map(lambda one: _collect_one(pipeline, one, asked(one)), listeners))
+        return list(
+            pool.map(lambda one: _collect_one(pipeline, one, asked(one), skip_fresh), listeners)
+        )
     finally:
         # All is done here, unless this was interrupted: then calls that may take minutes are
         # not waited for.
@@ -74,14 +78,17 @@ def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> l
     return [step for step in steps if not (plays if step == RECENTLY_PLAYED else tops)]
 
 
-def _collect_one(pipeline: Pipeline, listener: Listener, steps: Sequence[str]) -> Collected:
+def _collect_one(
+    pipeline: Pipeline, listener: Listener, steps: Sequence[str], scheduled: bool
+) -> Collected:
     started = pipeline.monotonic()
     collected = Collected(listener, pipeline.now())
     refusal = _refusal(pipeline, listener)
     if refusal is None:
-        session = _session(pipeline, listener)
+        tokens = _tokens(pipeline, listener)
         for step in steps:
-            refusal = _fetch(pipeline, session, step, collected)
+            priority = priority_of(step, scheduled=scheduled)
+            refusal = _fetch(pipeline, tokens, step, priority, collected)
             if refusal:
                 break
     if refusal:
@@ -93,11 +100,13 @@ def _collect_one(pipeline: Pipeline, listener: Listener, steps: Sequence[str]) -
 
 
 def _fetch(
-    pipeline: Pipeline, session: UserSession, step: str, collected: Collected
+    pipeline: Pipeline, tokens: UserTokens, step: str, priority: Priority, collected: Collected
 ) -> StepFailure | None:
     """One step's call. Returns the failure when it also condemns the user's other calls."""
     limit = pipeline.settings.top_limit
+    session = UserSession(pipeline.api, tokens, priority)
     try:
+        pipeline.gate.check(priority)
         if step == RECENTLY_PLAYED:
             collected.plays = session.recently_played(pipeline.now())
         elif step in TOP_ARTISTS:
@@ -122,12 +131,11 @@ def _has(collected: Collected, step: str) -> bool:
     )
 
 
-def _session(pipeline: Pipeline, listener: Listener) -> UserSession:
+def _tokens(pipeline: Pipeline, listener: Listener) -> UserTokens:
     assert listener.token is not None
-    tokens = UserTokens(
+    return UserTokens(
         listener, listener.token, pipeline.engine, pipeline.keyring, pipeline.accounts
     )
-    return UserSession(pipeline.api, tokens)
 
 
 def _refusal(pipeline: Pipeline, listener: Listener) -> StepFailure | None:

@@ -13,8 +13,10 @@ from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.storage.budget import allowance_of
 from spotify_pipeline.storage.database import open_engine
 from spotify_pipeline.storage.schema import check_revision, init_db, is_set_up
+from spotify_pipeline.sync.gate import BudgetGate
 from spotify_pipeline.sync.keys import load_keyring
 
 
@@ -25,7 +27,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Postgres, Spotify, keys and clocks.
+    """Postgres, Spotify, the gate before it, keys and clocks.
 
     `now` stamps facts (fetched_at, days, personality, due times) and can be set by demo and tests.
     Leases, queue, cooldowns and token expiry use the database's clock instead.
@@ -36,6 +38,7 @@ class Pipeline:
     keyring: Keyring
     api: SpotifyApi
     accounts: Accounts
+    gate: BudgetGate
     now: Callable[[], datetime] = utc_now
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -53,7 +56,8 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             # The embedded database is nobody else's: a first `dagster dev` just works.
             init_db(engine)
         check_revision(engine)
-        transport = Transport(connections=settings.connections)
+        gate = BudgetGate(engine, allowance_of(settings))
+        transport = Transport(gate=gate, connections=settings.connections)
         secret = settings.spotify_client_secret
         yield Pipeline(
             engine=engine,
@@ -66,6 +70,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
                 secret.get_secret_value() if secret else None,
                 transport,
             ),
+            gate=gate,
             now=now,
         )
     finally:

@@ -67,5 +67,5 @@ def request_to(server: ScriptedServer) -> Request:
         BaseUrl.parse(server.url),
         "/v1/me",
         authorization="Bearer canary-access-token",
-        priority="scheduled",
+        priority="plays",
     )

@@ -110,15 +110,19 @@ def test_the_gate_is_told_who_waits(server):
         def acquire(self, priority):
             self.heard.append(priority)
 
-        def blocked(self, retry_after_seconds, reason):
+        def blocked(self, seconds, reason):
             return False
+
+        def succeeded(self):
+            self.heard.append("succeeded")
 
     gate = Doorman()
     transport = Transport(gate=gate, limits=SMALL)
     server.script(answer(200, bodies.ME))
-    SpotifyApi(server.url, transport).profile("token")
-    SpotifyApi(server.url, transport, priority="request").profile("token")
-    assert gate.heard == ["scheduled", "request"]
+    api = SpotifyApi(server.url, transport)
+    api.profile("token")
+    api.profile("token", priority="tops")
+    assert gate.heard == ["request", "succeeded", "tops", "succeeded"]
 
 
 def test_plain_http_to_a_host_that_is_not_loopback_is_refused_at_construction(transport):

@@ -132,9 +132,12 @@ class WaitingGate:
     def acquire(self, priority: str) -> None:
         self.acquired.append(priority)
 
-    def blocked(self, retry_after_seconds: int, reason: str) -> bool:
-        self.told.append((retry_after_seconds, reason))
+    def blocked(self, seconds: int, reason: str) -> bool:
+        self.told.append((seconds, reason))
         return True
+
+    def succeeded(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_a_gate_that_waits_gives_a_short_429_one_more_try(server, naps, request_
     server.script(answer(429, bodies.RATE_LIMIT, {"Retry-After": "60"}), OK)
     assert transport.send(request_to).status == 200
     assert gate.told == [(60, "RATE")]
-    assert gate.acquired == ["scheduled", "scheduled"]
+    assert gate.acquired == ["plays", "plays"]
     assert naps.seconds == []
 
 

@@ -5,6 +5,7 @@ facts clock: then they are the injected clock of the process that fetched.
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Float,
@@ -176,10 +177,11 @@ api_budget = Table(
         server_default=func.now(),
     ),
     described(
-        "day_tat",
-        Instant,
-        "Theoretical arrival time of the 24-hour bucket (GCRA).",
-        server_default=func.now(),
+        "day_slot",
+        BigInteger,
+        "The quarter of an hour, counted from 1970, that the first element of day_calls belongs "
+        "to.",
+        server_default=text("0"),
     ),
     described(
         "blocked_until",
@@ -195,6 +197,12 @@ api_budget = Table(
     ),
     described(
         "updated_at", Instant, "Last change of the block or a bucket.", server_default=func.now()
+    ),
+    described(
+        "day_calls",
+        ARRAY(Integer),
+        "Calls per quarter of an hour of the last 24 hours, newest first.",
+        server_default=text("'{}'"),
     ),
     rule("singleton", "singleton"),
     one_of("blocked_reason", ("RATE", "QUOTA", "APP")),

@@ -1,0 +1,177 @@
+"""The one budget of the developer account: the row of `api_budget`, shared by every process.
+
+Every change is one statement by the database's clock, so that a process which is stopped or killed
+anywhere holds nothing that others wait for. The rules and their arithmetic are `domain.budget`'s.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, text, update
+
+from spotify_pipeline.domain.budget import (
+    APP_BLOCK_SECONDS,
+    SLOT_SECONDS,
+    SLOTS,
+    Allowance,
+    BlockReason,
+    BudgetState,
+    Priority,
+)
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.storage import tables as t
+
+# The present of the statement, not of its transaction: it may have waited for the row.
+CLOCK: ColumnElement[datetime] = func.clock_timestamp()
+
+_b = t.api_budget
+
+# As text, because it has to be read: it decides whether Spotify bans the account.
+_TAKE = text("""
+WITH held AS (
+    -- Locked first: all that follows is computed from the row as the last process left it.
+    SELECT b.*, coalesce(:now, clock_timestamp()) AS now
+    FROM spotify_pipeline.api_budget AS b
+    FOR UPDATE
+),
+counted AS (
+    SELECT
+        h.now,
+        greatest(h.rate_tat, h.now) AS tat,
+        greatest(h.day_slot, s.slot) AS slot,
+        -- A zero for every slot since the newest that was counted.
+        (array_fill(0, ARRAY[least(greatest(s.slot - h.day_slot, 0), :slots)::integer])
+            || h.day_calls)[1 : :slots] AS slots
+    FROM held AS h
+    CROSS JOIN LATERAL
+        (SELECT floor(extract(epoch FROM h.now) / :slot_seconds)::bigint AS slot) AS s
+    WHERE h.blocked_until IS NULL
+        OR (h.blocked_until <= h.now AND h.blocked_reason <> 'APP')
+        OR (h.blocked_reason = 'APP' AND :probing)
+),
+granted AS (
+    -- least() passes over NULL, and NULL is no limit.
+    SELECT
+        c.*,
+        least(
+            :calls,
+            :calls_of_day - (SELECT sum(n) FROM unnest(c.slots) AS n),
+            :burst - ceil(extract(epoch FROM c.tat - c.now)::float8 / :interval)
+        )::integer AS calls
+    FROM counted AS c
+)
+UPDATE spotify_pipeline.api_budget AS b
+SET
+    rate_tat = g.tat + g.calls * make_interval(secs => coalesce(:interval, 0)),
+    day_slot = g.slot,
+    day_calls = (g.slots[1] + g.calls) || g.slots[2 : :slots],
+    updated_at = g.now
+FROM granted AS g
+WHERE g.calls >= 1
+RETURNING g.calls
+""")
+
+
+def take(
+    conn: Connection,
+    allowance: Allowance,
+    priority: Priority,
+    calls: int = 1,
+    *,
+    probing: bool = False,
+    now: datetime | None = None,
+) -> int:
+    """Books up to so many calls and returns how many; they must go out within PERMIT_SECONDS.
+
+    0: blocked, or a bucket has no room; `read_state` tells which. `probing` passes a block of the
+    app, for whoever claimed the probe. `now` replaces the database's clock.
+    """
+    booked = conn.scalar(
+        _TAKE,
+        {
+            "now": now,
+            "slots": SLOTS,
+            "slot_seconds": SLOT_SECONDS,
+            "probing": probing,
+            "calls": calls,
+            "calls_of_day": allowance.day_of(priority) if allowance.calls_per_day else None,
+            "burst": allowance.burst_of(priority),
+            "interval": allowance.interval_seconds if allowance.calls_per_window else None,
+        },
+    )
+    return booked or 0
+
+
+def read_state(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> BudgetState:
+    """The row as it stands."""
+    columns = (_b.c.rate_tat, _b.c.day_slot, _b.c.day_calls, _b.c.blocked_until)
+    return BudgetState(*conn.execute(select(now, *columns, _b.c.blocked_reason)).one())
+
+
+def block(
+    conn: Connection, seconds: float, reason: BlockReason, *, now: ColumnElement[datetime] = CLOCK
+) -> None:
+    """Nobody calls for so long. A block that lasts longer stays as it is."""
+    until = now + literal(timedelta(seconds=seconds))
+    conn.execute(
+        update(_b)
+        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until))
+        .values(blocked_until=until, blocked_reason=reason, updated_at=now)
+    )
+
+
+def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bool:
+    """Whether the caller is the one to try whether the app is still refused.
+
+    Everybody else waits for another hour, unless the probe succeeds and the block is cleared.
+    """
+    claimed = conn.execute(
+        update(_b)
+        .where(_b.c.blocked_reason == "APP", _b.c.blocked_until <= now)
+        .values(blocked_until=now + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=now)
+    )
+    return claimed.rowcount > 0
+
+
+def clear_block(conn: Connection, reason: BlockReason | None = None) -> bool:
+    """End the block (of this reason; None: any); whether there was one."""
+    cleared = update(_b).where(_b.c.blocked_until.is_not(None))
+    if reason is not None:
+        cleared = cleared.where(_b.c.blocked_reason == reason)
+    values = {"blocked_until": None, "blocked_reason": None, "updated_at": CLOCK}
+    return conn.execute(cleared.values(values)).rowcount > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The budget as an operator wants to see it. Limits of None: there is none."""
+
+    calls_of_day: int
+    calls_per_day: int | None
+    calls_per_30s: int | None
+    blocked_until: datetime | None
+    blocked_reason: BlockReason | None
+
+    @property
+    def calls_left(self) -> int | None:
+        """Calls that somebody who waits may still make in these 24 hours."""
+        return (
+            None if self.calls_per_day is None else max(0, self.calls_per_day - self.calls_of_day)
+        )
+
+
+def allowance_of(settings: Settings) -> Allowance:
+    """The configured limits."""
+    return Allowance(settings.calls_per_30s, settings.calls_per_day)
+
+
+def budget_state(conn: Connection, settings: Settings) -> Budget:
+    """What is left now; without a day limit calls are not counted. A block that passed is none."""
+    state = read_state(conn)
+    return Budget(
+        calls_of_day=state.calls_of_day(),
+        calls_per_day=settings.calls_per_day or None,
+        calls_per_30s=settings.calls_per_30s or None,
+        blocked_until=state.blocked_until if state.is_blocked else None,
+        blocked_reason=state.blocked_reason if state.is_blocked else None,
+    )

@@ -1,0 +1,237 @@
+"""The gate of a process on the shared budget: when each of its calls to Spotify may go out.
+
+Permits are booked in Postgres for as many calls as threads are waiting, five at most, and used at
+once. So none is booked in vain, and a block that another process wrote stops the very next call.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+
+from spotify_pipeline.domain.budget import (
+    APP_BLOCK_SECONDS,
+    PERMIT_SECONDS,
+    SHARES,
+    Allowance,
+    BlockReason,
+    Hindrance,
+    Priority,
+    hindrance,
+)
+from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, SpotifyError
+from spotify_pipeline.storage import budget
+
+BATCH = 5
+# No call waits longer here, and no sync longer for blocks.
+LONGEST_WAIT_SECONDS = 60.0
+# A sleep to the very instant would be followed by one of a microsecond.
+SHORTEST_WAIT_SECONDS = 0.01
+# Refreshing a token and asking once may take so long; after that the probe has told nothing.
+PROBE_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Span:
+    """The time that intervals cover, each beginning no earlier than the one before."""
+
+    seconds: float = 0.0
+    until: float = -math.inf
+
+    def growth(self, start: float, seconds: float) -> float:
+        """By how much this interval would prolong it."""
+        return max(0.0, start + seconds - max(start, self.until))
+
+    def add(self, start: float, seconds: float) -> None:
+        self.seconds += self.growth(start, seconds)
+        self.until = max(self.until, start + seconds)
+
+
+class BudgetGate:
+    """A RateGate on the row that all processes share; made per process, for all its threads.
+
+    A call waits at most 60 s in all. While everybody is blocked a sync waits at most 60 s in all,
+    whichever of its threads wait; after that its calls are refused at once. Raises RateLimited,
+    AppBlocked or SQLAlchemyError.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        allowance: Allowance,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._allowance = allowance
+        self._sleep = sleep
+        self._monotonic = monotonic
+        # Held while Postgres is asked: the threads behind it profit from the answer.
+        self._lock = threading.Lock()
+        self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *SHARES)}
+        # Calls that may go out, and what holds them back; both are good for a second at most.
+        self._permits: dict[Priority | None, tuple[float, float]] = {}
+        self._hindered: dict[Priority | None, tuple[float, Hindrance]] = {}
+        self._throttled = _Span()
+        self._blocked = _Span()
+        self._patience = LONGEST_WAIT_SECONDS
+        self._mine = threading.local()
+
+    @property
+    def throttled_seconds(self) -> float:
+        """How long calls of this process were held back; threads that wait together count once."""
+        return self._throttled.seconds
+
+    def begin(self) -> None:
+        """A sync begins: it may wait for blocks, however long the ones before it waited."""
+        with self._lock:
+            self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
+
+    def check(self, priority: Priority) -> None:
+        """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
+        with self._lock:
+            if self._is_probing() or self._use_permit(priority, 0):
+                return
+            held_back = self._remembered(priority) or self._look(priority)
+            if held_back is None or self._may_wait(held_back):
+                return
+        raise _refusal(held_back)
+
+    def acquire(self, priority: Priority | None) -> None:
+        """See RateGate."""
+        slept = 0.0
+        while (held_back := self._pass(priority)) is not None:
+            seconds = max(held_back.seconds, SHORTEST_WAIT_SECONDS)
+            with self._lock:
+                if not self._may_wait(held_back, slept):
+                    raise _refusal(held_back)
+                self._note_wait(held_back, seconds)
+            self._sleep(seconds)
+            slept += seconds
+
+    def blocked(self, seconds: int, reason: BlockReason) -> bool:
+        """See RateGate. Every process sees it at its next call."""
+        log.warning("No call to Spotify for %s s: %s", seconds, reason)
+        self._mine.probing_until = -math.inf
+        with self._lock:
+            with self._engine.connect() as conn:
+                budget.block(conn, seconds, reason)
+            self._permits.clear()
+            self._hindered.clear()
+            return self._may_wait(Hindrance(reason, seconds))
+
+    def succeeded(self) -> None:
+        """See RateGate. After a probe everybody may call again."""
+        if not self._is_probing():
+            return
+        self._mine.probing_until = -math.inf
+        with self._lock:
+            with self._engine.connect() as conn:
+                budget.clear_block(conn, "APP")
+            self._hindered.clear()
+
+    def _pass(self, priority: Priority | None) -> Hindrance | None:
+        """None: the call may go out now. Else what holds it back."""
+        queue, me = self._queues[priority], threading.get_ident()
+        queue.add(me)
+        with self._lock:
+            queue.discard(me)
+            probing = self._is_probing()
+            if not probing:
+                if self._use_permit(priority):
+                    return None
+                if held_back := self._remembered(priority):
+                    return held_back
+            asked_at = self._monotonic()
+            with self._engine.connect() as conn:
+                answer = self._ask(conn, priority, min(BATCH, 1 + len(queue)), probing)
+            if isinstance(answer, Hindrance):
+                self._hindered[priority] = (self._monotonic(), answer)
+                return answer
+            if self._is_probing():
+                return None
+            # From before the question: Postgres may have booked them long before its answer came.
+            self._permits[priority] = (answer, asked_at + PERMIT_SECONDS)
+            return None if self._use_permit(priority) else Hindrance("PACE", PERMIT_SECONDS)
+
+    def _ask(
+        self, conn: Connection, priority: Priority | None, calls: int, probing: bool
+    ) -> float | Hindrance:
+        """How many calls may go out, one at least, or what holds them back."""
+        counted = priority is not None and self._allowance.is_limited
+        if priority is not None and counted:
+            taken = budget.take(conn, self._allowance, priority, calls, probing=probing)
+            if taken:
+                return taken
+        state = budget.read_state(conn)
+        held_back = hindrance(state, self._allowance, priority, probing=probing)
+        if held_back:
+            return held_back
+        if state.probe_is_due and not probing:
+            if not budget.claim_probe(conn):
+                return Hindrance("APP", APP_BLOCK_SECONDS)
+            self._mine.probing_until = self._monotonic() + PROBE_SECONDS
+            return self._ask(conn, priority, 1, probing=True)
+        # Counted: there is room since a moment ago, so it is asked again.
+        return Hindrance("PACE", 0.0) if counted else math.inf
+
+    def _look(self, priority: Priority) -> Hindrance | None:
+        with self._engine.connect() as conn:
+            held_back = hindrance(budget.read_state(conn), self._allowance, priority)
+        if held_back:
+            self._hindered[priority] = (self._monotonic(), held_back)
+        return held_back
+
+    def _is_probing(self) -> bool:
+        """Whether this thread is the one that tries whether the app is still refused."""
+        until: float = getattr(self._mine, "probing_until", -math.inf)
+        return self._monotonic() < until
+
+    def _use_permit(self, priority: Priority | None, calls: int = 1) -> bool:
+        left, until = self._permits.get(priority, (0, 0.0))
+        if left < 1 or self._monotonic() >= until:
+            return False
+        self._permits[priority] = (left - calls, until)
+        return True
+
+    def _remembered(self, priority: Priority | None) -> Hindrance | None:
+        """What held back the last call, while that is still true and not a second old."""
+        if priority not in self._hindered:
+            return None
+        seen_at, held_back = self._hindered[priority]
+        age = self._monotonic() - seen_at
+        if age >= min(PERMIT_SECONDS, held_back.seconds):
+            return None
+        return Hindrance(held_back.reason, held_back.seconds - age)
+
+    def _may_wait(self, held_back: Hindrance, slept: float = 0.0) -> bool:
+        if slept + held_back.seconds > LONGEST_WAIT_SECONDS:
+            return False
+        if held_back.reason == "PACE":
+            return True
+        growth = self._blocked.growth(self._monotonic(), held_back.seconds)
+        return self._blocked.seconds + growth <= self._patience
+
+    def _note_wait(self, held_back: Hindrance, seconds: float) -> None:
+        now = self._monotonic()
+        if held_back.reason != "PACE":
+            self._blocked.add(now, seconds)
+        self._throttled.add(now, seconds)
+
+
+def _refusal(held_back: Hindrance) -> SpotifyError:
+    seconds = math.ceil(held_back.seconds)
+    if held_back.reason == "APP":
+        return AppBlocked(f"Spotify refused the app; it is asked again in {seconds} s")
+    if held_back.reason == "DAY":
+        return RateLimited(seconds, "QUOTA", f"this day's calls are used up for {seconds} s")
+    if held_back.reason == "PACE":
+        return RateLimited(seconds, "RATE", "more calls wait than the pace lets through")
+    return RateLimited(seconds, held_back.reason)
