@@ -97,7 +97,8 @@ def running_stack(
     # Dagster's tables are made here once, and not by three processes at the same time.
     with opened_instance(settings):
         home = dagster_home(settings)
-    ui_port, grpc_port = free_port(port), free_port(None, first=4266)
+    # Nobody sees this port: two stacks that start together must not find the same one free.
+    ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
     workspace.write_text(
         f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {grpc_port}, "

@@ -12,7 +12,7 @@ import pytest
 import requests
 from sqlalchemy import Engine
 
-from spotify_pipeline.cli.stack import Stack, running_stack
+from spotify_pipeline.cli.stack import Stack, free_port, running_stack
 from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Latency
@@ -101,9 +101,11 @@ def theatre(
         environ = environment(ours, simulator) | dagster_environment(dagsters, home)
         set_environment(patch, environ)
         settings = load_settings()
+        # Away from the ports of people who use this machine, and of other tests.
+        port = free_port(None, first=10_000 + 50 * (os.getpid() % 100))
         with (
             open_stage(simulator, environ) as stage,
-            running_stack(settings) as stack,
+            running_stack(settings, port) as stack,
             opened_instance(settings) as instance,
         ):
             yield Theatre(stage, stack, instance)
