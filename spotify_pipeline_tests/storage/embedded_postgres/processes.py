@@ -168,5 +168,12 @@ def ordinary_user() -> tuple[pwd.struct_passwd, list[str]]:
     python = str(Path(sys.executable))
     probe = [*become, python, "-c", f"import sys; sys.exit(sys.version != {sys.version!r})"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
+        # Without the last, access(2) drops the capability again.
         become += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        become += ["--securebits=+no_setuid_fixup"]
     return user, become
+
+
+def everyone_can_go(path: Path) -> bool:
+    """Whether any account may enter every folder on the way."""
+    return all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
