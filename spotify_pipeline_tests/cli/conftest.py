@@ -1,6 +1,8 @@
 """The program on a fresh database, in this process or as a process of its own."""
 
+import base64
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +13,6 @@ from click.testing import CliRunner, Result
 from sqlalchemy import URL, Engine
 
 from spotify_pipeline.cli.program import program
-from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import variables
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
@@ -19,7 +20,9 @@ from spotify_pipeline_tests.conftest import temporary_database
 
 # `users add` prints neither; a test that finds one of these has found a leak.
 CLIENT_SECRET = "canary-client-secret"
-TOKEN_KEY = new_key()[1]
+# Fixed: it stands in the names of tests, which all workers must agree on.
+TOKEN_KEY = f"testkey01:{base64.b64encode(bytes(range(32))).decode()}"
+COMMAND = [sys.executable, "-m", "spotify_pipeline.cli.main"]
 Run = Callable[..., Result]
 
 
@@ -53,16 +56,43 @@ def process(environ: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedPr
 
     def process(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "spotify_pipeline.cli.main", *arguments],
+            [*COMMAND, *arguments],
             env={**os.environ, **more},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
     return process
+
+
+@pytest.fixture
+def on_a_terminal(environ: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs the program with a terminal as standard output and error; returns what it showed."""
+
+    def on_a_terminal(*arguments: str, **more: str) -> str:
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**os.environ, "TERM": "xterm-256color", **more},
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        ) as program:
+            os.close(theirs)
+            shown = b""
+            try:
+                while part := os.read(ours, 4096):
+                    shown += part
+            except OSError:  # Linux's way to say that the other side has ended
+                pass
+            os.close(ours)
+            assert program.wait(30) == 0, shown
+        return shown.decode()
+
+    return on_a_terminal
 
 
 @pytest.fixture(scope="session")
