@@ -10,8 +10,11 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
+
+from spotify_pipeline.domain.parsing import FUTURE_AFTER
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,7 +47,9 @@ class Known:
     # Disjoint and sorted. Empty: nothing was ever fetched.
     covers: tuple[Interval, ...] = ()
     open_gaps: tuple[Interval, ...] = ()
+    # Of all plays, and of those that Spotify's API has shown.
     newest_play_at: datetime | None = None
+    oldest_api_play_at: datetime | None = None
     # The item times of the page that are API plays already stored.
     seen: frozenset[datetime] = frozenset()
 
@@ -60,29 +65,49 @@ class Account:
 
 
 def account_for_page(
-    item_times: Collection[datetime], has_more: bool, fetched_at: datetime, known: Known
+    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_all: bool
 ) -> Account:
     """Take a fetched page into account.
 
-    `item_times` are those of all its raw items, also of skipped ones; `has_more` is False when
-    Spotify offered nothing behind the page. A first page opens no gap, and neither does one that
-    overlaps or reaches back to the beginning.
+    `item_times` are those of all its raw items, also of skipped ones. `is_all`: Spotify says that
+    there is nothing before the page, because it is empty or `next` is null. A first page opens no
+    gap, and neither does one that overlaps or reaches back to the beginning.
     """
-    oldest = min(item_times, default=None)
-    start = oldest if oldest is not None and has_more else BEGINNING
-    # An item may lie a little after the fetch, because Spotify's clock is not ours.
-    cover = Interval(min(start, fetched_at), fetched_at)
+    start = _vouched_from(item_times, known, is_all=is_all)
+    if start is None:
+        return Account(known.covers, overlapped=False)
     overlapped = any(time in known.seen or _inside(known.covers, time) for time in item_times)
+    # Items may lie a little after the fetch, because Spotify's clock is not ours.
+    first = min(start, fetched_at)
     opened = None
-    if oldest is not None and known.covers and has_more and not overlapped:
+    if known.covers and overlapped:
+        # The item that was seen may lie after the earlier fetch by the same difference of clocks.
+        first = min(first, known.covers[-1].end)
+    elif known.covers:
         since = known.newest_play_at or known.covers[-1].end
-        opened = Interval(since, oldest) if since < oldest else None
+        until = min(start, fetched_at + FUTURE_AFTER)
+        opened = Interval(since, until) if since < until else None
     return Account(
-        covers=merge([*known.covers, cover]),
+        covers=merge([*known.covers, Interval(first, fetched_at)]),
         overlapped=overlapped,
         opened=opened,
         closed=tuple(gap for gap in known.open_gaps if start <= gap.start),
     )
+
+
+def _vouched_from(
+    item_times: Collection[datetime], known: Known, *, is_all: bool
+) -> datetime | None:
+    """Since when a page shows every play; None: it shows nothing.
+
+    Spotify may claim that nothing is older, yet have shown an older play before. An empty answer
+    to somebody who has listened is the plainest case: it is a failure that looks like a success,
+    and believing it would call every lost play known.
+    """
+    oldest = min(item_times, default=None)
+    shown = known.oldest_api_play_at
+    contradicted = shown is not None and (oldest is None or shown < oldest)
+    return BEGINNING if is_all and not contradicted else oldest
 
 
 def merge(covers: Sequence[Interval]) -> tuple[Interval, ...]:
@@ -96,19 +121,26 @@ def merge(covers: Sequence[Interval]) -> tuple[Interval, ...]:
     return tuple(merged)
 
 
+@lru_cache(maxsize=10_000)
 def local_day(day: date, zone: ZoneInfo) -> Interval:
     """The instants of a local date: 23, 24 or 25 hours, or whatever the zone did that day.
 
-    Where a clock was set back across midnight a date is two stretches; this is the whole span.
+    From its first instant to that of the next date, both included. Where a clock was set back
+    across midnight a date is two stretches; this is the whole span. A date that the zone skipped
+    is a single instant.
     """
-    midnight = datetime.combine(day, time(), zone)
-    after = datetime.combine(day + timedelta(days=1), time(), zone)
-    return Interval(
-        # Where midnight was skipped, fold 0 is the moment of the skip. Where it came twice, fold 0
-        # is the first and fold 1 the last.
-        midnight.astimezone(UTC),
-        max(after.astimezone(UTC), after.replace(fold=1).astimezone(UTC)),
+    midnight, after = (
+        datetime.combine(date_, time(), zone) for date_ in (day, day + timedelta(days=1))
     )
+    # Where midnight was skipped, fold 0 is the moment of the skip. Where it came twice, fold 0 is
+    # the first and fold 1 the second.
+    start, end = midnight.astimezone(UTC), after.astimezone(UTC)
+    again = after.replace(fold=1).astimezone(UTC)
+    # Most clocks set back at night never show the old date again (Havana: from 1:00 to 0:00), but
+    # some did (St. John's until 2011: from 0:01 to 23:01).
+    if again > end and (again - datetime.resolution).astimezone(zone).date() == day:
+        end = again
+    return Interval(start, end)
 
 
 def completeness(

@@ -32,6 +32,8 @@ class FetchedPage:
 
     user_id: str
     fetched_at: datetime
+    # Raw items, and the times of those that have a readable one.
+    items: int
     item_times: tuple[datetime, ...]
     new_plays: int
     skipped: Mapping[str, int]
@@ -43,15 +45,8 @@ def read_known(conn: Connection, item_times: Mapping[str, Sequence[datetime]]) -
     user_ids = list(item_times)
     covers = read_covers(conn, user_ids)
     gaps = read_open_gaps(conn, user_ids)
+    ends = _first_and_last_plays(conn, user_ids)
     p = t.plays
-    newest = {
-        row[0]: row[1]
-        for row in conn.execute(
-            select(p.c.user_id, func.max(p.c.played_at))
-            .where(p.c.user_id.in_(user_ids))
-            .group_by(p.c.user_id)
-        )
-    }
     asked = [(user_id, time) for user_id, times in item_times.items() for time in set(times)]
     items = (
         func.unnest(
@@ -76,11 +71,36 @@ def read_known(conn: Connection, item_times: Mapping[str, Sequence[datetime]]) -
         user_id: Known(
             covers=tuple(covers.get(user_id, ())),
             open_gaps=tuple(gaps.get(user_id, ())),
-            newest_play_at=newest.get(user_id),
+            oldest_api_play_at=ends[user_id][0],
+            newest_play_at=ends[user_id][1],
             seen=frozenset(seen[user_id]),
         )
         for user_id in user_ids
     }
+
+
+def _first_and_last_plays(
+    conn: Connection, user_ids: Sequence[str]
+) -> dict[str, tuple[datetime | None, datetime | None]]:
+    """Each user's oldest API play and newest play of any source."""
+    p = t.plays
+    users = (
+        func.unnest(literal(user_ids, ARRAY(Text)))
+        .table_valued("user_id", name="users")
+        .render_derived()
+    )
+    # A subquery per user looks at one entry of an index; GROUP BY would read all their plays.
+    of_user = p.c.user_id == users.c.user_id
+    oldest = select(func.min(p.c.played_at)).where(of_user, p.c.source == "api")
+    newest = select(func.max(p.c.played_at)).where(of_user)
+    rows = conn.execute(
+        select(
+            users.c.user_id,
+            oldest.correlate(users).scalar_subquery(),
+            newest.correlate(users).scalar_subquery(),
+        )
+    )
+    return {user_id: (first, last) for user_id, first, last in rows}
 
 
 def read_covers(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
@@ -107,7 +127,7 @@ def save_pages(conn: Connection, pages: Sequence[FetchedPage], known: Mapping[st
             {
                 "user_id": page.user_id,
                 "fetched_at": page.fetched_at,
-                "items": len(page.item_times),
+                "items": page.items,
                 "new_plays": page.new_plays,
                 "skipped": dict(page.skipped),
                 "oldest_item_at": min(page.item_times, default=None),

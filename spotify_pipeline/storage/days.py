@@ -1,19 +1,17 @@
 """Daily listening: one row per user and local day with a play, rebuilt from plays at any time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import (
-    ARRAY,
     Connection,
     Date,
-    Text,
     bindparam,
+    cast,
     delete,
     func,
-    literal,
     or_,
     select,
     tuple_,
@@ -79,18 +77,30 @@ def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def read_unsettled(conn: Connection, since: Mapping[str, date]) -> list[StoredDay]:
-    """The days of these users that are not complete, and all from a user's `since` on."""
-    table = t.daily_listening
-    bounds = (
-        func.unnest(literal(list(since), ARRAY(Text)), literal(list(since.values()), ARRAY(Date)))
-        .table_valued("user_id", "since", name="bounds")
-        .render_derived()
+def read_unsettled(
+    conn: Connection, user_ids: Sequence[str], all_of: Iterable[str] = ()
+) -> list[StoredDay]:
+    """The days of these users that are not complete, those near an open gap, and all of `all_of`.
+
+    A gap that has just opened may touch days that were complete until now.
+    """
+    d, g = t.daily_listening, t.listening_gaps
+    # A day to each side: in no zone is it further from the date in UTC to the local one.
+    day = timedelta(days=1)
+    near_a_gap = (
+        select(g.c.id)
+        .where(
+            g.c.user_id == d.c.user_id,
+            g.c.closed_at.is_(None),
+            d.c.date.between(cast(g.c.gap_start - day, Date), cast(g.c.gap_end + day, Date)),
+        )
+        .exists()
     )
     rows = conn.execute(
-        select(table.c.user_id, table.c.date, table.c.completeness)
-        .join_from(table, bounds, table.c.user_id == bounds.c.user_id)
-        .where(or_(table.c.completeness != "complete", table.c.date >= bounds.c.since))
+        select(d.c.user_id, d.c.date, d.c.completeness).where(
+            d.c.user_id.in_(user_ids),
+            or_(d.c.completeness != "complete", near_a_gap, d.c.user_id.in_(list(all_of))),
+        )
     )
     return [StoredDay(*row) for row in rows]
 

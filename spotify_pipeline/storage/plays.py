@@ -1,12 +1,28 @@
 """Plays: facts, stored once, never overwritten."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pandas as pd
-from sqlalchemy import ARRAY, Connection, DateTime, Text, and_, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    DateTime,
+    TableValuedAlias,
+    Text,
+    and_,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.domain.days import COUNTED_FROM_MS
 from spotify_pipeline.domain.model import Play
 from spotify_pipeline.storage import tables as t
 
@@ -21,7 +37,17 @@ PLAY_DTYPES = {
     "release_date": "str",
 }
 
+# From and until, half-open, UTC; None: always.
+Window = tuple[datetime, datetime] | None
 ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A user's plays in some time, summed up: the distinct primary artists, the number of plays."""
+
+    artist_ids: list[str]
+    plays: int
 
 
 def insert_plays(
@@ -51,25 +77,13 @@ def insert_plays(
     return [(row.user_id, row.played_at) for row in inserted]
 
 
-def read_plays(
-    conn: Connection, windows: Mapping[str, tuple[datetime, datetime] | None]
-) -> pd.DataFrame:
+def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
     """Plays of each user within their half-open UTC window (None: all plays), by user and time.
 
     Columns as PLAY_DTYPES: artist_id is the primary artist; ms_played is NA for API plays.
     """
     plays, tracks = t.plays, t.tracks
-    spans = [span or ALWAYS for span in windows.values()]
-    # Three arrays instead of a VALUES row per user: always three parameters, one cached plan.
-    window = (
-        func.unnest(
-            literal(list(windows), ARRAY(Text)),
-            literal([since for since, _ in spans], ARRAY(DateTime(timezone=True))),
-            literal([until for _, until in spans], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "since", "until", name="reading")
-        .render_derived()
-    )
+    window = _reading(windows)
     statement = (
         select(
             plays.c.user_id,
@@ -81,20 +95,63 @@ def read_plays(
             tracks.c.duration_ms,
             tracks.c.release_date,
         )
-        .join_from(
-            plays,
-            window,
-            and_(
-                plays.c.user_id == window.c.user_id,
-                plays.c.played_at >= window.c.since,
-                plays.c.played_at < window.c.until,
-            ),
-        )
+        .join_from(plays, window, _is_inside(window))
         .join(tracks, tracks.c.spotify_id == plays.c.track_id)
         .order_by(plays.c.user_id, plays.c.played_at, plays.c.track_id)
     )
     rows = conn.execute(statement).all() if windows else []
     return pd.DataFrame(rows, columns=list(PLAY_DTYPES)).astype(PLAY_DTYPES)
+
+
+def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, Heard]:
+    """What each user heard in their half-open UTC window; who heard nothing is left out.
+
+    Only plays that count (see domain.days.counted).
+    """
+    plays, tracks = t.plays, t.tracks
+    window = _reading(windows)
+    # By track first: joining every play with its track takes longer.
+    of_track = (
+        select(plays.c.user_id, plays.c.track_id, func.count().label("plays"))
+        .join_from(plays, window, _is_inside(window))
+        .where(or_(plays.c.source == "api", plays.c.ms_played >= COUNTED_FROM_MS))
+        .group_by(plays.c.user_id, plays.c.track_id)
+        .subquery()
+    )
+    rows = conn.execute(
+        select(
+            of_track.c.user_id,
+            func.array_agg(tracks.c.artist_ids[1].distinct()),
+            cast(func.sum(of_track.c.plays), BigInteger),
+        )
+        .join_from(of_track, tracks, tracks.c.spotify_id == of_track.c.track_id)
+        .group_by(of_track.c.user_id)
+    )
+    return {user_id: Heard(artist_ids, plays) for user_id, artist_ids, plays in rows}
+
+
+def _reading(windows: Mapping[str, Window]) -> TableValuedAlias:
+    """The windows as a table: user_id, since, until."""
+    spans = [span or ALWAYS for span in windows.values()]
+    # Three arrays instead of a VALUES row per user: always three parameters, one cached plan.
+    return (
+        func.unnest(
+            literal(list(windows), ARRAY(Text)),
+            literal([since for since, _ in spans], ARRAY(DateTime(timezone=True))),
+            literal([until for _, until in spans], ARRAY(DateTime(timezone=True))),
+        )
+        .table_valued("user_id", "since", "until", name="reading")
+        .render_derived()
+    )
+
+
+def _is_inside(window: TableValuedAlias) -> ColumnElement[bool]:
+    plays = t.plays
+    return and_(
+        plays.c.user_id == window.c.user_id,
+        plays.c.played_at >= window.c.since,
+        plays.c.played_at < window.c.until,
+    )
 
 
 def count_plays(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:

@@ -5,15 +5,16 @@ All functions work inside the caller's transaction.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
 from spotify_pipeline.domain import personality_definition as definition
-from spotify_pipeline.domain.coverage import completeness, local_day
+from spotify_pipeline.domain.coverage import Interval, completeness, local_day
 from spotify_pipeline.domain.personality import PersonalityInputs, music_personality
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
@@ -25,7 +26,7 @@ from spotify_pipeline.storage.days import (
     write_days,
 )
 from spotify_pipeline.storage.personality import write_personality
-from spotify_pipeline.storage.plays import read_plays
+from spotify_pipeline.storage.plays import Heard, read_plays, summarize_plays
 from spotify_pipeline.storage.tops import read_top_artists
 from spotify_pipeline.sync.outcome import StepRows
 
@@ -74,25 +75,17 @@ def settle_completeness(
     conn: Connection,
     zones: Mapping[str, str],
     fetched_at: Mapping[str, datetime | None],
-    gaps_opened_at: Mapping[str, datetime],
     stale: set[str],
     computed_at: datetime,
 ) -> None:
     """Say again how complete the days are that are not complete; time alone makes them so.
 
-    Looked at too: days since the start of a gap that has just opened, and all days of the `stale`.
-    `fetched_at` is each user's last successful fetch of plays.
+    Looked at too: days near an open gap, and all days of the `stale`. `fetched_at` is each user's
+    last successful fetch of plays.
     """
-    since = dict.fromkeys(zones, date.max)
-    since |= {
-        u: at.astimezone(check_zone(zones[u])).date()
-        for u, at in gaps_opened_at.items()
-        if u in zones
-    }
-    since |= dict.fromkeys(stale, date.min)
     covers, gaps = read_covers(conn, zones), read_open_gaps(conn, zones)
     changed = []
-    for stored in read_unsettled(conn, since):
+    for stored in read_unsettled(conn, list(zones), all_of=stale):
         user_id = stored.user_id
         now = completeness(
             local_day(stored.date, check_zone(zones[user_id])),
@@ -112,36 +105,73 @@ def rebuild_personality(
     """Compute every user's personality as of `now`; returns rows per user."""
     if not zones:
         return {}
-    windows = {
-        user_id: day.reading_window(*definition.window(today))
-        for user_id, today in day.local_today(now, zones).items()
-    }
-    inputs = PersonalityInputs(
-        now=now,
-        zones=zones,
-        plays=read_plays(conn, windows),
-        days=read_dates(conn, zones),
-        top_artists=read_top_artists(conn, list(zones)),
-        earlier=pd.DataFrame(columns=["user_id", "artist_ids", "plays", "observed_days"]),
-        observed=_observed_days(conn, zones, now),
-    )
-    written = write_personality(conn, music_personality(inputs), now)
+    written = write_personality(conn, music_personality(_inputs(conn, zones, now)), now)
     new = {user_id for (user_id,) in written.inserted}
     changed = {user_id for (user_id,) in written.changed}
     return {user_id: StepRows(1, int(user_id in new), int(user_id in changed)) for user_id in zones}
 
 
-def _observed_days(conn: Connection, zones: Mapping[str, str], now: datetime) -> pd.DataFrame:
-    """The local days of the window that lie in one cover: user_id, date. Today counts as begun."""
-    covers = read_covers(conn, zones)
-    observed = []
-    for user_id, today in day.local_today(now, zones).items():
-        first, last = definition.window(today)
-        zone = check_zone(zones[user_id])
+@dataclass(frozen=True, slots=True)
+class _Person:
+    """Where somebody lives, the date it is there, and what is known of them."""
+
+    zone: ZoneInfo
+    today: date
+    covers: Sequence[Interval]
+
+    def observed_days(self, first: date, last: date) -> list[date]:
+        """The days from the first to the last that lie in one cover. Today counts as begun."""
+        observed = []
         for back in range((last - first).days + 1):
             date_ = last - timedelta(days=back)
-            span = local_day(date_, zone)
-            end = span.start if date_ == today else span.end
-            if any(c.start <= span.start and end <= c.end for c in covers.get(user_id, [])):
-                observed.append((user_id, date_))
-    return pd.DataFrame(observed, columns=["user_id", "date"])
+            span = local_day(date_, self.zone)
+            end = span.start if date_ == self.today else span.end
+            if any(cover.start <= span.start and end <= cover.end for cover in self.covers):
+                observed.append(date_)
+        return observed
+
+
+def _inputs(conn: Connection, zones: Mapping[str, str], now: datetime) -> PersonalityInputs:
+    today, covers = day.local_today(now, zones), read_covers(conn, zones)
+    people = {
+        user_id: _Person(check_zone(zone), today[user_id], covers.get(user_id, []))
+        for user_id, zone in zones.items()
+    }
+    windows = {user_id: definition.window(today[user_id]) for user_id in people}
+    observed = [
+        (user_id, date_)
+        for user_id, person in people.items()
+        for date_ in person.observed_days(*windows[user_id])
+    ]
+    return PersonalityInputs(
+        now=now,
+        zones=zones,
+        plays=read_plays(conn, {u: day.reading_window(*windows[u]) for u in people}),
+        days=read_dates(conn, zones),
+        top_artists=read_top_artists(conn, list(zones)),
+        earlier=_earlier(conn, people),
+        observed=pd.DataFrame(observed, columns=["user_id", "date"]),
+    )
+
+
+def _earlier(conn: Connection, people: Mapping[str, _Person]) -> pd.DataFrame:
+    """What the window is compared with; see PersonalityInputs.earlier."""
+    days = {user_id: definition.earlier(person.today) for user_id, person in people.items()}
+    spans = {
+        user_id: (
+            local_day(days[user_id][0], person.zone).start,
+            local_day(days[user_id][1], person.zone).end,
+        )
+        for user_id, person in people.items()
+    }
+    heard, nothing = summarize_plays(conn, spans), Heard([], 0)
+    return pd.DataFrame(
+        {
+            "user_id": list(people),
+            "artist_ids": [heard.get(user_id, nothing).artist_ids for user_id in people],
+            "plays": [heard.get(user_id, nothing).plays for user_id in people],
+            "observed_days": [
+                len(person.observed_days(*days[user_id])) for user_id, person in people.items()
+            ],
+        }
+    )

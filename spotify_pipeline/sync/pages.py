@@ -2,27 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection
 
-from spotify_pipeline.domain.coverage import account_for_page
+from spotify_pipeline.domain.coverage import Account, Known, account_for_page
+from spotify_pipeline.domain.model import PlaysPage
 from spotify_pipeline.storage.coverage import FetchedPage, read_known, save_pages
 from spotify_pipeline.storage.plays import insert_plays
 from spotify_pipeline.sync.collect import Collected
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPages:
-    """The plays that were new, as (user_id, played_at), and where gaps opened, per user."""
+def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[str, datetime]]:
+    """Insert the new plays of these pages; extend covers, open and close gaps, log the pages.
 
-    new_plays: list[tuple[str, datetime]]
-    gaps_opened_at: dict[str, datetime]
-
-
-def store_pages(conn: Connection, collected: Sequence[Collected]) -> StoredPages:
-    """Insert the new plays of these pages; extend covers, open and close gaps, log the pages."""
+    Returns the plays that were new, as (user_id, played_at).
+    """
     pages = {
         one.listener.user_id: (one.plays, one.fetched_at)
         for one in collected
@@ -36,13 +31,19 @@ def store_pages(conn: Connection, collected: Sequence[Collected]) -> StoredPages
         FetchedPage(
             user_id=user_id,
             fetched_at=at,
+            items=page.items,
             item_times=page.item_times,
             new_plays=new[user_id],
             skipped=page.skipped,
-            account=account_for_page(page.item_times, page.has_more, at, known[user_id]),
+            account=_account(page, at, known[user_id]),
         )
         for user_id, (page, at) in pages.items()
     ]
     save_pages(conn, fetched, known)
-    opened = {page.user_id: page.account.opened for page in fetched}
-    return StoredPages(new_plays, {user_id: gap.start for user_id, gap in opened.items() if gap})
+    return new_plays
+
+
+def _account(page: PlaysPage, fetched_at: datetime, known: Known) -> Account:
+    # A page of items without a readable time is not empty: it says nothing at all.
+    is_all = not page.items or (bool(page.item_times) and not page.has_more)
+    return account_for_page(page.item_times, fetched_at, known, is_all=is_all)

@@ -123,8 +123,7 @@ def _write_plays_and_days(
     outcomes: dict[str, UserOutcome],
 ) -> None:
     pages = {one.listener.user_id: one.plays.plays for one in kept if one.plays}
-    stored = store_pages(conn, kept)
-    new_plays = stored.new_plays
+    new_plays = store_pages(conn, kept)
     new = Counter(user_id for user_id, _ in new_plays)
     totals = count_plays(conn, pages)
     for user_id in pages:
@@ -147,9 +146,7 @@ def _write_plays_and_days(
         one.listener.user_id: one.fetched_at if one.plays else one.listener.plays_fetched_at
         for one in days_of
     }
-    settle_completeness(
-        conn, zones, fetched_at, stored.gaps_opened_at, stale, computed_at=pipeline.now()
-    )
+    settle_completeness(conn, zones, fetched_at, stale, computed_at=pipeline.now())
 
 
 def _mark_days(
