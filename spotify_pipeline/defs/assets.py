@@ -56,13 +56,16 @@ def listener_assets(
     raise_failures(outcomes)
 
 
-def row_metadata(rows: "StepRows") -> dict[str, int]:
-    """Counts only, never what was listened to."""
-    return {
+def row_metadata(rows: "StepRows") -> dict[str, int | str]:
+    """Counts only, never what was listened to; and which fields Spotify did not send."""
+    counts: dict[str, int | str] = {
         "dagster/partition_row_count": rows.total,
         "new": rows.new,
         "changed": rows.changed,
     }
+    if rows.not_provided:
+        counts["not provided by Spotify"] = ", ".join(rows.not_provided)
+    return counts
 
 
 def log_materializations(

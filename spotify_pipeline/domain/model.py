@@ -4,7 +4,7 @@ Times are aware datetimes in UTC. Ids are Spotify's ids as text. A field that Sp
 is None; that is never the same as an empty list or a zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -95,6 +95,19 @@ class TopTracks:
     tracks: tuple[Track, ...]
     artists: tuple[Artist, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+# What Spotify stopped sending to some apps; None in an item means that it was left out.
+OPTIONAL_FIELDS = ("genres", "popularity", "image_url", "album_id", "album_name", "release_date")
+
+
+def not_provided(items: Sequence[Artist] | Sequence[Track]) -> tuple[str, ...]:
+    """The optional fields that all these items lack: left out by Spotify, not unknown to it."""
+    return tuple(
+        name
+        for name in OPTIONAL_FIELDS
+        if items and hasattr(items[0], name) and all(getattr(item, name) is None for item in items)
+    )
 
 
 @dataclass(frozen=True, slots=True)

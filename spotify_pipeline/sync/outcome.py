@@ -19,6 +19,8 @@ class StepRows:
     total: int
     new: int = 0
     changed: int = 0
+    # Fields that Spotify left out of every item of its answer: apps in development mode get less.
+    not_provided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ it or nothing, equal in effect to a transaction per user.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import chain
 
 from sqlalchemy import Connection, tuple_, update
@@ -16,6 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.due import next_due_at
+from spotify_pipeline.domain.model import not_provided
 from spotify_pipeline.domain.zones import UnknownZone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
@@ -177,9 +179,11 @@ def _write_tops(
         done = outcomes[one.listener.user_id].done
         user_id, at = one.listener.user_id, one.fetched_at
         for step, artists in one.top_artists.items():
-            done[step] = _rows(*replace_top_artists(conn, user_id, artists, at))
+            rows = _rows(*replace_top_artists(conn, user_id, artists, at))
+            done[step] = replace(rows, not_provided=not_provided(artists.artists))
         for step, tracks in one.top_tracks.items():
-            done[step] = _rows(*replace_top_tracks(conn, user_id, tracks, at))
+            rows = _rows(*replace_top_tracks(conn, user_id, tracks, at))
+            done[step] = replace(rows, not_provided=not_provided(tracks.tracks))
 
 
 def _rows(total: int, written: Written) -> StepRows:
