@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo dev test lint format lock clean
+.PHONY: help demo dev test soak lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ dev: $(VENV)/.run ## database, Dagster UI and daemon
 
 test: $(VENV)/.dev ## the whole test suite (ARGS goes to pytest)
 	$(BIN)/pytest $(ARGS)
+
+soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
+	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(BIN)/pytest --timeout 14400 -m hypothesis $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, types, layers, definitions
 	$(BIN)/ruff format --check .

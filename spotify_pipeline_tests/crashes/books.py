@@ -1,0 +1,198 @@
+"""Compares what is stored with the simulator's own books, without the pipeline's code.
+
+Plain Python and the standard library's time zones: a mistake that both sides made would not show.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Engine, text
+
+from spotify_pipeline.simulator.control import LedgerPlay
+from spotify_pipeline_tests.crashes.world import LISTENED_BEFORE, START, World
+
+# Spotify shows the last 50 plays and nothing before.
+WINDOW = 50
+
+PlayKey = tuple[str, datetime, str]
+DayKey = tuple[str, date]
+# minutes, listened_ms, plays, unique tracks, unique artists, top track, top artist
+Day = tuple[int, int, int, int, int, str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One play, with what a day needs to know of its track."""
+
+    user_id: str
+    played_at: datetime
+    track_id: str
+    artist_id: str
+    duration_ms: int
+
+    @property
+    def key(self) -> PlayKey:
+        """Which play it is."""
+        return (self.user_id, self.played_at, self.track_id)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One snapshot of Postgres."""
+
+    plays: Sequence[Heard]
+    days: Mapping[DayKey, Day]
+    # user, kind, time range -> the rank and the fetch of each of its rows.
+    lists: Mapping[tuple[str, str, str], Sequence[tuple[int, datetime]]]
+
+    def half_written(self, zones: Mapping[str, str]) -> list[str]:
+        """Days that are not those of the stored plays, and top lists that are not whole."""
+        return [str(key) for key in unequal(self.days, recount(self.plays, zones))] + [
+            str(key)
+            for key, rows in self.lists.items()
+            if [rank for rank, _ in rows] != list(range(1, len(rows) + 1))
+            or len({fetched_at for _, fetched_at in rows}) > 1
+        ]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the comparison found. The sets should be empty."""
+
+    plays: int
+    days: int
+    # Plays that left Spotify's window before any sync came to its end: nobody can have them.
+    unseen: int
+    lost: frozenset[PlayKey]
+    doubled: frozenset[PlayKey]
+    invented: frozenset[PlayKey]
+    wrong_days: frozenset[DayKey]
+
+    @property
+    def clean(self) -> bool:
+        """Nothing lost, nothing doubled, nothing made up, no wrong day."""
+        return not (self.lost or self.doubled or self.invented or self.wrong_days)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.lost)} plays lost, {len(self.doubled)} doubled, "
+            f"{len(self.invented)} invented, {len(self.wrong_days)} wrong days; "
+            f"{self.plays:,} plays, {self.days} days, {self.unseen} plays never within reach"
+        )
+
+
+def compare(world: World) -> Findings:
+    """Hold what is stored against what was played, shown, and reported as synced."""
+    stored = read(world.stage.pipeline.engine)
+    keys = Counter(heard.key for heard in stored.plays)
+    instants = Counter(heard.key[:2] for heard in stored.plays)
+    played: dict[PlayKey, Heard] = {}
+    served: set[PlayKey] = set()
+    owed: set[PlayKey] = set()
+    past: set[PlayKey] = set()
+    for user_id in world.zones:
+        ledger = world.stage.simulator.ledger(user_id, START - LISTENED_BEFORE)
+        played |= {heard.key: heard for play in ledger for heard in [_heard(user_id, play)]}
+        served |= {_heard(user_id, play).key for play in ledger if play.served}
+        past |= {
+            _heard(user_id, play).key
+            for play in ledger
+            if play.played_at > START and play.published and not play.visible
+        }
+        for synced_at in world.synced_at.get(user_id, ()):
+            owed |= {_heard(user_id, play).key for play in shown(ledger, synced_at)}
+        # The window as computed here is the one that the simulator has.
+        assert shown(ledger, world.now) == [play for play in ledger if play.visible]
+    known = [played[key] for key in keys if key in played]
+    return Findings(
+        plays=len(stored.plays),
+        days=len(stored.days),
+        unseen=len(past - owed - keys.keys()),
+        lost=frozenset(owed - keys.keys()),
+        doubled=frozenset(key for key in keys if instants[key[:2]] > 1),
+        invented=frozenset(keys.keys() - served),
+        wrong_days=frozenset(unequal(stored.days, recount(known, world.zones))),
+    )
+
+
+def shown(ledger: Sequence[LedgerPlay], at: datetime) -> list[LedgerPlay]:
+    """The plays that Spotify showed at an instant: the last 50 of those published by then."""
+    return [play for play in ledger if play.published_at <= at][-WINDOW:]
+
+
+def recount(plays: Iterable[Heard], zones: Mapping[str, str]) -> dict[DayKey, Day]:
+    """Every local day of these plays."""
+    days: dict[DayKey, list[Heard]] = defaultdict(list)
+    for heard in plays:
+        zone = ZoneInfo(zones[heard.user_id])
+        days[heard.user_id, heard.played_at.astimezone(zone).date()].append(heard)
+    return {key: _day(sorted(plays, key=lambda h: h.played_at)) for key, plays in days.items()}
+
+
+def unequal(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
+    """The days on which they differ."""
+    days = sorted(stored.keys() | counted.keys())
+    return [key for key in days if stored.get(key) != counted.get(key)]
+
+
+def read(engine: Engine) -> Stored:
+    """Everything stored, as one reader sees it at one instant."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+        plays = conn.execute(
+            text(
+                "SELECT p.user_id, p.played_at, p.track_id, t.artist_ids[1], t.duration_ms"
+                " FROM spotify_pipeline.plays AS p"
+                " JOIN spotify_pipeline.tracks AS t ON t.spotify_id = p.track_id"
+            )
+        ).all()
+        days = conn.execute(
+            text(
+                "SELECT user_id, date, minutes, listened_ms, plays, unique_tracks, unique_artists,"
+                " top_track_id, top_artist_id FROM spotify_pipeline.daily_listening"
+            )
+        ).all()
+        rows = conn.execute(
+            text(
+                "SELECT user_id, 'artists', time_range, rank, fetched_at"
+                " FROM spotify_pipeline.user_top_artists"
+                " UNION ALL SELECT user_id, 'tracks', time_range, rank, fetched_at"
+                " FROM spotify_pipeline.user_top_tracks ORDER BY rank"
+            )
+        ).all()
+    lists = defaultdict(list)
+    for user_id, kind, time_range, rank, fetched_at in rows:
+        lists[user_id, kind, time_range].append((rank, fetched_at))
+    return Stored(
+        [Heard(*play) for play in plays], {tuple(day[:2]): tuple(day[2:]) for day in days}, lists
+    )
+
+
+def _heard(user_id: str, play: LedgerPlay) -> Heard:
+    return Heard(
+        user_id, play.played_at.astimezone(UTC), play.track_id, play.artist_id, play.duration_ms
+    )
+
+
+def _day(plays: Sequence[Heard]) -> Day:
+    listened_ms = sum(heard.duration_ms for heard in plays)
+    return (
+        (listened_ms + 30_000) // 60_000,
+        listened_ms,
+        len(plays),
+        len({heard.track_id for heard in plays}),
+        len({heard.artist_id for heard in plays}),
+        _top([(heard.track_id, heard) for heard in plays]),
+        _top([(heard.artist_id, heard) for heard in plays]),
+    )
+
+
+def _top(items: Sequence[tuple[str, Heard]]) -> str:
+    """Most plays, then most listened, then the earliest play, then the lowest id."""
+    ranks: dict[str, tuple[int, int, datetime, str]] = {}
+    for item, heard in items:  # oldest first
+        count, ms, first, _ = ranks.get(item, (0, 0, heard.played_at, item))
+        ranks[item] = (count - 1, ms - heard.duration_ms, first, item)
+    return min(ranks, key=ranks.__getitem__)

@@ -1,0 +1,67 @@
+"""How much is killed, the world in which it happens, and where the figures go.
+
+`make test` kills a little, `make soak` (SOAK=1) a lot. CRASH_SEED repeats the moments that a run
+chose, though not where in its work a process was at those moments.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random, SystemRandom
+
+import pytest
+from sqlalchemy import URL
+
+from spotify_pipeline.domain.sealing import new_key
+from spotify_pipeline_tests.crashes.world import World, open_world
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long the tests go on."""
+
+    soak: bool
+    kills: int
+    postgres_kills: int
+    stops: int
+    rounds: int
+    megabytes: int
+
+
+BRIEF = Scale(soak=False, kills=20, postgres_kills=5, stops=4, rounds=1, megabytes=60)
+LONG = Scale(soak=True, kills=200, postgres_kills=20, stops=40, rounds=20, megabytes=400)
+
+
+@pytest.fixture(scope="session")
+def scale() -> Scale:
+    return LONG if os.environ.get("SOAK") == "1" else BRIEF
+
+
+@pytest.fixture
+def seed() -> int:
+    """Another one in every run; pytest shows it when the test fails."""
+    chosen = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(10**6))
+    print(f"CRASH_SEED={chosen}")
+    return chosen
+
+
+@pytest.fixture
+def rng(seed: int) -> Random:
+    return Random(seed)
+
+
+@pytest.fixture
+def world(database: URL, seed: int) -> Iterator[World]:
+    """Four people in four zones, connected, never synced."""
+    environ = {
+        "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
+        "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
+    }
+    with open_world(environ, seed) as world:
+        yield world
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A sentence with what was measured, shown at the end of the run."""
+    return lambda sentence: request.node.user_properties.append(("figure", sentence))

@@ -1,0 +1,78 @@
+"""R13: whose answers hang, break or are refused delays others by no more than the own time-outs."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from time import monotonic
+
+import pytest
+
+from spotify_pipeline.domain.steps import FETCHED
+from spotify_pipeline.simulator.faults.base import Fault
+from spotify_pipeline.simulator.faults.refusals import Latency, ServerError
+from spotify_pipeline.simulator.faults.wire import ConnectionReset, NoAnswer, SlowLoris, Truncated
+from spotify_pipeline.spotify.accounts import Accounts
+from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.spotify.wire import Limits
+from spotify_pipeline_tests.crashes.world import World
+from spotify_pipeline_tests.sync.stage import Stage
+
+# The real ones, fortyfold faster.
+LIMITS = Limits(connect_seconds=0.5, read_seconds=0.3, try_seconds=0.5, total_seconds=0.7, tries=4)
+# What a person's calls may take when each of them uses all its time.
+WORST_SECONDS = len(FETCHED) * LIMITS.total_seconds
+
+TROUBLE: dict[str, Fault] = {
+    "silent": Latency(seconds=60),
+    "dripping header": SlowLoris(pause_seconds=0.05, part="header"),
+    "dripping body": SlowLoris(pause_seconds=0.05, part="body"),
+    "reset": ConnectionReset(),
+    "closed": NoAnswer(),
+    "truncated": Truncated(),
+    "refused": ServerError(503),
+}
+
+
+@pytest.fixture
+def impatient(world: World) -> Iterator[Stage]:
+    """The pipeline with small limits, and more people, who have been synced once."""
+    for user_id in TROUBLE:
+        world.stage.connect(user_id, person="light")
+    world.stage.sync_well(*world.zones, *TROUBLE)
+    pipeline, simulator = world.stage.pipeline, world.stage.simulator
+    settings = pipeline.settings
+    transport = Transport(connections=settings.connections, limits=LIMITS)
+    api = SpotifyApi(settings.api_url, transport)
+    accounts = Accounts(
+        settings.accounts_url, simulator.client_id, simulator.client_secret, transport
+    )
+    yield replace(world.stage, pipeline=replace(pipeline, api=api, accounts=accounts))
+    transport.close()
+
+
+def test_broken_answers_delay_others_by_no_more_than_their_own_time_outs(
+    world: World, impatient: Stage, figure: Callable[[str], None]
+) -> None:
+    started = monotonic()
+    peaceful = impatient.sync_well(*world.zones, *TROUBLE)
+    alone = monotonic() - started
+    for user_id, fault in TROUBLE.items():
+        impatient.simulator.add_fault(fault, user_id=user_id)
+    started = monotonic()
+    outcomes = {one.user_id: one for one in impatient.sync(*world.zones, *TROUBLE)}
+    took = monotonic() - started
+    slowest_alone = max(one.seconds for one in peaceful)
+    seconds = {user_id: one.seconds for user_id, one in outcomes.items()}
+    slowest = max(seconds[user_id] for user_id in TROUBLE)
+    healthy = max(seconds[user_id] for user_id in world.zones)
+    figure(
+        f"{len(TROUBLE)} people whose answers hang, drip, break or are refused took "
+        f"{slowest:.1f} s at most (limit {WORST_SECONDS:.1f} s), the calls of the healthy "
+        f"{healthy:.1f} s (else {slowest_alone:.1f} s), the whole set {took:.1f} s (else "
+        f"{alone:.1f} s)"
+    )
+    assert {outcomes[user_id].result for user_id in TROUBLE} == {"failed"}
+    assert {outcomes[user_id].result for user_id in world.zones} == {"synced"}
+    assert slowest <= WORST_SECONDS + alone
+    assert healthy <= WORST_SECONDS / 2 + alone
+    assert took <= slowest + 2 * alone
