@@ -38,6 +38,7 @@ class Spotify:
             Route("/authorize", self.authorize),
             Route("/api/token", self.token, methods=["POST"]),
             Route("/v1/me", self.me),
+            Route("/v1/me/", self.me),  # public clients ask with the slash, and Spotify answers
             Route("/v1/me/player/recently-played", self.recently_played),
             Route("/v1/me/top/artists", self.top_artists),
             Route("/v1/me/top/tracks", self.top_tracks),
