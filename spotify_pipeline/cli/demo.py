@@ -1,7 +1,6 @@
 """`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from spotify_pipeline.cli.recount import PlayKey, recount, stored_plays
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.defs.running import opened_instance, sync_one
 from spotify_pipeline.domain.sealing import seal
-from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
@@ -144,12 +143,12 @@ def _live(
     instants = [now]
     while instants[-1] - STEP > max(last or now - LIFE, now - LIFE):
         instants.append(instants[-1] - STEP)
-    plays = (RECENTLY_PLAYED, DAILY_LISTENING, MUSIC_PERSONALITY)
+    plays = (RECENTLY_PLAYED, DAILY_LISTENING)
     with _progress(console) as progress:
         task = progress.add_task("Living and collecting every 3 hours", total=len(instants))
         for number, instant in enumerate(reversed(instants)):
             clock.set(instant)
-            # Top lists change slowly: once a day, as at night.
+            # Top lists and personality change slowly: once a day, as at night.
             outcomes = sync_users(
                 pipeline,
                 [listener.user_id for listener in listeners],
@@ -166,7 +165,6 @@ def _sync_through_dagster(
     console: Console, settings: Settings, listeners: list[ListenerInfo]
 ) -> None:
     """The newest state of every listener: the job sync_user on each partition."""
-    logging.getLogger("dagster").setLevel(logging.ERROR)
     with opened_instance(settings) as instance, _progress(console) as progress:
         task = progress.add_task("Materializing partitions in Dagster", total=len(listeners))
         for listener in listeners:
