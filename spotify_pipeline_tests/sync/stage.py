@@ -228,10 +228,13 @@ def plays_body(heard: Sequence[Heard]) -> dict[str, Any]:
 
 
 def environment(database: URL, simulator: Simulator, **more: str) -> dict[str, str]:
-    """The variables of a pipeline on this database and this Spotify, with a key of its own."""
+    """The variables of a pipeline on this database and this Spotify, with a key of its own and
+    without a limit of calls."""
     return {
         "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
         "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
+        "SPOTIFY_PIPELINE_CALLS_PER_30S": "0",
+        "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0",
         **simulator.environment,
         **more,
     }
@@ -243,7 +246,9 @@ def open_stage(simulator: Simulator, environ: dict[str, str]) -> Iterator[Stage]
     clock = Clock()
     with open_pipeline(load_settings(environ), clock) as pipeline:
         settings = pipeline.settings
-        transport = Transport(connections=settings.connections, sleep=lambda _: None)
+        transport = Transport(
+            gate=pipeline.gate, connections=settings.connections, sleep=lambda _: None
+        )
         secret = settings.spotify_client_secret
         assert secret is not None
         yield Stage(

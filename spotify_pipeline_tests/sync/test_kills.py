@@ -54,8 +54,8 @@ def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its
     stage.connect("unhurt")
     (end,) = nursery.run(environ, [{"users": ["unhurt"], "now": NOON}])
     assert end["results"] == [["unhurt", "synced"]]
-    # A death in every tenth of the statements; the last one comes when all is stored.
-    deaths = {f"died {n}": n * end["statements"] // 10 for n in range(1, 11)}
+    # A death in every eighth of the statements; the last one comes when all is stored.
+    deaths = {f"died {n}": n * end["statements"] // 8 for n in range(1, 9)}
     left: dict[str, int] = {}
     for user_id, number in deaths.items():
         stage.connect(user_id)
@@ -99,9 +99,9 @@ def test_overlapping_syncs_in_many_processes_neither_wait_in_a_circle_nor_double
     for name in names:
         stage.connect(name)
     jobs: list[dict[str, Any]] = [
-        {"users": names[:4], "rounds": 3, "now": NOON},
-        {"users": names[3:1:-1] + names[4:], "rounds": 3, "now": NOON},
-        {"users": names[::-1], "rounds": 3, "now": NOON},
+        {"users": names[:4], "rounds": 2, "now": NOON},
+        {"users": names[3:1:-1] + names[4:], "rounds": 2, "now": NOON},
+        {"users": names[::-1], "rounds": 2, "now": NOON},
     ]
     ends = nursery.run(environ, jobs)
     tally: dict[str, Counter[str]] = {name: Counter() for name in names}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, text
 
 from spotify_pipeline.storage import leases
 from spotify_pipeline.storage import tables as t
@@ -203,6 +203,7 @@ def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three:
     with three.pipeline.engine.connect() as one, three.pipeline.engine.connect() as two:
         held = take(one, ["cleo", "anna"], first)
         # The first has not committed: the second does not wait for it.
+        two.execute(text("SET LOCAL lock_timeout = '2 s'"))
         assert take(two, ["anna", "ben", "cleo"], second) == {"ben"}
         two.commit()
         one.commit()
