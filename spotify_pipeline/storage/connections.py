@@ -6,7 +6,7 @@ many are refused, nobody is to blame, all of them become suspect and are probed 
 token is deleted. All instants are the database's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Literal
 
@@ -44,14 +44,20 @@ def settle_connections(conn: Connection, user_ids: Sequence[str] | None = None) 
         (u.c.connection == "expiring", "connected"),
         else_=u.c.connection,
     )
-    statement = update(u).where(
-        u.c.user_id == k.c.user_id,
-        u.c.connection.in_(ELIGIBLE),
-        u.c.connection != state,
+    changing = (
+        select(u.c.user_id, state.label("state"))
+        .join_from(u, k, k.c.user_id == u.c.user_id)
+        .where(u.c.connection.in_(ELIGIBLE), u.c.connection != state)
+        # Two syncs that settle overlapping sets must not wait for each other in a circle.
+        .order_by(u.c.user_id)
+        .with_for_update(of=u, key_share=True)
     )
     if user_ids is not None:
-        statement = statement.where(u.c.user_id.in_(user_ids))
-    conn.execute(statement.values(connection=state))
+        changing = changing.where(u.c.user_id.in_(user_ids))
+    due = changing.cte("changing")
+    conn.execute(
+        update(u).where(u.c.user_id == due.c.user_id).values(connection=due.c.state),
+    )
 
 
 def note_refused(
@@ -65,6 +71,9 @@ def note_refused(
     k, u = t.user_tokens, t.users
     # One at a time: of three processes that judge at once each must see the others' refusals.
     conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    accused = _accused_lately(conn)
+    _lock(conn, {user_id, *accused})
+    was = conn.scalar(select(u.c.connection).where(u.c.user_id == user_id))
     marked = conn.execute(
         update(k)
         .where(is_stored(user_id, refused))
@@ -78,11 +87,27 @@ def note_refused(
     ).first()
     if marked is None:
         return None
-    if _is_outage(conn):
-        _suspect_all(conn)
+    if _is_outage(conn, of_suspect=was == "suspect"):
+        _suspect(conn, {user_id, *accused})
         return "suspect"
     conn.execute(update(u).where(u.c.user_id == user_id).values(connection="needs_reauth"))
     return "needs_reauth"
+
+
+def acquitted(conn: Connection, user_ids: Collection[str]) -> set[str]:
+    """Those of these users, just told to reconnect, whom an outage has made suspect since.
+
+    Whoever judged it could not see what is written of them only now: so it is mended here.
+    """
+    conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    u = t.users
+    suspects = set(
+        conn.scalars(
+            select(u.c.user_id).where(u.c.user_id.in_(user_ids), u.c.connection == "suspect")
+        )
+    )
+    _take_back(conn, suspects)
+    return suspects
 
 
 def claim_probe(conn: Connection, user_id: str) -> bool:
@@ -97,7 +122,8 @@ def claim_probe(conn: Connection, user_id: str) -> bool:
                 k.c.last_refreshed_at <= func.now() - OUTAGE_WINDOW,
             ),
         )
-        .values(last_refreshed_at=func.now())
+        # Until the answer is there it counts neither as a refusal nor as a success.
+        .values(last_refreshed_at=func.now(), last_error_code=ErrorCode.SPOTIFY_UNAVAILABLE)
         .returning(k.c.user_id)
     )
     return claimed.first() is not None
@@ -118,9 +144,23 @@ def drop_dead_tokens(conn: Connection) -> int:
     """Delete tokens that ended more than 30 days ago; return how many. The history stays."""
     k, u = t.user_tokens, t.users
     dead = k.c.expires_at < func.now() - KEEP_AFTER_EXPIRY
+    # First the people, as connect_user does: who reconnects at this moment keeps the new token.
+    _lock(conn, conn.scalars(select(k.c.user_id).where(dead)).all())
     gone = conn.scalars(k.delete().where(dead).returning(k.c.user_id)).all()
     conn.execute(update(u).where(u.c.user_id.in_(gone)).values(connection="disconnected"))
     return len(gone)
+
+
+def _lock(conn: Connection, user_ids: Collection[str]) -> None:
+    """Lock these people in the order in which a sync's write locks them: no two wait in a circle.
+
+    The person lightly, which only forgetting them conflicts with; then their state.
+    """
+    u, s = t.users, t.sync_state
+    people = select(u.c.user_id).where(u.c.user_id.in_(user_ids)).order_by(u.c.user_id)
+    states = select(s.c.user_id).where(s.c.user_id.in_(user_ids)).order_by(s.c.user_id)
+    conn.execute(people.with_for_update(read=True, key_share=True))
+    conn.execute(states.with_for_update())
 
 
 def _refused_lately() -> ColumnElement[bool]:
@@ -131,30 +171,54 @@ def _refused_lately() -> ColumnElement[bool]:
     )
 
 
-def _is_outage(conn: Connection) -> bool:
+def _accused_lately(conn: Connection) -> set[str]:
+    """Who was refused within the hour and is not suspect yet."""
+    u, k = t.users, t.user_tokens
+    return set(
+        conn.scalars(
+            select(u.c.user_id)
+            .join_from(u, k, k.c.user_id == u.c.user_id)
+            .where(_refused_lately(), u.c.connection.in_(("needs_reauth", "connected", "expiring")))
+        )
+    )
+
+
+def _is_outage(conn: Connection, *, of_suspect: bool) -> bool:
+    """Whether the refusals of the last hour are Spotify's fault and not the users'.
+
+    A suspect needs no company to stay one: its token is believed to be dead only when most
+    others are honoured. Tries without an outcome, such as a 5xx, say nothing.
+    """
     k = t.user_tokens
-    asked, refused = conn.execute(
-        select(func.count(), func.count().filter(_refused_lately())).where(
-            k.c.last_refreshed_at > func.now() - OUTAGE_WINDOW
-        )
+    refused, honoured = conn.execute(
+        select(
+            func.count().filter(_refused_lately()),
+            func.count().filter(k.c.last_error_code.is_(None)),
+        ).where(k.c.last_refreshed_at > func.now() - OUTAGE_WINDOW)
     ).one()
-    return bool(refused >= OUTAGE_USERS and refused * 2 > asked)
+    return refused > honoured and (of_suspect or refused >= OUTAGE_USERS)
 
 
-def _suspect_all(conn: Connection) -> None:
-    u, k, s = t.users, t.user_tokens, t.sync_state
-    suspects = conn.scalars(
+def _suspect(conn: Connection, user_ids: Collection[str]) -> None:
+    u = t.users
+    conn.execute(
         update(u)
-        .where(
-            u.c.user_id.in_(select(k.c.user_id).where(_refused_lately())),
-            u.c.connection.in_(("needs_reauth", *ELIGIBLE)),
-        )
+        .where(u.c.user_id.in_(user_ids), u.c.connection != "suspect")
         .values(connection="suspect")
-        .returning(u.c.user_id)
-    ).all()
-    # Nobody is told any more to reconnect.
+    )
+    _take_back(conn, user_ids)
+
+
+def _take_back(conn: Connection, user_ids: Collection[str]) -> None:
+    """Tell nobody of these any more to reconnect."""
+    s = t.sync_state
     conn.execute(
         update(s)
-        .where(s.c.user_id.in_(suspects), s.c.last_error_code == ErrorCode.RECONNECT)
-        .values(last_error_code=ErrorCode.SPOTIFY_UNAVAILABLE, last_error_message=OUTAGE)
+        .where(s.c.user_id.in_(user_ids), s.c.last_error_code == ErrorCode.RECONNECT)
+        .values(
+            last_error_code=ErrorCode.SPOTIFY_UNAVAILABLE,
+            last_error_message=OUTAGE,
+            # Newer than the failed request that told them so.
+            recorded_at=func.now(),
+        )
     )

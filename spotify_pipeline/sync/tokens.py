@@ -81,6 +81,9 @@ class UserTokens:
         sealed_refresh_token = self._seal(grant.refresh_token or refresh_token)
         sealed_access_token = self._seal(grant.access_token)
         with self._engine.begin() as conn:
+            # The person before the token, as in connect_user: no two wait in a circle.
+            if self._suspect:
+                trust_again(conn, self._user_id)
             save_grant(
                 conn,
                 self._user_id,
@@ -90,8 +93,6 @@ class UserTokens:
                 sealed_access_token=sealed_access_token,
                 expires_in=timedelta(seconds=grant.expires_in_seconds),
             )
-            if self._suspect:
-                trust_again(conn, self._user_id)
         self._token = replace(
             used,
             key_id=self._keyring.current_id,

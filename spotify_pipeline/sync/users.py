@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, STEPS
 from spotify_pipeline.storage import requests
-from spotify_pipeline.storage.connections import settle_connections
+from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_connections
 from spotify_pipeline.storage.leases import Lease, leased
 from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline.sync.collect import collect
@@ -62,6 +62,7 @@ def _sync_held(
     if not listeners:
         return []
     outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, skip_fresh), steps)
+    _acquit(pipeline, outcomes)
     ready = [
         outcome
         for outcome in outcomes
@@ -69,6 +70,21 @@ def _sync_held(
     ]
     revalidate(pipeline, ready)
     return outcomes
+
+
+def _acquit(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:
+    """Take RECONNECT back from users whose refusal turned out to be part of an outage."""
+    accused = {o.user_id: o for o in outcomes if o.error_code == ErrorCode.RECONNECT}
+    if not accused:
+        return
+    with pipeline.engine.begin() as conn:
+        suspects = acquitted(conn, accused.keys())
+    unavailable = StepFailure(ErrorCode.SPOTIFY_UNAVAILABLE, OUTAGE)
+    for user_id in suspects:
+        failures = accused[user_id].failures
+        for step, failure in failures.items():
+            if failure.code == ErrorCode.RECONNECT:
+                failures[step] = unavailable
 
 
 def answer_requests(

@@ -15,18 +15,22 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'There is no such time zone. Use an IANA name such as Europe/Berlin.';
     END IF;
+    -- A row that would not change is not even locked, which ON CONFLICT would do: a sync of the person
+    -- and an app that goes on to connect_user need not wait for each other.
+    PERFORM FROM users AS u
+    WHERE u.user_id = register_user.user_id
+        AND u.timezone = coalesce(register_user.timezone, u.timezone)
+        AND u.display_name IS NOT DISTINCT FROM coalesce(register_user.display_name, u.display_name);
+    IF FOUND THEN
+        RETURN;
+    END IF;
     INSERT INTO users AS u (user_id, timezone, display_name)
     VALUES (
         register_user.user_id, coalesce(register_user.timezone, 'UTC'), register_user.display_name
     )
     ON CONFLICT (user_id) DO UPDATE SET
         timezone = coalesce(register_user.timezone, u.timezone),
-        display_name = coalesce(register_user.display_name, u.display_name)
-    -- A row that would not change is not written: a sync of the person need not wait for it.
-    WHERE (u.timezone, u.display_name) IS DISTINCT FROM (
-        coalesce(register_user.timezone, u.timezone),
-        coalesce(register_user.display_name, u.display_name)
-    );
+        display_name = coalesce(register_user.display_name, u.display_name);
 END
 $$;
 
@@ -44,6 +48,10 @@ CREATE OR REPLACE FUNCTION connect_user(
 AS $$
 #variable_conflict use_column
 BEGIN
+    -- In the order in which a sync's write locks them, so that neither waits for the other in a
+    -- circle: the person lightly, then their state.
+    PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR KEY SHARE;
+    PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
     UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
