@@ -5,11 +5,10 @@ Three rules decide whether a call may go out, in this order:
 1. The block. After a 429 nobody calls before it has passed. After a refusal of the app itself it
    lasts an hour, and then one call probes while everybody else waits for what comes of it.
 2. The day. The calls of the last 24 hours, whoever made them, must be below a share of
-   `calls_per_day` that depends on who asks: see SHARES.
+   `calls_per_day` that depends on who asks: see PER_CENT.
 3. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,10 +22,10 @@ Priority = Literal["request", "plays", "tops"]
 # RATE: too many calls. QUOTA: the day's quota is used up. APP: Spotify refuses the app.
 BlockReason = Literal["RATE", "QUOTA", "APP"]
 
-# The share of the day's calls, and of the pace's burst, up to which each may go. So top lists stop
-# first when the day runs low, and 20 % are left to those who wait. In the burst it makes a queue:
-# when everybody waits, requests are let in as soon as there is room at all.
-SHARES: dict[Priority, float] = {"request": 1.0, "plays": 0.8, "tops": 0.6}
+# Up to how many per cent of the day's calls, and of the pace's burst, each may go. So top lists
+# stop first when the day runs low, and 20 % are left to those who wait. In the burst it makes a
+# queue: when everybody waits, requests are let in as soon as there is room at all.
+PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
 
@@ -88,11 +87,11 @@ class Allowance:
 
     def burst_of(self, priority: Priority) -> int:
         """The part of the burst that this priority may use; everybody gets at least one call."""
-        return max(1, math.floor(self.burst * SHARES[priority]))
+        return max(1, self.burst * PER_CENT[priority] // 100)
 
     def day_of(self, priority: Priority) -> int:
         """Up to how many calls in 24 hours this priority may go."""
-        return math.floor(self.calls_per_day * SHARES[priority])
+        return self.calls_per_day * PER_CENT[priority] // 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ granted AS (
         least(
             :calls,
             :calls_of_day - (SELECT sum(n) FROM unnest(c.slots) AS n),
-            :burst - ceil(extract(epoch FROM c.tat - c.now)::float8 / :interval)
+            -- Instants are rounded to microseconds: that is not to cost a whole interval.
+            :burst - ceil(extract(epoch FROM c.tat - c.now)::float8 / :interval - 0.001)
         )::integer AS calls
     FROM counted AS c
 )

@@ -29,6 +29,8 @@ class Collected:
     top_tracks: dict[str, TopTracks] = field(default_factory=dict)
     failures: dict[str, StepFailure] = field(default_factory=dict)
     seconds: float = 0.0
+    # How many times longer than usual this user waits for the next poll.
+    due_stretch: float = 1.0
 
 
 # A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
@@ -58,13 +60,17 @@ def collect(
     workers = min(pipeline.settings.connections, len(listeners)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
-        return list(
+        everybody = list(
             pool.map(lambda one: _collect_one(pipeline, one, asked(one), skip_fresh), listeners)
         )
     finally:
         # All is done here, unless this was interrupted: then calls that may take minutes are
         # not waited for.
         pool.shutdown(wait=False, cancel_futures=True)
+    stretch = pipeline.gate.due_stretch()
+    for one in everybody:
+        one.due_stretch = stretch
+    return everybody
 
 
 def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> list[str]:

@@ -15,12 +15,13 @@ from sqlalchemy import Connection, Engine
 
 from spotify_pipeline.domain.budget import (
     APP_BLOCK_SECONDS,
+    PER_CENT,
     PERMIT_SECONDS,
-    SHARES,
     Allowance,
     BlockReason,
     Hindrance,
     Priority,
+    due_stretch,
     hindrance,
 )
 from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, SpotifyError
@@ -75,7 +76,7 @@ class BudgetGate:
         self._monotonic = monotonic
         # Held while Postgres is asked: the threads behind it profit from the answer.
         self._lock = threading.Lock()
-        self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *SHARES)}
+        self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *PER_CENT)}
         # Calls that may go out, and what holds them back; both are good for a second at most.
         self._permits: dict[Priority | None, tuple[float, float]] = {}
         self._hindered: dict[Priority | None, tuple[float, Hindrance]] = {}
@@ -89,10 +90,18 @@ class BudgetGate:
         """How long calls of this process were held back; threads that wait together count once."""
         return self._throttled.seconds
 
+    def due_stretch(self) -> float:
+        """See `budget.due_stretch`, for the calls that are left now."""
+        if not self._allowance.calls_per_day:
+            return 1.0
+        with self._engine.connect() as conn:
+            return due_stretch(budget.read_state(conn), self._allowance)
+
     def begin(self) -> None:
         """A sync begins: it may wait for blocks, however long the ones before it waited."""
         with self._lock:
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
+            self._hindered.clear()
 
     def check(self, priority: Priority) -> None:
         """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
@@ -100,7 +109,7 @@ class BudgetGate:
             if self._is_probing() or self._use_permit(priority, 0):
                 return
             held_back = self._remembered(priority) or self._look(priority)
-            if held_back is None or self._may_wait(held_back):
+            if held_back is None or self._may_wait(held_back, self._monotonic()):
                 return
         raise _refusal(held_back)
 
@@ -110,9 +119,12 @@ class BudgetGate:
         while (held_back := self._pass(priority)) is not None:
             seconds = max(held_back.seconds, SHORTEST_WAIT_SECONDS)
             with self._lock:
-                if not self._may_wait(held_back, slept):
+                now = self._monotonic()
+                if slept + seconds > LONGEST_WAIT_SECONDS or not self._may_wait(held_back, now):
                     raise _refusal(held_back)
-                self._note_wait(held_back, seconds)
+                if held_back.reason != "PACE":
+                    self._blocked.add(now, seconds)
+                self._throttled.add(now, seconds)
             self._sleep(seconds)
             slept += seconds
 
@@ -125,7 +137,7 @@ class BudgetGate:
                 budget.block(conn, seconds, reason)
             self._permits.clear()
             self._hindered.clear()
-            return self._may_wait(Hindrance(reason, seconds))
+            return self._may_wait(Hindrance(reason, seconds), self._monotonic())
 
     def succeeded(self) -> None:
         """See RateGate. After a probe everybody may call again."""
@@ -211,19 +223,14 @@ class BudgetGate:
             return None
         return Hindrance(held_back.reason, held_back.seconds - age)
 
-    def _may_wait(self, held_back: Hindrance, slept: float = 0.0) -> bool:
-        if slept + held_back.seconds > LONGEST_WAIT_SECONDS:
+    def _may_wait(self, held_back: Hindrance, now: float) -> bool:
+        """Whether a call, and for a block the sync too, has the time to wait for this."""
+        if held_back.seconds > LONGEST_WAIT_SECONDS:
             return False
         if held_back.reason == "PACE":
             return True
-        growth = self._blocked.growth(self._monotonic(), held_back.seconds)
+        growth = self._blocked.growth(now, held_back.seconds)
         return self._blocked.seconds + growth <= self._patience
-
-    def _note_wait(self, held_back: Hindrance, seconds: float) -> None:
-        now = self._monotonic()
-        if held_back.reason != "PACE":
-            self._blocked.add(now, seconds)
-        self._throttled.add(now, seconds)
 
 
 def _refusal(held_back: Hindrance) -> SpotifyError:

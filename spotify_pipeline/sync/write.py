@@ -238,7 +238,9 @@ def _write_state(
                 everything_done=not outcome.failures,
                 plays_fetched=page is not None,
                 tops_fetched=tops <= outcome.done.keys(),
-                next_due_at=next_due_at(one.fetched_at, page.item_times if page else None)
+                next_due_at=next_due_at(
+                    one.fetched_at, page.item_times if page else None, one.due_stretch
+                )
                 if page or s.RECENTLY_PLAYED in outcome.failures
                 else None,
                 error_code=failure.code if failure else None,
