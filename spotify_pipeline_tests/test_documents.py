@@ -54,3 +54,15 @@ def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_every_test_that_the_page_of_faults_names_exists() -> None:
+    tests = ROOT / "spotify_pipeline_tests"
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "faults.md").read_text())
+    assert len(named) > 40
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (tests / path).exists() or f"def {name}(" not in (tests / path).read_text()
+    ]
+    assert missing == []
