@@ -26,7 +26,6 @@ def evaluate(instance: dg.DagsterInstance, name: str, moment: datetime) -> list[
     context = dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=moment,
-        repository_def=staged_defs().get_repository_def(),
         resources={"pipeline": StagedPipeline()},
     )
     return list(BY_NAME[name].evaluate_tick(context).run_requests or [])
@@ -61,7 +60,7 @@ def people(stage: Stage) -> None:
         )
     # Long ago authorized (but not yet expired), and nothing played for more than a week.
     stage.execute(
-        "UPDATE spotify_pipeline.user_tokens SET authorized_at = :at, expires_at = 'infinity'"
+        "UPDATE spotify_pipeline.user_tokens SET authorized_at = :at, expires_at = '2100-01-01'"
         " WHERE user_id IN ('inactive', 'stale')",
         at=stage.clock() - 100 * DAY,
     )
@@ -96,3 +95,55 @@ def test_the_same_tick_has_the_same_run_key(stage: Stage, instance: dg.DagsterIn
     (again,) = evaluate(instance, "nightly_sync", tick)
     assert first.run_key == again.run_key
     assert first.run_key is not None
+
+
+def test_a_poll_asks_for_the_plays_of_those_who_are_due(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    for user_id in ("due", "not due"):
+        stage.connect(user_id)
+    stage.sync_well("not due")
+    stage.simulator.forget_calls()
+    now = datetime.now(UTC)
+    tick = now.replace(minute=now.minute - now.minute % 15, second=0, microsecond=0)
+    (request,) = evaluate(instance, "plays_poll", tick)
+    assert execute(instance, request).success
+    assert [(call.user_id, call.endpoint) for call in stage.calls()] == [
+        ("due", "token"),
+        ("due", "recently_played"),
+    ]
+    assert stage.minutes("due")
+
+
+def test_the_weekly_tick_asks_for_the_lists_of_everybody_who_can_be_asked(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    people(stage)
+    stage.at(stage.clock() + DAY)
+    (request,) = evaluate(instance, "weekly_top_refresh", last_tick(3))
+    result = execute(instance, request)
+    assert result.success
+    assert {call.user_id for call in stage.calls("top_artists")} == {
+        "active",
+        "expiring",
+        "inactive",
+        "stale",
+    }
+    assert stage.calls("recently_played") == []
+
+
+def test_a_tick_that_would_be_for_nothing_starts_no_run(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    tick = last_tick(3)
+    assert evaluate(instance, "nightly_sync", tick) == []  # nobody
+    stage.connect("anna")
+    # Missed by more than a day, as after a week of sleep: the latest tick does it.
+    assert evaluate(instance, "nightly_sync", tick - DAY) == []
+    (request,) = evaluate(instance, "nightly_sync", tick)
+    instance.create_run_for_job(
+        staged_defs().resolve_job_def("sync_users"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags=request.tags,
+    )
+    assert evaluate(instance, "nightly_sync", tick) == []  # the last one is still going

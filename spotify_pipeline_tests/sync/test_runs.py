@@ -146,6 +146,38 @@ def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stag
     assert report(stage.pipeline, "another run").by_outcome == {"unknown": 1}
 
 
+def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.sync_well("anna")
+    choose(stage.pipeline, "run", "eligible", 100)
+    asked: dict[str, list[str]] = {}
+    for name, later in {
+        "9 minutes": timedelta(minutes=9, seconds=59),
+        "10 minutes": timedelta(minutes=10),
+        "20 hours": timedelta(hours=20),
+    }.items():
+        stage.simulator.forget_calls()
+        stage.at(NOON + later)
+        before = stage.row(t.sync_state, "anna")
+        (outcome,) = sync_chunk(stage.pipeline, "run", 0, skip_fresh=True)
+        assert outcome.result == "synced"
+        asked[name] = sorted({call.endpoint for call in stage.calls()})
+        if not asked[name]:
+            # What was not asked for is not said to have been fetched, and is due when it was.
+            after = stage.row(t.sync_state, "anna")
+            for column in ("plays_fetched_at", "tops_fetched_at", "next_due_at"):
+                assert after[column] == before[column], column
+    assert asked == {
+        "9 minutes": [],
+        "10 minutes": ["recently_played"],
+        "20 hours": ["recently_played", "top_artists", "top_tracks"],
+    }
+    # A person who asks is never told that it was done a while ago.
+    stage.simulator.forget_calls()
+    stage.sync_well("anna")
+    assert len(stage.calls()) == 7
+
+
 def ask(stage: Stage, user_id: str) -> str:
     """The person presses Sync and the sensor hands the request out: its dispatch key."""
     stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
