@@ -72,8 +72,8 @@ def kill_again_and_again(
 def stop_again_and_again(world: World, stops: int, rng: Random) -> Tally:
     """Stop a worker in the middle of a sync, let another take over, let the first go on.
 
-    At least `stops` times, and until one of them mattered. `unfinished` counts the ones that came
-    back to find that all their users were taken. What they changed all the same of what is stored
+    At least `stops` times, and until one of them mattered: `unfinished` counts the workers whose
+    users were all synced by the other meanwhile. What they changed all the same of what is stored
     about people goes into `said`.
     """
     tally = Tally()
@@ -94,22 +94,15 @@ def stop_again_and_again(world: World, stops: int, rng: Random) -> Tally:
             stored = world.about_people()
             first.go_on()
             if report is None:
-                report = first.report()
-                world.note(report, ordered_at)
-            if taken_over is None:
-                taken_over = second.report()
-            elif _lost_all(report):
-                tally.unfinished += 1
-                after = world.about_people()
-                tally.said.update(name for name in stored if stored[name] != after[name])
-            world.note(taken_over)
+                world.note(first.report(), ordered_at)
+                if taken_over and set(taken_over.results.values()) == {("synced", None)}:
+                    tally.unfinished += 1
+                    now = world.about_people()
+                    tally.said.update(name for name in stored if stored[name] != now[name])
+            world.note(taken_over or second.report())
             _look(world, tally)
     sync_in_peace(world, run_pipeline, 1)
     return tally
-
-
-def _lost_all(report: Report | None) -> bool:
-    return report is not None and set(report.results.values()) == {("failed", "CRASHED")}
 
 
 def kill_postgres_again_and_again(

@@ -41,7 +41,7 @@ def impatient(world: World) -> Iterator[Stage]:
     world.stage.sync_well(*world.zones, *TROUBLE)
     pipeline, simulator = world.stage.pipeline, world.stage.simulator
     settings = pipeline.settings
-    transport = Transport(connections=settings.connections, limits=LIMITS)
+    transport = Transport(gate=pipeline.gate, connections=settings.connections, limits=LIMITS)
     api = SpotifyApi(settings.api_url, transport)
     accounts = Accounts(
         settings.accounts_url, simulator.client_id, simulator.client_secret, transport
