@@ -1,53 +1,11 @@
 """Whatever somebody listens to and whenever it is looked at: nothing is lost without a trace."""
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
 from hypothesis import given
 
-from spotify_pipeline.domain.coverage import Account, Interval, Known, account_for_page
-from spotify_pipeline_tests.domain.feed import Story, stories
-
-
-@dataclass
-class Record:
-    """What a pipeline without a database would keep."""
-
-    stored: set[datetime] = field(default_factory=set)
-    covers: tuple[Interval, ...] = ()
-    gaps: dict[datetime, datetime] = field(default_factory=dict)
-    pages: list[tuple[set[datetime], Account]] = field(default_factory=list)
-
-    @property
-    def open_gaps(self) -> tuple[Interval, ...]:
-        return tuple(Interval(*gap) for gap in sorted(self.gaps.items()))
-
-
-def recorded(story: Story) -> Record:
-    """The record after all polls of a story."""
-    record = Record()
-    for poll in story.polls:
-        window = story.window(poll)
-        items = {heard.ended_at for heard in window}
-        known = Known(
-            covers=record.covers,
-            open_gaps=record.open_gaps,
-            newest_play_at=max(record.stored, default=None),
-            oldest_api_play_at=min(record.stored, default=None),
-            seen=frozenset(items & record.stored),
-        )
-        account = account_for_page(
-            items, poll.at - story.behind, known, is_all=not story.has_more(poll)
-        )
-        for gap in account.closed:
-            del record.gaps[gap.start]
-        if gap := account.opened:
-            record.gaps[gap.start] = max(gap.end, record.gaps.get(gap.start, gap.end))
-        record.covers = account.covers
-        record.stored |= {heard.ended_at for heard in window if heard.usable}
-        record.pages.append((items, account))
-    return record
+from spotify_pipeline_tests.domain.feed import Story, recorded, stories
 
 
 @given(stories())

@@ -106,13 +106,27 @@ class Stage:
         )
         return outcomes
 
-    def serve_plays(self, user_id: str, heard: Sequence[Heard]) -> None:
-        """From now on Spotify shows exactly these plays, in the order given."""
+    def serve_plays(
+        self,
+        user_id: str,
+        heard: Sequence[Heard],
+        *,
+        more: bool = False,
+        unusable: Sequence[datetime] = (),
+    ) -> None:
+        """From now on Spotify shows exactly these plays, in the order given.
+
+        `more`: it offers a page behind them; `unusable`: those at these times have no track.
+        """
         for rule in self.simulator.faults():
             if (rule["kind"], rule["user_id"]) == ("body", user_id):
                 self.simulator.clear_faults(rule["number"])
+        body = plays_body(heard) | {"next": "https://api.spotify.com/older" if more else None}
+        for item, (played_at, _) in zip(body["items"], heard, strict=True):
+            if played_at in unusable:
+                item["track"] = None
         self.simulator.add_fault(
-            Body(text=json.dumps(plays_body(heard))), endpoint="recently_played", user_id=user_id
+            Body(text=json.dumps(body)), endpoint="recently_played", user_id=user_id
         )
 
     def calls(self, endpoint: str | None = None, user_id: str | None = None) -> list[CallRecord]:
