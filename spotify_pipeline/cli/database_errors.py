@@ -42,6 +42,7 @@ _STATES = {
     "42501": "its user lacks a right that this needs; run this as the owner of the database",
     "53100": "its disk is full; make room and try again",
     "53300": "it has no connection left for us; raise max_connections or try again later",
+    "25P03": "it ended a session that was silent for too long; nothing is half-done, try again",
     "25006": "it is read-only, as a standby is; correct {variable}",
     "55P03": "somebody else holds a lock for too long; try again",
     "57014": "it cancelled a statement; try again",

@@ -60,14 +60,32 @@ def make_engine(
         hide_parameters=True,
         connect_args={name: value for name, value in defaults.items() if name not in url.query},
     )
-    event.listen(engine, "connect", _speak_utc)
+    event.listen(engine, "connect", _prepare_session)
     return engine
 
 
-def _speak_utc(connection: Any, _record: object) -> None:
-    # psycopg returns timestamptz in the session's zone. Not as a start-up option: poolers refuse
-    # those, and a URL may carry options of its own.
-    connection.execute("SET TIME ZONE 'UTC'")
+# Not as start-up options: poolers refuse those, and a URL may carry options of its own.
+SESSION = {
+    # psycopg returns timestamptz in the session's zone.
+    "TimeZone": "UTC",
+    # Who hangs in the middle of a transaction keeps its rows locked and everybody who wants them
+    # waiting, for ever unless the server ends it. Our longest pause, days of 100 users, is seconds.
+    "idle_in_transaction_session_timeout": "60s",
+    # A host that vanished in the middle of one is noticed within half a minute. The server's own
+    # settings are those of its kernel: two hours.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30s",
+}
+
+
+def _prepare_session(connection: Any, _record: object) -> None:
+    connection.execute(
+        "SELECT set_config(name, setting, false)"
+        " FROM unnest(%s::text[], %s::text[]) AS s (name, setting)",
+        (list(SESSION), list(SESSION.values())),
+    )
     connection.commit()
 
 

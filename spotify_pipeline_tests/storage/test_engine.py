@@ -5,7 +5,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.engine import BadDatabaseUrl, make_engine, normalise_url
+from spotify_pipeline.storage.engine import SESSION, BadDatabaseUrl, make_engine, normalise_url
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,31 @@ def test_a_connection_that_died_in_the_pool_is_replaced(engine: Engine) -> None:
     other.dispose()
     with engine.connect() as connection:
         assert connection.scalars(select(t.users.c.user_id)).all() == []
+
+
+def test_who_falls_silent_in_a_transaction_holds_up_others_for_a_while_only(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SESSION, "idle_in_transaction_session_timeout", "500ms")
+    insert = text("INSERT INTO spotify_pipeline.artists (spotify_id, name) VALUES ('a', 'A')")
+    silent = make_engine(engine.url)
+    with silent.connect() as connection:
+        connection.execute(insert)
+        with engine.begin() as other:
+            other.execute(text("SET LOCAL lock_timeout = '20s'"))
+            other.execute(insert)
+        with pytest.raises(DBAPIError, match="idle-in-transaction"):
+            connection.commit()
+    silent.dispose()
+    with engine.connect() as connection:
+        assert connection.scalars(text("SELECT name FROM spotify_pipeline.artists")).all() == ["A"]
+
+
+def test_a_host_that_vanished_is_noticed_within_a_minute_by_both_sides(engine: Engine) -> None:
+    with engine.connect() as connection:
+        ours = connection.connection.driver_connection.info.get_parameters()
+        servers = dict(connection.execute(text("SELECT name, setting FROM pg_settings")).all())
+    for side, name in ((ours, "keepalives"), (servers, "tcp_keepalives")):
+        idle, interval, count = (int(side[f"{name}_{n}"]) for n in ("idle", "interval", "count"))
+        assert idle + interval * count <= 60
+    assert int(servers["idle_in_transaction_session_timeout"]) <= 60_000
