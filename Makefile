@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo dev test soak lint format lock clean
+.PHONY: help demo dev test browser soak lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ dev: $(VENV)/.run ## database, Dagster UI and daemon
 
 test: $(VENV)/.dev ## the whole test suite (ARGS goes to pytest)
 	$(BIN)/pytest $(ARGS)
+
+browser: $(VENV)/.dev ## the tests that need Chromium
+	$(BIN)/pytest -m browser -n 1 $(ARGS)
 
 soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
 	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes $(ARGS)
