@@ -4,19 +4,26 @@ The user's lease keeps two processes from refreshing the same user. Whatever a r
 committed before it is used, because the old refresh token may already be dead.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from spotify_pipeline.domain.sealing import Keyring, seal
-from spotify_pipeline.spotify.accounts import Accounts
+from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import Reconnect, SpotifyError, SpotifyUnavailable
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
 from spotify_pipeline.storage.people import Listener, SealedToken, save_grant
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
+# A Postgres that restarts is waited for while we hold tokens that exist nowhere else. Shorter than
+# a lease, which nobody can renew meanwhile.
+SAVE_SECONDS = 25.0
+SAVE_AGAIN_SECONDS = 0.5
 
 
 class UserTokens:
@@ -29,6 +36,9 @@ class UserTokens:
         engine: Engine,
         keyring: Keyring,
         accounts: Accounts,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._user_id = listener.user_id
         self._suspect = listener.connection == "suspect"
@@ -36,6 +46,8 @@ class UserTokens:
         self._engine = engine
         self._keyring = keyring
         self._accounts = accounts
+        self._sleep = sleep
+        self._monotonic = monotonic
         self._failed: SpotifyError | None = None
 
     def access_token(self) -> str:
@@ -63,24 +75,20 @@ class UserTokens:
 
     def _refresh(self) -> str:
         used = self._token
-        if self._suspect:
-            with self._engine.begin() as conn:
-                if not claim_probe(conn, self._user_id):
-                    raise SpotifyUnavailable(OUTAGE)
         refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
-        try:
-            grant = self._accounts.refresh(refresh_token)
-        except Reconnect:
-            with self._engine.begin() as conn:
-                judged = note_refused(conn, self._user_id, used)
-            if judged == "suspect":
-                raise SpotifyUnavailable(OUTAGE) from None
-            raise
+        grant = self._ask(refresh_token)
+        sealed_access_token = self._seal(grant.access_token)
         # Without a new refresh token the old one stays. It is sealed again all the same, so that
         # one key id holds for both.
-        sealed_refresh_token = self._seal(grant.refresh_token or refresh_token)
-        sealed_access_token = self._seal(grant.access_token)
-        with self._engine.begin() as conn:
+        fresh = replace(
+            used,
+            key_id=self._keyring.current_id,
+            sealed_refresh_token=self._seal(grant.refresh_token or refresh_token),
+            sealed_access_token=sealed_access_token,
+            access_seconds_left=float(grant.expires_in_seconds),
+        )
+
+        def save(conn: Connection) -> None:
             # The person before the token, as in connect_user: no two wait in a circle.
             if self._suspect:
                 trust_again(conn, self._user_id)
@@ -88,19 +96,42 @@ class UserTokens:
                 conn,
                 self._user_id,
                 used,
-                key_id=self._keyring.current_id,
-                sealed_refresh_token=sealed_refresh_token,
+                key_id=fresh.key_id,
+                sealed_refresh_token=fresh.sealed_refresh_token,
                 sealed_access_token=sealed_access_token,
                 expires_in=timedelta(seconds=grant.expires_in_seconds),
             )
-        self._token = replace(
-            used,
-            key_id=self._keyring.current_id,
-            sealed_refresh_token=sealed_refresh_token,
-            sealed_access_token=sealed_access_token,
-            access_seconds_left=float(grant.expires_in_seconds),
-        )
+
+        self._commit(save)
+        self._token = fresh
         return grant.access_token
+
+    def _ask(self, refresh_token: str) -> Grant:
+        if self._suspect:
+            with self._engine.begin() as conn:
+                if not claim_probe(conn, self._user_id):
+                    raise SpotifyUnavailable(OUTAGE)
+        try:
+            return self._accounts.refresh(refresh_token)
+        except Reconnect:
+            with self._engine.begin() as conn:
+                judged = note_refused(conn, self._user_id, self._token)
+            if judged == "suspect":
+                raise SpotifyUnavailable(OUTAGE) from None
+            raise
+
+    def _commit(self, save: Callable[[Connection], None]) -> None:
+        """Commits what must not be lost, again if need be: it is idempotent."""
+        deadline = self._monotonic() + SAVE_SECONDS
+        while True:
+            try:
+                with self._engine.begin() as conn:
+                    save(conn)
+                return
+            except (OperationalError, InterfaceError):
+                if self._monotonic() >= deadline:
+                    raise
+            self._sleep(SAVE_AGAIN_SECONDS)
 
     def _seal(self, secret: str) -> bytes:
         return seal(self._keyring.public_key(self._keyring.current_id), self._user_id, secret)
