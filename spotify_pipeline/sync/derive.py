@@ -157,12 +157,15 @@ def _inputs(conn: Connection, zones: Mapping[str, str], now: datetime) -> Person
 def _earlier(conn: Connection, people: Mapping[str, _Person]) -> pd.DataFrame:
     """What the window is compared with; see PersonalityInputs.earlier."""
     days = {user_id: definition.earlier(person.today) for user_id, person in people.items()}
+    observed = {u: len(person.observed_days(*days[u])) for u, person in people.items()}
+    # To sum up half a year takes 10 ms a user. Without enough observed days it would be in vain.
     spans = {
         user_id: (
             local_day(days[user_id][0], person.zone).start,
             local_day(days[user_id][1], person.zone).end,
         )
         for user_id, person in people.items()
+        if observed[user_id] >= definition.MIN_EARLIER_OBSERVED_DAYS
     }
     heard, nothing = summarize_plays(conn, spans), Heard([], 0)
     return pd.DataFrame(
@@ -170,8 +173,6 @@ def _earlier(conn: Connection, people: Mapping[str, _Person]) -> pd.DataFrame:
             "user_id": list(people),
             "artist_ids": [heard.get(user_id, nothing).artist_ids for user_id in people],
             "plays": [heard.get(user_id, nothing).plays for user_id in people],
-            "observed_days": [
-                len(person.observed_days(*days[user_id])) for user_id, person in people.items()
-            ],
+            "observed_days": list(observed.values()),
         }
     )
