@@ -48,10 +48,10 @@ class Choice(dg.Config):
 
 
 class Work(dg.Config):
-    """Which steps; and whether to leave out what was fetched a short while ago."""
+    """Which steps; and whether nobody waits for it, so that what is fresh may be left out."""
 
     steps: list[str] = Field(default_factory=lambda: list(STEPS))
-    skip_fresh: bool = False
+    scheduled: bool = False
 
 
 def _enlisted_under(context: dg.OpExecutionContext) -> str:
@@ -85,7 +85,7 @@ def sync_chunk(
 
     with pipeline.opened() as opened:
         outcomes = sync_chunk_users(
-            opened, _enlisted_under(context), chunk, config.steps, skip_fresh=config.skip_fresh
+            opened, _enlisted_under(context), chunk, config.steps, scheduled=config.scheduled
         )
     for outcome in outcomes:
         # Every event costs milliseconds: what did not change is not told again.

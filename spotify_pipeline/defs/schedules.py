@@ -39,7 +39,7 @@ def _sync_schedule(
         context: dg.ScheduleEvaluationContext, pipeline: PipelineResource
     ) -> dg.RunRequest | dg.SkipReason:
         reason = _missed(context, interval) or _still_going(context, name)
-        reason = reason or _nobody(pipeline, selection)
+        reason = reason or _in_vain(pipeline, selection, steps)
         if reason:
             return dg.SkipReason(reason)
         return dg.RunRequest(
@@ -56,7 +56,7 @@ def _run_config(selection: str, steps: list[str]) -> dict[str, Any]:
     return {
         "ops": {
             "choose_users": {"config": {"selection": selection}},
-            "sync_chunk": {"config": {"steps": steps, "skip_fresh": True}},
+            "sync_chunk": {"config": {"steps": steps, "scheduled": True}},
         }
     }
 
@@ -74,11 +74,11 @@ def _still_going(context: dg.ScheduleEvaluationContext, name: str) -> str | None
     return "The previous run is still going." if runs else None
 
 
-def _nobody(pipeline: PipelineResource, selection: str) -> str | None:
+def _in_vain(pipeline: PipelineResource, selection: str, steps: list[str]) -> str | None:
     from spotify_pipeline.sync.runs import why_not_now
 
     with pipeline.opened() as opened:
-        return why_not_now(opened, selection)
+        return why_not_now(opened, selection, steps)
 
 
 nightly_sync = _sync_schedule(

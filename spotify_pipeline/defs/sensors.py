@@ -36,9 +36,13 @@ def sync_request_sensor(
             closed = sum(
                 requests.close_open(conn, [key], code) for key, code in sorted(ended.items())
             )
+        closed_gate = opened.gate.closed_to("request")
     fresh = [w for w in waiting if w.run_id is None and w.dispatch_key not in ended]
     if not fresh:
         return dg.SkipReason(f"No new request; {len(waiting)} open, {closed} closed as ended.")
+    if closed_gate:
+        # Nothing is lost by waiting here: the same key is asked for when the gate has opened.
+        return dg.SkipReason(f"{len(fresh)} requests wait: {closed_gate.what_happened}.")
     known = set(context.instance.get_dynamic_partitions(listeners.name or ""))
     missing = sorted({w.user_id for w in fresh} - known)
     return dg.SensorResult(

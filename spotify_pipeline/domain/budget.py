@@ -9,6 +9,7 @@ Three rules decide whether a call may go out, in this order:
 3. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -134,6 +135,16 @@ class Hindrance:
 
     reason: BlockReason | Literal["DAY", "PACE"]
     seconds: float
+
+    @property
+    def what_happened(self) -> str:
+        """The same in a clause."""
+        seconds = f"{math.ceil(self.seconds)} s"
+        return {
+            "APP": f"Spotify refused the app and is asked again in {seconds}",
+            "DAY": f"the calls of these 24 hours are used up, the next is in {seconds}",
+            "PACE": "more calls wait than the pace lets through",
+        }.get(self.reason, f"Spotify asked for a pause of {seconds}")
 
 
 def hindrance(

@@ -4,7 +4,7 @@ Whether a request is accepted is decided by the trigger in the database; this mo
 that were. The row is the truth, Dagster is the executor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Text, cast, func, select, update
@@ -90,6 +90,16 @@ def finish(
                 error_message=message,
             )
         )
+
+
+def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
+    """Queue these users' requests again, as if no run had been asked for."""
+    r = t.sync_requests
+    conn.execute(
+        update(r)
+        .where(r.c.dispatch_key == dispatch_key, r.c.user_id.in_(user_ids), r.c.status.in_(OPEN))
+        .values(status="queued", dispatch_key=None, run_id=None, started_at=None)
+    )
 
 
 def close_open(conn: Connection, dispatch_keys: Sequence[str], code: ErrorCode) -> int:

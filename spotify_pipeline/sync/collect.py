@@ -43,7 +43,7 @@ def collect(
     pipeline: Pipeline,
     listeners: Sequence[Listener],
     steps: Sequence[str],
-    skip_fresh: bool = False,
+    scheduled: bool = False,
 ) -> list[Collected]:
     """Fetch for all these users with at most `settings.connections` threads.
 
@@ -54,14 +54,14 @@ def collect(
         return [Collected(listener, pipeline.now()) for listener in listeners]
 
     def asked(listener: Listener) -> list[str]:
-        return _without_fresh(listener, wanted, pipeline.now()) if skip_fresh else wanted
+        return _without_fresh(listener, wanted, pipeline.now()) if scheduled else wanted
 
     pipeline.gate.begin()
     workers = min(pipeline.settings.connections, len(listeners)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
         everybody = list(
-            pool.map(lambda one: _collect_one(pipeline, one, asked(one), skip_fresh), listeners)
+            pool.map(lambda one: _collect_one(pipeline, one, asked(one), scheduled), listeners)
         )
     finally:
         # All is done here, unless this was interrupted: then calls that may take minutes are

@@ -24,7 +24,7 @@ from spotify_pipeline.domain.budget import (
     due_stretch,
     hindrance,
 )
-from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, SpotifyError
+from spotify_pipeline.spotify.errors import AppBlocked, LimitReason, RateLimited, SpotifyError
 from spotify_pipeline.storage import budget
 
 BATCH = 5
@@ -103,15 +103,20 @@ class BudgetGate:
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
             self._hindered.clear()
 
-    def check(self, priority: Priority) -> None:
-        """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
+    def closed_to(self, priority: Priority) -> Hindrance | None:
+        """What refuses calls of this priority for longer than they may wait; None: they may go."""
         with self._lock:
             if self._is_probing() or self._use_permit(priority, 0):
-                return
+                return None
             held_back = self._remembered(priority) or self._look(priority)
             if held_back is None or self._may_wait(held_back, self._monotonic()):
-                return
-        raise _refusal(held_back)
+                return None
+            return held_back
+
+    def check(self, priority: Priority) -> None:
+        """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
+        if held_back := self.closed_to(priority):
+            raise _refusal(held_back)
 
     def acquire(self, priority: Priority | None) -> None:
         """See RateGate."""
@@ -234,11 +239,7 @@ class BudgetGate:
 
 
 def _refusal(held_back: Hindrance) -> SpotifyError:
-    seconds = math.ceil(held_back.seconds)
     if held_back.reason == "APP":
-        return AppBlocked(f"Spotify refused the app; it is asked again in {seconds} s")
-    if held_back.reason == "DAY":
-        return RateLimited(seconds, "QUOTA", f"this day's calls are used up for {seconds} s")
-    if held_back.reason == "PACE":
-        return RateLimited(seconds, "RATE", "more calls wait than the pace lets through")
-    return RateLimited(seconds, held_back.reason)
+        return AppBlocked(held_back.what_happened)
+    reason: LimitReason = "QUOTA" if held_back.reason in ("QUOTA", "DAY") else "RATE"
+    return RateLimited(math.ceil(held_back.seconds), reason, held_back.what_happened)

@@ -6,7 +6,8 @@ run's id and a chunk's number.
 
 from collections.abc import Sequence
 
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.budget import priority_of
+from spotify_pipeline.domain.steps import FETCHED, STEPS
 from spotify_pipeline.storage import runs
 from spotify_pipeline.storage.people import any_user, select_users
 from spotify_pipeline.storage.runs import RunTotals, RunUser
@@ -18,8 +19,12 @@ from spotify_pipeline.sync.users import sync_users
 ENLISTED = "enlisted"
 
 
-def why_not_now(pipeline: Pipeline, selection: str) -> str | None:
+def why_not_now(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
     """Why a scheduled run would be for nothing, or None."""
+    first = next((step for step in FETCHED if step in steps), None)
+    closed = first and pipeline.gate.closed_to(priority_of(first, scheduled=True))
+    if closed:
+        return f"No call can be made now: {closed.what_happened}."
     with pipeline.engine.connect() as conn:
         if not any_user(conn, selection, pipeline.now()):
             return f"There is no user who is {selection}."
@@ -40,12 +45,12 @@ def sync_chunk(
     chunk: int,
     steps: Sequence[str] = STEPS,
     *,
-    skip_fresh: bool = False,
+    scheduled: bool = False,
 ) -> list[UserOutcome]:
     """Sync the users of one chunk and write down each one's outcome."""
     with pipeline.engine.connect() as conn:
         user_ids = runs.chunk_users(conn, run_id, chunk)
-    outcomes = sync_users(pipeline, user_ids, steps, skip_fresh=skip_fresh)
+    outcomes = sync_users(pipeline, user_ids, steps, scheduled=scheduled)
     with pipeline.engine.begin() as conn:
         runs.save_outcomes(
             conn,

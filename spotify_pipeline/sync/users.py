@@ -10,12 +10,16 @@ from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_conne
 from spotify_pipeline.storage.leases import Lease, leased
 from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline.sync.collect import collect
+from spotify_pipeline.sync.gate import LONGEST_WAIT_SECONDS
 from spotify_pipeline.sync.outcome import StepFailure, UserOutcome, still_possible
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.revalidate import revalidate
 from spotify_pipeline.sync.write import write
 
 log = logging.getLogger(__name__)
+
+# No call was made, or none may be made next: what the gate says is true for everybody.
+HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)
 
 BUSY = "Another sync of this user is still going on."
 
@@ -26,13 +30,14 @@ def sync_users(
     steps: Sequence[str] = STEPS,
     *,
     wait_seconds: float = 0,
-    skip_fresh: bool = False,
+    scheduled: bool = False,
 ) -> list[UserOutcome]:
     """Bring the selected steps of these users up to date; one outcome per user, in their order.
 
     Waits up to `wait_seconds` for users that somebody else is syncing, then leaves them out as
-    skipped. With `skip_fresh`, what was fetched a short while ago is not fetched again, and all
-    else is done. One user's failure touches no other. Raises only when Postgres cannot be reached.
+    skipped. `scheduled`: nobody waits for it, so what was fetched a short while ago is not fetched
+    again, and calls that somebody waits for go first. One user's failure touches no other. Raises
+    only when Postgres cannot be reached.
     """
     with leased(
         pipeline.engine,
@@ -41,7 +46,7 @@ def sync_users(
         sleep=pipeline.sleep,
         monotonic=pipeline.monotonic,
     ) as lease:
-        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, skip_fresh)}
+        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, scheduled)}
         with pipeline.engine.connect() as conn:
             known = {listener.user_id for listener in load_listeners(conn, user_ids)}
     for user_id in user_ids:
@@ -53,7 +58,7 @@ def sync_users(
 
 
 def _sync_held(
-    pipeline: Pipeline, lease: Lease, steps: Sequence[str], skip_fresh: bool
+    pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool
 ) -> list[UserOutcome]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
@@ -61,7 +66,7 @@ def _sync_held(
         listeners = load_listeners(conn, lease.held)
     if not listeners:
         return []
-    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, skip_fresh), steps)
+    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, scheduled), steps)
     _acquit(pipeline, outcomes)
     ready = [
         outcome
@@ -95,8 +100,8 @@ def answer_requests(
 ) -> list[UserOutcome]:
     """Do the work that these requests asked for and close them with what came of it.
 
-    An exception closes them as INTERNAL and goes on its way; a killed process leaves them open for
-    the reconciler.
+    Those that have to wait longer than a run may are queued again. An exception closes them as
+    INTERNAL and goes on its way; a killed process leaves them open for the reconciler.
     """
     with pipeline.engine.begin() as conn:
         requests.start(conn, dispatch_key, run_id)
@@ -106,9 +111,20 @@ def answer_requests(
         with pipeline.engine.begin() as conn:
             requests.close_open(conn, [dispatch_key], ErrorCode.INTERNAL)
         raise
+    waiting = _held_back(pipeline, outcomes)
+    verdicts = {o.user_id: _verdict(o) for o in outcomes if o.user_id not in waiting}
     with pipeline.engine.begin() as conn:
-        requests.finish(conn, dispatch_key, {o.user_id: _verdict(o) for o in outcomes})
+        requests.put_back(conn, dispatch_key, waiting)
+        requests.finish(conn, dispatch_key, verdicts)
     return outcomes
+
+
+def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
+    """The users who were not synced because nobody can be for now, and not soon."""
+    refused = {outcome.user_id for outcome in outcomes if outcome.error_code in HELD_BACK}
+    closed = pipeline.gate.closed_to("request") if refused else None
+    # A short pause was waited out in vain: then it is better to tell the person.
+    return refused if closed and closed.seconds > LONGEST_WAIT_SECONDS else set()
 
 
 def _verdict(outcome: UserOutcome) -> tuple[ErrorCode, str] | None:

@@ -98,6 +98,23 @@ def test_a_request_is_asked_for_under_the_same_key_until_its_run_has_begun(
     assert three.rows(t.sync_requests)[0]["attempts"] == 1
 
 
+def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_run(
+    three: Stage, instance: dg.DagsterInstance
+) -> None:
+    three.execute(
+        "UPDATE spotify_pipeline.api_budget"
+        " SET blocked_until = now() + interval '1 hour', blocked_reason = 'QUOTA'"
+    )
+    ask(three, "anna", "ben")
+    assert tick(instance, sync_request_sensor) == ([], [])
+    assert tick(instance, sync_request_sensor) == ([], [])
+    assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
+    three.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
+    three.pipeline.gate.begin()  # as the gate of the next tick's own pipeline
+    runs, _ = tick(instance, sync_request_sensor)
+    assert [run.partition_key for run in runs] == ["anna", "ben"]
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [(Status.FAILURE, "CRASHED"), (Status.SUCCESS, "CRASHED"), (Status.CANCELED, "CANCELLED")],

@@ -8,6 +8,7 @@ from sqlalchemy import URL
 
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline_tests.sync.gated import Gated, gated_stages
 from spotify_pipeline_tests.sync.stage import NOON, Stage, environment, open_stage, put_right
 
 
@@ -41,3 +42,10 @@ def open_another(simulator: Simulator, environ: dict[str, str]) -> Iterator[Call
 def stage(open_another: Callable[..., Stage]) -> Stage:
     """A pipeline at noon, without users."""
     return open_another()
+
+
+@pytest.fixture
+def gated(stage: Stage) -> Iterator[Gated]:
+    """Opens the stage behind a gate with limits, where waiting takes no time."""
+    with gated_stages(stage) as gated:
+        yield gated

@@ -159,7 +159,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage)
         stage.simulator.forget_calls()
         stage.at(NOON + later)
         before = stage.row(t.sync_state, "anna")
-        (outcome,) = sync_chunk(stage.pipeline, "run", 0, skip_fresh=True)
+        (outcome,) = sync_chunk(stage.pipeline, "run", 0, scheduled=True)
         assert outcome.result == "synced"
         asked[name] = sorted({call.endpoint for call in stage.calls()})
         if not asked[name]:
