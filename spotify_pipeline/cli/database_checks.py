@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
+from spotify_pipeline.cli.budget_check import api_budget
 from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.cli.output import count, instant
 from spotify_pipeline.domain.sealing import Keyring, SealError
@@ -18,13 +19,6 @@ from spotify_pipeline.sync.keys import KEY_FILE, load_keyring
 
 # A poll may wait for a nightly run or for a restart; for longer it should not.
 PATIENCE = timedelta(hours=1)
-
-_BLOCKED = {
-    "RATE": "Spotify asked us to slow down; the work goes on by itself after that",
-    "QUOTA": "the day's quota is used up; the work goes on by itself after that",
-    "APP": "Spotify refuses the app: check SPOTIFY_CLIENT_ID, SPOTIFY_CLIENT_SECRET and the "
-    "owner's Premium subscription",
-}
 
 
 def all_checks(settings: Settings) -> Iterator[Finding]:
@@ -42,6 +36,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
         engine = open_engine(settings)
         try:
             yield from guarded("token keys", keys(settings, engine))
+            yield from guarded("api budget", api_budget(settings, engine))
             yield from guarded("users", standing(engine))
         finally:
             engine.dispose()
@@ -102,20 +97,10 @@ def _opened(keyring: Keyring, key: inspection.StoredKey) -> Finding:
 
 
 def standing(engine: Engine) -> Iterator[Finding]:
-    """What Spotify allows, how the users are connected, and whether anybody waits too long."""
+    """How the users are connected, and whether anybody waits too long."""
     with engine.connect() as conn:
-        block = inspection.current_block(conn)
         by_connection = inspection.users_by_connection(conn)
         late = inspection.overdue(conn, datetime.now(UTC), PATIENCE)
-    if block:
-        yield Finding(
-            "api budget",
-            PROBLEM,
-            f"{block.reason}: no call before {instant(block.until)}",
-            _BLOCKED.get(block.reason),
-        )
-    else:
-        yield Finding("api budget", OK, "not blocked")
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)

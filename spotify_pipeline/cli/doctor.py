@@ -21,8 +21,9 @@ from spotify_pipeline.settings import ConfigurationError, load_settings
 def doctor(as_json: bool) -> None:
     """Check configuration, database, keys, Spotify and users.
 
-    A line per check: ok, note (worth knowing), or problem and what to do. Changes nothing. Secrets
-    are shown as set, never as they are. Exits 1 if there is a problem.
+    A line per check: ok, note (worth knowing), or problem and what to do. Secrets are shown as set,
+    never as they are. Changes nothing, but lets a refused app be tried again when Spotify takes its
+    id and secret. Exits 1 if there is a problem.
     """
     findings = []
     for found in all_checks():

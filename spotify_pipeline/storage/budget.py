@@ -134,6 +134,15 @@ def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bo
     return claimed.rowcount > 0
 
 
+def make_probe_due(conn: Connection) -> None:
+    """A refused app may be tried at the next call, instead of when the hour is over."""
+    conn.execute(
+        update(_b)
+        .where(_b.c.blocked_reason == "APP", _b.c.blocked_until > CLOCK)
+        .values(blocked_until=CLOCK, updated_at=CLOCK)
+    )
+
+
 def clear_block(conn: Connection, reason: BlockReason | None = None) -> bool:
     """End the block (of this reason; None: any); whether there was one."""
     cleared = update(_b).where(_b.c.blocked_until.is_not(None))

@@ -20,14 +20,6 @@ class StoredKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Until when Spotify lets us make no call, and why: RATE, QUOTA or APP."""
-
-    until: datetime
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Overdue:
     """How many users wait for their plays to be collected, and the one who waits longest."""
 
@@ -57,15 +49,6 @@ def stored_keys(conn: Connection) -> list[StoredKey]:
         .order_by(k.c.key_id)
     )
     return [StoredKey(*row) for row in rows]
-
-
-def current_block(conn: Connection) -> Block | None:
-    """The block that holds now, by the database's clock."""
-    b = t.api_budget
-    row = conn.execute(
-        select(b.c.blocked_until, b.c.blocked_reason).where(b.c.blocked_until > func.now())
-    ).first()
-    return Block(*row) if row else None
 
 
 def users_by_connection(conn: Connection) -> dict[str, int]:

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
+from spotify_pipeline.domain.budget import Allowance
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.budget import read_state, take
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, with_password
 
+FAR = datetime(2999, 1, 1, tzinfo=UTC)
 KEY_ID = TOKEN_KEY.partition(":")[0]
 
 
@@ -54,7 +57,7 @@ def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listen
         "ok       database: PostgreSQL 1",
         "ok       schema: revision 0",
         f"ok       token key {KEY_ID}: opens its 1 token",
-        "ok       api budget: not blocked",
+        "ok       api budget: not blocked; no limit per day, no limit in 30 seconds",
         "ok       users: 1 user: 1 connected",
         "ok       past due: nobody",
         "ok       dagster storage: can be reached",
@@ -159,21 +162,39 @@ def test_missing_keys_are_a_problem(healthy, findings, environ):
     assert "spotify-pipeline keys new" in problems(found)["token keys"]
 
 
+def block(engine, reason):
+    with engine.begin() as conn:
+        conn.execute(update(t.api_budget).values(blocked_until=FAR, blocked_reason=reason))
+
+
+def test_it_says_how_many_calls_are_left(healthy, findings, engine, environ):
+    environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_DAY", "2000")
+    environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
+    with engine.begin() as conn:
+        take(conn, Allowance(0, 2000), "request", 5)
+    assert findings()[1]["api budget"]["detail"] == (
+        "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
+    )
+
+
+def test_a_refused_app_may_be_tried_again_when_spotify_takes_its_id_and_secret(
+    healthy, findings, engine
+):
+    block(engine, "APP")
+    code, found = findings()
+    assert (code, found["api budget"]["status"]) == (0, "note")
+    with engine.connect() as conn:
+        assert read_state(conn).probe_is_due
+
+
 @pytest.mark.parametrize(
     ("reason", "words"), [("RATE", "slow down"), ("QUOTA", "quota"), ("APP", "SPOTIFY_CLIENT_ID")]
 )
 def test_a_block_of_the_developer_account_says_until_when_and_why(
-    healthy, findings, engine, reason, words
+    healthy, findings, environ, engine, reason, words
 ):
-    with engine.begin() as conn:
-        conn.execute(text("DELETE FROM spotify_pipeline.api_budget"))
-        conn.execute(
-            text(
-                "INSERT INTO spotify_pipeline.api_budget (blocked_until, blocked_reason)"
-                " VALUES ('2999-01-01 00:00Z', :reason)"
-            ),
-            {"reason": reason},
-        )
+    environ.setenv("SPOTIFY_CLIENT_SECRET", "a wrong one")
+    block(engine, reason)
     code, found = findings()
     assert code == 1
     assert problems(found)["api budget"] == f"{reason}: no call before 2999-01-01 00:00:00Z"

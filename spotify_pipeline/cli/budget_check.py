@@ -1,0 +1,64 @@
+"""The check of `doctor` that looks at the budget of the developer account."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+
+from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding
+from spotify_pipeline.cli.output import instant
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.spotify.errors import SpotifyError
+from spotify_pipeline.storage import budget
+from spotify_pipeline.sync.app import is_accepted
+
+_BLOCKED = {
+    "RATE": "Spotify asked us to slow down; the work goes on by itself after that",
+    "QUOTA": "the day's quota is used up; the work goes on by itself after that",
+    "APP": "Spotify refuses the app: check SPOTIFY_CLIENT_ID, SPOTIFY_CLIENT_SECRET and the "
+    "owner's Premium subscription",
+}
+
+
+def api_budget(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """What may still be asked of Spotify.
+
+    A block of the app ends at once when Spotify takes the app's id and secret: the next call finds
+    out the rest.
+    """
+    with engine.connect() as conn:
+        state = budget.budget_state(conn, settings)
+    if state.blocked_until is None:
+        yield Finding("api budget", OK, f"not blocked; {_left(state)}")
+    elif state.blocked_reason == "APP" and _accepted(settings):
+        with engine.begin() as conn:
+            budget.make_probe_due(conn)
+        yield Finding(
+            "api budget",
+            NOTE,
+            "the app was refused, and Spotify takes its id and secret now: the next call tries "
+            "whether all is well",
+        )
+    else:
+        yield Finding(
+            "api budget",
+            PROBLEM,
+            f"{state.blocked_reason}: no call before {instant(state.blocked_until)}",
+            _BLOCKED[state.blocked_reason or "RATE"],
+        )
+
+
+def _left(state: budget.Budget) -> str:
+    day = (
+        "no limit per day"
+        if state.calls_per_day is None
+        else f"{state.calls_left:,} of {state.calls_per_day:,} calls of 24 hours are left"
+    )
+    pace = "no limit" if state.calls_per_30s is None else f"at most {state.calls_per_30s:,}"
+    return f"{day}, {pace} in 30 seconds"
+
+
+def _accepted(settings: Settings) -> bool:
+    try:
+        return is_accepted(settings)
+    except SpotifyError:
+        return False  # not told: then the block stays, and `reach` says what is wrong
