@@ -168,6 +168,8 @@ def test_a_run_over_several_users_marks_exactly_those_who_succeeded(
     assert "SPOTIFY_UNAVAILABLE: 1 of 4 users" in said
     assert "1 of 4 users: Another sync" in said
     stage.simulator.clear_faults()
+    with leased(stage.pipeline.engine, ["cleo"]):
+        assert "1 of 2 users: Another sync" in failure_of(range_of(instance, "ben", "cleo"))
     again = range_of(instance, "ben", "cleo")
     assert again.success
     assert set(materialized(instance)) == {(step, user) for step in STEPS for user in names}

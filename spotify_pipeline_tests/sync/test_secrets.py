@@ -90,6 +90,7 @@ def test_no_secret_is_in_logs_errors_or_tables_whatever_fails(
     # Refusals of every kind, and answers that repeat what they were asked with.
     echo = " ".join(canaries.secrets.values())
     simulator.add_fault(Body(text=echo), endpoint="recently_played", user_id="anna")
+    simulator.add_fault(Body(text=echo, status=404), endpoint="top_artists", user_id="anna")
     simulator.add_fault(Body(text=echo, status=403), endpoint="recently_played", user_id="ben")
     simulator.add_fault(Body(text=echo, status=400), endpoint="token", user_id="ben")
     simulator.add_fault(AccessTokenExpired(), endpoint="top_artists", user_id="ben")
@@ -133,6 +134,7 @@ def test_a_statement_that_fails_does_not_show_what_it_was_to_store(stage: Stage)
     )
     with pytest.raises(Exception) as caught:  # noqa: PT011  # whichever: what it says matters
         stage.sync("anna")
+    assert "hide_parameters=True" in str(caught.value)
     error: BaseException | None = caught.value
     while error is not None:
         assert info.refresh_token not in f"{error!r} {error.args!r}"
