@@ -448,6 +448,9 @@ def test_who_reconnects_while_the_old_token_is_judged_keeps_the_new_connection(
 ) -> None:
     finished: list[str] = []
     sealed = sealed_tokens(five)
+    refuse(five, "ann")
+    sync(five, "ann")
+    five.simulator.clear_faults()
     with five.pipeline.engine.begin() as conn:
         assert note_refused(conn, "ann", sealed["ann"]) == "needs_reauth"
         thread = connect_again(five, "ann", finished)
