@@ -31,6 +31,8 @@ SETTINGS = {
     # Parallel plans need shared memory, of which a container has 64 MB and then fails.
     "max_parallel_workers_per_gather": "0",
     "max_parallel_maintenance_workers": "0",
+    # In files of the data directory: what a killed server leaves in /dev/shm nobody cleans up.
+    "dynamic_shared_memory_type": "mmap",
     # One machine, one disk: three reader processes would only add weight.
     "io_method": "sync",
     # No statement and no row in the log: both may hold personal data.
