@@ -64,8 +64,8 @@ def test_nothing_is_lost_or_doubled_when_postgres_is_killed_in_the_middle_of_syn
     found = compare(world)
     failed = sum(tally.said.values())
     figure(
-        f"{tally.blows} kills of Postgres ({tally.unfinished} in the middle of a sync, {failed} of "
-        f"which failed cleanly, the others went on): {found}"
+        f"{tally.blows} kills of Postgres ({tally.unfinished} in the middle of a sync: {failed} "
+        f"failed cleanly, {tally.unfinished - failed} went on): {found}"
     )
     assert found.clean, found
     assert tally.half_written == []

@@ -1,6 +1,5 @@
 """What runs inside a worker process: it syncs whenever it is told to, as production does."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,7 +33,11 @@ class Report:
 
     results: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     error: str | None = None
-    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def synced(self) -> set[str]:
+        """Those for whom everything was done."""
+        return {user_id for user_id, (result, _) in self.results.items() if result == "synced"}
 
 
 def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:

@@ -58,11 +58,9 @@ class World:
 
         They happened `at` the instant of their order (None: now).
         """
-        results = report.results if report else {}
-        self.syncs += bool(results)
-        for user_id, (result, _) in results.items():
-            if result == "synced":
-                self.synced_at.setdefault(user_id, []).append(at or self.now)
+        self.syncs += bool(report and report.results)
+        for user_id in report.synced if report else ():
+            self.synced_at.setdefault(user_id, []).append(at or self.now)
 
 
 @contextmanager
