@@ -12,6 +12,7 @@ Nothing an item can contain fails its page: it is left out and counted by its re
     future        played_at is more than 5 minutes after `now`
     bad_item      an id, a name or the duration is missing or of the wrong type
     duplicate     the same play, artist or track stood further up on the page
+    beyond_limit  the top list is longer than Spotify says it can be
     same_instant  another track at the same millisecond stood further up
     no_id         an artist or track without an id in a top list
     cleaned_text  no item, but a text that had NUL or half a surrogate pair removed from it
@@ -59,6 +60,10 @@ class BadPayload(ValueError):
 
 class _Skip(Exception):
     """This item is not usable; the argument is the reason it is counted under."""
+
+
+# Spotify sends no longer list, and the tables hold none: an answer with more is cut.
+LONGEST_LIST = 50
 
 
 def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
@@ -116,6 +121,8 @@ def parse_top_artists(payload: object, time_range: TimeRange) -> TopArtists:
         artist = _artist(item, texts)
         if artist.spotify_id in artists:
             raise _Skip("duplicate")
+        if len(artists) == LONGEST_LIST:
+            raise _Skip("beyond_limit")
         artists[artist.spotify_id] = artist
 
     _each(_items(payload), parse, skipped)
@@ -133,6 +140,8 @@ def parse_top_tracks(payload: object, time_range: TimeRange) -> TopTracks:
         track, by = _track(item, texts, without_id="no_id")
         if track.spotify_id in tracks:
             raise _Skip("duplicate")
+        if len(entries) == LONGEST_LIST:
+            raise _Skip("beyond_limit")
         tracks[track.spotify_id] = track
         _collect(artists, by)
         entries.append(

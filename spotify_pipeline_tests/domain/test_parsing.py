@@ -389,6 +389,13 @@ def test_top_tracks_without_an_id_leave_no_hole_in_the_ranks():
     assert result.skipped == {"null_item": 1, "no_id": 1, "no_artist": 1, "duplicate": 1}
 
 
+def test_a_top_list_longer_than_spotify_sends_is_cut_and_counted():
+    many = {"items": [{"id": f"a{n}", "name": f"Artist {n}"} for n in range(53)]}
+    result = parse_top_artists(many, "long_term")
+    assert [artist.spotify_id for artist in result.artists] == [f"a{n}" for n in range(50)]
+    assert result.skipped == {"beyond_limit": 3}
+
+
 def test_an_empty_top_list_is_no_error():
     assert parse_top_artists({"items": []}, "short_term").artists == ()
     assert parse_top_tracks({"items": []}, "short_term").entries == ()

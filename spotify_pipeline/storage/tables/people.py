@@ -67,7 +67,7 @@ users = Table(
     described(
         "days_stale",
         Boolean,
-        "True when every day must be recomputed, because the zone changed.",
+        "True when every day must be recomputed: another zone, or plays without their days.",
         server_default=text("false"),
     ),
     described("created_at", Instant, "When the person was registered.", server_default=func.now()),

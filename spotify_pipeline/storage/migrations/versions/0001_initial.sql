@@ -101,7 +101,7 @@ COMMENT ON COLUMN spotify_pipeline.users.account_id IS 'Spotify''s immutable acc
 COMMENT ON COLUMN spotify_pipeline.users.display_name IS 'The name to show; NULL if not known.';
 COMMENT ON COLUMN spotify_pipeline.users.timezone IS 'IANA zone whose local dates the person''s days are.';
 COMMENT ON COLUMN spotify_pipeline.users.connection IS 'State of the Spotify connection: disconnected (no token), connected, expiring (the token dies soon), needs_reauth (Spotify refuses it), suspect (refused while many others were).';
-COMMENT ON COLUMN spotify_pipeline.users.days_stale IS 'True when every day must be recomputed, because the zone changed.';
+COMMENT ON COLUMN spotify_pipeline.users.days_stale IS 'True when every day must be recomputed: another zone, or plays without their days.';
 COMMENT ON COLUMN spotify_pipeline.users.created_at IS 'When the person was registered.';
 
 CREATE TABLE spotify_pipeline.coverage (

@@ -1,0 +1,69 @@
+"""What time demands and nobody asks for."""
+
+from datetime import timedelta
+
+from sqlalchemy import func, insert, update
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.runs import enlist
+from spotify_pipeline.sync.health import look_after
+from spotify_pipeline_tests.sync.stage import NOON, Stage
+
+
+def age(stage: Stage, table: object, column: str, days: int) -> None:
+    with stage.pipeline.engine.begin() as conn:
+        conn.execute(update(table).values({column: func.now() - timedelta(days=days)}))
+
+
+def test_old_logs_go_and_plays_stay(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.sync_well("anna")
+    with stage.pipeline.engine.begin() as conn:
+        enlist(conn, "an-old-run", ["anna"])
+        conn.execute(
+            insert(t.fetch_log).values(
+                user_id="anna", fetched_at=func.now(), items=0, new_plays=0, overlapped=False
+            )
+        )
+    age(stage, t.sync_run_users, "created_at", 31)
+    plays = stage.rows(t.plays)
+    assert (
+        look_after(stage.pipeline)["log rows deleted"] == 2
+    )  # the run's row, and the page at NOON
+    assert len(stage.rows(t.fetch_log)) == 1
+    assert stage.rows(t.sync_run_users) == []
+    assert stage.rows(t.plays) == plays
+
+
+def test_logs_of_thirty_days_are_kept(stage: Stage) -> None:
+    stage.connect("anna")
+    with stage.pipeline.engine.begin() as conn:
+        enlist(conn, "a-run", ["anna"])
+    age(stage, t.sync_run_users, "created_at", 29)
+    assert look_after(stage.pipeline)["log rows deleted"] == 0
+
+
+def test_days_of_a_zone_that_changed_are_rebuilt_without_a_call(stage: Stage) -> None:
+    stage.connect("anna", "Pacific/Auckland")
+    stage.sync_well("anna")
+    stage.move("anna", "America/Los_Angeles")
+    calls = len(stage.calls())
+    assert look_after(stage.pipeline)["users rebuilt"] == 1
+    assert len(stage.calls()) == calls
+    (user,) = stage.rows(t.users)
+    assert user["days_stale"] is False
+    # Noon of the world is the small hours there: nothing can lie on a later date.
+    assert max(day["date"] for day in stage.rows(t.daily_listening)) <= NOON.date()
+
+
+def test_connections_turn_expiring_and_dead_tokens_go(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.connect("ben")
+    with stage.pipeline.engine.begin() as conn:
+        k = t.user_tokens
+        for user_id, days in (("anna", 20), ("ben", -31)):
+            ends = func.now() + timedelta(days=days)
+            conn.execute(update(k).where(k.c.user_id == user_id).values(expires_at=ends))
+    assert look_after(stage.pipeline)["dead tokens deleted"] == 1
+    connections = {user["user_id"]: user["connection"] for user in stage.rows(t.users)}
+    assert connections == {"anna": "expiring", "ben": "disconnected"}
