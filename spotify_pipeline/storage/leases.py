@@ -56,13 +56,13 @@ def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
     return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
 
 
-def release(conn: Connection, lease_id: UUID) -> None:
-    """Give back every user held under this lease."""
-    conn.execute(
-        update(t.sync_state)
-        .where(t.sync_state.c.lease_id == lease_id)
-        .values(lease_id=None, lease_until=None)
-    )
+def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = None) -> None:
+    """Give back these users (None: all) as far as they are held under this lease."""
+    state = t.sync_state
+    statement = update(state).where(state.c.lease_id == lease_id)
+    if user_ids is not None:
+        statement = statement.where(state.c.user_id.in_(list(user_ids)))
+    conn.execute(statement.values(lease_id=None, lease_until=None))
 
 
 def lock_held(
@@ -144,8 +144,11 @@ def leased(
         with engine.begin() as conn:
             held = take(conn, wanted, lease_id)
             busy = _existing(conn, wanted - held)
-        if not busy or monotonic() >= deadline:
-            break
+            if not busy or monotonic() >= deadline:
+                break
+            # Only users before the one that is waited for are kept meanwhile: of two workers that
+            # each kept what they got, each waited a minute for what the other had.
+            release(conn, lease_id, {user_id for user_id in held if user_id > min(busy)})
         sleep(RETRY_SECONDS)
     with Lease(engine, lease_id, held) as lease:
         yield lease

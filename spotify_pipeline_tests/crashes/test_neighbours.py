@@ -21,6 +21,8 @@ from spotify_pipeline_tests.sync.stage import Stage
 LIMITS = Limits(connect_seconds=0.5, read_seconds=0.3, try_seconds=0.5, total_seconds=0.7, tries=4)
 # What a person's calls may take when each of them uses all its time.
 WORST_SECONDS = len(FETCHED) * LIMITS.total_seconds
+# By so much a busy machine may be late.
+BUSY_SECONDS = 5.0
 
 TROUBLE: dict[str, Fault] = {
     "silent": Latency(seconds=60),
@@ -73,6 +75,7 @@ def test_broken_answers_delay_others_by_no_more_than_their_own_time_outs(
     )
     assert {outcomes[user_id].result for user_id in TROUBLE} == {"failed"}
     assert {outcomes[user_id].result for user_id in world.zones} == {"synced"}
-    assert slowest <= WORST_SECONDS + alone
+    assert slowest <= WORST_SECONDS + BUSY_SECONDS
     assert healthy <= WORST_SECONDS / 2 + alone
-    assert took <= slowest + 2 * alone
+    # One after the other they would take five times as long.
+    assert took <= slowest + alone + BUSY_SECONDS

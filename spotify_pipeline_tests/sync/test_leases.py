@@ -115,6 +115,21 @@ def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Stage) ->
     assert patience.seconds <= 2 * leases.RETRY_SECONDS
 
 
+def test_who_waits_for_a_user_keeps_nobody_from_those_who_come_after(three: Stage) -> None:
+    """Else two workers, each with a part of the same set, would wait for each other."""
+    held: list[tuple[UUID | None, ...]] = []
+    patience = Patience(
+        lambda: held.append(tuple(holder(three, user_id) for user_id in ("anna", "cleo")))
+    )
+    with leased(three.pipeline.engine, ["ben"]):
+        outcomes = patience.on(three).sync("cleo", "ben", "anna", wait_seconds=2)
+    assert [outcome.result for outcome in outcomes] == ["synced", "skipped", "synced"]
+    assert held
+    for before, after in held:
+        assert before is not None
+        assert after is None
+
+
 def test_the_lease_of_a_dead_worker_is_inherited_when_it_has_run_out(three: Stage) -> None:
     with three.pipeline.engine.begin() as conn:
         assert take(conn, ["anna"], uuid4()) == {"anna"}
