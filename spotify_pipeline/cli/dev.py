@@ -35,7 +35,9 @@ def dev(port: int | None) -> None:
 def serve(console: Console, stack: Stack) -> None:
     """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
     console.print(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both: a shell that starts us in the background lets SIGINT be ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         while True:
             stack.check()
