@@ -1,11 +1,10 @@
 """R2: Postgres dies in the middle of syncs; nothing is lost, and the same worker goes on."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 
 from spotify_pipeline.domain.sealing import new_key
@@ -43,12 +42,18 @@ def world(home: Path, seed: int) -> Iterator[World]:
 
 @pytest.fixture
 def kill(home: Path) -> Callable[[], None]:
-    """SIGKILL for Postgres; its supervisor starts it again."""
+    """SIGKILL for Postgres, over once nobody is served any more; its supervisor starts it again.
+
+    Sessions outlive the server for a moment, in which they can still commit.
+    """
 
     def kill() -> None:
         server = embedded.running_server(home)
         assert server is not None
-        os.kill(server.pid, signal.SIGKILL)
+        postmaster = psutil.Process(server.pid)
+        sessions = postmaster.children()
+        postmaster.kill()
+        psutil.wait_procs([postmaster, *sessions], timeout=10)
 
     return kill
 
