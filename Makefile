@@ -36,7 +36,7 @@ format: $(VENV)/.dev ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Both locks name versions and hashes, never a registry; pip refuses anything else.
+# The locks name versions and hashes, never a registry; pip refuses anything else.
 $(VENV)/.run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 15) else "spotify_pipeline needs Python 3.11 to 3.14, and $(PYTHON) is %d.%d: run make PYTHON=python3.12 demo" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,9 +49,10 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-lock: ## compile both locks anew from pyproject.toml (needs uv)
+lock: ## compile the locks anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build -o requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build --extra celery -c requirements.lock -o requirements-celery.lock pyproject.toml
 
 clean: ## the virtual environment and all caches; data in .spotify_pipeline stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
