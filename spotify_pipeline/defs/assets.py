@@ -32,7 +32,8 @@ def listener_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
-    from spotify_pipeline.sync.users import answer_requests, sync_users
+    from spotify_pipeline.sync.requests import answer_requests
+    from spotify_pipeline.sync.users import sync_users
 
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
     dispatch_key = context.run.tags.get(DISPATCH_KEY)

@@ -1,9 +1,10 @@
-"""What runs when something happened: requests of the app, and users who came or left."""
+"""What runs when something happened: here the requests of the app."""
 
 import dagster as dg
 from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs.jobs import sync_user
+from spotify_pipeline.defs.partition_reconciler import partition_reconciler
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, PRIORITY, TRIGGER
@@ -71,30 +72,6 @@ def _ended_runs(instance: dg.DagsterInstance, dispatch_keys: list[str]) -> dict[
         if run and run.status in ENDED and not run.is_complete_and_waiting_to_retry:
             ended[key] = ENDED[run.status]
     return ended
-
-
-@dg.sensor(
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def partition_reconciler(
-    context: dg.SensorEvaluationContext, pipeline: PipelineResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Makes the partitions equal the table users, both ways."""
-    from spotify_pipeline.storage.people import all_user_ids
-
-    with pipeline.opened() as opened, opened.engine.connect() as conn:
-        users = set(all_user_ids(conn))
-    partitions = set(context.instance.get_dynamic_partitions(listeners.name or ""))
-    added, gone = sorted(users - partitions), sorted(partitions - users)
-    if not added and not gone:
-        return dg.SkipReason(f"{len(users)} users, {len(partitions)} partitions.")
-    changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-    if added:
-        changes.append(listeners.build_add_request(added))
-    if gone:
-        changes.append(listeners.build_delete_request(gone))
-    return dg.SensorResult(dynamic_partitions_requests=changes)
 
 
 SENSORS = [sync_request_sensor, partition_reconciler]

@@ -1,10 +1,10 @@
-"""Sensors: one run per request, requests closed when their run died, partitions like users."""
+"""The sensor of requests: one run for each, and requests closed when their run died."""
 
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus as Status
 
-from spotify_pipeline.defs.sensors import partition_reconciler, sync_request_sensor
+from spotify_pipeline.defs.sensors import sync_request_sensor
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import StagedPipeline, staged_defs
 from spotify_pipeline_tests.sync.stage import Stage
@@ -159,20 +159,3 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
     a_run(instance, "request-1-1", Status.FAILURE)
     tick(instance, sync_request_sensor)
     assert closed(three) == {"anna": ("succeeded", None)}
-
-
-def test_partitions_are_made_equal_to_the_users_both_ways(
-    three: Stage, instance: dg.DagsterInstance
-) -> None:
-    instance.add_dynamic_partitions("spotify_users", ["ben", "forgotten", "never there"])
-    _, changes = tick(instance, partition_reconciler)
-    added, deleted = changes
-    assert isinstance(added, dg.AddDynamicPartitionsRequest)
-    assert added.partition_keys == ["anna", "cleo"]
-    assert isinstance(deleted, dg.DeleteDynamicPartitionsRequest)
-    assert deleted.partition_keys == ["forgotten", "never there"]
-    instance.add_dynamic_partitions("spotify_users", added.partition_keys)
-    for user_id in deleted.partition_keys:
-        instance.delete_dynamic_partition("spotify_users", user_id)
-    assert set(instance.get_dynamic_partitions("spotify_users")) == {"anna", "ben", "cleo"}
-    assert tick(instance, partition_reconciler) == ([], [])

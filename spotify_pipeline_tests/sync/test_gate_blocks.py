@@ -16,7 +16,7 @@ from spotify_pipeline.simulator.faults.refusals import (
 )
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.outcome import UserOutcome
-from spotify_pipeline.sync.users import answer_requests
+from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline_tests.sync.gated import PLAYS_ONLY, Gated, block_of, codes, connect
 from spotify_pipeline_tests.sync.stage import Stage
 

@@ -15,8 +15,8 @@ from spotify_pipeline.storage.leases import leased
 from spotify_pipeline.storage.people import select_users
 from spotify_pipeline.storage.runs import RunTotals
 from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline.sync.runs import choose, report, sync_chunk
-from spotify_pipeline.sync.users import answer_requests
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
 DAY = timedelta(days=1)

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
 from spotify_pipeline.simulator.faults.refusals import AccessTokenExpired, Body, ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.users import answer_requests
+from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline_tests.sync.stage import Stage
 
 HOOK_SECRET = "canary-of-the-cache-hook"
