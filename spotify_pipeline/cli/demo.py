@@ -18,6 +18,7 @@ from spotify_pipeline.cli.dev import serve
 from spotify_pipeline.cli.recount import PlayKey, recount, stored_plays
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -34,7 +35,6 @@ from spotify_pipeline.sync.users import sync_users
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)
 SEED = 1
-SCOPES = ("user-read-recently-played", "user-top-read")
 REQUEST_SECONDS = 120
 
 

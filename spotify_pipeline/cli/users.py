@@ -14,6 +14,7 @@ from spotify_pipeline.cli.output import example, printable
 from spotify_pipeline.cli.people import one_user, unknown
 from spotify_pipeline.cli.scrubbing import remember
 from spotify_pipeline.cli.show import show
+from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.settings import ConfigurationError, load_settings
@@ -21,7 +22,6 @@ from spotify_pipeline.storage import accounts
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses
 from spotify_pipeline.sync.keys import load_keyring
 
-SCOPES = ("user-read-recently-played", "user-top-read")
 # Spotify's are about 130 or 340 characters long.
 LONGEST_TOKEN = 4096
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.listeners import Listener, Play
 from spotify_pipeline.simulator.shapes import Shape
 
-SCOPES = ("user-read-recently-played", "user-top-read")
 WINDOW = 50
 RANGE_DAYS = {"short_term": 28, "medium_term": 182, "long_term": 365}
 # How far back the feed looks for 50 plays. The lightest listener has weeks of silence.

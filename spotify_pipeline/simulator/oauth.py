@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlencode, urlsplit
 
-from spotify_pipeline.simulator.accounts import SCOPES, Account
+from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.shapes import Json
 from spotify_pipeline.simulator.state import World
