@@ -80,10 +80,16 @@ class BudgetGate:
         # Calls that may go out, and what holds them back; both are good for a second at most.
         self._permits: dict[Priority | None, tuple[float, float]] = {}
         self._hindered: dict[Priority | None, tuple[float, Hindrance]] = {}
+        self._calls = 0
         self._throttled = _Span()
         self._blocked = _Span()
         self._patience = LONGEST_WAIT_SECONDS
         self._mine = threading.local()
+
+    @property
+    def calls(self) -> int:
+        """Calls that Spotify counts and this process let out, those tried again included."""
+        return self._calls
 
     @property
     def throttled_seconds(self) -> float:
@@ -132,6 +138,9 @@ class BudgetGate:
                 self._throttled.add(now, seconds)
             self._sleep(seconds)
             slept += seconds
+        if priority is not None:
+            with self._lock:
+                self._calls += 1
 
     def blocked(self, seconds: int, reason: BlockReason) -> bool:
         """See RateGate. Every process sees it at its next call."""
