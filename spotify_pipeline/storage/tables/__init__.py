@@ -13,7 +13,7 @@ from spotify_pipeline.storage.tables.listening import (
     plays,
     tracks,
 )
-from spotify_pipeline.storage.tables.people import time_zones, user_tokens, users
+from spotify_pipeline.storage.tables.people import day_starts, time_zones, user_tokens, users
 from spotify_pipeline.storage.tables.personality import music_personality
 from spotify_pipeline.storage.tables.queue import (
     api_budget,
@@ -29,6 +29,7 @@ from spotify_pipeline.storage.tables.results import (
     user_top_artists,
     user_top_tracks,
 )
+from spotify_pipeline.storage.tables.runs import sync_run_chunks
 
 __all__ = [
     "BEGINNING",
@@ -37,13 +38,16 @@ __all__ = [
     "artists",
     "coverage",
     "daily_listening",
+    "day_starts",
     "fetch_log",
     "listening_gaps",
+    "listening_tallies",
     "metadata",
     "music_personality",
     "plays",
     "settings",
     "sync_requests",
+    "sync_run_chunks",
     "sync_run_users",
     "sync_state",
     "time_zones",
