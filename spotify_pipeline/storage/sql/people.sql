@@ -1,11 +1,13 @@
 -- What follows from a change of a person: their state row, their zone, their token's end.
 
--- Every person has a row in sync_state from the start, so nobody asks whether there is one.
+-- Every person has a row in sync_state and one in listening_tallies from the start, so nobody asks
+-- whether there is one.
 CREATE OR REPLACE FUNCTION make_sync_state() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
 BEGIN
     INSERT INTO sync_state (user_id) VALUES (NEW.user_id) ON CONFLICT DO NOTHING;
+    INSERT INTO listening_tallies (user_id) VALUES (NEW.user_id) ON CONFLICT DO NOTHING;
     RETURN NULL;
 END
 $$;

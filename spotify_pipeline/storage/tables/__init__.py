@@ -30,6 +30,7 @@ from spotify_pipeline.storage.tables.results import (
     user_top_tracks,
 )
 from spotify_pipeline.storage.tables.runs import sync_run_chunks
+from spotify_pipeline.storage.tables.tallies import listening_tallies
 
 __all__ = [
     "BEGINNING",

@@ -4,7 +4,19 @@ The ids of tracks and artists here are no foreign keys: they come from rows that
 the same answer of Spotify, and thousands of writers need not lock the catalogue for them.
 """
 
-from sqlalchemy import ARRAY, BigInteger, Column, Date, Integer, SmallInteger, Table, Text, func
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    Date,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
 
 from spotify_pipeline.domain.model import TIME_RANGES
 from spotify_pipeline.storage.tables.base import (
@@ -58,6 +70,13 @@ daily_listening = Table(
         " AND unique_tracks >= 0 AND unique_artists >= 0",
     ),
     one_of("completeness", COMPLETENESS),
+    # The days that may still become complete, among years that are.
+    Index(
+        "ix_daily_listening_unsettled",
+        "user_id",
+        "date",
+        postgresql_where=text("completeness <> 'complete'"),
+    ),
     comment="One row per person and local day with a play.",
 )
 

@@ -1,0 +1,54 @@
+-- What plays and days add up to, counted by the statement that writes them, whoever writes. A
+-- statement counts all its rows at once: 0.1 ms a statement, however many rows it has.
+
+-- New or deleted plays: the number changes, and the personality is to be computed again.
+CREATE OR REPLACE FUNCTION tally_plays() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+DECLARE
+    sign int := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
+BEGIN
+    UPDATE listening_tallies AS t SET plays = t.plays + sign * c.plays, personality_key = NULL
+    FROM (SELECT user_id, count(*) AS plays FROM changed GROUP BY user_id) AS c
+    WHERE t.user_id = c.user_id;
+    RETURN NULL;
+END
+$$;
+
+-- New or deleted days: the same, and a streak that was summed up may have become another.
+CREATE OR REPLACE FUNCTION tally_days() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+DECLARE
+    sign int := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
+BEGIN
+    UPDATE listening_tallies AS t SET
+        days = t.days + sign * c.days,
+        personality_key = NULL,
+        streaks_before = CASE WHEN t.streaks_before <= c.first THEN t.streaks_before END
+    FROM (
+        SELECT user_id, count(*) AS days, min(date) AS first FROM changed GROUP BY user_id
+    ) AS c
+    WHERE t.user_id = c.user_id;
+    RETURN NULL;
+END
+$$;
+
+-- Days that changed: of their columns the personality reads the top artist only.
+CREATE OR REPLACE FUNCTION tally_top_artists() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    UPDATE listening_tallies AS t SET
+        personality_key = NULL,
+        streaks_before = CASE WHEN t.streaks_before <= c.first THEN t.streaks_before END
+    FROM (
+        SELECT user_id, min(date) AS first
+        FROM changed JOIN before USING (user_id, date)
+        WHERE changed.top_artist_id IS DISTINCT FROM before.top_artist_id
+        GROUP BY user_id
+    ) AS c
+    WHERE t.user_id = c.user_id;
+    RETURN NULL;
+END
+$$;
