@@ -1,4 +1,4 @@
-"""How people come in and what is said about them: registering, connecting, listing."""
+"""How people come in and leave, and what is said about them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -77,6 +77,16 @@ def connect_user(
             )
         )
     )
+
+
+def disconnect_user(conn: Connection, user_id: str) -> None:
+    """Delete the user's token and close an open request; everything that was heard stays."""
+    conn.execute(select(func.spotify_pipeline.disconnect_user(user_id)))
+
+
+def forget_user(conn: Connection, user_id: str) -> None:
+    """Delete the user and every row about them."""
+    conn.execute(select(func.spotify_pipeline.forget_user(user_id)))
 
 
 def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:

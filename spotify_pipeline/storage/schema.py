@@ -1,9 +1,9 @@
 """Brings a database to the schema of this version, and says when one is not there yet.
 
 What holds data (tables, constraints, triggers) is versioned by revisions, which run once. What
-does not (functions and views, `storage/sql/*.sql`, and the list of time zones) is written again
-at every init-db, so it always is the one of this version; only a view whose columns change their
-meaning, or a function that changes its result, is first dropped by a revision.
+does not (functions and views, `storage/sql/*.sql`, and the time zones with their days) is written
+again at every init-db, so it always is the one of this version; only a view whose columns change
+their meaning, or a function that changes its result, is first dropped by a revision.
 """
 
 from functools import cache
@@ -12,12 +12,13 @@ from importlib import resources
 from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
 
+from spotify_pipeline.domain.day_starts import all_day_starts
 from spotify_pipeline.domain.zones import all_zones
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import check_server
 
 # The order matters: a function may use a view, and a view another view.
-SCRIPTS = ("people.sql", "tallies.sql", "accounts.sql", "requests.sql", "status.sql")
+SCRIPTS = ("people.sql", "accounts.sql", "requests.sql", "status.sql", "history.sql")
 
 # Any number will do that nobody else in this database uses for an advisory lock.
 _LOCK = 0x5350_4F54_4946_59
@@ -44,6 +45,7 @@ def init_db(engine: Engine) -> None:
         _upgrade(connection)
         _apply_scripts(connection)
         _fill_time_zones(connection)
+        _fill_day_starts(connection)
 
 
 def is_set_up(engine: Engine) -> bool:
@@ -122,3 +124,16 @@ def _fill_time_zones(connection: Connection) -> None:
     # A name that the package dropped stays while somebody lives in it.
     used = select(t.users.c.timezone)
     connection.execute(delete(zones).where(zones.c.name.not_in(names), zones.c.name.not_in(used)))
+
+
+def _fill_day_starts(connection: Connection) -> None:
+    d = t.day_starts
+    columns = (d.c.timezone, d.c.since, d.c.begins)
+    wanted = [(step.timezone, step.since, step.begins) for step in all_day_starts()]
+    # A zone that the package dropped keeps its days, as it keeps its name.
+    known = select(*columns).where(d.c.timezone.in_(all_zones()))
+    if {tuple(row) for row in connection.execute(known)} == set(wanted):
+        return
+    connection.execute(delete(d).where(d.c.timezone.in_(all_zones())))
+    names = [column.name for column in columns]
+    connection.execute(insert(d), [dict(zip(names, row, strict=True)) for row in wanted])

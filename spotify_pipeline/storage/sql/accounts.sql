@@ -1,4 +1,7 @@
--- How people come in: the same two functions for the app and for the command line.
+-- How people come in and leave: the same functions for the app and for the command line.
+--
+-- Each locks in the order in which a sync's write does, so that no two wait in a circle: the person
+-- lightly (which only forgetting them conflicts with), then their state, then the person to change.
 
 -- Registers a person, or updates what is given. NULL leaves a known value as it is (and is 'UTC'
 -- for a new person), so that an app may call this at every login without moving anybody's days.
@@ -24,6 +27,8 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
+    PERFORM FROM users AS u WHERE u.user_id = register_user.user_id FOR KEY SHARE;
+    PERFORM FROM sync_state AS s WHERE s.user_id = register_user.user_id FOR UPDATE;
     INSERT INTO users AS u (user_id, timezone, display_name)
     VALUES (
         register_user.user_id, coalesce(register_user.timezone, 'UTC'), register_user.display_name
@@ -48,8 +53,6 @@ CREATE OR REPLACE FUNCTION connect_user(
 AS $$
 #variable_conflict use_column
 BEGIN
-    -- In the order in which a sync's write locks them, so that neither waits for the other in a
-    -- circle: the person lightly, then their state.
     PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR KEY SHARE;
     PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
     UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
@@ -79,5 +82,46 @@ BEGIN
         consecutive_failures = 0, last_error_code = NULL, last_error_message = NULL,
         next_due_at = NULL, recorded_at = now()
     WHERE s.user_id = connect_user.user_id;
+END
+$$;
+
+-- Ends a connection: the token goes, everything that was heard stays. An open request is closed; a
+-- sync that is under way may still write what it has already collected.
+CREATE OR REPLACE FUNCTION disconnect_user(user_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM FROM users AS u WHERE u.user_id = disconnect_user.user_id FOR KEY SHARE;
+    PERFORM FROM sync_state AS s WHERE s.user_id = disconnect_user.user_id FOR UPDATE;
+    UPDATE users AS u SET connection = 'disconnected' WHERE u.user_id = disconnect_user.user_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
+    END IF;
+    DELETE FROM user_tokens AS k WHERE k.user_id = disconnect_user.user_id;
+    -- The person ended it, not Spotify: so it is no RECONNECT, and starts no wait.
+    UPDATE sync_requests AS r SET
+        status = 'failed',
+        error_code = 'CANCELLED',
+        error_message = 'Spotify was disconnected. Connect it again to sync.'
+    WHERE r.user_id = disconnect_user.user_id AND r.status IN ('queued', 'running');
+    UPDATE sync_state AS s SET
+        consecutive_failures = 0, last_error_code = NULL, last_error_message = NULL,
+        recorded_at = now()
+    WHERE s.user_id = disconnect_user.user_id;
+END
+$$;
+
+-- Deletes a person and, by cascade, everything stored about them, at once. It waits for a write of
+-- theirs that is under way; what a sync collects after that finds no person and is dropped.
+CREATE OR REPLACE FUNCTION forget_user(user_id text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    DELETE FROM users AS u WHERE u.user_id = forget_user.user_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
+    END IF;
 END
 $$;

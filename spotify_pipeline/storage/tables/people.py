@@ -1,6 +1,17 @@
 """Who is listened to, and how their Spotify account is reached."""
 
-from sqlalchemy import ARRAY, Boolean, ForeignKey, LargeBinary, Table, Text, func, text
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Date,
+    ForeignKey,
+    Interval,
+    LargeBinary,
+    Table,
+    Text,
+    func,
+    text,
+)
 
 from spotify_pipeline.storage.tables.base import (
     SCHEMA,
@@ -30,6 +41,28 @@ time_zones = Table(
     comment=(
         "One row per time zone of the pinned tzdata package; filled by init-db. "
         "Postgres's own list differs, so it is not asked."
+    ),
+)
+
+day_starts = Table(
+    "day_starts",
+    metadata,
+    described(
+        "timezone",
+        Text,
+        "The zone.",
+        ForeignKey(f"{SCHEMA}.time_zones.name", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    described("since", Date, "First local date of which this is true.", primary_key=True),
+    described(
+        "begins",
+        Interval,
+        "When a local day begins, from midnight UTC of its date; negative east of Greenwich.",
+    ),
+    comment=(
+        "One row per time zone and change of when its local days begin, by the pinned tzdata "
+        "package; filled by init-db, so that SQL can tell days without Postgres's own zones."
     ),
 )
 

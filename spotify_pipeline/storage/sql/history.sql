@@ -1,0 +1,114 @@
+-- A person's listening day by day, for a chart without holes.
+
+-- Exactly `days` rows, oldest first, ending today in the person's zone. minutes is 0 only where the
+-- day is complete; where nothing is known it is NULL.
+--
+-- Days with a play have a row in daily_listening. Of a day without one this says how complete it is,
+-- by the rule of domain/coverage.py; when it begins and ends was computed by the pipeline, in
+-- day_starts. While all days of a person wait to be computed again, none is called complete.
+CREATE OR REPLACE FUNCTION listening_history(user_id text, days int)
+    RETURNS TABLE (
+        date date,
+        minutes int,
+        plays int,
+        top_track_id text,
+        top_track_name text,
+        top_artist_id text,
+        top_artist_name text,
+        completeness text
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    person users;
+    fetched_at timestamptz;
+    today date;
+BEGIN
+    IF listening_history.days IS NULL OR listening_history.days NOT BETWEEN 1 AND 3660 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'The number of days must be from 1 to 3660.';
+    END IF;
+    SELECT * INTO person FROM users AS u WHERE u.user_id = listening_history.user_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
+    END IF;
+    SELECT s.plays_fetched_at INTO fetched_at FROM sync_state AS s WHERE s.user_id = person.user_id;
+
+    -- The last date that has begun there, out of the three that it can be.
+    SELECT max(d.date) INTO today
+    FROM (
+        SELECT (now() AT TIME ZONE 'UTC')::date + n AS date FROM generate_series(-1, 1) AS n
+    ) AS d
+    CROSS JOIN LATERAL (
+        SELECT z.begins FROM day_starts AS z
+        WHERE z.timezone = person.timezone AND z.since <= d.date
+        ORDER BY z.since DESC LIMIT 1
+    ) AS z
+    WHERE (d.date + z.begins) AT TIME ZONE 'UTC' <= now();
+
+    RETURN QUERY
+    WITH span AS (
+        SELECT
+            d.date,
+            (d.date + z.begins) AT TIME ZONE 'UTC' AS starts_at,
+            lead((d.date + z.begins) AT TIME ZONE 'UTC') OVER (ORDER BY d.date) AS ends_at
+        FROM (
+            SELECT today - n AS date
+            FROM generate_series(-1, listening_history.days - 1) AS n
+        ) AS d
+        CROSS JOIN LATERAL (
+            SELECT z.begins FROM day_starts AS z
+            WHERE z.timezone = person.timezone AND z.since <= d.date
+            ORDER BY z.since DESC LIMIT 1
+        ) AS z
+    ),
+    judged AS (
+        SELECT
+            d.date,
+            l.minutes,
+            l.plays,
+            l.top_track_id,
+            l.top_artist_id,
+            CASE
+                WHEN person.days_stale AND l.completeness = 'complete' THEN 'at_least'
+                WHEN l.completeness IS NOT NULL THEN l.completeness
+                WHEN NOT person.days_stale
+                    AND fetched_at >= d.ends_at + interval '6 hours'
+                    AND EXISTS (
+                        SELECT FROM coverage AS c
+                        WHERE c.user_id = person.user_id
+                            AND c.covered_from <= d.starts_at AND c.covered_to >= d.ends_at
+                    )
+                    AND NOT EXISTS (
+                        SELECT FROM listening_gaps AS g
+                        WHERE g.user_id = person.user_id AND g.closed_at IS NULL
+                            AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
+                    )
+                    THEN 'complete'
+                WHEN EXISTS (
+                    SELECT FROM coverage AS c
+                    WHERE c.user_id = person.user_id
+                        AND c.covered_from <= d.ends_at AND c.covered_to >= d.starts_at
+                ) THEN 'at_least'
+                ELSE 'unknown'
+            END AS completeness
+        FROM span AS d
+        LEFT JOIN daily_listening AS l ON l.user_id = person.user_id AND l.date = d.date
+        WHERE d.date <= today
+    )
+    SELECT
+        j.date,
+        CASE WHEN j.completeness = 'complete' THEN coalesce(j.minutes, 0) ELSE nullif(j.minutes, 0) END,
+        CASE WHEN j.completeness = 'complete' THEN coalesce(j.plays, 0) ELSE j.plays END,
+        j.top_track_id,
+        t.name,
+        j.top_artist_id,
+        a.name,
+        j.completeness
+    FROM judged AS j
+    LEFT JOIN tracks AS t ON t.spotify_id = j.top_track_id
+    LEFT JOIN artists AS a ON a.spotify_id = j.top_artist_id
+    ORDER BY j.date;
+END
+$$;
