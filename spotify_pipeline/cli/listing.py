@@ -1,14 +1,16 @@
 """`spotify-pipeline users list`."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.output import count, example, instant, print_json, print_table
+from spotify_pipeline.cli.output import count, example, instant, print_json, print_table, printable
 from spotify_pipeline.cli.people import trouble
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses
+from spotify_pipeline.storage.checks import rule_names, who_breaks
 
 _COLUMNS = (
     *("user_id", "display_name", "timezone", "connection", "state", "plays", "days"),
@@ -18,18 +20,32 @@ _COLUMNS = (
 
 @click.command(
     "list",
-    epilog=example("spotify-pipeline users list", "spotify-pipeline users list --failed --json"),
+    epilog=example(
+        "spotify-pipeline users list",
+        "spotify-pipeline users list --failed --json",
+        "spotify-pipeline users list --check days_sum_to_plays",
+    ),
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects; keys are column names.")
 @click.option("--failed", is_flag=True, help="Only who needs attention, and what to do.")
-def list_(as_json: bool, failed: bool) -> None:
+@click.option(
+    "--check",
+    metavar="NAME",
+    type=click.Choice(rule_names()),
+    help="Only the users whom this check in Dagster counts: " + ", ".join(rule_names()) + ".",
+)
+def list_(as_json: bool, failed: bool, check: str | None) -> None:
     """List the users."""
     with opened_database(load_settings()) as engine, engine.connect() as conn:
-        everybody = user_statuses(conn)
+        found = who_breaks(conn, check, datetime.now(UTC)) if check else None
+        everybody = user_statuses(conn, found)
+    # Rows that outlived their user.
+    for user_id in sorted(set(found or ()) - {one.user_id for one in everybody}):
+        click.echo(f"{printable(user_id)} is in users no more, but in the tables.", err=True)
     chosen = [one for one in everybody if trouble(one)] if failed else everybody
     if as_json:
         print_json([asdict(one) for one in chosen])
-    elif not everybody:
+    elif not everybody and not check:
         click.echo("There are no users yet. Add one: spotify-pipeline users add --help")
     elif failed:
         _print_failed(chosen, len(everybody))

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from spotify_pipeline.defs.assets import listener_assets
+from spotify_pipeline.defs.checks import hourly_checks
 from spotify_pipeline.defs.jobs import ChunkNumbers, health, sync_user, sync_users
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
@@ -10,9 +11,10 @@ from spotify_pipeline.defs.sensors import SENSORS
 
 
 def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
-    """Assets, jobs, schedules and sensors around a pipeline (default: the environment's)."""
+    """Assets, checks, jobs, schedules, sensors around a pipeline (default: the environment's)."""
     return dg.Definitions(
         assets=[listener_assets],
+        asset_checks=[hourly_checks],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
         sensors=SENSORS,

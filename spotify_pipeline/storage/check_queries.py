@@ -1,0 +1,276 @@
+"""What breaks a rule: each query selects the user_id and `since` (may be NULL) of bad rows.
+
+Queries go from a user to their rows by `lateral` subqueries, which Postgres can only answer from
+an index. A join would sometimes be planned as a scan of all plays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Date,
+    DateTime,
+    Select,
+    Table,
+    TableValuedAlias,
+    Text,
+    and_,
+    func,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from spotify_pipeline.domain import steps as s
+from spotify_pipeline.domain.coverage import local_day
+from spotify_pipeline.domain.personality_definition import METRICS, MIN_PLAYS, WINDOW_DAYS
+from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.people import ELIGIBLE
+
+DAYS = 35
+# How long somebody may be due, and a gap is news.
+PATIENCE = timedelta(hours=1)
+NEWS = timedelta(days=7)
+# A day may have this many minutes more than it is long.
+TOLERANCE_MINUTES = 120
+
+LISTS: dict[str, tuple[Table, str]] = {
+    **{step: (t.user_top_artists, time_range) for step, time_range in s.TOP_ARTISTS.items()},
+    **{step: (t.user_top_tracks, time_range) for step, time_range in s.TOP_TRACKS.items()},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose rows are looked at, as of `now` (the facts clock); `zones` has those they live in."""
+
+    now: datetime
+    zones: tuple[str, ...]
+    # A condition on users, and the same in words.
+    who: ColumnElement[bool]
+    words: str
+
+
+Bad = Select[tuple[str, datetime | None]]
+Query = Callable[[Scope], Bad]
+
+
+def same_instant(scope: Scope) -> Bad:
+    """Instants at which two counted plays of a user end."""
+    p = t.plays
+    twice = (
+        select(p.c.played_at)
+        .where(
+            p.c.user_id == t.users.c.user_id,
+            p.c.played_at >= scope.now - timedelta(days=DAYS),
+            _is_counted(),
+        )
+        .group_by(p.c.played_at)
+        .having(func.count() > 1)
+    )
+    return _per_user(scope, twice, "played_at")
+
+
+def missed_polls(scope: Scope) -> Bad:
+    """Users with a working connection who have been due for more than an hour."""
+    u, state, k = t.users, t.sync_state, t.user_tokens
+    # Who was never synced is due since they connected.
+    since = func.coalesce(state.c.next_due_at, k.c.authorized_at)
+    return (
+        select(u.c.user_id, since.label("since"))
+        .join_from(u, state, state.c.user_id == u.c.user_id)
+        .join(k, k.c.user_id == u.c.user_id)
+        .where(scope.who, u.c.connection.in_(ELIGIBLE), since < scope.now - PATIENCE)
+    )
+
+
+def open_gaps(scope: Scope) -> Bad:
+    """Gaps noticed in the last days and not closed."""
+    u, g = t.users, t.listening_gaps
+    return (
+        select(u.c.user_id, g.c.gap_start.label("since"))
+        .join_from(u, g, g.c.user_id == u.c.user_id)
+        .where(scope.who, g.c.closed_at.is_(None), g.c.detected_at >= scope.now - NEWS)
+    )
+
+
+def needing_reconnect(scope: Scope) -> Bad:
+    """Users whom Spotify refuses for good."""
+    u = t.users
+    return select(u.c.user_id, _never()).where(scope.who, u.c.connection == "needs_reauth")
+
+
+def wrong_sums(scope: Scope) -> Bad:
+    """Days that are not what their stored plays add up to."""
+    u, d, p, k = t.users, t.daily_listening, t.plays, t.tracks
+    day = _local_days(scope)
+    heard = (
+        select(
+            func.count().label("rows"),
+            func.count().filter(_is_counted()).label("plays"),
+            func.coalesce(func.sum(func.coalesce(p.c.ms_played, k.c.duration_ms)), 0).label("ms"),
+        )
+        .join_from(p, k, k.c.spotify_id == p.c.track_id)
+        .where(
+            p.c.user_id == u.c.user_id,
+            p.c.played_at >= day.c.since,
+            p.c.played_at < day.c.until,
+        )
+        .lateral("heard")
+    )
+    same_day = (d.c.user_id == u.c.user_id) & (d.c.date == day.c.date)
+    return (
+        select(u.c.user_id, day.c.since)
+        .join_from(u, day, day.c.zone == u.c.timezone)
+        .outerjoin(d, same_day)
+        .join(heard, true())
+        .where(
+            scope.who,
+            not_(u.c.days_stale),
+            or_(
+                d.c.user_id.is_(None) != (heard.c.rows == 0),
+                func.coalesce(d.c.plays, 0) != heard.c.plays,
+                func.coalesce(d.c.listened_ms, 0) != heard.c.ms,
+                d.c.minutes != (d.c.listened_ms + 30_000) // 60_000,
+            ),
+        )
+    )
+
+
+def crowded_days(scope: Scope) -> Bad:
+    """Days with more minutes than fit into them, 23- and 25-hour days too."""
+    u, d = t.users, t.daily_listening
+    day = _local_days(scope)
+    length = func.extract("epoch", day.c.until - day.c.since) / 60
+    return (
+        select(u.c.user_id, day.c.since)
+        .join_from(u, day, day.c.zone == u.c.timezone)
+        .join(d, (d.c.user_id == u.c.user_id) & (d.c.date == day.c.date))
+        .where(scope.who, d.c.minutes > length + TOLERANCE_MINUTES)
+    )
+
+
+def out_of_range(scope: Scope) -> Bad:
+    """Personalities that break a CHECK of their table, or whose columns contradict each other."""
+    m = t.music_personality
+    # As the table says it. One that is NULL holds, so its negation finds nothing.
+    broken = [
+        text(f"NOT ({rule.sqltext})") for rule in m.constraints if isinstance(rule, CheckConstraint)
+    ]
+    unexplained = [
+        and_(m.c[metric.column].is_(None), not_(m.c.reasons.op("?")(metric.column)))
+        for metric in METRICS
+        # An artist of a streak is missing because the streak is; that says it already.
+        if not metric.column.endswith("_id")
+    ]
+    return select(m.c.user_id, m.c.computed_at.label("since")).where(
+        m.c.user_id.in_(select(t.users.c.user_id).where(scope.who)),
+        or_(
+            *broken,
+            m.c.window_end - m.c.window_start != WINDOW_DAYS - 1,
+            m.c.unique_artists > m.c.play_count,
+            m.c.effective_artists > m.c.unique_artists + 1e-6,
+            m.c.current_streak > m.c.longest_streak,
+            *unexplained,
+        ),
+    )
+
+
+def ranks_with_holes(step: str) -> Query:
+    """Lists whose ranks are not 1, 2, 3 …"""
+    table, time_range = LISTS[step]
+
+    def query(scope: Scope) -> Bad:
+        holes = select(func.min(table.c.fetched_at).label("since")).where(
+            table.c.user_id == t.users.c.user_id, table.c.time_range == time_range
+        )
+        holes = holes.having(
+            (func.max(table.c.rank) != func.count()) | (func.min(table.c.rank) < 1)
+        )
+        return _per_user(scope, holes, "since")
+
+    return query
+
+
+def empty_lists(step: str) -> Query:
+    """Lists that Spotify last sent without a line, of users who have listened."""
+    table, time_range = LISTS[step]
+
+    def query(scope: Scope) -> Bad:
+        u, state, m = t.users, t.sync_state, t.music_personality
+        last = (
+            select(func.max(table.c.fetched_at).label("sent_at"))
+            .where(table.c.user_id == u.c.user_id, table.c.time_range == time_range)
+            .lateral("last")
+        )
+        return (
+            select(u.c.user_id, func.coalesce(last.c.sent_at, u.c.created_at).label("since"))
+            .join_from(u, state, state.c.user_id == u.c.user_id)
+            .join(m, m.c.user_id == u.c.user_id)
+            .join(last, true())
+            .where(
+                scope.who,
+                u.c.connection.in_(ELIGIBLE),
+                m.c.play_count >= MIN_PLAYS,
+                state.c.tops_fetched_at.is_not(None),
+                # All lists were answered then, and this one moved its fetched_at if it had lines.
+                last.c.sent_at.is_(None) | (last.c.sent_at < state.c.tops_fetched_at),
+            )
+        )
+
+    return query
+
+
+def _per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
+    """The users of the scope, once for each of the rows that are found from them."""
+    found = rows.lateral("found")
+    u = t.users
+    return (
+        select(u.c.user_id, found.c[since].label("since"))
+        .join_from(u, found, true())
+        .where(scope.who)
+    )
+
+
+def _local_days(scope: Scope) -> TableValuedAlias:
+    """The last dates of every zone in question: zone, date, since, until (half-open, UTC)."""
+    # Somewhere it is already tomorrow; a date without plays breaks no rule.
+    last = (scope.now + timedelta(hours=14)).date()
+    dates = [last - timedelta(days=back) for back in range(DAYS)]
+    days = [
+        (zone, date_, span.start, span.end)
+        for zone in scope.zones
+        for date_ in dates
+        for span in [local_day(date_, check_zone(zone))]
+    ]
+    instants = ARRAY(DateTime(timezone=True))
+    return (
+        func.unnest(
+            literal([zone for zone, _, _, _ in days], ARRAY(Text)),
+            literal([date_ for _, date_, _, _ in days], ARRAY(Date)),
+            literal([start for _, _, start, _ in days], instants),
+            literal([end for _, _, _, end in days], instants),
+        )
+        .table_valued("zone", "date", "since", "until", name="day")
+        .render_derived()
+    )
+
+
+def _is_counted() -> ColumnElement[bool]:
+    # Lazy: the code location reads the rules, and has to load without pandas.
+    from spotify_pipeline.domain.days import COUNTED_FROM_MS
+
+    return or_(t.plays.c.source == "api", t.plays.c.ms_played >= COUNTED_FROM_MS)
+
+
+def _never() -> ColumnElement[datetime | None]:
+    return func.cast(null(), DateTime(timezone=True)).label("since")

@@ -1,0 +1,195 @@
+"""What has to hold of the stored rows, as data: rules, each with the query for what breaks it.
+
+The hourly look stays cheap with 100,000 users and tens of millions of plays. What needs plays,
+days or lists is asked of a slice of about 1,000 users, another one each hour, and of their last 35
+days. What stands in one row per user, or behind an index of the few that matter, is asked of
+everybody. Up to 1,000 users the slice is everybody.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, distinct, func, select, true
+
+from spotify_pipeline.domain import steps as s
+from spotify_pipeline.storage import check_queries as q
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.check_orphans import without_catalogue, without_user
+from spotify_pipeline.storage.check_queries import Query, Scope
+
+SLICE_USERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule about the table of a step; `queries` select the (user_id, since) of what breaks it.
+
+    `severe`: the pipeline itself is wrong. Otherwise people, devices or time make and mend it.
+    """
+
+    name: str
+    step: str
+    severe: bool
+    description: str
+    queries: tuple[Query, ...]
+    # Each hour of all users, not of a slice.
+    of_all: bool = False
+    # Cheap enough to ask of one user right after each of their syncs.
+    of_one: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How many rows break a rule, of how many users, and since when if that is known."""
+
+    rows: int = 0
+    users: int = 0
+    since: datetime | None = None
+
+
+def _rules() -> Iterator[Rule]:
+    yield Rule(
+        "no_duplicate_plays",
+        s.RECENTLY_PLAYED,
+        True,
+        "No two counted plays of a user end at the same instant.",
+        (q.same_instant,),
+    )
+    yield Rule(
+        "users_are_polled_in_time",
+        s.RECENTLY_PLAYED,
+        False,
+        "Nobody whose connection works has been due for more than an hour. Spotify keeps a "
+        "listener's last 50 plays only, so a late poll may lose some.",
+        (q.missed_polls,),
+        of_all=True,
+    )
+    yield Rule(
+        "no_new_gaps",
+        s.RECENTLY_PLAYED,
+        False,
+        "No gap noticed in the last 7 days is open. Older ones stay in listening_gaps: only an "
+        "import can fill them, and nobody reads a warning that never goes.",
+        (q.open_gaps,),
+        of_all=True,
+    )
+    yield Rule(
+        "nobody_has_to_reconnect",
+        s.RECENTLY_PLAYED,
+        False,
+        "Spotify accepts every connection. Who it refuses has to reconnect; only they can.",
+        (q.needing_reconnect,),
+        of_all=True,
+    )
+    yield Rule(
+        "days_sum_to_plays",
+        s.DAILY_LISTENING,
+        True,
+        "Each of the last 35 days has the minutes, milliseconds and number of its stored plays. "
+        "Days that wait for a rebuild are left out.",
+        (q.wrong_sums,),
+        of_one=True,
+    )
+    yield Rule(
+        "minutes_fit_in_the_day",
+        s.DAILY_LISTENING,
+        False,
+        "No day of the last 35 has more minutes than it is long, and 2 hours. Devices that were "
+        "offline or play side by side can do that, so it is a warning.",
+        (q.crowded_days,),
+        of_one=True,
+    )
+    yield Rule(
+        "metrics_are_in_range",
+        s.MUSIC_PERSONALITY,
+        True,
+        "Every metric is in its range and fits the others; what is NULL has a reason.",
+        (q.out_of_range,),
+        of_all=True,
+        of_one=True,
+    )
+    for step in (*s.TOP_ARTISTS, *s.TOP_TRACKS):
+        yield Rule(
+            "ranks_are_contiguous",
+            step,
+            True,
+            "Every list has the ranks 1, 2, 3 … without a hole.",
+            (q.ranks_with_holes(step),),
+        )
+        yield Rule(
+            "lists_are_not_empty",
+            step,
+            False,
+            "Spotify sends a list with lines to everybody with 50 plays in the last 28 days. "
+            "Where it does not, the list from before is kept; `since` is when the oldest came.",
+            (q.empty_lists(step),),
+        )
+    for step in (*s.FETCHED, *s.REBUILT):
+        yield Rule(
+            "no_orphan_rows",
+            step,
+            True,
+            "Every row belongs to a user, and the tracks and artists it names are stored.",
+            (without_user(step), without_catalogue(step)),
+        )
+
+
+RULES: tuple[Rule, ...] = tuple(_rules())
+
+
+def slice_of_the_hour(conn: Connection, now: datetime) -> Scope:
+    """All users, or about 1,000 of them: another part each hour."""
+    u = t.users
+    users = conn.scalar(select(func.count()).select_from(u)) or 0
+    slices = -(-users // SLICE_USERS)
+    if slices <= 1:
+        return all_users(conn, now)
+    # A hash, not an offset: whoever comes or goes moves nobody else to another turn.
+    number = func.hashtextextended(u.c.user_id, 0).op("&")(0x7FFF_FFFF)
+    turn = number.op("%")(slices) == int(now.timestamp()) // 3600 % slices
+    return Scope(now, _zones(conn), turn, f"1 of {slices} parts of the users, the next in an hour")
+
+
+def all_users(conn: Connection, now: datetime) -> Scope:
+    """Everybody."""
+    return Scope(now, _zones(conn), true(), "all users")
+
+
+def one_user(conn: Connection, user_id: str, now: datetime) -> Scope:
+    """This user alone."""
+    zones = tuple(conn.scalars(select(t.users.c.timezone).where(t.users.c.user_id == user_id)))
+    return Scope(now, zones, t.users.c.user_id == user_id, "this user")
+
+
+def _zones(conn: Connection) -> tuple[str, ...]:
+    return tuple(conn.scalars(select(t.users.c.timezone).distinct()))
+
+
+def look(conn: Connection, rule: Rule, scope: Scope) -> Finding:
+    """Count what breaks the rule among the users of the scope."""
+    finding = Finding()
+    for query in rule.queries:
+        bad = query(scope).subquery("bad")
+        rows, users, since = conn.execute(
+            select(func.count(), func.count(distinct(bad.c.user_id)), func.min(bad.c.since))
+        ).one()
+        first = min((at for at in (finding.since, since) if at), default=None)
+        # No user is counted twice: what belongs to nobody belongs to none of them.
+        finding = Finding(finding.rows + rows, finding.users + users, first)
+    return finding
+
+
+def who_breaks(conn: Connection, name: str, now: datetime) -> list[str]:
+    """Ids of all users who break the rules of this name, sorted; some may be in users no more."""
+    scope = all_users(conn, now)
+    queries = [query for rule in RULES if rule.name == name for query in rule.queries]
+    found: set[str] = set()
+    for query in queries:
+        found.update(conn.scalars(select(query(scope).subquery("bad").c.user_id)))
+    return sorted(found)
+
+
+def rule_names() -> Sequence[str]:
+    """Every name once."""
+    return list(dict.fromkeys(rule.name for rule in RULES))
