@@ -101,6 +101,8 @@ BEGIN
     NEW.requested_by := coalesce(NEW.requested_by, session_user);
     NEW.status := 'queued';
     NEW.attempts := 0;
+    NEW.failures := 0;
+    NEW.not_before := NULL;
     NEW.dispatch_key := NULL;
     NEW.run_id := NULL;
     NEW.started_at := NULL;

@@ -45,7 +45,7 @@ ALTER TABLE spotify_pipeline.sync_requests
     ADD COLUMN failures smallint NOT NULL DEFAULT 0,
     ADD COLUMN not_before timestamptz,
     ADD CONSTRAINT ck_sync_requests_failures CHECK (failures BETWEEN 0 AND attempts);
-COMMENT ON COLUMN spotify_pipeline.sync_requests.failures IS 'How many of them failed in a way that may pass; the third is final.';
+COMMENT ON COLUMN spotify_pipeline.sync_requests.failures IS 'How many attempts failed in a way that may pass; the third is final.';
 COMMENT ON COLUMN spotify_pipeline.sync_requests.not_before IS 'No run is started before; NULL or past: at once.';
 
 -- What plays and days add up to: counting a million plays took 60 ms of every sync.
