@@ -36,6 +36,7 @@ EXIT_CODES = {
     "spotify_pipeline.storage.engine.UnsupportedServer": WRONG_USAGE,
     "spotify_pipeline.storage.postgres_home.EmbeddedPostgresError": FAILED,
     "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
+    "spotify_pipeline.sync.connect.ConnectFailed": FAILED,
 }
 
 

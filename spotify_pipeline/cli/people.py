@@ -1,5 +1,6 @@
 """Users as the commands speak of them: the USER argument, who is unknown, who has trouble."""
 
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -13,14 +14,14 @@ from spotify_pipeline.storage.people import load_listeners
 
 
 def text_only(
-    ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...]
-) -> str | tuple[str, ...]:
+    ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...] | None
+) -> str | tuple[str, ...] | None:
     """Callback of the argument USER: the shell may pass bytes that are no text.
 
     Everything else about user ids is decided by the database.
     """
     try:
-        "".join(value).encode()
+        "".join(value or "").encode()
     except UnicodeEncodeError:
         raise click.BadParameter("a user id is text in UTF-8.", ctx, param) from None
     return value
@@ -37,6 +38,11 @@ def require_known(conn: Connection, user_ids: Sequence[str]) -> list[str]:
     if missing := [user_id for user_id in wanted if user_id not in known]:
         raise unknown(*missing)
     return wanted
+
+
+def quoted(user_id: str) -> str:
+    """As one types it in a shell."""
+    return shlex.quote(printable(user_id))
 
 
 def unknown(*user_ids: str) -> WrongUsage:

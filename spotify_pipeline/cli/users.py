@@ -1,6 +1,5 @@
 """`spotify-pipeline users`: who is listened to."""
 
-import shlex
 import sys
 from datetime import UTC, datetime
 
@@ -10,8 +9,8 @@ from sqlalchemy import Connection
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.listing import list_
-from spotify_pipeline.cli.output import example, printable
-from spotify_pipeline.cli.people import one_user, unknown
+from spotify_pipeline.cli.output import example
+from spotify_pipeline.cli.people import one_user, quoted, unknown
 from spotify_pipeline.cli.scrubbing import remember
 from spotify_pipeline.cli.show import show
 from spotify_pipeline.domain.scopes import SCOPES
@@ -124,7 +123,7 @@ def _read_token() -> str:
 
 
 def _say_added(status: UserStatus, before: UserStatus | None, timezone: str | None) -> None:
-    user = _quoted(status.user_id)
+    user = quoted(status.user_id)
     done = "Updated" if before else "Added"
     click.echo(f"{done} {user}: {status.connection}, time zone {status.timezone}.")
     if before and before.timezone != status.timezone:
@@ -132,7 +131,7 @@ def _say_added(status: UserStatus, before: UserStatus | None, timezone: str | No
     if before is None and timezone is None:
         click.echo(f"Another time zone: spotify-pipeline users set {user} --timezone Europe/Berlin")
     if status.connection in ("disconnected", "needs_reauth"):
-        click.echo(f"Connect: spotify-pipeline users add {user} --refresh-token-stdin < token")
+        click.echo(f"Connect: spotify-pipeline connect {user}")
     else:
         click.echo(f"Next: spotify-pipeline sync {user}")
 
@@ -142,11 +141,6 @@ def _say_stale(user: str) -> None:
         "Every day is computed again in the new time zone at the next sync, or now: "
         f"spotify-pipeline rebuild {user}"
     )
-
-
-def _quoted(user_id: str) -> str:
-    """As one types it in a shell."""
-    return shlex.quote(printable(user_id))
 
 
 @users.command("set", epilog=example("spotify-pipeline users set mira --timezone America/New_York"))
@@ -163,6 +157,6 @@ def set_(user_id: str, timezone: str | None, display_name: str | None) -> None:
         stale = accounts.update_user(conn, user_id, timezone, display_name)
     if stale is None:
         raise unknown(user_id)
-    click.echo(f"Updated {_quoted(user_id)}.")
+    click.echo(f"Updated {quoted(user_id)}.")
     if stale:
-        _say_stale(_quoted(user_id))
+        _say_stale(quoted(user_id))

@@ -226,6 +226,10 @@ class Simulator:
         limits = {"calls_per_30s": calls_per_30s, "calls_per_day": calls_per_day}
         self._call("POST", "limits", limits)
 
+    def register_redirects(self, uris: Sequence[str] | None) -> None:
+        """Sets the app's redirect addresses (None: any safe one is taken)."""
+        self._call("POST", "redirects", {"uris": uris and list(uris)})
+
     def _call(
         self,
         method: str,

@@ -42,6 +42,7 @@ def control_routes(world: World) -> list[Route]:
         ("POST", "faults"): put_fault,
         ("DELETE", "faults"): clear_faults,
         ("POST", "limits"): set_limits,
+        ("POST", "redirects"): register_redirects,
     }
     return [
         Route(f"/_sim/{path}", _endpoint(world, handler), methods=[method])
@@ -181,6 +182,12 @@ def set_limits(world: World, request: Request, body: Json) -> Json:
     """`{"calls_per_30s": n, "calls_per_day": n}`; without a number there is no limit. Starts to
     count anew."""
     world.limits = Limits(body.get("calls_per_30s"), body.get("calls_per_day"))
+    return body
+
+
+def register_redirects(world: World, request: Request, body: Json) -> Json:
+    """`{"uris": [address, …]}`: where alone a browser is sent back to; null: anywhere safe."""
+    world.redirect_uris = None if body["uris"] is None else frozenset(body["uris"])
     return body
 
 

@@ -50,6 +50,9 @@ class Accounts:
             raise Refusal(400, "INVALID_CLIENT: Invalid client")
         if not _is_safe(redirect_uri):
             raise Refusal(400, "INVALID_CLIENT: Insecure redirect URI")
+        registered = self._world.redirect_uris
+        if registered is not None and redirect_uri not in registered:
+            raise Refusal(400, "INVALID_CLIENT: Invalid redirect URI")
         if query.get("response_type") != "code":
             raise Refusal(400, "response_type must be code")
         if query.get("code_challenge_method", "S256") != "S256":

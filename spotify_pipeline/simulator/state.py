@@ -56,6 +56,8 @@ class World:
         self.limits = Limits()
         self.faults = FaultBook()
         self.accounts: dict[str, Account] = {}
+        # The redirect addresses of the app; None: any safe one.
+        self.redirect_uris: frozenset[str] | None = None
         self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
         for role in cast(listeners, seed):
             self.add(role.user_id, role.timezone, role.person, role.display_name)

@@ -1,4 +1,4 @@
-"""The token endpoint at accounts.spotify.com: a refresh token in, an access token out."""
+"""The token endpoint at accounts.spotify.com: a code or a refresh token in, tokens out."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _ONE_HOUR = 3600  # what Spotify has always sent as expires_in
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a refresh brought. The repr shows nothing of it.
+    """What a code or a refresh brought. The repr shows nothing of it.
 
     `refresh_token` None: keep the old one (overwriting it locks the user out). Not None: it
     replaces the old one, which may already be dead, so store it before anything else.
@@ -34,7 +34,7 @@ class Grant:
 
 
 class Accounts:
-    """Refreshes tokens for one client id: with Basic if there is a secret, else as PKCE clients do.
+    """Tokens for one client id: with Basic if there is a secret, else as PKCE clients do.
 
     Raises ValueError if `accounts_url` is neither https nor loopback. Refreshes are not counted by
     the gate, as the limits are those of the Web API; a block holds them back all the same.
@@ -54,7 +54,23 @@ class Accounts:
         Raises Reconnect (this user), AppBlocked (the configuration), RateLimited,
         SpotifyUnavailable or BadResponse.
         """
-        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        return self._ask({"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+    def redeem(self, code: str, redirect_uri: str, code_verifier: str) -> Grant:
+        """The first tokens of a connection, for the code of an authorization with PKCE.
+
+        Raises as `refresh`; Reconnect: the code, its verifier or the redirect address is not taken.
+        """
+        return self._ask(
+            {
+                "grant_type": "authorization_code",
+                "code": code,
+                "redirect_uri": redirect_uri,
+                "code_verifier": code_verifier,
+            }
+        )
+
+    def _ask(self, form: dict[str, str]) -> Grant:
         if self._basic is None:
             form["client_id"] = self._client_id
         answer = self._transport.send(

@@ -55,7 +55,7 @@ def test_a_user_is_added_with_a_token_from_standard_input_and_it_is_sealed(run, 
 def test_a_user_without_a_token_is_added_disconnected_and_told_how_to_connect(run):
     result = run("users", "add", "mira", "--timezone", "Europe/Oslo")
     assert result.exit_code == 0
-    assert "users add mira --refresh-token-stdin" in result.stdout
+    assert "spotify-pipeline connect mira" in result.stdout
     assert listed(run)["mira"]["connection"] == "disconnected"
 
 

@@ -1,0 +1,41 @@
+"""Which Spotify account a user is: set once, and never another one's."""
+
+from sqlalchemy import Connection, select, update
+
+from spotify_pipeline.storage import tables as t
+
+
+class AnotherAccount(Exception):
+    """The user is connected to another Spotify account than this one."""
+
+
+class AccountTaken(Exception):
+    """The Spotify account belongs to another user, `owner`."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__("the account belongs to another user")
+        self.owner = owner
+
+
+def owner_of(conn: Connection, account_id: str) -> str | None:
+    """The user whose Spotify account this is; None: nobody's."""
+    u = t.users
+    owner: str | None = conn.scalar(select(u.c.user_id).where(u.c.account_id == account_id))
+    return owner
+
+
+def link_account(conn: Connection, user_id: str, account_id: str) -> None:
+    """Note that a registered user is this Spotify account. Raises AnotherAccount, AccountTaken.
+
+    Of two that link one account at the same time the second hears IntegrityError.
+    """
+    u = t.users
+    mine = select(u.c.account_id).where(u.c.user_id == user_id)
+    known = conn.scalar(mine.with_for_update())
+    if known == account_id:
+        return
+    if known is not None:
+        raise AnotherAccount
+    if owner := owner_of(conn, account_id):
+        raise AccountTaken(owner)
+    conn.execute(update(u).where(u.c.user_id == user_id).values(account_id=account_id))
