@@ -5,6 +5,7 @@ print as asterisks and leave only through `.get_secret_value()`.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,19 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _role(text: str) -> str:
+    """A name for a role of Postgres: what nobody has to quote twice, and not one of its own."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", text):
+        raise ValueError(
+            "must be a role's name: a letter, then letters, digits and _ - . (at most 63 in all)"
+        )
+    if text.lower().startswith("pg_") or text.lower() in {"public", "none"}:
+        raise ValueError("must not be a name that Postgres keeps for itself")
+    return text
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+RoleName = Annotated[str, AfterValidator(_role)]
 
 
 class Settings(BaseModel):
@@ -53,6 +66,11 @@ class Settings(BaseModel):
         None,
         alias="DAGSTER_PG_URL",
         description="Dagster's own storage. Unset: database `dagster` of the same server.",
+    )
+    app_role: RoleName = Field(
+        "spotify_app",
+        alias="SPOTIFY_PIPELINE_APP_ROLE",
+        description="Role of the app in our database; `init-db` makes it and sets its rights.",
     )
     spotify_client_id: str | None = Field(
         None,

@@ -20,6 +20,7 @@ from sqlalchemy import URL, Connection, Engine, text
 
 from spotify_pipeline.storage import embedded
 from spotify_pipeline.storage.engine import make_engine, normalise_url
+from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
 
 hypothesis.settings.register_profile("fast", max_examples=50, deadline=None)
@@ -106,6 +107,7 @@ def _template(_admin: Engine) -> Iterator[str]:
     with temporary_database(_admin, "template0") as url:
         engine = make_engine(url)
         init_db(engine)
+        give_rights(engine, "spotify_app")
         engine.dispose()
         yield str(url.database)
 

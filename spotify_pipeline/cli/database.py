@@ -31,9 +31,10 @@ def opened_database(settings: Settings) -> Iterator[Engine]:
     ),
 )
 def init_db() -> None:
-    """Create the schema in the database, or upgrade it. Safe to repeat."""
+    """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
     from spotify_pipeline.storage import schema
     from spotify_pipeline.storage.creation import Created, create_dagster_database
+    from spotify_pipeline.storage.roles import AppRole, create_statement, give_rights
 
     settings = load_settings()
     engine = open_engine(settings)
@@ -43,6 +44,12 @@ def init_db() -> None:
             check_revision(engine)
         schema.init_db(engine)
         click.echo(_what_happened(before, newest))
+        if give_rights(engine, settings.app_role) is AppRole.NOT_ALLOWED:
+            click.echo(
+                f"There is no role {settings.app_role} for the app, and this user may not make "
+                f"one. Let somebody who may run: {create_statement(engine, settings.app_role)}; "
+                "then run this again, which gives it its rights."
+            )
         dagster = create_dagster_database(settings, engine)
     finally:
         engine.dispose()

@@ -1,19 +1,19 @@
 """The checks of `doctor` that ask the databases."""
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from spotify_pipeline.cli.budget_check import api_budget
 from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.cli.output import count, instant
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.storage import inspection
-from spotify_pipeline.storage.database import open_engine, reach_dagster
-from spotify_pipeline.storage.engine import check_server, server_version
+from spotify_pipeline.storage import inspection, roles
+from spotify_pipeline.storage.database import dagster_url, open_engine, reach_dagster
+from spotify_pipeline.storage.engine import check_server, make_engine, server_version
 from spotify_pipeline.storage.schema import check_revision, current_revision
 from spotify_pipeline.sync.keys import KEY_FILE, load_keyring
 
@@ -51,17 +51,58 @@ def database(settings: Settings) -> Iterator[Finding]:
             whose = "own server" if settings.database_url else "embedded"
             yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}")
             check_server(conn)
-            if inspection.anyone_may_connect(conn):
-                yield Finding(
-                    "database access",
-                    NOTE,
-                    "every role of the server may connect to this database",
-                    "REVOKE CONNECT ON DATABASE … FROM PUBLIC, and GRANT it to those who need it",
-                )
+            yield from access("database access", conn)
         check_revision(engine)
         yield Finding("schema", OK, f"revision {current_revision(engine)}")
+        with engine.connect() as conn:
+            yield app_role(conn, settings.app_role)
     finally:
         engine.dispose()
+
+
+def access(check: str, conn: Connection) -> Iterator[Finding]:
+    """Who may log in to this database, and make temporary objects there."""
+    if inspection.open_to_anyone(conn):
+        name = inspection.database_name(conn)
+        yield Finding(
+            check,
+            NOTE,
+            f"every role of the server may connect to the database {name} or make temporary "
+            "objects there",
+            f'REVOKE CONNECT, TEMPORARY ON DATABASE "{name}" FROM PUBLIC, and GRANT CONNECT to '
+            "those who need it",
+        )
+
+
+def app_role(conn: Connection, role: str) -> Finding:
+    """The app's role is there and may do what the contract says, no less and no more."""
+    if not roles.exists(conn, role):
+        return Finding(
+            "app role",
+            NOTE,
+            f"there is no role {role}, so no app can ask for syncs with it",
+            f"{roles.create_statement(conn, role)}, then `spotify-pipeline init-db`",
+        )
+    found = roles.rights(conn, role)
+    if lacking := sorted(roles.CONTRACT - found):
+        return Finding(
+            "app role", PROBLEM, f"{role} lacks {listed(lacking)}", "run `spotify-pipeline init-db`"
+        )
+    if excess := sorted(found - roles.CONTRACT):
+        return Finding(
+            "app role",
+            PROBLEM,
+            f"{role} has more rights than the contract: {listed(excess)}",
+            "run `spotify-pipeline init-db`; if they stay, they come with an attribute of the role "
+            "or with a role that it is a member of",
+        )
+    return Finding("app role", OK, f"{role} has the {len(found)} rights of the contract")
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def keys(settings: Settings, engine: Engine) -> Iterator[Finding]:
@@ -137,3 +178,9 @@ def dagster_storage(settings: Settings) -> Iterator[Finding]:
     """Dagster's own database can be reached."""
     made = "are there" if reach_dagster(settings) else "are made at its first start"
     yield Finding("dagster storage", OK, f"can be reached; its tables {made}")
+    engine = make_engine(dagster_url(settings), pool_size=1)
+    try:
+        with engine.connect() as conn:
+            yield from access("dagster access", conn)
+    finally:
+        engine.dispose()

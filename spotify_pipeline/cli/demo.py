@@ -28,6 +28,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.accounts import connect_user, register_user
 from spotify_pipeline.storage.database import leave_database, open_engine
 from spotify_pipeline.storage.people import all_user_ids
+from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
@@ -68,6 +69,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         clock = Clock(simulator)
         engine = open_engine(settings)
         init_db(engine)
+        give_rights(engine, settings.app_role)
         engine.dispose()
         pipeline = running.enter_context(open_pipeline(settings, clock.now))
         kept = _introduce(pipeline, listeners)

@@ -9,6 +9,7 @@ from rich.console import Console
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.database import leave_database, open_engine
+from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
 
 
@@ -23,6 +24,7 @@ def dev(port: int | None) -> None:
     settings = load_settings()
     engine = open_engine(settings)
     init_db(engine)
+    give_rights(engine, settings.app_role)
     engine.dispose()
     console.print("Starting Dagster ...")
     try:

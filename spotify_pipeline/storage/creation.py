@@ -2,6 +2,7 @@
 
 from enum import Enum
 
+from psycopg import sql
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
@@ -10,6 +11,10 @@ from spotify_pipeline.settings import Settings
 DATABASE = "dagster"
 _INSUFFICIENT_PRIVILEGE = "42501"
 _DUPLICATE = "42P04"
+
+
+# By default every role of the server may log in to a new database and make temporary objects there.
+CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
 
 
 class Created(Enum):
@@ -42,6 +47,5 @@ def create_dagster_database(settings: Settings, engine: Engine) -> Created:
             if state == _INSUFFICIENT_PRIVILEGE:
                 return Created.NOT_ALLOWED
             raise
-        # By default every role of the server could log in to it.
-        conn.execute(text(f"REVOKE CONNECT ON DATABASE {DATABASE} FROM PUBLIC"))
+        conn.exec_driver_sql(CLOSE.format(sql.Identifier(DATABASE)).as_string())
     return Created.MADE

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import URL
 
+from spotify_pipeline.storage.creation import CLOSE
 from spotify_pipeline.storage.postgres_home import (
     SUPERUSER,
     EmbeddedPostgresError,
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 DEFAULT_DATABASE = "spotify_pipeline"
+# They come with every server; by default every role could log in to them too.
+_SERVERS_OWN = ("postgres", "template1")
 # Serialises the making of databases between processes.
 _MAKE_DATABASE_LOCK = 0x5907_1F1E
 
@@ -147,8 +150,7 @@ def running_server(home: Path) -> RunningServer | None:
 
 
 def _make_database(url: URL, database: str) -> None:
-    """Makes a database if it is missing. By default every role could log in to it: not here."""
-    name = sql.Identifier(database)
+    """Makes a database if it is missing; closes it and the server's own to all but the owner."""
     try:
         with psycopg.connect(
             host=url.host,
@@ -162,16 +164,17 @@ def _make_database(url: URL, database: str) -> None:
         ) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [_MAKE_DATABASE_LOCK])
             known = connection.execute(
-                "SELECT has_database_privilege('public', oid, 'CONNECT')"
-                " FROM pg_database WHERE datname = %s",
-                [database],
+                "SELECT FROM pg_database WHERE datname = %s", [database]
             ).fetchone()
             if known is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-            if known is None or known[0]:
-                connection.execute(
-                    sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name)
-                )
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+            still_open = connection.execute(
+                "SELECT datname FROM pg_database WHERE datname = ANY (%s)"
+                " AND has_database_privilege('public', oid, 'CONNECT, TEMPORARY')",
+                [[database, *_SERVERS_OWN]],
+            ).fetchall()
+            for (name,) in still_open:
+                connection.execute(CLOSE.format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise EmbeddedPostgresError(
             f"The database {database} could not be made in the embedded Postgres: {error}"

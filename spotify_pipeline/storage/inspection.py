@@ -27,12 +27,15 @@ class Overdue:
     since: datetime | None
 
 
-def anyone_may_connect(conn: Connection) -> bool:
-    """Whether every role of the server may log in to this database, as Postgres has it at first."""
-    database = func.current_database()
-    return bool(
-        conn.scalar(select(func.has_database_privilege("public", database, literal("CONNECT"))))
-    )
+def open_to_anyone(conn: Connection) -> bool:
+    """Whether every role of the server has rights on this database, as Postgres has it at first."""
+    database, what = func.current_database(), literal("CONNECT, TEMPORARY")
+    return bool(conn.scalar(select(func.has_database_privilege("public", database, what))))
+
+
+def database_name(conn: Connection) -> str:
+    """The database that this connection is to."""
+    return str(conn.scalar(select(func.current_database())))
 
 
 def stored_keys(conn: Connection) -> list[StoredKey]:

@@ -18,10 +18,10 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import check_server
 
 # The order matters: a function may use a view, and a view another view.
-SCRIPTS = ("people.sql", "accounts.sql", "requests.sql", "status.sql", "history.sql")
+SCRIPTS = ("people.sql", "tallies.sql", "accounts.sql", "requests.sql", "status.sql", "history.sql")
 
 # Any number will do that nobody else in this database uses for an advisory lock.
-_LOCK = 0x5350_4F54_4946_59
+LOCK = 0x5350_4F54_4946_59
 
 
 class SchemaOutdated(RuntimeError):
@@ -35,7 +35,7 @@ def init_db(engine: Engine) -> None:
     """
     with engine.begin() as connection:
         check_server(connection)
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))

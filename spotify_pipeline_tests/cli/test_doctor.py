@@ -85,9 +85,36 @@ def test_a_role_that_may_connect_though_it_need_not_is_worth_a_note(
     assert findings()[1]["database access"]["status"] == "note"
     with engine.begin() as conn:
         conn.execute(text(f'REVOKE CONNECT ON DATABASE "{database.database}" FROM PUBLIC'))
+    assert findings()[1]["database access"]["status"] == "note"  # temporary objects
+    with engine.begin() as conn:
+        conn.execute(text(f'REVOKE TEMPORARY ON DATABASE "{database.database}" FROM PUBLIC'))
     code, found = findings()
     assert "database access" not in found
     assert code == 0
+
+
+def test_an_app_role_with_other_rights_than_the_contract_is_a_problem_that_init_db_mends(
+    healthy, findings, run, engine
+):
+    assert findings()[1]["app role"]["status"] == "ok"
+    with engine.begin() as conn:
+        conn.execute(text("GRANT SELECT ON spotify_pipeline.user_tokens TO spotify_app"))
+    assert "SELECT on user_tokens" in problems(findings()[1])["app role"]
+    with engine.begin() as conn:
+        conn.execute(text("REVOKE USAGE ON SCHEMA spotify_pipeline FROM spotify_app"))
+    assert "lacks USAGE on schema" in problems(findings()[1])["app role"]
+    assert run("init-db").exit_code == 0
+    assert findings()[1]["app role"]["status"] == "ok"
+
+
+def test_a_missing_app_role_is_worth_a_note_with_the_statement_that_makes_it(
+    healthy, findings, environ
+):
+    environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", "nobody-made.me")
+    code, found = findings()
+    assert code == 0
+    assert found["app role"]["status"] == "note"
+    assert 'CREATE ROLE "nobody-made.me" NOLOGIN' in found["app role"]["to_do"]
 
 
 def test_wrong_configuration_is_all_it_can_say(run, environ):
