@@ -2,75 +2,99 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.output import count, example, instant, print_json, print_table, printable
+from spotify_pipeline.cli.errors import WrongUsage
+from spotify_pipeline.cli.output import count, example, instant, print_json, printable
 from spotify_pipeline.cli.people import one_user, trouble, unknown
-from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.domain.portrait import Portrait, TopItem, TopList
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses
-from spotify_pipeline.storage.portrait import Portrait, TopItem, read_portrait
-
-# Not metrics: what the row is, where it counts from, why something is missing.
-_NOT_METRICS = {
-    *("user_id", "window_start", "window_end", "play_count", "reasons", "tags"),
-    *("definition_version", "computed_at"),
-}
+from spotify_pipeline.storage.portrait import read_portrait
 
 
 @click.command(
-    epilog=example("spotify-pipeline users show mira", "spotify-pipeline users show mira --json")
+    epilog=example(
+        "spotify-pipeline users show mira",
+        "spotify-pipeline users show mira --json",
+        "spotify-pipeline users show mira --html mira.html",
+    )
 )
 @one_user
 @click.option("--json", "as_json", is_flag=True, help="An object; keys are column names.")
-def show(user_id: str, as_json: bool) -> None:
-    """Show a user: connection, the last seven days, tops and personality."""
+@click.option(
+    "--html",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one page that needs no network, and print nothing else.",
+)
+def show(user_id: str, as_json: bool, file: Path | None) -> None:
+    """Show a user: connection, half a year of days, hours, tops and personality."""
+    if as_json and file:
+        raise click.UsageError("Give --json or --html, not both.")
+    now = datetime.now(UTC)
     with opened_database(load_settings()) as engine, engine.connect() as conn:
         statuses = user_statuses(conn, [user_id])
         if not statuses:
             raise unknown(user_id)
-        status = statuses[0]
-        today = datetime.now(UTC).astimezone(check_zone(status.timezone)).date()
-        portrait = read_portrait(conn, user_id, today)
-    if as_json:
+        status, portrait = statuses[0], read_portrait(conn, user_id, now)
+    if file:
+        _write_page(file, status, portrait, now)
+    elif as_json:
         print_json(_as_dict(status, portrait))
     else:
         _print(status, portrait)
 
 
+def _write_page(file: Path, status: UserStatus, portrait: Portrait, now: datetime) -> None:
+    from spotify_pipeline.cli.page.page import page
+
+    try:
+        file.write_text(page(status, portrait, now), encoding="utf-8")
+    except OSError as error:
+        raise WrongUsage(f"{file} cannot be written: {error.strerror}.") from None
+    click.echo(f"Wrote {file}.")
+
+
 def _as_dict(status: UserStatus, portrait: Portrait) -> dict[str, Any]:
+    artist, track = _first(portrait.artists), _first(portrait.tracks)
     return {
         **asdict(status),
-        "daily_listening": [asdict(day) for day in portrait.days],
-        "top_artist": portrait.top_artist and asdict(portrait.top_artist),
-        "top_track": portrait.top_track and asdict(portrait.top_track),
+        "daily_listening": [asdict(day) for day in portrait.days[-7:]],
+        "minutes_by_hour": list(portrait.hours),
+        "top_artist": artist and asdict(artist),
+        "top_track": track and asdict(track),
+        "top_artists": _ranked(portrait.artists),
+        "top_tracks": _ranked(portrait.tracks),
         "music_personality": portrait.personality and dict(portrait.personality),
+        "open_gaps": [{"gap_start": gap.start, "gap_end": gap.end} for gap in portrait.gaps],
     }
 
 
+def _ranked(top: TopList) -> list[dict[str, Any]]:
+    return [
+        {"rank": rank, **asdict(item), "moved": top.moved(rank)}
+        for rank, item in enumerate(top.items, 1)
+    ]
+
+
+def _first(top: TopList) -> TopItem | None:
+    return top.items[0] if top.items else None
+
+
 def _print(status: UserStatus, portrait: Portrait) -> None:
+    # Lazy: --json and --html need no terminal.
+    from spotify_pipeline.cli.portrait_text import print_portrait
+
     for name, value in _lines(status, portrait):
         click.echo(f"{name:<14} {printable(value)}")
-    print_table(
-        ("date", "minutes", "plays", "completeness"),
-        [
-            (_weekday(day.date), _number(day.minutes), _number(day.plays), day.completeness)
-            for day in portrait.days
-        ],
-    )
-    if portrait.personality is None:
-        click.echo("No personality yet: it is computed at the next sync.")
-        return
-    row = portrait.personality
-    click.echo(
-        f"Personality of {row['window_start']} to {row['window_end']} "
-        f"({row['play_count']:,} plays): {', '.join(row['tags']) or 'no tags'}"
-    )
-    print_table(("metric", "value"), list(_metrics(row)))
+    print_portrait(portrait)
 
 
 def _lines(status: UserStatus, portrait: Portrait) -> Iterator[tuple[str, str]]:
@@ -85,32 +109,11 @@ def _lines(status: UserStatus, portrait: Portrait) -> Iterator[tuple[str, str]]:
     if failure := trouble(status):
         yield "failure", ": ".join(failure)
     yield "stored", f"{count(status.plays, 'play')} on {count(status.days, 'day')}"
-    yield "top artist", _top(portrait.top_artist)
-    yield "top track", _top(portrait.top_track)
+    yield "top artist", _named(_first(portrait.artists))
+    yield "top track", _named(_first(portrait.tracks))
 
 
-def _top(item: TopItem | None) -> str:
+def _named(item: TopItem | None) -> str:
     if item is None:
         return "–"
     return f"{item.name} ({item.artist_name})" if item.artist_name else item.name
-
-
-def _weekday(day: date) -> str:
-    return f"{day:%a} {day.isoformat()}"
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _metrics(row: Any) -> Iterator[tuple[str, str]]:
-    """Each metric with its value, or with the reason why there is none."""
-    for name, value in row.items():
-        if name in _NOT_METRICS:
-            continue
-        if value is None:
-            # An artist of a streak is missing because the streak is; that says it already.
-            if not name.endswith("_id"):
-                yield name, f"– {row['reasons'].get(name, 'not known')}"
-        else:
-            yield name, f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,76 +1,115 @@
-"""What is known about one person's listening, as `users show` tells it."""
+"""Reads what is shown of one person's listening."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import BigInteger, Connection, Table, cast, func, select
 
+from spotify_pipeline.domain.coverage import Interval, completeness, local_day
+from spotify_pipeline.domain.portrait import (
+    COMPARED_AFTER,
+    QUARTER_SECONDS,
+    Day,
+    Portrait,
+    TopItem,
+    TopList,
+    calendar_start,
+    minutes_by_hour,
+)
+from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
+
+SHOWN_ITEMS = 10
+CLOCK_DAYS = timedelta(days=28)
 
 
-@dataclass(frozen=True, slots=True)
-class Day:
-    """A local day: the columns of daily_listening; None and 'unknown' where there is no row."""
-
-    date: date
-    minutes: int | None
-    plays: int | None
-    completeness: str
-
-
-@dataclass(frozen=True, slots=True)
-class TopItem:
-    """The first of a top list; `artist_name` is None for an artist."""
-
-    spotify_id: str
-    name: str
-    artist_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """The last days, oldest first, the tops of the last four weeks, the personality so far."""
-
-    days: tuple[Day, ...]
-    top_artist: TopItem | None
-    top_track: TopItem | None
-    # The columns of music_personality; None before the first one is computed.
-    personality: Mapping[str, Any] | None
-
-
-def read_portrait(conn: Connection, user_id: str, today: date, days: int = 7) -> Portrait:
-    """The person's portrait; `today` is their local date, the last of the `days`."""
+def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
+    """The person's portrait as of `now`; the user must exist."""
+    u = t.users
+    zone = conn.execute(select(u.c.timezone).where(u.c.user_id == user_id)).scalar_one()
+    today = now.astimezone(check_zone(zone)).date()
     p = t.music_personality
-    personality = conn.execute(select(p).where(p.c.user_id == user_id)).mappings().one_or_none()
-    artist = _first(conn, t.user_top_artists, user_id)
-    track = _first(conn, t.user_top_tracks, user_id)
+    row = conn.execute(select(p).where(p.c.user_id == user_id)).mappings().one_or_none()
+    gaps = read_open_gaps(conn, [user_id]).get(user_id, [])
     return Portrait(
-        days=_days(conn, user_id, today, days),
-        top_artist=TopItem(artist["spotify_id"], artist["name"]) if artist else None,
-        top_track=(
-            TopItem(track["spotify_id"], track["name"], track["artist_name"]) if track else None
-        ),
-        personality={**personality} if personality else None,
+        days=_days(conn, user_id, today, gaps),
+        hours=minutes_by_hour(_quarters(conn, user_id, now), check_zone(zone)),
+        artists=_top(conn, user_id, now, t.user_top_artists, t.top_artists_history),
+        tracks=_top(conn, user_id, now, t.user_top_tracks, t.top_tracks_history),
+        personality={**row} if row else None,
+        gaps=tuple(reversed(gaps)),
+        names=_names(conn, {**row}) if row else {},
     )
 
 
-def _days(conn: Connection, user_id: str, today: date, days: int) -> tuple[Day, ...]:
-    d = t.daily_listening
-    wanted = [today - timedelta(days=back) for back in range(days - 1, -1, -1)]
+def _days(conn: Connection, user_id: str, today: date, gaps: Sequence[Interval]) -> tuple[Day, ...]:
+    """Every day of the calendar. A quiet day has no row: whether it is known, its cover says."""
+    d, u, s = t.daily_listening, t.users, t.sync_state
+    start = calendar_start(today)
     rows = conn.execute(
         select(d.c.date, d.c.minutes, d.c.plays, d.c.completeness).where(
-            d.c.user_id == user_id, d.c.date.between(wanted[0], wanted[-1])
+            d.c.user_id == user_id, d.c.date.between(start, today)
         )
     )
-    known = {row.date: Day(*row) for row in rows}
-    return tuple(known.get(day, Day(day, None, None, "unknown")) for day in wanted)
+    stored = {row.date: Day(*row) for row in rows}
+    timezone, stale, fetched_at = conn.execute(
+        select(u.c.timezone, u.c.days_stale, s.c.plays_fetched_at)
+        .join_from(u, s, s.c.user_id == u.c.user_id)
+        .where(u.c.user_id == user_id)
+    ).one()
+    covers = read_covers(conn, [user_id]).get(user_id, [])
+
+    def quiet(date_: date) -> Day:
+        span = local_day(date_, check_zone(timezone))
+        known = completeness(span, covers, gaps, fetched_at, has_play=False)
+        # Until all days are computed again, it is not known that nothing was heard.
+        if known == "complete" and not stale:
+            return Day(date_, 0, 0, known)
+        return Day(date_, None, None, "at_least" if known == "complete" else known)
+
+    dates = [start + timedelta(days=n) for n in range((today - start).days + 1)]
+    return tuple(stored.get(date_) or quiet(date_) for date_ in dates)
 
 
-def _first(conn: Connection, top: Table, user_id: str) -> Mapping[str, Any] | None:
-    first = select(top).where(
-        top.c.user_id == user_id, top.c.time_range == "short_term", top.c.rank == 1
+def _quarters(conn: Connection, user_id: str, now: datetime) -> list[tuple[int, int]]:
+    """Milliseconds heard per quarter of an hour of the last four weeks."""
+    p, k = t.plays, t.tracks
+    epoch = func.extract("epoch", p.c.played_at)
+    quarter = cast(func.floor(epoch / QUARTER_SECONDS), BigInteger).label("quarter")
+    heard = cast(func.sum(func.coalesce(p.c.ms_played, k.c.duration_ms)), BigInteger)
+    rows = conn.execute(
+        select(quarter, heard)
+        .join_from(p, k, k.c.spotify_id == p.c.track_id)
+        .where(p.c.user_id == user_id, p.c.played_at.between(now - CLOCK_DAYS, now))
+        .group_by(quarter)
     )
-    row = conn.execute(first).mappings().one_or_none()
-    return {**row} if row else None
+    return [(row[0], row[1]) for row in rows]
+
+
+def _top(conn: Connection, user_id: str, now: datetime, table: Table, history: Table) -> TopList:
+    of_list = (table.c.user_id == user_id, table.c.time_range == "short_term")
+    rows = conn.execute(
+        select(table).where(*of_list).order_by(table.c.rank).limit(SHOWN_ITEMS)
+    ).mappings()
+    items = tuple(TopItem(row["spotify_id"], row["name"], row.get("artist_name")) for row in rows)
+    then = now.astimezone(UTC) - COMPARED_AFTER
+    before = conn.execute(
+        select(history.c.spotify_id, history.c.rank).where(
+            history.c.user_id == user_id,
+            history.c.time_range == "short_term",
+            history.c.valid_from <= then,
+            history.c.valid_to.is_(None) | (history.c.valid_to > then),
+        )
+    ).all()
+    return TopList(items, {row.spotify_id: row.rank for row in before} or None)
+
+
+def _names(conn: Connection, personality: Mapping[str, Any]) -> dict[str, str]:
+    a = t.artists
+    ids = [personality["longest_streak_artist_id"], personality["streak_artist_id"]]
+    rows = conn.execute(
+        select(a.c.spotify_id, a.c.name).where(a.c.spotify_id.in_(filter(None, ids)))
+    )
+    return {row.spotify_id: row.name for row in rows}

@@ -1,0 +1,112 @@
+"""One person's listening as it is shown, in the terminal, on a page and in a picture."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from spotify_pipeline.domain.coverage import Interval
+
+# Half a year, in whole weeks.
+WEEKS = 26
+# Minutes of a day from which a level of the calendar begins; level 0 is 0 minutes.
+LEVELS_FROM = (1, 30, 60, 120)
+LEVEL_WORDS = ("0", "1–29", "30–59", "60–119", "120+")
+# A list is compared with the one that stood four weeks ago.
+COMPARED_AFTER = timedelta(days=28)
+QUARTER_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A local day. None where nothing is known; 0 only where it is known that nothing was heard."""
+
+    date: date
+    minutes: int | None
+    plays: int | None
+    completeness: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopItem:
+    """A line of a top list; `artist_name` is None for an artist."""
+
+    spotify_id: str
+    name: str
+    artist_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopList:
+    """The list of the last four weeks, best first, and the ranks of the list four weeks ago."""
+
+    items: tuple[TopItem, ...] = ()
+    # None: no list is known from then, and nothing can be said about movement.
+    ranks_before: Mapping[str, int] | None = None
+
+    def moved(self, rank: int) -> int | str | None:
+        """How many ranks the item at this rank (from 1) rose, or "new"; None: not known."""
+        if self.ranks_before is None:
+            return None
+        before = self.ranks_before.get(self.items[rank - 1].spotify_id)
+        return "new" if before is None else before - rank
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """What is known of a person; days oldest first, the last one is today."""
+
+    days: tuple[Day, ...]
+    # Minutes heard in each local hour, 0 to 23, over the last four weeks; empty: none.
+    hours: tuple[int, ...]
+    artists: TopList
+    tracks: TopList
+    # The columns of music_personality; None before the first one is computed.
+    personality: Mapping[str, Any] | None
+    # Open ones, latest first.
+    gaps: tuple[Interval, ...]
+    # Names of the artists that the personality names by id.
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def level(minutes: int | None) -> int | None:
+    """The day's level in the calendar, 0 to 4; None stays None."""
+    return None if minutes is None else sum(minutes >= start for start in LEVELS_FROM)
+
+
+def calendar_start(today: date) -> date:
+    """The Monday with which the calendar begins."""
+    return today - timedelta(days=today.weekday(), weeks=WEEKS - 1)
+
+
+def by_weeks(days: Sequence[Day]) -> list[list[Day | None]]:
+    """Columns of a calendar, Monday first; None for a day outside of `days`."""
+    padded = [None] * days[0].date.weekday() + list(days)
+    padded += [None] * (-len(padded) % 7)
+    return [padded[start : start + 7] for start in range(0, len(padded), 7)]
+
+
+def month_starts(weeks: Sequence[Sequence[Day | None]]) -> dict[int, date]:
+    """The columns in which another month begins, with a date of it; none right beside another."""
+    firsts = [next(day.date for day in week if day) for week in weeks]
+    starts = [0] + [
+        column for column, (one, two) in enumerate(pairwise(firsts), 1) if one.month != two.month
+    ]
+    return {
+        column: firsts[column]
+        for column, after in pairwise([*starts, len(weeks) + 2])
+        if after - column > 1
+    }
+
+
+def minutes_by_hour(quarters: Iterable[tuple[int, int]], zone: ZoneInfo) -> tuple[int, ...]:
+    """Whole minutes per local hour from (quarter of an hour since 1970, milliseconds heard).
+
+    No zone differs from UTC by a part of a quarter today.
+    """
+    heard = [0] * 24
+    for quarter, milliseconds in quarters:
+        heard[datetime.fromtimestamp(quarter * QUARTER_SECONDS, zone).hour] += milliseconds
+    return tuple((one + 30_000) // 60_000 for one in heard) if any(heard) else ()
