@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 
 from spotify_pipeline.domain.parsing import FUTURE_AFTER
 
+_A_DAY = timedelta(days=1)
+
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Plays arrive up to hours late: a day is called complete only this long after its end.
@@ -164,6 +166,32 @@ def completeness(
     if has_play or any(cover.touches(day) for cover in covers):
         return "at_least"
     return "unknown"
+
+
+def observed_days(
+    covers: Sequence[Interval], zone: ZoneInfo, today: date, first: date
+) -> list[tuple[date, date]]:
+    """The local days from `first` to today that lie in one cover, as (from, to), in order.
+
+    Today counts as soon as it has begun. `covers` are disjoint and in order.
+    """
+    spans = []
+    for cover in covers:
+        # A day too wide: where a clock was set back across midnight, dates overlap.
+        begin = max(first, cover.start.astimezone(zone).date() - _A_DAY)
+        end = min(today, cover.end.astimezone(zone).date() + _A_DAY)
+        while begin <= end and local_day(begin, zone).start < cover.start:
+            begin += _A_DAY
+        while begin <= end and cover.end < _end_so_far(end, zone, today):
+            end -= _A_DAY
+        if begin <= end:
+            spans.append((begin, end))
+    return spans
+
+
+def _end_so_far(day: date, zone: ZoneInfo, today: date) -> datetime:
+    span = local_day(day, zone)
+    return span.start if day == today else span.end
 
 
 def _inside(covers: Sequence[Interval], instant: datetime) -> bool:

@@ -6,7 +6,7 @@ in whatever order the rows of the frames stand.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from spotify_pipeline.domain import taste_metrics as taste
 from spotify_pipeline.domain.days import local_today
 from spotify_pipeline.domain.frames import Bools, Integers, dates, day_numbers, objects, places
 from spotify_pipeline.domain.scores import Condition, Score, at_least
-from spotify_pipeline.domain.streaks import streaks
+from spotify_pipeline.domain.streaks import Past, streaks
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PersonalityInputs:
                  days; release_date (text as sent, or missing). At least the plays of the local
                  days definition.window(today); others are ignored
     days         user_id, date (datetime.date), top_artist_id (text or missing): every day of
-                 daily_listening
+                 daily_listening, or of a user with a `past` those that it does not sum up
     top_artists  user_id, time_range, rank, spotify_id, genres (a list or tuple of texts, or None),
                  popularity (0 to 100, or missing), fetched_at (UTC): the lists as they stand now
     earlier      user_id, artist_ids (a list of texts), plays, observed_days (integers): counted
@@ -40,6 +40,7 @@ class PersonalityInputs:
                  artists; a user without a row has none
     observed     user_id, date (datetime.date): days that a successful fetch or an import covers;
                  days outside the window are ignored
+    past         user_id -> the days that `days` leaves out, summed up (see streaks)
     """
 
     now: datetime
@@ -49,6 +50,7 @@ class PersonalityInputs:
     top_artists: pd.DataFrame
     earlier: pd.DataFrame
     observed: pd.DataFrame
+    past: Mapping[str, Past] = field(default_factory=dict)
 
 
 def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
         **taste.stability_metrics(lists),
         **taste.genre_metrics(lists),
         **taste.mainstream_metrics(lists),
-        **_streak_metrics(inputs.days, today),
+        **_streak_metrics(inputs, today),
     }
     known = {name: score.known() for name, score in scores.items()}
     metrics = {name: _plain(score, known[name]) for name, score in scores.items()}
@@ -100,8 +102,8 @@ def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
     return pd.DataFrame({name: objects(result[name]) for name in definition.COLUMNS})
 
 
-def _streak_metrics(days: pd.DataFrame, today: Mapping[str, date]) -> dict[str, Score]:
-    runs = streaks(days, today)
+def _streak_metrics(inputs: PersonalityInputs, today: Mapping[str, date]) -> dict[str, Score]:
+    runs = streaks(inputs.days, today, inputs.past)
     enough = at_least(definition.MIN_STREAK_DAYS, "days with plays", runs["days"].to_numpy())
     scores = {}
     for length, artist_id in (

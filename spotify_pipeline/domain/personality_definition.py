@@ -6,7 +6,7 @@ definition they were computed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 VERSION = 1
 
@@ -199,6 +199,11 @@ TAGS: tuple[Tag, ...] = (
 )
 # The reason for no tags at all.
 INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
+
+
+def is_fresh(fetched_at: datetime, now: datetime) -> bool:
+    """Whether a top list that was fetched then still says something now."""
+    return fetched_at >= now - LIST_MAX_AGE
 
 
 def window(today: date) -> tuple[date, date]:

@@ -1,22 +1,26 @@
 """Daily listening: one row per user and local day with a play, rebuilt from plays at any time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import (
+    ARRAY,
+    Column,
     Connection,
     Date,
-    bindparam,
+    Text,
     cast,
     delete,
     func,
-    or_,
+    literal,
     select,
     tuple_,
+    union,
     update,
 )
+from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.frames import records
@@ -54,13 +58,23 @@ def write_days(
     return written
 
 
-def read_dates(conn: Connection, user_ids: Iterable[str]) -> pd.DataFrame:
-    """Every stored day: user_id, date, top_artist_id (None: no countable play), in order."""
+def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
+    """Each user's stored days from a date on: user_id, date, top_artist_id, in order.
+
+    top_artist_id is None on a day without a play that counts.
+    """
     table = t.daily_listening
     columns = (table.c.user_id, table.c.date, table.c.top_artist_id)
+    users = (
+        func.unnest(literal(list(since), ARRAY(Text)), literal(list(since.values()), ARRAY(Date)))
+        .table_valued("user_id", "since", name="users")
+        .render_derived()
+    )
     rows = conn.execute(
         select(*columns)
-        .where(table.c.user_id.in_(list(user_ids)))
+        .join_from(
+            table, users, (table.c.user_id == users.c.user_id) & (table.c.date >= users.c.since)
+        )
         .order_by(table.c.user_id, table.c.date)
     ).all()
     return pd.DataFrame(rows, columns=[column.name for column in columns])
@@ -68,50 +82,62 @@ def read_dates(conn: Connection, user_ids: Iterable[str]) -> pd.DataFrame:
 
 def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
     """Stored days per user; users without any are left out."""
-    table = t.daily_listening
+    tallies = t.listening_tallies
     rows = conn.execute(
-        select(table.c.user_id, func.count())
-        .where(table.c.user_id.in_(list(user_ids)))
-        .group_by(table.c.user_id)
+        select(tallies.c.user_id, tallies.c.days).where(
+            tallies.c.user_id.in_(list(user_ids)), tallies.c.days > 0
+        )
     )
-    return {row[0]: row[1] for row in rows}
+    return {user_id: days for user_id, days in rows}
 
 
 def read_unsettled(
     conn: Connection, user_ids: Sequence[str], all_of: Iterable[str] = ()
 ) -> list[StoredDay]:
-    """The days of these users that are not complete, those near an open gap, and all of `all_of`.
+    """The days of these users whose completeness may be another now, and all of `all_of`.
 
-    A gap that has just opened may touch days that were complete until now.
+    Those of which nothing was said yet; those that are not complete, but touch a cover; those that
+    touch an open gap, which may have just opened over days that were complete until now.
     """
-    d, g = t.daily_listening, t.listening_gaps
-    # A day to each side: in no zone is it further from the date in UTC to the local one.
-    day = timedelta(days=1)
-    near_a_gap = (
-        select(g.c.id)
-        .where(
-            g.c.user_id == d.c.user_id,
-            g.c.closed_at.is_(None),
-            d.c.date.between(cast(g.c.gap_start - day, Date), cast(g.c.gap_end + day, Date)),
-        )
-        .exists()
+    d, c, g = t.daily_listening, t.coverage, t.listening_gaps
+
+    def near(start: Column[datetime], end: Column[datetime]) -> ColumnElement[bool]:
+        # A day to each side: in no zone is it further from the date in UTC to the local one.
+        day = timedelta(days=1)
+        return d.c.date.between(cast(start - day, Date), cast(end + day, Date))
+
+    days = select(d.c.user_id, d.c.date, d.c.completeness)
+    near_a_cover = days.join(c, c.c.user_id == d.c.user_id).where(
+        d.c.completeness == "at_least", near(c.c.covered_from, c.c.covered_to)
     )
-    rows = conn.execute(
-        select(d.c.user_id, d.c.date, d.c.completeness).where(
-            d.c.user_id.in_(user_ids),
-            or_(d.c.completeness != "complete", near_a_gap, d.c.user_id.in_(list(all_of))),
-        )
+    near_a_gap = days.join(g, g.c.user_id == d.c.user_id).where(
+        g.c.closed_at.is_(None), near(g.c.gap_start, g.c.gap_end)
     )
-    return [StoredDay(*row) for row in rows]
+    some = (days.where(d.c.completeness == "unknown"), near_a_cover, near_a_gap)
+    # Four index scans: years that lie in no cover, or are complete, are not even looked at.
+    statement = union(
+        *(part.where(d.c.user_id.in_(user_ids)) for part in some),
+        days.where(d.c.user_id.in_(list(all_of))),
+    )
+    return [StoredDay(*row) for row in conn.execute(statement)]
 
 
 def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: datetime) -> None:
     """Write the completeness of these days, which has changed."""
+    if not days:
+        return
     table = t.daily_listening
-    if days:
-        conn.execute(
-            update(table)
-            .where(table.c.user_id == bindparam("of_user"), table.c.date == bindparam("of_date"))
-            .values(completeness=bindparam("now"), computed_at=computed_at),
-            [{"of_user": d.user_id, "of_date": d.date, "now": d.completeness} for d in days],
+    changed = (
+        func.unnest(
+            literal([day.user_id for day in days], ARRAY(Text)),
+            literal([day.date for day in days], ARRAY(Date)),
+            literal([day.completeness for day in days], ARRAY(Text)),
         )
+        .table_valued("user_id", "date", "completeness", name="changed")
+        .render_derived()
+    )
+    conn.execute(
+        update(table)
+        .where(table.c.user_id == changed.c.user_id, table.c.date == changed.c.date)
+        .values(completeness=changed.c.completeness, computed_at=computed_at)
+    )

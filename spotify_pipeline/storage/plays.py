@@ -156,9 +156,10 @@ def _is_inside(window: TableValuedAlias) -> ColumnElement[bool]:
 
 def count_plays(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
     """Stored plays per user; users without any are left out."""
+    tallies = t.listening_tallies
     rows = conn.execute(
-        select(t.plays.c.user_id, func.count())
-        .where(t.plays.c.user_id.in_(list(user_ids)))
-        .group_by(t.plays.c.user_id)
+        select(tallies.c.user_id, tallies.c.plays).where(
+            tallies.c.user_id.in_(list(user_ids)), tallies.c.plays > 0
+        )
     )
-    return {row[0]: row[1] for row in rows}
+    return {user_id: plays for user_id, plays in rows}

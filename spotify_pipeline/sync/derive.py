@@ -1,21 +1,18 @@
-"""Days and personality, computed for sets of users from what is stored. No Spotify.
+"""Days and how complete they are, computed for sets of users from stored plays. No Spotify.
 
 All functions work inside the caller's transaction.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from dataclasses import replace
+from datetime import date, datetime
 
 import pandas as pd
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
-from spotify_pipeline.domain import personality_definition as definition
-from spotify_pipeline.domain.coverage import Interval, completeness, local_day
-from spotify_pipeline.domain.personality import PersonalityInputs, music_personality
+from spotify_pipeline.domain.coverage import completeness, local_day
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
 from spotify_pipeline.storage.days import (
@@ -25,9 +22,7 @@ from spotify_pipeline.storage.days import (
     save_completeness,
     write_days,
 )
-from spotify_pipeline.storage.personality import write_personality
-from spotify_pipeline.storage.plays import Heard, read_plays, summarize_plays
-from spotify_pipeline.storage.tops import read_top_artists
+from spotify_pipeline.storage.plays import read_plays
 from spotify_pipeline.sync.outcome import StepRows
 
 
@@ -57,7 +52,7 @@ def rebuild_touched_days(
             [
                 touched,
                 day.touched_days(plays[plays["user_id"].isin(stale)], zones),
-                read_dates(conn, stale)[["user_id", "date"]],
+                read_dates(conn, dict.fromkeys(stale, date.min))[["user_id", "date"]],
             ]
         ).drop_duplicates()
     plays = plays.assign(date=day.local_dates(plays, zones)).merge(touched, on=["user_id", "date"])
@@ -97,82 +92,3 @@ def settle_completeness(
         if now != stored.completeness:
             changed.append(replace(stored, completeness=now))
     save_completeness(conn, changed, computed_at)
-
-
-def rebuild_personality(
-    conn: Connection, zones: Mapping[str, str], now: datetime
-) -> dict[str, StepRows]:
-    """Compute every user's personality as of `now`; returns rows per user."""
-    if not zones:
-        return {}
-    written = write_personality(conn, music_personality(_inputs(conn, zones, now)), now)
-    new = {user_id for (user_id,) in written.inserted}
-    changed = {user_id for (user_id,) in written.changed}
-    return {user_id: StepRows(1, int(user_id in new), int(user_id in changed)) for user_id in zones}
-
-
-@dataclass(frozen=True, slots=True)
-class _Person:
-    """Where somebody lives, the date it is there, and what is known of them."""
-
-    zone: ZoneInfo
-    today: date
-    covers: Sequence[Interval]
-
-    def observed_days(self, first: date, last: date) -> list[date]:
-        """The days from the first to the last that lie in one cover. Today counts as begun."""
-        observed = []
-        for back in range((last - first).days + 1):
-            date_ = last - timedelta(days=back)
-            span = local_day(date_, self.zone)
-            end = span.start if date_ == self.today else span.end
-            if any(cover.start <= span.start and end <= cover.end for cover in self.covers):
-                observed.append(date_)
-        return observed
-
-
-def _inputs(conn: Connection, zones: Mapping[str, str], now: datetime) -> PersonalityInputs:
-    today, covers = day.local_today(now, zones), read_covers(conn, zones)
-    people = {
-        user_id: _Person(check_zone(zone), today[user_id], covers.get(user_id, []))
-        for user_id, zone in zones.items()
-    }
-    windows = {user_id: definition.window(today[user_id]) for user_id in people}
-    observed = [
-        (user_id, date_)
-        for user_id, person in people.items()
-        for date_ in person.observed_days(*windows[user_id])
-    ]
-    return PersonalityInputs(
-        now=now,
-        zones=zones,
-        plays=read_plays(conn, {u: day.reading_window(*windows[u]) for u in people}),
-        days=read_dates(conn, zones),
-        top_artists=read_top_artists(conn, list(zones)),
-        earlier=_earlier(conn, people),
-        observed=pd.DataFrame(observed, columns=["user_id", "date"]),
-    )
-
-
-def _earlier(conn: Connection, people: Mapping[str, _Person]) -> pd.DataFrame:
-    """What the window is compared with; see PersonalityInputs.earlier."""
-    days = {user_id: definition.earlier(person.today) for user_id, person in people.items()}
-    observed = {u: len(person.observed_days(*days[u])) for u, person in people.items()}
-    # To sum up half a year takes 10 ms a user. Without enough observed days it would be in vain.
-    spans = {
-        user_id: (
-            local_day(days[user_id][0], person.zone).start,
-            local_day(days[user_id][1], person.zone).end,
-        )
-        for user_id, person in people.items()
-        if observed[user_id] >= definition.MIN_EARLIER_OBSERVED_DAYS
-    }
-    heard, nothing = summarize_plays(conn, spans), Heard([], 0)
-    return pd.DataFrame(
-        {
-            "user_id": list(people),
-            "artist_ids": [heard.get(user_id, nothing).artist_ids for user_id in people],
-            "plays": [heard.get(user_id, nothing).plays for user_id in people],
-            "observed_days": list(observed.values()),
-        }
-    )

@@ -27,13 +27,10 @@ from spotify_pipeline.storage.state import SyncResult, save_results
 from spotify_pipeline.storage.tops import replace_top_artists, replace_top_tracks
 from spotify_pipeline.storage.upsert import Written
 from spotify_pipeline.sync.collect import Collected
-from spotify_pipeline.sync.derive import (
-    rebuild_personality,
-    rebuild_touched_days,
-    settle_completeness,
-)
+from spotify_pipeline.sync.derive import rebuild_touched_days, settle_completeness
 from spotify_pipeline.sync.outcome import StepFailure, StepRows, UserOutcome, still_possible
 from spotify_pipeline.sync.pages import store_pages
+from spotify_pipeline.sync.personality import rebuild_personality
 from spotify_pipeline.sync.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -199,7 +196,10 @@ def _write_personality(
 ) -> None:
     able = _able(kept, steps, outcomes, s.MUSIC_PERSONALITY)
     zones = {one.listener.user_id: one.listener.timezone for one in able}
-    for user_id, counts in rebuild_personality(conn, zones, pipeline.now()).items():
+    # Who fetches nothing wants it computed again, whether or not anything is known to be new.
+    rebuild = not set(steps) & set(s.FETCHED)
+    rows = rebuild_personality(conn, zones, pipeline.now(), always=rebuild)
+    for user_id, counts in rows.items():
         outcomes[user_id].done[s.MUSIC_PERSONALITY] = counts
 
 

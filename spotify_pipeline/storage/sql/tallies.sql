@@ -15,7 +15,8 @@ BEGIN
 END
 $$;
 
--- New or deleted days: the same, and a streak that was summed up may have become another.
+-- New or deleted days: the same, and a streak that was summed up may have become another, also by
+-- a change of the very day after it.
 CREATE OR REPLACE FUNCTION tally_days() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -25,7 +26,7 @@ BEGIN
     UPDATE listening_tallies AS t SET
         days = t.days + sign * c.days,
         personality_key = NULL,
-        streaks_before = CASE WHEN t.streaks_before <= c.first THEN t.streaks_before END
+        streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
     FROM (
         SELECT user_id, count(*) AS days, min(date) AS first FROM changed GROUP BY user_id
     ) AS c
@@ -41,7 +42,7 @@ AS $$
 BEGIN
     UPDATE listening_tallies AS t SET
         personality_key = NULL,
-        streaks_before = CASE WHEN t.streaks_before <= c.first THEN t.streaks_before END
+        streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
     FROM (
         SELECT user_id, min(date) AS first
         FROM changed JOIN before USING (user_id, date)

@@ -74,6 +74,7 @@ daily_listening = Table(
     Index(
         "ix_daily_listening_unsettled",
         "user_id",
+        "completeness",
         "date",
         postgresql_where=text("completeness <> 'complete'"),
     ),

@@ -44,7 +44,7 @@ COMMENT ON COLUMN spotify_pipeline.sync_run_chunks.throttled_seconds IS 'How lon
 ALTER TABLE spotify_pipeline.sync_requests
     ADD COLUMN failures smallint NOT NULL DEFAULT 0,
     ADD COLUMN not_before timestamptz,
-    ADD CONSTRAINT ck_sync_requests_failures CHECK (failures BETWEEN 0 AND attempts);
+    ADD CONSTRAINT ck_sync_requests_failures CHECK (failures >= 0);
 COMMENT ON COLUMN spotify_pipeline.sync_requests.failures IS 'How many attempts failed in a way that may pass; the third is final.';
 COMMENT ON COLUMN spotify_pipeline.sync_requests.not_before IS 'No run is started before; NULL or past: at once.';
 
@@ -104,4 +104,4 @@ CREATE TRIGGER tally_changed_days AFTER UPDATE ON spotify_pipeline.daily_listeni
     FOR EACH STATEMENT EXECUTE FUNCTION spotify_pipeline.tally_top_artists();
 
 -- The days that may still become complete, among years that are.
-CREATE INDEX ix_daily_listening_unsettled ON spotify_pipeline.daily_listening (user_id, date) WHERE completeness <> 'complete';
+CREATE INDEX ix_daily_listening_unsettled ON spotify_pipeline.daily_listening (user_id, completeness, date) WHERE completeness <> 'complete';
