@@ -4,7 +4,7 @@ One step instead of ten: as fast, a third fewer events, and still exact. An asse
 materialized, everything else is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -12,7 +12,7 @@ import dagster as dg
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import DISPATCH_KEY
+from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.domain.steps import STEPS
 
 if TYPE_CHECKING:
@@ -36,16 +36,18 @@ def listener_assets(
     from spotify_pipeline.sync.users import sync_users
 
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
-    dispatch_key = context.run.tags.get(DISPATCH_KEY)
+    dispatch_key = request_key(context.run)
     with pipeline.opened() as opened:
 
-        def work() -> "list[UserOutcome]":
-            return sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
+        def work(users: Sequence[str]) -> "list[UserOutcome]":
+            # Requests wait for others by themselves.
+            wait = 0 if dispatch_key else WAIT_SECONDS
+            return sync_users(opened, users, selected, wait_seconds=wait)
 
         outcomes = (
             answer_requests(opened, dispatch_key, context.run.run_id, work)
             if dispatch_key
-            else work()
+            else work(context.partition_keys)
         )
     if len(outcomes) == 1:
         for step, rows in outcomes[0].done.items():

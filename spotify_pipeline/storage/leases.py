@@ -56,6 +56,13 @@ def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
     return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
 
 
+def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
+    """Those of these users whom somebody is syncing now."""
+    state = t.sync_state
+    held = state.c.lease_until > func.now()
+    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids), held)))
+
+
 def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = None) -> None:
     """Give back these users (None: all) as far as they are held under this lease."""
     state = t.sync_state

@@ -1,18 +1,54 @@
 """The queue of sync requests, from `queued` to `succeeded` or `failed`.
 
 Whether a request is accepted is decided by the trigger in the database; this module serves those
-that were. The row is the truth, Dagster is the executor.
+that were. The row is the truth, Dagster is the executor. A row's way:
+
+    queued, no key ──assign──► queued, key ──start──► running ──finish──► succeeded or failed
+          ▲                         │                    │
+          └──────── put_back, retry ┴────────────────────┘
+
+Every move names the key under which it was assigned, so that what comes late for an older key
+changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
-from sqlalchemy import Connection, Text, cast, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
 
 OPEN = ("queued", "running")
+BATCH = "batch-"
+
+# More than this wait for less in one run than in one each: a run is a process of seconds of CPU.
+MOST_SINGLE_RUNS = 4
+# Failures that may pass by themselves are final at the third. 10 s after the first, 40 s after the
+# second: our HTTP client has already tried again within the attempt.
+MOST_FAILURES = 3
+FIRST_PAUSE_SECONDS = 10
+PAUSE_GROWTH = 4
+
+_r = t.sync_requests
+
+Failure = tuple[ErrorCode, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,65 +61,83 @@ class Dispatch:
     run_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of failed attempts: so many requests wait for another, so many have failed."""
+
+    again: int
+    failed: int
+
+
+def _waiting() -> ColumnElement[bool]:
+    return and_(
+        _r.c.status == "queued",
+        _r.c.dispatch_key.is_(None),
+        or_(_r.c.not_before.is_(None), _r.c.not_before <= func.now()),
+    )
+
+
+def any_waiting(conn: Connection) -> bool:
+    """Whether a request waits for its key."""
+    return bool(conn.scalar(select(exists().where(_waiting()))))
+
+
 def assign(conn: Connection) -> list[Dispatch]:
-    """Give each waiting request its dispatch key; return all open requests, oldest first.
+    """Give each waiting request its dispatch key and return them, oldest first.
 
-    Returning the already assigned ones too makes a crash between this and Dagster harmless.
+    A key each, `request-{id}-{attempt}`; one `batch-{uuid}` for all when they are many.
     """
-    r = t.sync_requests
-    waiting = (
-        select(r.c.id)
-        .where(r.c.status == "queued", r.c.dispatch_key.is_(None))
-        .order_by(r.c.id)
-        .with_for_update(skip_locked=True)
-    )
-    conn.execute(
-        update(r)
-        .where(r.c.id.in_(waiting.scalar_subquery()))
-        .values(
-            attempts=r.c.attempts + 1,
-            dispatch_key=func.concat(
-                "request-", cast(r.c.id, Text), "-", cast(r.c.attempts + 1, Text)
-            ),
-        )
-    )
-    rows = conn.execute(
-        select(r.c.dispatch_key, r.c.user_id, r.c.status, r.c.run_id)
-        .where(r.c.status.in_(OPEN), r.c.dispatch_key.is_not(None))
-        .order_by(r.c.id)
-    )
-    return [Dispatch(*row) for row in rows]
+    ids = conn.scalars(
+        select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
+    ).all()
+    attempt = _r.c.attempts + 1
+    own_key = func.concat("request-", cast(_r.c.id, Text), "-", cast(attempt, Text))
+    key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
+    conn.execute(update(_r).where(_r.c.id.in_(ids)).values(attempts=attempt, dispatch_key=key))
+    return _dispatches(conn, _r.c.id.in_(ids))
 
 
-def start(conn: Connection, dispatch_key: str, run_id: str) -> None:
-    """The run has begun: its requests are running."""
-    r = t.sync_requests
-    conn.execute(
-        update(r)
-        .where(r.c.dispatch_key == dispatch_key, r.c.status.in_(OPEN))
-        .values(
-            status="running", run_id=run_id, started_at=func.coalesce(r.c.started_at, func.now())
-        )
-    )
+def is_batch(dispatch_key: str) -> bool:
+    """Whether the key stands for many requests, in one run of the job sync_users."""
+    return dispatch_key.startswith(BATCH)
 
 
-def finish(
+def dispatched(conn: Connection) -> list[Dispatch]:
+    """All open requests that have a key, oldest first: also those assigned before a crash."""
+    return _dispatches(conn, and_(_r.c.status.in_(OPEN), _r.c.dispatch_key.is_not(None)))
+
+
+def _dispatches(conn: Connection, which: ColumnElement[bool]) -> list[Dispatch]:
+    columns = (_r.c.dispatch_key, _r.c.user_id, _r.c.status, _r.c.run_id)
+    return [Dispatch(*row) for row in conn.execute(select(*columns).where(which).order_by(_r.c.id))]
+
+
+def start(
     conn: Connection,
     dispatch_key: str,
-    failures: Mapping[str, tuple[ErrorCode, str] | None],
-) -> None:
+    run_id: str,
+    user_ids: Collection[str] | None = None,
+) -> list[str]:
+    """The run has begun: its requests (of these users) are running. Returns whose they are.
+
+    Nobody's: they were answered, or another run was asked for meanwhile.
+    """
+    started = conn.scalars(
+        _open(dispatch_key, user_ids)
+        .values(
+            status="running", run_id=run_id, started_at=func.coalesce(_r.c.started_at, func.now())
+        )
+        .returning(_r.c.user_id)
+    )
+    return sorted(started)
+
+
+def finish(conn: Connection, dispatch_key: str, failures: Mapping[str, Failure | None]) -> None:
     """Close the requests of these users: succeeded where the failure is None."""
-    r = t.sync_requests
     for user_id, failure in failures.items():
         code, message = failure or (None, None)
         conn.execute(
-            update(r)
-            .where(
-                r.c.dispatch_key == dispatch_key,
-                r.c.user_id == user_id,
-                r.c.status.in_(OPEN),
-            )
-            .values(
+            _open(dispatch_key, [user_id]).values(
                 status="failed" if failure else "succeeded",
                 finished_at=func.now(),
                 error_code=code,
@@ -94,26 +148,90 @@ def finish(
 
 def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
     """Queue these users' requests again, as if no run had been asked for."""
-    r = t.sync_requests
-    conn.execute(
-        update(r)
-        .where(r.c.dispatch_key == dispatch_key, r.c.user_id.in_(user_ids), r.c.status.in_(OPEN))
-        .values(status="queued", dispatch_key=None, run_id=None, started_at=None)
-    )
+    conn.execute(_open(dispatch_key, user_ids).values(**_QUEUED))
 
 
-def close_open(conn: Connection, dispatch_keys: Sequence[str], code: ErrorCode) -> int:
-    """Fail the requests whose run ended without an answer; return how many there were."""
-    r = t.sync_requests
+def retry(
+    conn: Connection,
+    dispatch_key: str,
+    failure: Failure,
+    user_ids: Collection[str] | None = None,
+) -> Retried:
+    """An attempt failed in a way that may pass: queue again after a pause, or fail at the third."""
+    code, message = failure
+    failures = _r.c.failures + 1
+    final = failures >= MOST_FAILURES
+
+    def either(if_final: object, else_: object) -> ColumnElement[object]:
+        return case((final, if_final), else_=else_)
+
+    seconds = FIRST_PAUSE_SECONDS * func.power(PAUSE_GROWTH, _r.c.failures)
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    statuses = conn.scalars(
+        _open(dispatch_key, user_ids)
+        .values(
+            failures=failures,
+            status=either("failed", "queued"),
+            finished_at=either(func.now(), null()),
+            error_code=either(code, null()),
+            error_message=either(message, null()),
+            dispatch_key=either(_r.c.dispatch_key, null()),
+            run_id=either(_r.c.run_id, null()),
+            started_at=either(_r.c.started_at, null()),
+            not_before=either(null(), func.now() + pause),
+        )
+        .returning(_r.c.status)
+    ).all()
+    return Retried(statuses.count("queued"), statuses.count("failed"))
+
+
+def close_open(
+    conn: Connection,
+    dispatch_key: str,
+    code: ErrorCode,
+    user_ids: Collection[str] | None = None,
+) -> int:
+    """Fail for good what is still open under this key; return how many requests that were."""
     closed = conn.execute(
-        update(r)
-        .where(r.c.dispatch_key.in_(dispatch_keys), r.c.status.in_(OPEN))
+        _open(dispatch_key, user_ids)
         .values(
             status="failed",
             finished_at=func.now(),
             error_code=code,
             error_message=WHAT_TO_DO[code],
         )
-        .returning(r.c.id)
+        .returning(_r.c.id)
     )
     return len(closed.all())
+
+
+def synced_by_others(conn: Connection, dispatch_key: str) -> list[str]:
+    """Users with an open request under this key whose latest sync did all that it asks for.
+
+    It recorded its success after the request was made, by the database's clock, and fetched plays
+    and all top lists: the facts clock stamps them with one instant only if one sync did both.
+    """
+    s = t.sync_state
+    done = (
+        select(_r.c.user_id)
+        .join(s, s.c.user_id == _r.c.user_id)
+        .where(
+            _r.c.dispatch_key == dispatch_key,
+            _r.c.status.in_(OPEN),
+            s.c.recorded_at >= _r.c.requested_at,
+            s.c.last_error_code.is_(None),
+            s.c.last_success_at == s.c.plays_fetched_at,
+            s.c.last_success_at == s.c.tops_fetched_at,
+        )
+        .order_by(_r.c.user_id)
+    )
+    return list(conn.scalars(done))
+
+
+_QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at": None}
+
+
+def _open(dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
+    """A change of what is still open under this key (for these users)."""
+    change = update(_r).where(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
+    return change if user_ids is None else change.where(_r.c.user_id.in_(list(user_ids)))

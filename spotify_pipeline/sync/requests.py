@@ -2,53 +2,146 @@
 
 from collections.abc import Callable, Sequence
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.storage import requests
+from spotify_pipeline.storage import requests, runs
+from spotify_pipeline.storage.leases import RETRY_SECONDS, leased_users
+from spotify_pipeline.storage.requests import Failure
 from spotify_pipeline.sync.gate import LONGEST_WAIT_SECONDS
-from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
+from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 
 # No call was made, or none may be made next: what the gate says is true for everybody.
 HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)
+
+# What may pass by itself. Everything else is told at once: it wants a person.
+MAY_PASS = (
+    ErrorCode.SPOTIFY_UNAVAILABLE,
+    ErrorCode.BAD_RESPONSE,
+    ErrorCode.CRASHED,
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.QUOTA_EXCEEDED,
+)
+
+# How long a request waits for another sync of the same user.
+WAIT_SECONDS = 30.0
+
+# How long after it a request is seen by who waits for one.
+LOOK_SECONDS = 0.2
+
+# Syncs these users without waiting for those whom somebody else is syncing.
+Work = Callable[[Sequence[str]], list[UserOutcome]]
 
 
 def answer_requests(
     pipeline: Pipeline,
     dispatch_key: str,
     run_id: str,
-    work: Callable[[], list[UserOutcome]],
+    work: Work,
+    user_ids: Sequence[str] | None = None,
 ) -> list[UserOutcome]:
-    """Do the work that these requests asked for and close them with what came of it.
+    """Do the work that these requests (of these users) asked for; write down what came of each.
 
-    Those that have to wait longer than a run may are queued again. An exception closes them as
-    INTERNAL and goes on its way; a killed process leaves them open for the reconciler.
+    Nothing is done for users without an open request under this key. Whoever is synced by somebody
+    else is waited for, and done if that sync was one of everything. What may pass is tried again
+    later; who has to wait longer than a run may is queued again. An exception closes the requests
+    as INTERNAL and goes on its way; a killed process, or a lost Postgres, leaves them open for the
+    reconciler.
     """
     with pipeline.engine.begin() as conn:
-        requests.start(conn, dispatch_key, run_id)
+        asking = requests.start(conn, dispatch_key, run_id, user_ids)
     try:
-        outcomes = work()
+        outcomes = _answer(pipeline, dispatch_key, asking, work)
+        busy = [user_id for user_id, outcome in outcomes.items() if outcome.skipped]
+        if busy:
+            _await_others(pipeline, busy)
+            outcomes |= _answer(pipeline, dispatch_key, busy, work)
+        still_busy = [outcomes[user_id] for user_id in busy if outcomes[user_id].skipped]
+        with pipeline.engine.begin() as conn:
+            for outcome in still_busy:
+                failure = (ErrorCode.INTERNAL, f"{outcome.skipped} Ask for it again.")
+                requests.retry(conn, dispatch_key, failure, [outcome.user_id])
+    except (OperationalError, InterfaceError):
+        raise
     except Exception:
         with pipeline.engine.begin() as conn:
-            requests.close_open(conn, [dispatch_key], ErrorCode.INTERNAL)
+            requests.close_open(conn, dispatch_key, ErrorCode.INTERNAL, asking)
         raise
-    waiting = _held_back(pipeline, outcomes)
-    verdicts = {o.user_id: _verdict(o) for o in outcomes if o.user_id not in waiting}
+    return [
+        outcomes.get(user_id) or UserOutcome(user_id, skipped="The request was answered before.")
+        for user_id in (asking if user_ids is None else user_ids)
+    ]
+
+
+def await_request(pipeline: Pipeline, seconds: float) -> None:
+    """Return when a request waits for its key, or after so long a wait."""
+    deadline = pipeline.monotonic() + seconds
+    # Without a transaction that stays open meanwhile.
+    engine = pipeline.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as conn:
+        while not requests.any_waiting(conn) and pipeline.monotonic() < deadline:
+            pipeline.sleep(LOOK_SECONDS)
+
+
+def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
+    """Note the users of these requests as the run's, and say that it has begun."""
+    with pipeline.engine.begin() as conn:
+        runs.enlist(conn, run_id, requests.start(conn, dispatch_key, run_id))
+
+
+def _answer(
+    pipeline: Pipeline, dispatch_key: str, user_ids: Sequence[str], work: Work
+) -> dict[str, UserOutcome]:
+    """Do the work for those for whom nobody has done it, and answer all who were not busy."""
+    with pipeline.engine.begin() as conn:
+        synced = set(requests.synced_by_others(conn, dispatch_key)).intersection(user_ids)
+        requests.finish(conn, dispatch_key, dict.fromkeys(synced))
+    left = [user_id for user_id in user_ids if user_id not in synced]
+    outcomes = work(left) if left else []
+    answered = [outcome for outcome in outcomes if not outcome.skipped]
+    waiting = _held_back(pipeline, answered)
+    verdicts = {o.user_id: _verdict(o) for o in answered if o.user_id not in waiting}
+    again = {user: failure for user, failure in verdicts.items() if failure and _may_pass(failure)}
     with pipeline.engine.begin() as conn:
         requests.put_back(conn, dispatch_key, waiting)
-        requests.finish(conn, dispatch_key, verdicts)
-    return outcomes
+        for user_id, failure in again.items():
+            requests.retry(conn, dispatch_key, failure, [user_id])
+        requests.finish(
+            conn, dispatch_key, {user: verdicts[user] for user in verdicts.keys() - again.keys()}
+        )
+    return {
+        **{user_id: UserOutcome(user_id) for user_id in synced},
+        **{outcome.user_id: outcome for outcome in outcomes},
+    }
+
+
+def _await_others(pipeline: Pipeline, user_ids: Sequence[str]) -> None:
+    """Return when nobody syncs these users any more, or after so long a wait."""
+    deadline = pipeline.monotonic() + WAIT_SECONDS
+    while pipeline.monotonic() < deadline:
+        with pipeline.engine.connect() as conn:
+            if not leased_users(conn, user_ids):
+                return
+        pipeline.sleep(RETRY_SECONDS)
 
 
 def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
     """The users who were not synced because nobody can be for now, and not soon."""
     refused = {outcome.user_id for outcome in outcomes if outcome.error_code in HELD_BACK}
     closed = pipeline.gate.closed_to("request") if refused else None
-    # A short pause was waited out in vain: then it is better to tell the person.
+    # A short pause was waited out in vain: that counts as an attempt.
     return refused if closed and closed.seconds > LONGEST_WAIT_SECONDS else set()
 
 
-def _verdict(outcome: UserOutcome) -> tuple[ErrorCode, str] | None:
-    if outcome.skipped:
-        return ErrorCode.INTERNAL, f"{outcome.skipped} Ask for it again."
-    failure: StepFailure | None = outcome.failure
-    return (failure.code, WHAT_TO_DO[failure.code]) if failure else None
+def _verdict(outcome: UserOutcome) -> Failure | None:
+    """The failure that speaks for the request: one that wants a person before one that may pass."""
+    codes = [failure.code for failure in outcome.failures.values()]
+    if not codes:
+        return None
+    code = next((code for code in codes if code not in MAY_PASS), codes[0])
+    return code, WHAT_TO_DO[code]
+
+
+def _may_pass(failure: Failure) -> bool:
+    return failure[0] in MAY_PASS

@@ -1,21 +1,15 @@
-"""A run over many users: who belongs to it, its chunks, its outcomes; and requests it answers."""
+"""A run over many users: who belongs to it, its chunks, its outcomes."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 
-import pytest
-from sqlalchemy import text
-
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
-from spotify_pipeline.storage import requests, runs
+from spotify_pipeline.storage import runs
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import leased
 from spotify_pipeline.storage.people import select_users
 from spotify_pipeline.storage.runs import RunTotals
-from spotify_pipeline.sync.outcome import UserOutcome
-from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline.sync.runs import choose, report, sync_chunk
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
@@ -176,110 +170,6 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage)
     stage.simulator.forget_calls()
     stage.sync_well("anna")
     assert len(stage.calls()) == 7
-
-
-def ask(stage: Stage, user_id: str) -> str:
-    """The person presses Sync and the sensor hands the request out: its dispatch key."""
-    stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
-    with stage.pipeline.engine.begin() as conn:
-        (key,) = [
-            waiting.dispatch_key for waiting in requests.assign(conn) if waiting.user_id == user_id
-        ]
-    return key
-
-
-def request(stage: Stage, user_id: str) -> dict[str, object]:
-    """The person's latest request."""
-    return stage.rows(t.sync_requests, user_id)[-1]
-
-
-def test_an_answered_request_tells_what_came_of_it(stage: Stage) -> None:
-    stage.connect("anna", person="light")
-    key = ask(stage, "anna")
-    seen: list[object] = []
-
-    def work() -> list[UserOutcome]:
-        seen.append(request(stage, "anna")["status"])
-        return stage.sync("anna")
-
-    answer_requests(stage.pipeline, key, "a run", work)
-    row = request(stage, "anna")
-    assert seen == ["running"]
-    assert (row["status"], row["run_id"], row["error_code"]) == ("succeeded", "a run", None)
-    with stage.pipeline.engine.connect() as conn:
-        state = conn.execute(text("SELECT state FROM spotify_pipeline.sync_status")).scalar()
-    assert state == "idle"
-
-
-def test_a_failed_sync_fails_its_request_with_what_to_do(stage: Stage) -> None:
-    stage.connect("anna", person="light")
-    stage.simulator.revoke("anna")
-    key = ask(stage, "anna")
-    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
-    row = request(stage, "anna")
-    assert (row["status"], row["error_code"]) == ("failed", "RECONNECT")
-    assert row["error_message"] == WHAT_TO_DO[ErrorCode.RECONNECT]
-
-
-def test_a_partly_failed_sync_fails_its_request(stage: Stage) -> None:
-    stage.connect("anna", person="light")
-    stage.simulator.add_fault(ServerError(), endpoint="top_tracks")
-    key = ask(stage, "anna")
-    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
-    assert request(stage, "anna")["error_code"] == "SPOTIFY_UNAVAILABLE"
-
-
-def test_a_request_of_a_user_who_stays_busy_fails_and_says_so(stage: Stage) -> None:
-    stage.connect("anna", person="light")
-    key = ask(stage, "anna")
-    with leased(stage.pipeline.engine, ["anna"]):
-        answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
-    row = request(stage, "anna")
-    assert row["status"] == "failed"
-    assert "Another sync" in str(row["error_message"])
-
-
-def test_a_bug_fails_the_request_and_is_not_swallowed(stage: Stage) -> None:
-    stage.connect("anna", person="light")
-    key = ask(stage, "anna")
-
-    def work() -> list[UserOutcome]:
-        raise RuntimeError("a bug")
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        answer_requests(stage.pipeline, key, "a run", work)
-    assert request(stage, "anna")["error_code"] == "INTERNAL"
-
-
-def test_answering_a_request_twice_changes_nothing(stage: Stage) -> None:
-    """As when a run is tried again after its process died at the very end."""
-    stage.connect("anna", person="light")
-    key = ask(stage, "anna")
-    answer_requests(stage.pipeline, key, "a run", lambda: stage.sync("anna"))
-    before = request(stage, "anna")
-    stage.simulator.revoke("anna")
-    answer_requests(stage.pipeline, key, "its second try", lambda: stage.sync("anna"))
-    assert request(stage, "anna") == before
-
-
-def test_a_request_keeps_its_key_until_it_is_answered(stage: Stage) -> None:
-    for user_id in ("anna", "ben"):
-        stage.connect(user_id, person="light")
-    key = ask(stage, "anna")
-    assert key == f"request-{request(stage, 'anna')['id']}-1"
-    other = ask(stage, "ben")
-    with stage.pipeline.engine.begin() as conn:
-        assert [waiting.dispatch_key for waiting in requests.assign(conn)] == [key, other]
-        requests.start(conn, key, "a run")
-        assert [(waiting.status, waiting.run_id) for waiting in requests.assign(conn)] == [
-            ("running", "a run"),
-            ("queued", None),
-        ]
-        assert requests.close_open(conn, [key], ErrorCode.CRASHED) == 1
-        assert requests.close_open(conn, [key], ErrorCode.CRASHED) == 0
-        assert [waiting.user_id for waiting in requests.assign(conn)] == ["ben"]
-    assert request(stage, "anna")["error_code"] == "CRASHED"
-    assert request(stage, "anna")["attempts"] == 1
 
 
 def test_a_chunk_of_selected_steps_asks_only_for_those(stage: Stage) -> None:

@@ -100,16 +100,14 @@ def test_no_secret_is_in_logs_errors_or_tables_whatever_fails(
         "ALTER TABLE spotify_pipeline.user_top_artists ADD CHECK (user_id <> 'dora') NOT VALID"
     )
     with stage.pipeline.engine.begin() as conn:
-        for user_id in ("anna", "cleo", "dora"):
+        for user_id in ("anna", "ben", "cleo", "dora"):
             conn.execute(
                 text("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)"),
                 {"u": user_id},
             )
         conn.execute(text("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'key'"))
     said: list[str] = []
-    for outcome in answer_requests(
-        stage.pipeline, "key", "run", lambda: stage.sync("anna", "ben", "cleo", "dora")
-    ):
+    for outcome in answer_requests(stage.pipeline, "key", "run", lambda users: stage.sync(*users)):
         said.append(repr(outcome))  # its messages included
         assert outcome.result == "failed"
     canaries.note_tokens()

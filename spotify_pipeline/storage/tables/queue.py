@@ -54,6 +54,12 @@ sync_requests = Table(
     described(
         "attempts", SmallInteger, "How often a run was started for it.", server_default=text("0")
     ),
+    described("dispatch_key", Text, "Key of the latest run asked for; NULL before.", nullable=True),
+    described("run_id", Text, "Dagster run that serves it.", nullable=True),
+    described("started_at", Instant, "When it began to run.", nullable=True),
+    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
+    described("error_code", Text, "Why it failed; a code of the closed list.", nullable=True),
+    described("error_message", Text, "The same for a person to read.", nullable=True),
     described(
         "failures",
         SmallInteger,
@@ -63,17 +69,11 @@ sync_requests = Table(
     described(
         "not_before", Instant, "No run is started before; NULL or past: at once.", nullable=True
     ),
-    described("dispatch_key", Text, "Key of the latest run asked for; NULL before.", nullable=True),
-    described("run_id", Text, "Dagster run that serves it.", nullable=True),
-    described("started_at", Instant, "When it began to run.", nullable=True),
-    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
-    described("error_code", Text, "Why it failed; a code of the closed list.", nullable=True),
-    described("error_message", Text, "The same for a person to read.", nullable=True),
     one_of("status", STATUSES),
     error_code("error_code"),
     rule("requested_by", "char_length(requested_by) BETWEEN 1 AND 255"),
     rule("attempts", "attempts >= 0"),
-    rule("failures", "failures BETWEEN 0 AND attempts"),
+    rule("failures", "failures >= 0"),
     rule("started", "status <> 'running' OR started_at IS NOT NULL"),
     rule("finished", f"(finished_at IS NOT NULL) = ({FINISHED})"),
     rule("failed", "(error_code IS NOT NULL) = (status = 'failed')"),
