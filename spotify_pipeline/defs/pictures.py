@@ -7,8 +7,11 @@ no other time.
 
 import base64
 import io
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
 from spotify_pipeline.domain.portrait import (
@@ -19,11 +22,16 @@ from spotify_pipeline.domain.portrait import (
     level,
     month_starts,
 )
+from spotify_pipeline.storage.portrait import read_portrait
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.projections.polar import PolarAxes
+
+    from spotify_pipeline.sync.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
 
 # What the event log keeps for every such run: the picture as text, which is a third longer.
 LARGEST = 40_000
@@ -38,6 +46,21 @@ ARTISTS, LONGEST_NAME = 8, 26
 def wants_picture(tags: Mapping[str, str]) -> bool:
     """Whether the run was launched in the UI: by no request, no schedule and no command."""
     return not {DISPATCH_KEY, TRIGGER} & tags.keys()
+
+
+def picture_metadata(pipeline: "Pipeline", user_id: str) -> dict[str, dg.MetadataValue]:
+    """The person's picture, as metadata of their partition; empty if there is none.
+
+    Everything is stored by then: what goes wrong while drawing must not fail the run.
+    """
+    try:
+        with pipeline.engine.connect() as conn:
+            portrait = read_portrait(conn, user_id, pipeline.now())
+        text = as_markdown(portrait)
+    except Exception as error:
+        log.warning("No picture could be drawn: %s", type(error).__name__)
+        text = None
+    return {} if text is None else {"picture": dg.MetadataValue.md(text)}
 
 
 def as_markdown(portrait: Portrait) -> str | None:
@@ -63,9 +86,8 @@ def draw(portrait: Portrait, dpi: int = 110) -> bytes:
     _draw_clock(figure, portrait)
     _draw_artists(figure.add_axes((0.47, 0.04, 0.51, 0.4)), portrait.artists)
     canvas.draw()  # type: ignore[no-untyped-call]
-    picture = Image.frombytes("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert(
-        "RGB"
-    )
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    picture = Image.frombytes("RGBA", canvas.get_width_height(), pixels).convert("RGB")
     file = io.BytesIO()
     # A few colours in a table instead of three bytes per pixel: half the size, no visible loss.
     picture.quantize(48).save(file, "PNG", optimize=True)
