@@ -45,7 +45,7 @@ def _hourly_specs() -> Iterator[dg.AssetCheckSpec]:
             rule.name,
             asset=asset_key(rule.step),
             description=rule.description,
-            metadata={"list the names": _command(rule)},
+            metadata={"list the names": rule.command},
         )
     for step in (*FETCHED, *REBUILT):
         yield dg.AssetCheckSpec(SCHEMA_CHECK, asset=asset_key(step), description=_SCHEMA_SAYS)
@@ -156,7 +156,7 @@ def _ask(
         metadata["rows"] = dg.MetadataValue.int(finding.rows)
     if finding and partition is None:
         metadata["users"] = dg.MetadataValue.int(finding.users)
-        metadata["list the names"] = dg.MetadataValue.text(_command(rule))
+        metadata["list the names"] = dg.MetadataValue.text(rule.command)
     if finding and finding.since:
         metadata["since"] = dg.MetadataValue.timestamp(finding.since)
     return dg.AssetCheckEvaluation(
@@ -194,7 +194,3 @@ def _in_words(finding: Finding | None) -> str | None:
     if not rows:
         return None
     return f"{rows:,} row{'s' * (rows != 1)} of {users:,} user{'s' * (users != 1)}"
-
-
-def _command(rule: Rule) -> str:
-    return f"spotify-pipeline users list --check {rule.name}"
