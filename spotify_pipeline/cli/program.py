@@ -20,7 +20,7 @@ COMMANDS = {
     "users": ("users:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
-    "keys": ("keys:keys", "Make keys that open refresh tokens."),
+    "keys": ("keys:keys", "Make, list, rotate and drop the keys that open refresh tokens."),
     "simulator": ("simulator:simulator", "Serve a local Spotify with synthetic listeners."),
     "doctor": ("doctor:doctor", "Check configuration, database, keys, Spotify and users."),
 }

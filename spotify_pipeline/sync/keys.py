@@ -1,8 +1,13 @@
 """The keys that open refresh tokens: from the environment, or a file in the home."""
 
+import fcntl
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from nacl.public import PrivateKey
 from sqlalchemy import Engine, select
 
 from spotify_pipeline.domain.sealing import BadKeys, Keyring, new_key
@@ -10,6 +15,18 @@ from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage import tables as t
 
 KEY_FILE = "token-keys"
+
+
+@dataclass(frozen=True)
+class FileKeyring(Keyring):
+    """The keys of a file; one that was added since it was read is found as well."""
+
+    path: Path | None = None
+
+    def _key(self, key_id: str) -> PrivateKey:
+        if key_id not in self.keys and self.path is not None:
+            return Keyring(self.current_id, read_key_file(self.path).keys)._key(key_id)
+        return super()._key(key_id)
 
 
 def load_keyring(settings: Settings, engine: Engine) -> Keyring:
@@ -20,13 +37,13 @@ def load_keyring(settings: Settings, engine: Engine) -> Keyring:
     """
     if settings.token_keys is not None:
         return _parse(settings.token_keys.get_secret_value(), "SPOTIFY_PIPELINE_TOKEN_KEYS")
-    if settings.database_url is not None:
+    path = key_file(settings)
+    if path is None:
         raise ConfigurationError(
             "SPOTIFY_PIPELINE_TOKEN_KEYS is not set: with a database of your own the keys that "
             "open refresh tokens come from the environment. Run `spotify-pipeline keys new` to "
             "make one."
         )
-    path = settings.home / KEY_FILE
     if not path.exists():
         with engine.connect() as conn:
             if conn.execute(select(t.user_tokens.c.user_id).limit(1)).first():
@@ -36,23 +53,78 @@ def load_keyring(settings: Settings, engine: Engine) -> Keyring:
                     "reconnect."
                 )
         _create(path)
-    return _parse(path.read_text(), str(path))
+    return read_key_file(path)
+
+
+def key_file(settings: Settings) -> Path | None:
+    """Where the keys are kept; None: they come from the environment."""
+    if settings.token_keys is not None or settings.database_url is not None:
+        return None
+    return settings.home / KEY_FILE
+
+
+def read_key_file(path: Path) -> FileKeyring:
+    """The keys of the file, the current one first. Raises ConfigurationError."""
+    keyring = _parse(path.read_text(), str(path))
+    return FileKeyring(keyring.current_id, keyring.keys, path)
+
+
+def put_first(path: Path, entry: str) -> None:
+    """Make `entry` (`key_id:base64`) the current key of the file; the others stay behind it."""
+    with _entries(path) as entries:
+        entries.insert(0, entry)
+
+
+def put_last(path: Path, entry: str) -> None:
+    """Let the file open what is sealed for one more key."""
+    with _entries(path) as entries:
+        entries.append(entry)
+
+
+def drop(path: Path, key_id: str) -> str:
+    """Take a key out of the file; returns its entry. Raises KeyError if it is not there."""
+    with _entries(path) as entries:
+        by_id = {entry.partition(":")[0]: entry for entry in entries}
+        dropped = by_id.pop(key_id)
+        entries[:] = by_id.values()
+    return dropped
+
+
+@contextmanager
+def _entries(path: Path) -> Iterator[list[str]]:
+    """The entries of the file, to be changed; written whole or not at all, one writer at a time."""
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        entries = [entry for entry in path.read_text().replace(",", "\n").split("\n") if entry]
+        yield entries
+        draft = _write_draft(path, entries)
+        os.replace(draft, path)
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _create(path: Path) -> None:
     """Write a new key that appears whole or not at all; of several processes the first wins."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(new_key()[1] + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    draft = _write_draft(path, [new_key()[1]])
     try:
         os.link(draft, path)
     except FileExistsError:
         pass
     finally:
         draft.unlink()
+
+
+def _write_draft(path: Path, entries: Sequence[str]) -> Path:
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("".join(f"{entry}\n" for entry in entries))
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
 
 
 def _parse(text: str, source: str) -> Keyring:

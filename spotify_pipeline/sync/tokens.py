@@ -12,11 +12,11 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from spotify_pipeline.domain.sealing import Keyring, seal
+from spotify_pipeline.domain.sealing import Keyring, SealError, seal
 from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import Reconnect, SpotifyError, SpotifyUnavailable
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
-from spotify_pipeline.storage.people import Listener, SealedToken, save_grant
+from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
@@ -88,23 +88,45 @@ class UserTokens:
             access_seconds_left=float(grant.expires_in_seconds),
         )
 
-        def save(conn: Connection) -> None:
-            # The person before the token, as in connect_user: no two wait in a circle.
-            if self._suspect:
-                trust_again(conn, self._user_id)
-            save_grant(
+        def save_in_place_of(conn: Connection, stored: SealedToken) -> bool:
+            return save_grant(
                 conn,
                 self._user_id,
-                used,
+                stored,
                 key_id=fresh.key_id,
                 sealed_refresh_token=fresh.sealed_refresh_token,
                 sealed_access_token=sealed_access_token,
                 expires_in=timedelta(seconds=grant.expires_in_seconds),
             )
 
+        def save(conn: Connection) -> None:
+            # The person before the token, as in connect_user: no two wait in a circle.
+            if self._suspect:
+                trust_again(conn, self._user_id)
+            if not save_in_place_of(conn, used) and (
+                anew := self._sealed_anew(conn, refresh_token)
+            ):
+                save_in_place_of(conn, anew)
+
         self._commit(save)
         self._token = fresh
         return grant.access_token
+
+    def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
+        """The stored token, if it is the one we used under another seal: keys were rotated."""
+        for listener in load_listeners(conn, [self._user_id]):
+            stored = listener.token
+            if stored is None:
+                return None
+            try:
+                opened = self._keyring.open(
+                    stored.key_id, stored.sealed_refresh_token, self._user_id
+                )
+            except SealError:
+                # A rotation to a key that this process was started without: the same connection.
+                return stored if stored.authorized_at == self._token.authorized_at else None
+            return stored if opened == refresh_token else None
+        return None
 
     def _ask(self, refresh_token: str) -> Grant:
         if self._suspect:

@@ -1,0 +1,69 @@
+"""Sealed tokens on their way from one key to another. Plain tokens never come here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from spotify_pipeline.storage import tables as t
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """The sealed tokens of a user, both for the key `key_id`."""
+
+    user_id: str
+    key_id: str
+    sealed_refresh_token: bytes = field(repr=False)
+    sealed_access_token: bytes | None = field(repr=False)
+
+
+def count_by_key(conn: Connection) -> dict[str, int]:
+    """How many users' tokens are sealed for each key."""
+    k = t.user_tokens
+    rows = conn.execute(select(k.c.key_id, func.count()).group_by(k.c.key_id).order_by(k.c.key_id))
+    return {key_id: tokens for key_id, tokens in rows}
+
+
+def lock_other_keys(conn: Connection, current: str, after: str, limit: int) -> list[SealedRow]:
+    """The next users in order whose tokens are sealed for another key, locked.
+
+    Rows that somebody else is writing are left out, so that nobody who holds some waits for more.
+    """
+    k = t.user_tokens
+    rows = conn.execute(
+        select(k.c.user_id, k.c.key_id, k.c.sealed_refresh_token, k.c.sealed_access_token)
+        .where(k.c.key_id != current, k.c.user_id > after)
+        .order_by(k.c.user_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    return [SealedRow(*row) for row in rows]
+
+
+def replace_sealed(conn: Connection, rows: Sequence[SealedRow]) -> None:
+    """Write what was sealed anew, of rows that are locked."""
+    if not rows:
+        return
+    k = t.user_tokens
+    statement = (
+        update(k)
+        .where(k.c.user_id == bindparam("_user_id"))
+        .values(
+            key_id=bindparam("_key_id"),
+            sealed_refresh_token=bindparam("_refresh"),
+            sealed_access_token=bindparam("_access"),
+        )
+    )
+    conn.execute(
+        statement,
+        [
+            {
+                "_user_id": row.user_id,
+                "_key_id": row.key_id,
+                "_refresh": row.sealed_refresh_token,
+                "_access": row.sealed_access_token,
+            }
+            for row in rows
+        ],
+    )
