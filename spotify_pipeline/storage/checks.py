@@ -38,6 +38,11 @@ class Rule:
     # Cheap enough to ask of one user right after each of their syncs.
     of_one: bool = False
 
+    @property
+    def command(self) -> str:
+        """Lists the names that the check only counts."""
+        return f"spotify-pipeline users list --check {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
