@@ -41,3 +41,13 @@ BEGIN
     RETURN NEW;
 END
 $$;
+
+-- Whoever deletes a person, in whatever way: Dagster's storage still names them for a while.
+CREATE OR REPLACE FUNCTION raise_tombstone() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    INSERT INTO forgotten (user_id) VALUES (OLD.user_id);
+    RETURN NULL;
+END
+$$;

@@ -4,6 +4,7 @@ These definitions are the one source of the schema; a test proves that the migra
 """
 
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
+from spotify_pipeline.storage.tables.forgetting import forgotten
 from spotify_pipeline.storage.tables.listening import (
     BEGINNING,
     artists,
@@ -41,6 +42,7 @@ __all__ = [
     "daily_listening",
     "day_starts",
     "fetch_log",
+    "forgotten",
     "listening_gaps",
     "listening_tallies",
     "metadata",

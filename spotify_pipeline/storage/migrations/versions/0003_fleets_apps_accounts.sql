@@ -105,3 +105,25 @@ CREATE TRIGGER tally_changed_days AFTER UPDATE ON spotify_pipeline.daily_listeni
 
 -- The days that may still become complete, among years that are.
 CREATE INDEX ix_daily_listening_unsettled ON spotify_pipeline.daily_listening (user_id, completeness, date) WHERE completeness <> 'complete';
+
+-- Tombstones of people who were forgotten, in whatever way their row went.
+CREATE TABLE spotify_pipeline.forgotten (
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    user_id TEXT,
+    forgotten_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    scrubbed_at TIMESTAMP WITH TIME ZONE,
+    traces JSONB DEFAULT '{}' NOT NULL,
+    CONSTRAINT pk_forgotten PRIMARY KEY (id),
+    CONSTRAINT ck_forgotten_scrubbed CHECK ((user_id IS NULL) = (scrubbed_at IS NOT NULL))
+);
+CREATE INDEX ix_forgotten_user_id ON spotify_pipeline.forgotten (user_id) WHERE user_id IS NOT NULL;
+COMMENT ON TABLE spotify_pipeline.forgotten IS 'One row per forgotten person: a tombstone at first, a receipt without a name later.';
+COMMENT ON COLUMN spotify_pipeline.forgotten.id IS 'Number of the receipt.';
+COMMENT ON COLUMN spotify_pipeline.forgotten.user_id IS 'Who was forgotten, as long as Dagster''s storage may name them; then NULL.';
+COMMENT ON COLUMN spotify_pipeline.forgotten.forgotten_at IS 'When their rows were deleted.';
+COMMENT ON COLUMN spotify_pipeline.forgotten.scrubbed_at IS 'When the last trace was gone; NULL: not yet.';
+COMMENT ON COLUMN spotify_pipeline.forgotten.traces IS 'What was deleted from Dagster''s storage: kind -> count.';
+CREATE FUNCTION spotify_pipeline.raise_tombstone() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN RAISE ''run spotify-pipeline init-db''; END';
+CREATE TRIGGER raise_tombstone AFTER DELETE ON spotify_pipeline.users
+    FOR EACH ROW EXECUTE FUNCTION spotify_pipeline.raise_tombstone();
