@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -140,6 +140,47 @@ class Settings(BaseModel):
         None,
         alias="SPOTIFY_PIPELINE_REVALIDATE_SECRET",
         description="Signs the cache hook's calls (HMAC-SHA256).",
+    )
+    executor: Literal["multiprocess", "celery"] = Field(
+        "multiprocess",
+        alias="SPOTIFY_PIPELINE_EXECUTOR",
+        description="What runs the chunks of `sync_users`: `multiprocess` or `celery`.",
+    )
+    workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        alias="SPOTIFY_PIPELINE_WORKERS",
+        description="Processes of one run of `sync_users`, with `multiprocess`.",
+    )
+    broker_url: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_BROKER_URL",
+        description="With `celery`: the Redis that hands chunks to workers, `redis://…`.",
+    )
+    redeliver_seconds: int = Field(
+        3600,
+        ge=10,
+        le=86_400,
+        alias="SPOTIFY_PIPELINE_REDELIVER_SECONDS",
+        description=(
+            "With `celery`: when a chunk whose worker vanished goes to another one; longer than "
+            "any chunk takes."
+        ),
+    )
+    keep_runs_days: int = Field(
+        30,
+        ge=1,
+        le=3650,
+        alias="SPOTIFY_PIPELINE_KEEP_RUNS_DAYS",
+        description="How long Dagster's finished runs and their events are kept.",
+    )
+    keep_logs_days: int = Field(
+        30,
+        ge=7,
+        le=3650,
+        alias="SPOTIFY_PIPELINE_KEEP_LOGS_DAYS",
+        description="How long the log of fetches, outcomes of runs and closed requests are kept.",
     )
 
 

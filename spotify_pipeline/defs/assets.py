@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from spotify_pipeline.defs.checks import OF_USER, as_result, evaluate_user, log_evaluation
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
 from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.pictures import picture_metadata, wants_picture
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.defs.user_check import evaluation
+from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, STEPS
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.outcome import StepRows, UserOutcome
@@ -25,6 +28,7 @@ WAIT_SECONDS = 30
 @dg.multi_asset(
     name="sync_listener",
     specs=list(asset_specs()),
+    check_specs=OF_USER,
     can_subset=True,
     partitions_def=listeners,
 )
@@ -33,6 +37,7 @@ def listener_assets(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     from spotify_pipeline.sync.requests import answer_requests
+    from spotify_pipeline.sync.runs import judged
     from spotify_pipeline.sync.users import sync_users
 
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
@@ -42,20 +47,49 @@ def listener_assets(
         def work(users: Sequence[str]) -> "list[UserOutcome]":
             # Requests wait for others by themselves.
             wait = 0 if dispatch_key else WAIT_SECONDS
-            return sync_users(opened, users, selected, wait_seconds=wait)
+            return judged(
+                opened, users, lambda: sync_users(opened, users, selected, wait_seconds=wait)
+            )
 
         outcomes = (
             answer_requests(opened, dispatch_key, context.run.run_id, work)
             if dispatch_key
             else work(context.partition_keys)
         )
+        checked = {
+            (one.user_id, step): list(
+                evaluate_user(opened, one.user_id, step, context.selected_asset_check_keys)
+            )
+            for one in outcomes
+            for step in one.done
+        }
+        picture = (
+            picture_metadata(opened, outcomes[0].user_id)
+            if wants_picture(context.run.tags)
+            and len(outcomes) == 1
+            and MUSIC_PERSONALITY in outcomes[0].done
+            else {}
+        )
     if len(outcomes) == 1:
-        for step, rows in outcomes[0].done.items():
-            yield dg.MaterializeResult(asset_key(step), metadata=row_metadata(rows))
+        (one,) = outcomes
+        for step, rows in one.done.items():
+            yield dg.MaterializeResult(
+                asset_key(step),
+                metadata={
+                    **row_metadata(rows),
+                    **(picture if step == MUSIC_PERSONALITY else {}),
+                },
+                check_results=[as_result(found) for found in checked[one.user_id, step]],
+            )
     else:
         # An output would mark every partition of the run as materialized, the failed ones too.
-        for outcome in outcomes:
-            log_materializations(context, outcome.user_id, outcome.done)
+        for one in outcomes:
+            log_materializations(context, one.user_id, one.done)
+            for step in one.done:
+                for found in checked[one.user_id, step]:
+                    log_evaluation(context, found)
+    for judgement in filter(None, map(evaluation, outcomes)):
+        log_evaluation(context, judgement)
     raise_failures(outcomes)
 
 
@@ -71,16 +105,24 @@ def row_metadata(rows: "StepRows") -> dict[str, int | str]:
     return counts
 
 
+def materializations(
+    user_id: str, done: "Mapping[str, StepRows]"
+) -> Iterator[dg.AssetMaterialization]:
+    """One per step, on the user's partition."""
+    for step, rows in done.items():
+        yield dg.AssetMaterialization(
+            asset_key(step), partition=user_id, metadata=row_metadata(rows)
+        )
+
+
 def log_materializations(
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
     user_id: str,
     done: "Mapping[str, StepRows]",
 ) -> None:
-    """One AssetMaterialization per step, on the user's partition."""
-    for step, rows in done.items():
-        context.log_event(
-            dg.AssetMaterialization(asset_key(step), partition=user_id, metadata=row_metadata(rows))
-        )
+    """Records them; Dagster keeps them back until the step ends."""
+    for materialization in materializations(user_id, done):
+        context.log_event(materialization)
 
 
 def raise_failures(outcomes: "list[UserOutcome]") -> None:

@@ -4,17 +4,25 @@ import dagster as dg
 
 from spotify_pipeline.defs.assets import listener_assets
 from spotify_pipeline.defs.checks import hourly_checks
-from spotify_pipeline.defs.jobs import ChunkNumbers, health, sync_user, sync_users
+from spotify_pipeline.defs.executors import check_executor
+from spotify_pipeline.defs.jobs import health, sync_user, sync_users
+from spotify_pipeline.defs.many_users import ChunkNumbers
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
+from spotify_pipeline.defs.user_check import user_sync_ok
+from spotify_pipeline.settings import load_settings
 
 
 def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
-    """Assets, checks, jobs, schedules, sensors around a pipeline (default: the environment's)."""
+    """Assets, checks, jobs, schedules, sensors around a pipeline (default: the environment's).
+
+    Raises ConfigurationError when the environment names an executor that is not installed.
+    """
+    check_executor(load_settings())
     return dg.Definitions(
         assets=[listener_assets],
-        asset_checks=[hourly_checks],
+        asset_checks=[hourly_checks, user_sync_ok],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
         sensors=SENSORS,

@@ -110,12 +110,13 @@ weekly_top_refresh = _sync_schedule(
 
 
 @dg.schedule(
+    name="health",
     job=health,
     cron_schedule="30 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-def health_check(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+def health_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Connection states, and what we keep of our own logs and of Dagster's runs."""
     reason = _missed(context, timedelta(hours=1))
     if reason:
@@ -125,4 +126,4 @@ def health_check(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.Sk
     )
 
 
-SCHEDULES = [nightly_sync, plays_poll, weekly_top_refresh, health_check]
+SCHEDULES = [nightly_sync, plays_poll, weekly_top_refresh, health_schedule]

@@ -1,10 +1,11 @@
-"""Who belongs to a run over many users, and how it went for each: sync_run_users."""
+"""A run over many users: who belongs to it, how it went for each, what each chunk cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
 
@@ -21,12 +22,25 @@ class RunUser:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkCosts:
+    """What a chunk took: wall time, calls to Spotify, and how long those were held back."""
+
+    seconds: float
+    api_calls: int
+    throttled_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunTotals:
-    """A run's users by outcome and by error code, and what they brought."""
+    """A run's users by outcome and by error code, what they brought and what they cost."""
 
     by_outcome: dict[str, int]
     by_code: dict[str, int]
     new_plays: int
+    api_calls: int
+    throttled_seconds: float
+    slowest_chunk: int | None
+    slowest_chunk_seconds: float
 
 
 def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
@@ -55,25 +69,80 @@ def cut_chunks(conn: Connection, run_id: str, size: int) -> int:
     return 0 if last is None else int(last) + 1
 
 
-def chunk_users(conn: Connection, run_id: str, chunk: int) -> list[str]:
-    """The users of one chunk, sorted."""
+def enlisted_again(conn: Connection, run_id: str, earlier_run_ids: Sequence[str]) -> bool:
+    """Whether the run has users; if not, it gets those of the first earlier run that has some."""
+    r = t.sync_run_users
+    for source in (run_id, *earlier_run_ids):
+        if user_ids := conn.scalars(select(r.c.user_id).where(r.c.run_id == source)).all():
+            enlist(conn, run_id, user_ids)
+            return True
+    return False
+
+
+def begin_chunk(conn: Connection, run_id: str, chunk: int) -> int:
+    """Note that a process begins the chunk; return how often one has, this time included."""
+    c = t.sync_run_chunks
+    begun = (
+        insert(c)
+        .values(run_id=run_id, chunk=chunk, tries=1)
+        .on_conflict_do_update(
+            index_elements=[c.c.run_id, c.c.chunk],
+            set_={"tries": c.c.tries + 1, "started_at": func.now()},
+        )
+        .returning(c.c.tries)
+    )
+    return int(conn.execute(begun).scalar_one())
+
+
+def end_chunk(conn: Connection, run_id: str, chunk: int, costs: ChunkCosts) -> None:
+    """Note what the chunk took."""
+    c = t.sync_run_chunks
+    conn.execute(
+        update(c)
+        .where(c.c.run_id == run_id, c.c.chunk == chunk)
+        .values(
+            seconds=costs.seconds,
+            api_calls=costs.api_calls,
+            throttled_seconds=costs.throttled_seconds,
+        )
+    )
+
+
+def users_left(conn: Connection, run_id: str, chunk: int) -> list[str]:
+    """The users of one chunk who have no outcome yet, or were left out as busy; sorted."""
     r = t.sync_run_users
     return list(
         conn.scalars(
             select(r.c.user_id)
-            .where(r.c.run_id == run_id, r.c.chunk == chunk)
+            .where(r.c.run_id == run_id, r.c.chunk == chunk, _is_open())
             .order_by(r.c.user_id)
         )
     )
 
 
+def _is_open() -> ColumnElement[bool]:
+    outcome = t.sync_run_users.c.outcome
+    return or_(outcome.is_(None), outcome == "skipped")
+
+
+def failing_users(conn: Connection, user_ids: Sequence[str]) -> set[str]:
+    """Those of these users whose last sync failed."""
+    s = t.sync_state
+    failed = s.c.user_id.in_(list(user_ids)) & s.c.last_error_code.is_not(None)
+    return set(conn.scalars(select(s.c.user_id).where(failed)))
+
+
 def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) -> None:
-    """Write how it went. A user who was forgotten meanwhile has no row any more and gets none."""
+    """Write how it went.
+
+    A user who was forgotten meanwhile has no row any more and gets none. What another process
+    found out about a user stays: two may have the same chunk when one was believed to be dead.
+    """
     r = t.sync_run_users
     if outcomes:
         conn.execute(
             update(r)
-            .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"))
+            .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open())
             .values(
                 outcome=bindparam("outcome"),
                 error_code=bindparam("error_code"),
@@ -107,7 +176,21 @@ def totals(conn: Connection, run_id: str) -> RunTotals:
         by_outcome[outcome or "unknown"] = by_outcome.get(outcome or "unknown", 0) + count
         if code:
             by_code[code] = by_code.get(code, 0) + count
-    return RunTotals(by_outcome, by_code, sum(int(row[3]) for row in rows))
+    c = t.sync_run_chunks
+    chunks = conn.execute(
+        select(c.c.chunk, c.c.seconds, c.c.api_calls, c.c.throttled_seconds)
+        .where(c.c.run_id == run_id, c.c.seconds.is_not(None))
+        .order_by(c.c.seconds.desc())
+    ).all()
+    return RunTotals(
+        by_outcome=by_outcome,
+        by_code=by_code,
+        new_plays=sum(int(row[3]) for row in rows),
+        api_calls=sum(row.api_calls for row in chunks),
+        throttled_seconds=sum(row.throttled_seconds for row in chunks),
+        slowest_chunk=chunks[0].chunk if chunks else None,
+        slowest_chunk_seconds=chunks[0].seconds if chunks else 0.0,
+    )
 
 
 def run_users(conn: Connection, run_id: str) -> list[RunUser]:

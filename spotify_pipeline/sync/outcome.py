@@ -45,6 +45,10 @@ class UserOutcome:
     gone: bool = False
     # No plays were ever fetched before.
     first: bool = False
+    # Perhaps synced by a process that died before it could tell what was new.
+    retried: bool = False
+    # The sync before this one failed, and what it failed at works again.
+    recovered: bool = False
 
     @property
     def result(self) -> Result:
@@ -57,9 +61,10 @@ class UserOutcome:
 
     @property
     def news(self) -> dict[str, StepRows]:
-        """The steps done that changed something; in a first sync all of them."""
+        """The steps done that changed something; in a first sync and a second try all of them."""
+        everything = self.first or self.retried
         return {
-            step: rows for step, rows in self.done.items() if self.first or rows.new or rows.changed
+            step: rows for step, rows in self.done.items() if everything or rows.new or rows.changed
         }
 
     @property

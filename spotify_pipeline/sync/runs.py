@@ -4,19 +4,31 @@ Who belongs to the run and how it went stands in sync_run_users; the parts pass 
 run's id and a chunk's number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from spotify_pipeline.domain.budget import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
 from spotify_pipeline.storage import runs
+from spotify_pipeline.storage.leases import LEASE_SECONDS
 from spotify_pipeline.storage.people import any_user, select_users
-from spotify_pipeline.storage.runs import RunTotals, RunUser
+from spotify_pipeline.storage.runs import ChunkCosts, RunTotals, RunUser
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline.sync.users import sync_users
 
 # The users were enlisted under the run's id by whoever asked for the run.
 ENLISTED = "enlisted"
+
+
+class NobodyEnlisted(Exception):
+    """The run was to sync the users enlisted under its id, and there are none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Nobody is enlisted under this run's id (any more). `enlisted` is for runs that "
+            "`spotify-pipeline sync USER...` starts; here, choose active, due or eligible."
+        )
 
 
 def why_not_now(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
@@ -31,11 +43,23 @@ def why_not_now(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str
     return None
 
 
-def choose(pipeline: Pipeline, run_id: str, selection: str, chunk_size: int) -> int:
-    """Enlist the users of the selection and cut them into chunks; return how many chunks."""
+def choose(
+    pipeline: Pipeline,
+    run_id: str,
+    selection: str,
+    chunk_size: int,
+    earlier_run_ids: Sequence[str] = (),
+) -> int:
+    """Enlist the users of the selection and cut them into chunks; return how many chunks.
+
+    Of an enlisted selection those of an earlier run, when this one repeats it and has none itself.
+    Raises NobodyEnlisted when nobody ever was.
+    """
     with pipeline.engine.begin() as conn:
         if selection != ENLISTED:
             runs.enlist(conn, run_id, select_users(conn, selection, pipeline.now()))
+        elif not runs.enlisted_again(conn, run_id, earlier_run_ids):
+            raise NobodyEnlisted
         return runs.cut_chunks(conn, run_id, chunk_size)
 
 
@@ -46,17 +70,62 @@ def sync_chunk(
     steps: Sequence[str] = STEPS,
     *,
     scheduled: bool = False,
-) -> list[UserOutcome]:
-    """Sync the users of one chunk and write down each one's outcome."""
-    with pipeline.engine.connect() as conn:
-        user_ids = runs.chunk_users(conn, run_id, chunk)
-    outcomes = sync_users(pipeline, user_ids, steps, scheduled=scheduled)
+    dispatch_key: str | None = None,
+) -> Iterator[UserOutcome]:
+    """Sync the users of one chunk who are left, and yield what came of each.
+
+    With a dispatch key that answers their requests.
+    The outcomes are noted when the last one was taken: a caller that dies while telling them has
+    the chunk tried again. A second try waits for users whose lease the dead process still holds.
+    """
+    started, calls = pipeline.monotonic(), pipeline.gate.calls
+    throttled = pipeline.gate.throttled_seconds
+    with pipeline.engine.begin() as conn:
+        retried = runs.begin_chunk(conn, run_id, chunk) > 1
+        user_ids = runs.users_left(conn, run_id, chunk)
+    wait_seconds = LEASE_SECONDS + 1 if retried else 0
+
+    def work(users: Sequence[str]) -> list[UserOutcome]:
+        return sync_users(pipeline, users, steps, wait_seconds=wait_seconds, scheduled=scheduled)
+
+    outcomes = judged(
+        pipeline,
+        user_ids,
+        lambda: (
+            answer_requests(pipeline, dispatch_key, run_id, work, user_ids)
+            if dispatch_key
+            else work(user_ids)
+        ),
+    )
+    for outcome in outcomes:
+        outcome.retried = retried
+        yield outcome
+    costs = ChunkCosts(
+        seconds=pipeline.monotonic() - started,
+        api_calls=pipeline.gate.calls - calls,
+        throttled_seconds=pipeline.gate.throttled_seconds - throttled,
+    )
     with pipeline.engine.begin() as conn:
         runs.save_outcomes(
             conn,
             run_id,
             [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes],
         )
+        runs.end_chunk(conn, run_id, chunk, costs)
+
+
+def judged(
+    pipeline: Pipeline, user_ids: Sequence[str], work: Callable[[], list[UserOutcome]]
+) -> list[UserOutcome]:
+    """Do the work, and mark the users who failed before it and no longer do."""
+    with pipeline.engine.connect() as conn:
+        failing = runs.failing_users(conn, user_ids)
+    outcomes = work()
+    if failing:
+        with pipeline.engine.connect() as conn:
+            failing -= runs.failing_users(conn, list(failing))
+    for outcome in outcomes:
+        outcome.recovered = outcome.user_id in failing and not outcome.gone
     return outcomes
 
 

@@ -1,14 +1,14 @@
 """Many users in one run: the job sync_users, its reports, and its second try after a crash."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.defs.jobs import ChunkNumbers, sync_users
+from spotify_pipeline.defs.many_users import ChunkNumbers, sync_users
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
@@ -16,6 +16,7 @@ from spotify_pipeline.sync import runs
 from spotify_pipeline_tests.defs.staging import (
     StagedPipeline,
     failure_of,
+    materialize,
     materialized,
     staged_defs,
 )
@@ -70,7 +71,18 @@ def test_everybody_is_synced_in_chunks_and_shown_on_their_partition(
     assert outcomes(five, result.run_id) == dict.fromkeys(names, "synced")
     assert {row["user_id"] for row in five.rows(t.plays)} == names
     assert set(materialized(instance)) == {(step, name) for step in STEPS for name in names}
-    assert numbers_of(result) == {"users synced": 5, "new plays": 250}
+    numbers = numbers_of(result)
+    slowest = str(numbers.pop("slowest chunk"))
+    assert re.fullmatch(r"[012]: \d+\.\d s", slowest)
+    assert numbers == {
+        "users synced": 5,
+        "new plays": 250,
+        # Refreshing a token is no call to the API.
+        "API calls": len(five.calls()) - len(five.calls("token")),
+        "seconds throttled": 0.0,
+        "who": f"spotify-pipeline users list --run {result.run_id}",
+    }
+    assert numbers["API calls"] == 35
     steps = {event.step_key for event in result.all_events if event.is_step_success}
     assert steps == {"choose_users", *(f"sync_chunk[{n}]" for n in range(3)), "report_run"}
 
@@ -102,13 +114,49 @@ def test_the_failure_of_one_leaves_the_others_right_and_is_reported_in_numbers(
     said = failure_of(result)
     assert "1 RECONNECT" in said
     assert "1 SPOTIFY_UNAVAILABLE" in said
-    assert numbers_of(result) == {
+    numbers = numbers_of(result)
+    assert {name: told for name, told in numbers.items() if name.startswith(("users", "f"))} == {
         "users synced": 3,
         "users failed": 2,
         "failed RECONNECT": 1,
         "failed SPOTIFY_UNAVAILABLE": 1,
-        "new plays": 150,
     }
+    assert numbers["new plays"] == 150
+    assert str(numbers["who"]) in said
+
+
+def user_sync_ok(instance: dg.DagsterInstance) -> dict[str | None, tuple[bool, str | None]]:
+    """The latest evaluation on each partition: whether it passed, and the code."""
+    key = dg.AssetCheckKey(dg.AssetKey(RECENTLY_PLAYED), "user_sync_ok")
+    found: dict[str | None, tuple[bool, str | None]] = {}
+    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=1000):
+        assert record.event is not None
+        assert record.event.dagster_event is not None
+        evaluation = record.event.dagster_event.asset_check_evaluation_data
+        code = evaluation.metadata.get("error_code")
+        told = (evaluation.passed, str(code.value) if code else None)
+        found.setdefault(evaluation.partition, told)
+    return found
+
+
+def test_the_check_of_a_user_is_evaluated_when_a_sync_fails_and_when_it_recovers(
+    five: Stage, instance: dg.DagsterInstance
+) -> None:
+    fault = five.simulator.add_fault(ServerError(), user_id="cleo")
+    five.simulator.revoke("ben")
+    run(instance)
+    failing = {"ben": (False, "RECONNECT"), "cleo": (False, "SPOTIFY_UNAVAILABLE")}
+    assert user_sync_ok(instance) == failing
+    five.simulator.clear_faults(fault)
+    run(instance)
+    assert user_sync_ok(instance) == failing | {"cleo": (True, None)}
+    # One user alone tells the same.
+    five.simulator.add_fault(ServerError(), user_id="anna")
+    assert not materialize(instance, "anna").success
+    assert user_sync_ok(instance)["anna"] == (False, "SPOTIFY_UNAVAILABLE")
+    five.simulator.clear_faults()
+    assert materialize(instance, "anna").success
+    assert user_sync_ok(instance)["anna"] == (True, None)
 
 
 def test_no_user_is_named_but_on_their_partition(five: Stage, instance: dg.DagsterInstance) -> None:
@@ -124,7 +172,14 @@ def test_no_user_is_named_but_on_their_partition(five: Stage, instance: dg.Dagst
 
     assert named(record.run_config) + named(record.tags) == []
     for entry in instance.all_logs(result.run_id):
-        if not (entry.dagster_event and entry.dagster_event.is_step_materialization):
+        event = entry.dagster_event
+        if event and event.is_step_materialization:
+            told = event.step_materialization_data.materialization
+            assert named(told._replace(partition=None)) == []
+        elif event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            found = event.asset_check_evaluation_data
+            assert named((found.description, found.metadata)) == []
+        else:
             assert named(entry) == [], entry
 
 
@@ -164,7 +219,7 @@ def test_a_second_try_goes_on_with_the_chunks_that_are_missing(
 
     def dying(pipeline: object, run_id: str, chunk: int, *args: Any, **options: Any) -> Any:
         if chunk == 1:
-            raise OperationalError("SELECT 1", {}, Exception("the server went away"))
+            raise dg.Failure("the server went away", allow_retries=False)
         return really(pipeline, run_id, chunk, *args, **options)
 
     job = dg.reconstructable(in_this_process)
@@ -189,3 +244,50 @@ def test_a_second_try_goes_on_with_the_chunks_that_are_missing(
     assert set(outcomes(five).values()) == {"synced"}
     assert {call.user_id for call in five.calls()} == {"cleo", "dora"}
     assert {user_id for _, user_id in materialized(instance)} == set(outcomes(five))
+
+
+def test_a_selection_or_a_step_that_does_not_exist_is_refused_before_a_run(
+    instance: dg.DagsterInstance,
+) -> None:
+    for op, config in (
+        ("choose_users", {"selection": "everybody"}),
+        ("sync_chunk", {"steps": ["top_albums"]}),
+        ("choose_users", {"users": ["anna"]}),
+    ):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            run(instance, {"ops": {op: {"config": config}}})
+    assert instance.get_runs_count() == 0
+
+
+@pytest.mark.parametrize("size", [0, 1001])
+def test_chunks_are_of_one_to_a_thousand_users(
+    stage: Stage, instance: dg.DagsterInstance, size: int
+) -> None:
+    result = run(instance, {"ops": {"choose_users": {"config": {"chunk_size": size}}}})
+    assert failure_of(result) == f"chunk_size is {size}: choose 1 to 1000."
+
+
+def test_enlisted_users_need_somebody_who_enlisted_them(
+    five: Stage, instance: dg.DagsterInstance
+) -> None:
+    config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
+    assert "Nobody is enlisted" in failure_of(run(instance, config))
+    assert five.calls() == []
+
+
+def test_a_repetition_of_a_whole_run_syncs_everybody_again(
+    five: Stage, instance: dg.DagsterInstance
+) -> None:
+    """As "Re-execute all" in the UI does; also of a run whose users somebody had enlisted."""
+    job = dg.reconstructable(in_this_process)
+    with dg.execute_job(job, instance, run_config=CHUNKS_OF_TWO) as first:
+        assert first.success
+    five.connect("fred")
+    five.simulator.forget_calls()
+    again = dg.ReexecutionOptions(first.run_id)
+    config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
+    with dg.execute_job(job, instance, run_config=config, reexecution_options=again) as second:
+        assert second.success
+    names = {"anna", "ben", "cleo", "dora", "emil"}
+    assert outcomes(five, second.run_id) == dict.fromkeys(names, "synced")
+    assert {call.user_id for call in five.calls()} == names

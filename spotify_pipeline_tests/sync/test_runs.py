@@ -105,7 +105,7 @@ def test_every_member_is_in_exactly_one_chunk_and_no_chunk_is_too_large(stage: S
     enlist(stage, "run", names[:5])
     assert choose(stage.pipeline, "run", "enlisted", 10) == 3
     with stage.pipeline.engine.connect() as conn:
-        chunks = [runs.chunk_users(conn, "run", chunk) for chunk in range(4)]
+        chunks = [runs.users_left(conn, "run", chunk) for chunk in range(4)]
     assert [len(chunk) for chunk in chunks] == [10, 10, 3, 0]
     assert [user_id for chunk in chunks for user_id in chunk] == names
     assert choose(stage.pipeline, "an empty run", "active", 10) == 0
@@ -119,7 +119,7 @@ def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stag
     enlist(stage, "another run", ["anna"])
     leaving = stage.meanwhile("recently_played", lambda: stage.forget("gone"))
     with leased(stage.pipeline.engine, ["busy"]):
-        outcomes = sync_chunk(leaving.pipeline, "run", 0)
+        outcomes = list(sync_chunk(leaving.pipeline, "run", 0))
     noted = {row["user_id"]: row for row in stage.rows(t.sync_run_users) if row["run_id"] == "run"}
     assert {user_id: (row["outcome"], row["error_code"]) for user_id, row in noted.items()} == {
         "anna": ("synced", None),
@@ -132,18 +132,23 @@ def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stag
         user_id: count for user_id, count in new_plays.items() if user_id != "gone"
     }
     assert noted["anna"]["seconds"] > 0
-    assert report(stage.pipeline, "run") == RunTotals(
+    found = report(stage.pipeline, "run")
+    assert found == RunTotals(
         by_outcome={"synced": 2, "failed": 1, "skipped": 1},
         by_code={"SPOTIFY_UNAVAILABLE": 1},
         new_plays=sum(new_plays.values()),
+        api_calls=len(stage.calls()) - len(stage.calls("token")),
+        throttled_seconds=0.0,
+        slowest_chunk=0,
+        slowest_chunk_seconds=found.slowest_chunk_seconds,
     )
+    assert found.slowest_chunk_seconds > 0
     assert report(stage.pipeline, "another run").by_outcome == {"unknown": 1}
 
 
 def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage) -> None:
     stage.connect("anna")
     stage.sync_well("anna")
-    choose(stage.pipeline, "run", "eligible", 100)
     asked: dict[str, list[str]] = {}
     for name, later in {
         "9 minutes": timedelta(minutes=9, seconds=59),
@@ -153,7 +158,8 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage)
         stage.simulator.forget_calls()
         stage.at(NOON + later)
         before = stage.row(t.sync_state, "anna")
-        (outcome,) = sync_chunk(stage.pipeline, "run", 0, scheduled=True)
+        choose(stage.pipeline, name, "eligible", 100)
+        (outcome,) = sync_chunk(stage.pipeline, name, 0, scheduled=True)
         assert outcome.result == "synced"
         asked[name] = sorted({call.endpoint for call in stage.calls()})
         if not asked[name]:
@@ -178,3 +184,43 @@ def test_a_chunk_of_selected_steps_asks_only_for_those(stage: Stage) -> None:
     (outcome,) = sync_chunk(stage.pipeline, "run", 0, [RECENTLY_PLAYED])
     assert set(outcome.done) == {RECENTLY_PLAYED} < set(STEPS)
     assert [call.endpoint for call in stage.calls()] == ["token", "recently_played"]
+
+
+def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
+    stage: Stage,
+) -> None:
+    """The first process died while it told what came of it; all data of the chunk was stored."""
+    for user_id in ("anna", "ben"):
+        stage.connect(user_id, person="light")
+    choose(stage.pipeline, "run", "eligible", 100)
+    first = sync_chunk(stage.pipeline, "run", 0)
+    assert next(first).user_id == "anna"
+    first.close()
+    plays = stage.rows(t.plays)
+    assert {row["outcome"] for row in stage.rows(t.sync_run_users)} == {None}
+    again = list(sync_chunk(stage.pipeline, "run", 0))
+    assert {outcome.user_id: set(outcome.news) for outcome in again} == {
+        "anna": set(STEPS),
+        "ben": set(STEPS),
+    }
+    assert stage.rows(t.plays) == plays
+    # Nobody is left.
+    stage.simulator.forget_calls()
+    assert list(sync_chunk(stage.pipeline, "run", 0)) == []
+    assert stage.calls() == []
+
+
+def test_who_failed_before_and_no_longer_does_has_recovered(stage: Stage) -> None:
+    for user_id in ("anna", "ben", "cleo"):
+        stage.connect(user_id, person="light")
+    faults = [stage.simulator.add_fault(ServerError(), user_id=u) for u in ("anna", "ben")]
+    choose(stage.pipeline, "first", "eligible", 100)
+    list(sync_chunk(stage.pipeline, "first", 0))
+    stage.simulator.clear_faults(faults[0])
+    choose(stage.pipeline, "second", "eligible", 100)
+    outcomes = {outcome.user_id: outcome for outcome in sync_chunk(stage.pipeline, "second", 0)}
+    assert {user_id: one.recovered for user_id, one in outcomes.items()} == {
+        "anna": True,
+        "ben": False,
+        "cleo": False,
+    }
