@@ -167,7 +167,7 @@ def out_of_range(scope: Scope) -> Bad:
         text(f"NOT ({rule.sqltext})") for rule in m.constraints if isinstance(rule, CheckConstraint)
     ]
     unexplained = [
-        and_(m.c[metric.column].is_(None), not_(m.c.reasons.op("?")(metric.column)))
+        and_(m.c[metric.column].is_(None), not_(m.c.reasons.has_key(metric.column)))
         for metric in METRICS
         # An artist of a streak is missing because the streak is; that says it already.
         if not metric.column.endswith("_id")
