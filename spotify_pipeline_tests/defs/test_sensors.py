@@ -1,15 +1,25 @@
 """The sensor of requests: one run for each, and requests closed when their run died."""
 
+import threading
+
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus as Status
 
+from spotify_pipeline.defs import sensors
 from spotify_pipeline.defs.sensors import sync_request_sensor
+from spotify_pipeline.storage import requests
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import StagedPipeline, staged_defs
 from spotify_pipeline_tests.sync.stage import Stage
 
 DISPATCH_KEY = "spotify/dispatch_key"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that finds nothing to do does not wait for it."""
+    monkeypatch.setattr(sensors, "WAIT_SECONDS", 0)
 
 
 @pytest.fixture
@@ -52,6 +62,18 @@ def a_run(
     )
 
 
+def start(stage: Stage, dispatch_key: str, run_id: str) -> None:
+    """What a run does first."""
+    with stage.pipeline.engine.begin() as conn:
+        requests.start(conn, dispatch_key, run_id)
+
+
+def let_the_pause_pass(stage: Stage) -> None:
+    stage.execute(
+        "UPDATE spotify_pipeline.sync_requests SET not_before = now() WHERE not_before IS NOT NULL"
+    )
+
+
 def closed(stage: Stage) -> dict[str, tuple[str, str | None]]:
     """Status and code of each person's request."""
     return {
@@ -73,6 +95,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
         assert run.tags[DISPATCH_KEY] == run.run_key
         assert run.tags["spotify/trigger"] == "request"
         assert int(run.tags["dagster/priority"]) > 0
+        assert run.tags["dagster/max_retries"] == "0"
     (added,) = partitions
     assert isinstance(added, dg.AddDynamicPartitionsRequest)
     assert (added.partitions_def_name, added.partition_keys) == ("spotify_users", ["anna"])
@@ -80,22 +103,6 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
         "request-1-1",
         "request-2-1",
     ]
-
-
-def test_a_request_is_asked_for_under_the_same_key_until_its_run_has_begun(
-    three: Stage, instance: dg.DagsterInstance
-) -> None:
-    """The daemon may die between the database and Dagster; Dagster runs a key once."""
-    assert tick(instance, sync_request_sensor) == ([], [])
-    ask(three, "anna")
-    first, _ = tick(instance, sync_request_sensor)
-    again, _ = tick(instance, sync_request_sensor)
-    assert [run.run_key for run in first + again] == ["request-1-1"] * 2
-    three.execute("UPDATE spotify_pipeline.sync_requests SET status = 'running', run_id = 'r'")
-    a_run(instance, "request-1-1", Status.STARTED)
-    assert tick(instance, sync_request_sensor)[0] == []
-    assert closed(three) == {"anna": ("running", None)}
-    assert three.rows(t.sync_requests)[0]["attempts"] == 1
 
 
 def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_run(
@@ -115,39 +122,81 @@ def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_r
     assert [run.partition_key for run in runs] == ["anna", "ben"]
 
 
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [(Status.FAILURE, "CRASHED"), (Status.SUCCESS, "CRASHED"), (Status.CANCELED, "CANCELLED")],
-)
-def test_a_request_whose_run_ended_without_an_answer_is_closed(
-    three: Stage, instance: dg.DagsterInstance, status: Status, code: str
+@pytest.mark.parametrize("status", [Status.FAILURE, Status.SUCCESS])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_request_whose_run_ended_without_an_answer_is_tried_again_under_a_new_key(
+    three: Stage, instance: dg.DagsterInstance, status: Status, begun: bool
 ) -> None:
     ask(three, "anna", "ben")
     tick(instance, sync_request_sensor)
-    a_run(instance, "request-1-1", status)
-    a_run(instance, "request-2-1", Status.NOT_STARTED)
+    run = a_run(instance, "request-1-1", status)
+    a_run(instance, "request-2-1", Status.STARTING)
+    if begun:
+        start(three, "request-1-1", run.run_id)
+    assert tick(instance, sync_request_sensor)[0] == []
+    assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
+    assert three.rows(t.sync_requests, "anna")[0]["not_before"] is not None
+    let_the_pause_pass(three)
     runs, _ = tick(instance, sync_request_sensor)
-    assert closed(three) == {"anna": ("failed", code), "ben": ("queued", None)}
-    assert [run.run_key for run in runs] == ["request-2-1"]
-    assert tick(instance, sync_request_sensor)[0][0].run_key == "request-2-1"
+    assert [run.run_key for run in runs] == ["request-1-2"]
 
 
-def test_a_run_that_dagster_starts_again_still_answers_its_request(
+def test_the_third_crash_is_final(three: Stage, instance: dg.DagsterInstance) -> None:
+    ask(three, "anna")
+    for attempt in (1, 2, 3):
+        runs, _ = tick(instance, sync_request_sensor)
+        assert [run.run_key for run in runs] == [f"request-1-{attempt}"]
+        a_run(instance, f"request-1-{attempt}", Status.FAILURE)
+        tick(instance, sync_request_sensor)
+        let_the_pause_pass(three)
+    assert closed(three) == {"anna": ("failed", "CRASHED")}
+    assert tick(instance, sync_request_sensor) == ([], [])
+
+
+def test_a_request_whose_run_was_cancelled_is_not_tried_again(
     three: Stage, instance: dg.DagsterInstance
 ) -> None:
+    """Before it began, too."""
+    ask(three, "anna", "ben")
+    tick(instance, sync_request_sensor)
+    start(three, "request-1-1", a_run(instance, "request-1-1", Status.CANCELED).run_id)
+    a_run(instance, "request-2-1", Status.CANCELED)
+    tick(instance, sync_request_sensor)
+    assert set(closed(three).values()) == {("failed", "CANCELLED")}
+
+
+def test_a_request_whose_run_was_deleted_is_tried_again(
+    three: Stage, instance: dg.DagsterInstance
+) -> None:
+    ask(three, "anna", "ben")
+    tick(instance, sync_request_sensor)
+    begun, queued = (a_run(instance, f"request-{n}-1", Status.STARTED) for n in (1, 2))
+    start(three, "request-1-1", begun.run_id)
+    for run in (begun, queued):
+        instance.delete_run(run.run_id)
+    runs, _ = tick(instance, sync_request_sensor)
+    # Ben's never began, so it is asked for under the same key; Anna's did, and may be alive.
+    assert [run.run_key for run in runs] == ["request-2-1"]
+    let_the_pause_pass(three)
+    runs, _ = tick(instance, sync_request_sensor)
+    assert [run.run_key for run in runs] == ["request-2-1", "request-1-2"]
+
+
+@pytest.mark.parametrize("status", [None, Status.NOT_STARTED])
+def test_a_run_that_was_never_created_or_never_submitted_is_asked_for_until_it_is(
+    three: Stage, instance: dg.DagsterInstance, status: Status | None
+) -> None:
+    """The daemon may die between the database and Dagster; Dagster runs a key once."""
     ask(three, "anna")
     tick(instance, sync_request_sensor)
-    three.execute("UPDATE spotify_pipeline.sync_requests SET status = 'running', run_id = 'r'")
-    died = a_run(instance, "request-1-1", Status.FAILURE, **{"dagster/will_retry": "true"})
-    tick(instance, sync_request_sensor)
-    assert closed(three) == {"anna": ("running", None)}
-    a_run(instance, "request-1-1", Status.STARTED)
-    instance.add_run_tags(died.run_id, {"dagster/auto_retry_run_id": "the second"})
-    tick(instance, sync_request_sensor)
-    assert closed(three) == {"anna": ("running", None)}
-    a_run(instance, "request-1-1", Status.FAILURE)
-    tick(instance, sync_request_sensor)
-    assert closed(three) == {"anna": ("failed", "CRASHED")}
+    if status:
+        a_run(instance, "request-1-1", status)
+    for _ in range(3):
+        runs, _ = tick(instance, sync_request_sensor)
+        assert [run.run_key for run in runs] == ["request-1-1"]
+    a_run(instance, "request-1-1", Status.STARTING)
+    assert tick(instance, sync_request_sensor)[0] == []
+    assert three.rows(t.sync_requests)[0]["attempts"] == 1
 
 
 def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
@@ -159,3 +208,55 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
     a_run(instance, "request-1-1", Status.FAILURE)
     tick(instance, sync_request_sensor)
     assert closed(three) == {"anna": ("succeeded", None)}
+
+
+def test_five_hundred_requests_are_one_run_that_names_nobody(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.execute(
+        "INSERT INTO spotify_pipeline.users (user_id, connection)"
+        " SELECT 'secret' || n, 'connected' FROM generate_series(1, 500) AS n"
+    )
+    stage.execute(
+        "INSERT INTO spotify_pipeline.sync_requests (user_id)"
+        " SELECT user_id FROM spotify_pipeline.users"
+    )
+    (run,), partitions = tick(instance, sync_request_sensor)
+    assert (run.job_name, run.partition_key, partitions) == ("sync_users", None, [])
+    assert run.run_key is not None
+    assert run.run_key.startswith("batch-")
+    assert run.tags["dagster/max_retries"] == "0"
+    assert "secret" not in str(run)
+    assert {row["dispatch_key"] for row in stage.rows(t.sync_requests)} == {run.run_key}
+    a_run(instance, run.run_key, Status.FAILURE)
+    assert tick(instance, sync_request_sensor)[0] == []
+    let_the_pause_pass(stage)
+    (again,), _ = tick(instance, sync_request_sensor)
+    assert again.run_key != run.run_key
+    assert {row["attempts"] for row in stage.rows(t.sync_requests)} == {2}
+
+
+def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterInstance) -> None:
+    ask(three, "anna", "ben")
+    tick(instance, sync_request_sensor)
+    a_run(instance, "request-1-1", Status.CANCELED)
+    a_run(instance, "request-2-1", Status.FAILURE)
+    said = sync_request_sensor(
+        dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
+    )
+    assert isinstance(said, dg.SkipReason)
+    assert said.skip_message == (
+        "0 requests assigned, 0 runs asked for; of ended runs 1 requests tried again, 0 failed, "
+        "1 cancelled; 2 open before."
+    )
+
+
+def test_a_tick_waits_for_a_request_and_takes_it_at_once(
+    three: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "WAIT_SECONDS", 60)
+    later = threading.Timer(0.3, ask, [three, "anna"])
+    later.start()
+    runs, _ = tick(instance, sync_request_sensor)
+    later.join()
+    assert [run.partition_key for run in runs] == ["anna"]

@@ -1,0 +1,76 @@
+"""Loops that ask Spotify what a sync of everybody asks, and throw the answers away."""
+
+import http.client
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from json import loads
+from urllib.parse import urlencode, urlsplit
+
+from spotify_pipeline.domain.model import TIME_RANGES
+from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+
+TOP_LIMIT = 20
+PATHS = (
+    "/v1/me/player/recently-played?limit=50",
+    *(
+        f"/v1/me/top/{kind}?{urlencode({'time_range': time_range, 'limit': TOP_LIMIT})}"
+        for kind in ("artists", "tracks")
+        for time_range in TIME_RANGES
+    ),
+)
+# One refresh of the token and seven calls.
+CALLS_PER_USER = 1 + len(PATHS)
+
+
+class Bare:
+    """One connection per thread, kept alive; nothing is parsed but the access token."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._where = urlsplit(simulator.url).netloc
+        client = f"{simulator.client_id}:{simulator.client_secret}"
+        self._basic = "Basic " + b64encode(client.encode()).decode()
+        self._mine = threading.local()
+
+    def fetch(self, one: ListenerInfo) -> None:
+        """Everything of one user, in order."""
+        form = {"grant_type": "refresh_token", "refresh_token": one.refresh_token}
+        granted = self._ask("POST", "/api/token", self._basic, urlencode(form))
+        bearer = f"Bearer {loads(granted)['access_token']}"
+        for path in PATHS:
+            self._ask("GET", path, bearer)
+
+    def _ask(self, method: str, path: str, authorization: str, form: str | None = None) -> bytes:
+        headers = {"Authorization": authorization}
+        if form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        connection = self._connection()
+        connection.request(method, path, form, headers)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{path}: status {response.status}")
+        return body
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not hasattr(self._mine, "connection"):
+            self._mine.connection = http.client.HTTPConnection(self._where)
+        connection: http.client.HTTPConnection = self._mine.connection
+        return connection
+
+
+def side_by_side(simulator: Simulator, listeners: Sequence[ListenerInfo], threads: int) -> None:
+    """The floor: nothing that makes these calls with so many threads is faster."""
+    bare = Bare(simulator)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(bare.fetch, listeners))
+
+
+def one_by_one(simulator: Simulator, listeners: Sequence[ListenerInfo], pause: float) -> None:
+    """The loop of the field: a user, a pause, the next user."""
+    bare = Bare(simulator)
+    for one in listeners:
+        bare.fetch(one)
+        time.sleep(pause)

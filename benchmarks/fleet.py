@@ -1,0 +1,242 @@
+"""What syncing many users in one run costs, beside the floor, single runs and a plain loop.
+
+    python -m benchmarks.fleet [--users 1000] [--latency 0.05] [--out FILE]
+
+Everything is real but Spotify: the job sync_users with its own executor, Dagster's storage and our
+data in an embedded Postgres. Calls to Spotify are without a limit, and every user's access token
+has ended, so that all make the same eight calls per user.
+
+    simulator    the bare calls without latency: how fast Spotify itself can be here
+    floor        a bare loop with as many threads makes the calls and throws the answers away
+    first        sync_users of everybody, who all come for the first time
+    nightly      sync_users again after a day of listening
+    again        sync_users again when nothing has changed
+    one by one   a run of sync_user per user, measured on a few
+    plain loop   the calls alone, one user after the other, with 2 s between them, on a few
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from json import dumps
+from pathlib import Path
+
+import click
+from sqlalchemy import text
+
+from benchmarks.bare import CALLS_PER_USER, one_by_one, side_by_side
+from benchmarks.machine import RESULTS, Spent, save, spent_by
+from benchmarks.split import cpu_split
+from benchmarks.world import Fleet, fleet
+
+# As in the executor of sync_users.
+PROCESSES = 2
+PAUSE_SECONDS = 2.0
+FLOOR_FACTOR, START_UP_SECONDS, CPU_FACTOR = 1.25, 15.0, 30.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement on `measured` users. Wall time is projected to all, CPU is per user."""
+
+    name: str
+    measured: int
+    wall_seconds: float
+    cpu_ms: float
+    postgres_ms: float
+    simulator_ms: float
+    peak_mb: float
+
+    def line(self) -> str:
+        """A line of the table."""
+        return (
+            f"{self.name:<11}{self.measured:>7}{self.wall_seconds:>10.1f}{self.cpu_ms:>9.1f}"
+            f"{self.postgres_ms:>10.1f}{self.simulator_ms:>10.1f}{self.peak_mb:>9.0f}"
+        )
+
+
+HEAD = (
+    "                      wall, CPU, ms per user:        peak MB of\n"
+    "             users    all, s     ours  Postgres Simulator  a process"
+)
+
+
+class Bench:
+    """Measures one thing after the other, on the same listeners."""
+
+    def __init__(self, world: Fleet, threads: int, chunk_size: int) -> None:
+        self.world = world
+        self.threads = threads
+        self.chunk_size = chunk_size
+        self.rows: list[Row] = []
+
+    def measure(self, name: str, work: Callable[[], Spent], measured: int | None = None) -> Row:
+        """Does the work and notes what it took, us and the processes beside us."""
+        users = len(self.world.listeners)
+        measured = measured or users
+        postgres, simulator = self.world.cpu_of_postgres(), self.world.cpu_of_simulator()
+        spent = work()
+        per_user = 1000 / measured
+        row = Row(
+            name,
+            measured,
+            spent.wall_seconds * users / measured,
+            spent.cpu_seconds * per_user,
+            (self.world.cpu_of_postgres() - postgres) * per_user,
+            (self.world.cpu_of_simulator() - simulator) * per_user,
+            spent.peak_mb,
+        )
+        self.rows.append(row)
+        click.echo(row.line())
+        return row
+
+    def floor(self) -> Spent:
+        """The calls alone, side by side."""
+        world = self.world
+        return _here(lambda: side_by_side(world.simulator, world.listeners, self.threads))
+
+    def plain_loop(self, few: int) -> Spent:
+        """The calls alone, one after the other."""
+        world = self.world
+        return _here(lambda: one_by_one(world.simulator, world.listeners[:few], PAUSE_SECONDS))
+
+    def sync_users(self) -> Spent:
+        """One run of the job for everybody, by its own executor."""
+        self._end_access_tokens()
+        chosen = {"selection": "eligible", "chunk_size": self.chunk_size}
+        config = {
+            "ops": {"choose_users": {"config": chosen}},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(dumps(config))
+            file.flush()
+            job = ["-m", "spotify_pipeline.definitions", "-j", "sync_users", "-c", file.name]
+            spent = spent_by([sys.executable, "-m", "dagster", "job", "execute", *job])
+        self._check_outcomes()
+        return spent
+
+    def one_run_each(self, few: int) -> Spent:
+        """`spotify-pipeline sync USER` for a few: a run of sync_user in a process of its own."""
+        self._end_access_tokens()
+        program = [sys.executable, "-c", "from spotify_pipeline.cli.main import main; main()"]
+        spent = [spent_by([*program, "sync", one.user_id]) for one in self.world.listeners[:few]]
+        return Spent(
+            sum(one.wall_seconds for one in spent),
+            sum(one.cpu_seconds for one in spent),
+            max(one.peak_mb for one in spent),
+        )
+
+    def split(self) -> dict[str, float]:
+        """Where our CPU goes in one chunk, in ms per user."""
+        self._end_access_tokens()
+        some = [one.user_id for one in self.world.listeners[: self.chunk_size]]
+        return cpu_split(self.world.instance, self.world.pipeline, some)
+
+    def _end_access_tokens(self) -> None:
+        ended = (
+            "UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()"
+            " WHERE access_expires_at IS NOT NULL"
+        )
+        with self.world.pipeline.engine.begin() as conn:
+            conn.execute(text(ended))
+
+    def _check_outcomes(self) -> None:
+        statement = (
+            "SELECT outcome, count(*) FROM spotify_pipeline.sync_run_users WHERE run_id = (SELECT"
+            " run_id FROM spotify_pipeline.sync_run_users ORDER BY created_at DESC LIMIT 1)"
+            " GROUP BY outcome"
+        )
+        with self.world.pipeline.engine.connect() as conn:
+            outcomes = {outcome: count for outcome, count in conn.execute(text(statement))}
+        if outcomes != {"synced": len(self.world.listeners)}:
+            raise click.ClickException(f"Not everybody was synced: {outcomes}")
+
+
+def _here(work: Callable[[], None]) -> Spent:
+    """What work in this process took."""
+    started, before = time.monotonic(), time.process_time()
+    work()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Spent(time.monotonic() - started, time.process_time() - before, peak)
+
+
+def verdicts(rows: Sequence[Row]) -> dict[str, object]:
+    """The nightly run against the targets."""
+    by_name = {row.name: row for row in rows}
+    floor, nightly, single = (by_name[name] for name in ("floor", "nightly", "one by one"))
+    allowed = FLOOR_FACTOR * floor.wall_seconds + START_UP_SECONDS
+    less_cpu = single.cpu_ms / nightly.cpu_ms
+    return {
+        "wall_seconds": nightly.wall_seconds,
+        "wall_seconds_allowed": allowed,
+        "wall_is_met": nightly.wall_seconds <= allowed,
+        "times_less_cpu_than_single_runs": less_cpu,
+        "times_less_cpu_wanted": CPU_FACTOR,
+        "cpu_is_met": less_cpu >= CPU_FACTOR,
+        "times_faster_than_plain_loop": by_name["plain loop"].wall_seconds / nightly.wall_seconds,
+    }
+
+
+def tell(split: dict[str, float], verdict: dict[str, object]) -> None:
+    """The figures below the table."""
+    click.echo("\nCPU of a chunk in one process, ms per user")
+    for part, ms in split.items():
+        click.echo(f"  {part:<15}{ms:8.2f}")
+    click.echo()
+    for name, figure in verdict.items():
+        shown = f"{figure:.1f}" if isinstance(figure, float) else figure
+        click.echo(f"{name.replace('_', ' '):<34}{shown:>8}")
+
+
+@click.command()
+@click.option("--users", default=1000, help="Listeners in the run.")
+@click.option("--latency", default=0.05, help="Seconds that Spotify takes to answer.")
+@click.option("--connections", default=16, help="Threads that ask Spotify, over all processes.")
+@click.option("--chunk-size", default=100, help="Users per chunk.")
+@click.option("--few", default=10, help="Users of what is measured on a few.")
+@click.option("--out", default=RESULTS / "fleet.json", type=Path, help="Where the JSON goes.")
+def main(
+    users: int, latency: float, connections: int, chunk_size: int, few: int, out: Path
+) -> None:
+    """Measures sync_users beside what it could cost at least and at most."""
+    with fleet(users, connections // PROCESSES) as world:
+        bench = Bench(world, connections, chunk_size)
+        click.echo(HEAD)
+        bench.floor()  # makes the lists of everybody, once a day
+        bench.measure("simulator", bench.floor)
+        world.latency(latency)
+        bench.measure("floor", bench.floor)
+        bench.measure("first", bench.sync_users)
+        world.latency(0)
+        world.simulator.advance(timedelta(days=1))
+        bench.floor()
+        world.latency(latency)
+        bench.measure("nightly", bench.sync_users)
+        bench.measure("again", bench.sync_users)
+        split = bench.split()
+        bench.measure("one by one", lambda: bench.one_run_each(few), few)
+        bench.measure("plain loop", lambda: bench.plain_loop(few), few)
+    verdict = verdicts(bench.rows)
+    tell(split, verdict)
+    save(
+        out,
+        {
+            "users": users,
+            "latency_seconds": latency,
+            "connections": connections,
+            "chunk_size": chunk_size,
+            "calls_per_user": CALLS_PER_USER,
+            "rows": [asdict(row) for row in bench.rows],
+            "cpu_split_ms_per_user": split,
+            "verdict": verdict,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

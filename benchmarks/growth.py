@@ -1,0 +1,195 @@
+"""What one incremental sync costs as data grows.
+
+    python -m benchmarks.growth [--repeat 15] [--out FILE]
+
+A sync of one user that brings five new plays, their days and the personality: with 0, 10 thousand,
+100 thousand and 1 million stored plays of the user, and with 10, 1,000 and 50,000 users in the
+database. Everything is real but Spotify, which answers from memory. All sides take turns in one
+process on one server, so that noise hits all alike. CPU is ours and that of Postgres.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+import click
+from sqlalchemy import Engine, event, text
+
+from benchmarks.histories import World, fill_crowd, fill_history, world
+from benchmarks.machine import RESULTS, cpu_seconds, save
+from spotify_pipeline.domain.steps import (
+    DAILY_LISTENING,
+    MUSIC_PERSONALITY,
+    REBUILT,
+    RECENTLY_PLAYED,
+)
+from spotify_pipeline.storage import embedded
+from spotify_pipeline.sync.users import sync_users
+
+STEPS = (RECENTLY_PLAYED, DAILY_LISTENING, MUSIC_PERSONALITY)
+NEW_PLAYS = 5
+HISTORIES = (0, 10_000, 100_000, 1_000_000)
+FLEETS = (10, 1_000, 50_000)
+FLEET_PLAYS = 10_000
+FLAT = 1.2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one sync."""
+
+    wall_ms: float
+    own_ms: float
+    postgres_ms: float
+    statements: int
+
+    @property
+    def cpu_ms(self) -> float:
+        """Ours and Postgres's."""
+        return self.own_ms + self.postgres_ms
+
+
+@dataclass
+class Side:
+    """One size of data: who is synced, where."""
+
+    kind: str
+    size: int
+    world: World
+    costs: list[Cost]
+
+    def user_of(self, turn: int) -> str:
+        """With history it is always the same person; without, a new one each time."""
+        return f"measured{self.size}" if self.kind == "users" or self.size else f"new{turn}"
+
+
+class Meter:
+    """Measures syncs on one Postgres server."""
+
+    def __init__(self, server_pid: int) -> None:
+        self._server_pid = server_pid
+
+    def sync(self, side: Side, turn: int) -> Cost:
+        """One sync with five new plays, an hour after the last."""
+        here = side.world
+        user_id = side.user_of(turn)
+        if user_id.startswith("new"):
+            here.connect(user_id)
+        here.page(user_id, NEW_PLAYS)
+        with counted(here.pipeline.engine) as statements:
+            postgres, own, wall = cpu_seconds(self._server_pid), time.process_time(), time.time()
+            (outcome,) = sync_users(here.pipeline, [user_id], STEPS)
+            wall, own = time.time() - wall, time.process_time() - own
+            postgres = cpu_seconds(self._server_pid) - postgres
+        assert (outcome.result, outcome.new_plays) == ("synced", NEW_PLAYS), outcome
+        return Cost(wall * 1000, own * 1000, postgres * 1000, len(statements))
+
+
+@contextmanager
+def counted(engine: Engine) -> Iterator[list[str]]:
+    """The statements that we send."""
+    statements: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def prepare(side: Side, plays: int, crowd: int) -> None:
+    """Fills the side's part of its database and computes what follows from it."""
+    user_id, engine = side.user_of(0), side.world.pipeline.engine
+    with engine.begin() as conn:
+        if crowd:
+            fill_crowd(conn, crowd)
+    if plays:
+        side.world.connect(user_id)
+        with engine.begin() as conn:
+            fill_history(conn, user_id, plays)
+        sync_users(side.world.pipeline, [user_id], REBUILT)
+
+
+def settle(worlds: Sequence[World]) -> None:
+    """What Postgres does by itself after a while, done before anything is measured."""
+    for one in worlds:
+        with one.pipeline.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.execute(text("VACUUM ANALYZE"))
+
+
+def table(sides: Sequence[Side]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Medians per side, and how they compare with the smallest of their kind."""
+    lines = [
+        "                    wall, ms   CPU, ms:  ours  Postgres       all   ratio  statements"
+    ]
+    rows = []
+    for side in sides:
+        first = next(one for one in sides if one.kind == side.kind)
+        mid = {
+            name: median(getattr(cost, name) for cost in side.costs)
+            for name in ("wall_ms", "own_ms", "postgres_ms", "cpu_ms", "statements")
+        }
+        ratio = mid["cpu_ms"] / median(cost.cpu_ms for cost in first.costs)
+        rows.append({"kind": side.kind, "size": side.size, **mid, "ratio": ratio})
+        lines.append(
+            f"{side.size:>9,} {side.kind:<6}{mid['wall_ms']:>12.1f}{mid['own_ms']:>16.1f}"
+            f"{mid['postgres_ms']:>10.1f}{mid['cpu_ms']:>10.1f}{ratio:>8.2f}"
+            f"{mid['statements']:>12.0f}"
+        )
+    return lines, rows
+
+
+def measure(repeat: int) -> list[Side]:
+    """All sides, in a new random order each turn."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth_")))
+        server = stack.enter_context(embedded.start(home))
+        one = stack.enter_context(world(server.url("histories")))
+        sides = [Side("plays", size, one, []) for size in HISTORIES]
+        for size in FLEETS:
+            there = stack.enter_context(world(server.url(f"fleet_{size}")))
+            sides.append(Side("users", size, there, []))
+        for side in sides:
+            click.echo(f"Filling {side.size:,} {side.kind} ...", err=True)
+            prepare(side, *((side.size, 0) if side.kind == "plays" else (FLEET_PLAYS, side.size)))
+        settle(list({id(side.world): side.world for side in sides}.values()))
+        running = embedded.running_server(home)
+        assert running is not None
+        meter, random = Meter(running.pid), Random(1)  # noqa: S311 - an order, no secret
+        for turn in range(-3, repeat):
+            for there in {id(side.world): side.world for side in sides}.values():
+                there.now += timedelta(hours=1)
+            for side in random.sample(sides, len(sides)):
+                cost = meter.sync(side, turn)
+                if turn >= 0:
+                    side.costs.append(cost)
+    return sides
+
+
+@click.command()
+@click.option("--repeat", default=15, help="Syncs per side.")
+@click.option("--out", type=Path, default=RESULTS / "growth.json", help="Where the figures go.")
+def main(repeat: int, out: Path) -> None:
+    """Prints a table and writes the figures."""
+    sides = measure(repeat)
+    lines, rows = table(sides)
+    click.echo("\n".join(lines))
+    ratios = [row["ratio"] for row in rows]
+    flat = max(ratios) <= FLAT
+    click.echo(f"{'Flat' if flat else 'NOT flat'} within {FLAT - 1:.0%}.")
+    save(
+        out,
+        {"rows": rows, "flat": flat, "syncs": [asdict(c) for side in sides for c in side.costs]},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A simulated Spotify with many listeners, and a pipeline of its own that they are connected to."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import psutil
+
+from benchmarks.machine import cpu_seconds
+from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.sealing import seal
+from spotify_pipeline.settings import load_settings
+from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.faults.refusals import Latency
+from spotify_pipeline.simulator.persons import cast
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.storage.accounts import connect_user, register_user
+from spotify_pipeline.storage.embedded import running_server
+from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
+
+# Who has listened for two weeks fills every page and list; a year takes the simulator a second.
+LISTENED_FOR = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Everybody is connected; the variables that a child process needs are in os.environ."""
+
+    pipeline: Pipeline
+    simulator: Simulator
+    instance: dg.DagsterInstance
+    listeners: Sequence[ListenerInfo]
+    home: Path
+
+    def latency(self, seconds: float) -> None:
+        """From now on every answer of Spotify's comes so much later."""
+        self.simulator.clear_faults()
+        if seconds:
+            self.simulator.add_fault(Latency(seconds))
+
+    def cpu_of_simulator(self) -> float:
+        """CPU seconds of the simulator so far."""
+        (pid,) = [
+            child.pid
+            for child in psutil.Process().children()
+            if "spotify_pipeline.simulator" in child.cmdline()
+        ]
+        return cpu_seconds(pid)
+
+    def cpu_of_postgres(self) -> float:
+        """CPU seconds of the embedded server and all its sessions so far."""
+        server = running_server(self.home)
+        assert server is not None
+        return cpu_seconds(server.pid)
+
+
+@contextmanager
+def fleet(users: int, connections: int) -> Iterator[Fleet]:
+    """So many connected listeners, on an embedded Postgres, without limits of calls."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet_")))
+        simulator = stack.enter_context(running_simulator())
+        os.environ |= {
+            **simulator.environment,
+            "SPOTIFY_PIPELINE_HOME": str(home),
+            "SPOTIFY_PIPELINE_CONNECTIONS": str(connections),
+            "SPOTIFY_PIPELINE_CALLS_PER_30S": "0",
+            "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0",
+            "PYTHONWARNINGS": "ignore",
+        }
+        settings = load_settings()
+        pipeline = stack.enter_context(open_pipeline(settings))
+        # Dagster's tables are made before anything is measured.
+        instance = stack.enter_context(opened_instance(settings))
+        listeners = _connect(pipeline, simulator, users)
+        yield Fleet(pipeline, simulator, instance, listeners, home)
+
+
+def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[ListenerInfo]:
+    now = datetime.now(UTC)
+    simulator.set_clock(now - timedelta(days=1))
+    listeners = [
+        simulator.add_listener(
+            role.user_id,
+            role.timezone,
+            person=role.person,
+            since=(now - LISTENED_FOR).date(),
+        )
+        for role in cast(users, simulator.seed)
+    ]
+    keyring = pipeline.keyring
+    public_key = keyring.public_key(keyring.current_id)
+    with pipeline.engine.begin() as conn:
+        for one in listeners:
+            register_user(conn, one.user_id, one.timezone, one.display_name)
+            connect_user(
+                conn,
+                one.user_id,
+                client_id=simulator.client_id,
+                sealed_refresh_token=seal(public_key, one.user_id, one.refresh_token),
+                key_id=keyring.current_id,
+                scopes=SCOPES,
+                authorized_at=now,
+            )
+    return listeners
