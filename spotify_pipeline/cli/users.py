@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy import Connection
 
+from spotify_pipeline.cli.connection import disconnect, reset
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.listing import list_
@@ -39,6 +40,8 @@ def users() -> None:
 
 users.add_command(list_)
 users.add_command(show)
+users.add_command(disconnect)
+users.add_command(reset)
 
 
 @users.command(

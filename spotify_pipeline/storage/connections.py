@@ -140,6 +140,38 @@ def trust_again(conn: Connection, user_id: str) -> None:
     settle_connections(conn, [user_id])
 
 
+def reset_connection(conn: Connection, user_id: str) -> str | None:
+    """Forget this user's failures, so that a stored token is tried again; returns the connection.
+
+    Without a token nobody is connected, and one that is past its end stays so. None: no such user.
+    """
+    u, k, s = t.users, t.user_tokens, t.sync_state
+    _lock(conn, [user_id])
+    conn.execute(
+        update(s)
+        .where(s.c.user_id == user_id)
+        .values(
+            consecutive_failures=0,
+            last_error_code=None,
+            last_error_message=None,
+            next_due_at=None,
+            recorded_at=func.now(),
+        )
+    )
+    # As if never asked: it counts neither as refused nor as honoured, and a suspect may be probed.
+    kept = conn.execute(
+        update(k)
+        .where(k.c.user_id == user_id)
+        .values(last_refreshed_at=None, last_error_code=None)
+        .returning(k.c.user_id)
+    ).first()
+    if kept:
+        conn.execute(update(u).where(u.c.user_id == user_id).values(connection="connected"))
+        settle_connections(conn, [user_id])
+    connection: str | None = conn.scalar(select(u.c.connection).where(u.c.user_id == user_id))
+    return connection
+
+
 def drop_dead_tokens(conn: Connection) -> int:
     """Delete tokens that ended more than 30 days ago; return how many. The history stays."""
     k, u = t.user_tokens, t.users
