@@ -8,6 +8,7 @@ import click
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.output import count, example, instant, print_json, print_table, printable
 from spotify_pipeline.cli.people import trouble
+from spotify_pipeline.cli.run_listing import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses
 from spotify_pipeline.storage.checks import rule_names, who_breaks
@@ -24,6 +25,7 @@ _COLUMNS = (
         "spotify-pipeline users list",
         "spotify-pipeline users list --failed --json",
         "spotify-pipeline users list --check days_sum_to_plays",
+        "spotify-pipeline users list --run 6f1c0a52-… --failed",
     ),
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects; keys are column names.")
@@ -34,9 +36,17 @@ _COLUMNS = (
     type=click.Choice(rule_names()),
     help="Only the users whom this check in Dagster counts: " + ", ".join(rule_names()) + ".",
 )
-def list_(as_json: bool, failed: bool, check: str | None) -> None:
+@click.option(
+    "--run", "run_id", metavar="RUN_ID", help="Only the users of a run of sync_users, and how."
+)
+def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) -> None:
     """List the users."""
+    if check and run_id:
+        raise click.UsageError("Give --check or --run, not both.")
     with opened_database(load_settings()) as engine, engine.connect() as conn:
+        if run_id:
+            list_run(conn, run_id, failed, as_json)
+            return
         found = who_breaks(conn, check, datetime.now(UTC)) if check else None
         everybody = user_statuses(conn, found)
     # Rows that outlived their user.

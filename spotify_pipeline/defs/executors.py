@@ -10,6 +10,9 @@ import dagster as dg
 
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 
+# What a step imports anyway, once for all steps of a run: a step's process is there at once.
+PRELOADED = ["spotify_pipeline.definitions", "spotify_pipeline.sync.runs"]
+
 
 @dg.executor(
     name="chunks",
@@ -41,7 +44,8 @@ def chunk_executor(context: dg.InitExecutorContext) -> dg.Executor:
             config | {"broker": broker, "backend": broker, "config_source": delivery(settings)},
         )
     workers = context.executor_config.get("workers") or settings.workers
-    return _made(dg.multiprocess_executor, context, config | {"max_concurrent": workers})
+    start = {"start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+    return _made(dg.multiprocess_executor, context, config | start | {"max_concurrent": workers})
 
 
 def check_executor(settings: Settings) -> None:
