@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, func, literal, update
+from sqlalchemy import Boolean, Case, Connection, DateTime, Text, case, func, update
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
 
 from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.recordset import as_row, recordset
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +31,41 @@ class SyncResult:
     error_message: str | None = None
 
 
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "user_id": Text(),
+    "synced_at": DateTime(timezone=True),
+    "anything_done": Boolean(),
+    "everything_done": Boolean(),
+    "plays_fetched": Boolean(),
+    "tops_fetched": Boolean(),
+    "next_due_at": DateTime(timezone=True),
+    "error_code": Text(),
+    "error_message": Text(),
+}
+
+
 def save_results(conn: Connection, results: Sequence[SyncResult]) -> None:
     """Write each user's state; what a sync did not do keeps its earlier instant."""
+    if not results:
+        return
     s = t.sync_state
-    for result in results:
-        at = literal(result.synced_at)
-        conn.execute(
-            update(s)
-            .where(s.c.user_id == result.user_id)
-            .values(
-                last_synced_at=at if result.anything_done else s.c.last_synced_at,
-                last_success_at=at if result.everything_done else s.c.last_success_at,
-                plays_fetched_at=at if result.plays_fetched else s.c.plays_fetched_at,
-                tops_fetched_at=at if result.tops_fetched else s.c.tops_fetched_at,
-                consecutive_failures=0 if result.everything_done else s.c.consecutive_failures + 1,
-                last_error_code=result.error_code,
-                last_error_message=result.error_message,
-                next_due_at=result.next_due_at or s.c.next_due_at,
-                recorded_at=func.now(),
-            )
+    r = recordset([as_row(result) for result in results], _TYPES, "results").c
+
+    def at_if(done: ColumnElement[bool], before: ColumnElement[datetime]) -> Case[datetime]:
+        return case((done, r.synced_at), else_=before)
+
+    conn.execute(
+        update(s)
+        .where(s.c.user_id == r.user_id)
+        .values(
+            last_synced_at=at_if(r.anything_done, s.c.last_synced_at),
+            last_success_at=at_if(r.everything_done, s.c.last_success_at),
+            plays_fetched_at=at_if(r.plays_fetched, s.c.plays_fetched_at),
+            tops_fetched_at=at_if(r.tops_fetched, s.c.tops_fetched_at),
+            consecutive_failures=case((r.everything_done, 0), else_=s.c.consecutive_failures + 1),
+            last_error_code=r.error_code,
+            last_error_message=r.error_message,
+            next_due_at=func.coalesce(r.next_due_at, s.c.next_due_at),
+            recorded_at=func.now(),
         )
+    )

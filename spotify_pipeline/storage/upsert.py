@@ -1,14 +1,14 @@
 """Writes only what changed, and says how much that was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, literal_column, or_
+from sqlalchemy import Connection, Table, and_, func, literal_column, not_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-Row = Mapping[str, Any]
+from spotify_pipeline.storage.recordset import Row, recordset, types_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,43 @@ def upsert_changed(
         return Written()
     keys = [column.name for column in table.primary_key]
     ordered = sorted(rows, key=lambda row: tuple(row[key] for key in keys))
-    given = [name for name in ordered[0] if name not in keys]
-    statement = insert(table)
-    new: dict[str, ColumnElement[Any]] = {
-        name: func.coalesce(statement.excluded[name], table.c[name])
-        if name in keep_known
-        else statement.excluded[name]
-        for name in given
-    }
-    differs = [table.c[name].is_distinct_from(new[name]) for name in given if name not in stamps]
+    names = list(ordered[0])
+
+    def differs(new: Any) -> ColumnElement[bool]:
+        return or_(
+            *(
+                table.c[name].is_distinct_from(_value(new, table, name, keep_known))
+                for name in names
+                if name not in (*keys, *stamps)
+            )
+        )
+
+    given = recordset(ordered, types_of([table.c[name] for name in names]), "given")
+    same = and_(*(table.c[key] == given.c[key] for key in keys), not_(differs(given.c)))
+    # Equal rows are left out first: ON CONFLICT would lock them, and popular artists are in
+    # everybody's chunk.
+    new = select(*given.c).where(~select(literal_column("1")).where(same).exists())
+    statement = insert(table).from_select(names, new)
+    excluded = statement.excluded
     # xmax is 0 in a row that this statement inserted; rowcount is no help with ON CONFLICT.
     written = conn.execute(
         statement.on_conflict_do_update(
-            index_elements=keys, set_=new, where=or_(*differs)
-        ).returning(*(table.c[key] for key in keys), literal_column("xmax = 0")),
-        ordered,
+            index_elements=keys,
+            set_={
+                name: _value(excluded, table, name, keep_known)
+                for name in names
+                if name not in keys
+            },
+            where=differs(excluded),
+        ).returning(*(table.c[key] for key in keys), literal_column("xmax = 0"))
     ).all()
     return Written(
         inserted=tuple(tuple(row[:-1]) for row in written if row[-1]),
         changed=tuple(tuple(row[:-1]) for row in written if not row[-1]),
     )
+
+
+def _value(new: Any, table: Table, name: str, keep_known: Sequence[str]) -> ColumnElement[Any]:
+    """What a column is to hold: the new value, or the known one where the new one says nothing."""
+    value: ColumnElement[Any] = new[name]
+    return func.coalesce(value, table.c[name]) if name in keep_known else value

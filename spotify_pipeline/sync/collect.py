@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Event
 
 from spotify_pipeline.domain.budget import Priority, priority_of
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
@@ -13,6 +14,7 @@ from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS,
 from spotify_pipeline.spotify.errors import SpotifyError, Transient
 from spotify_pipeline.spotify.session import UserSession
 from spotify_pipeline.storage.people import Listener
+from spotify_pipeline.sync.isolation import concerns_one, warn
 from spotify_pipeline.sync.outcome import StepFailure
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.tokens import UserTokens
@@ -56,16 +58,22 @@ def collect(
     def asked(listener: Listener) -> list[str]:
         return _without_fresh(listener, wanted, pipeline.now()) if scheduled else wanted
 
+    interrupted = Event()
+
+    def collect_one(listener: Listener) -> Collected:
+        one = Collected(listener, pipeline.now())
+        _collect_into(one, pipeline, asked(listener), scheduled, interrupted)
+        return one
+
     pipeline.gate.begin()
     workers = min(pipeline.settings.connections, len(listeners)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
-        everybody = list(
-            pool.map(lambda one: _collect_one(pipeline, one, asked(one), scheduled), listeners)
-        )
+        everybody = list(pool.map(collect_one, listeners))
     finally:
-        # All is done here, unless this was interrupted: then calls that may take minutes are
-        # not waited for.
+        # All is done here, unless this was interrupted: then nobody asks on, and calls that may
+        # take minutes are not waited for.
+        interrupted.set()
         pool.shutdown(wait=False, cancel_futures=True)
     stretch = pipeline.gate.due_stretch()
     for one in everybody:
@@ -84,25 +92,46 @@ def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> l
     return [step for step in steps if not (plays if step == RECENTLY_PLAYED else tops)]
 
 
-def _collect_one(
-    pipeline: Pipeline, listener: Listener, steps: Sequence[str], scheduled: bool
-) -> Collected:
+def _collect_into(
+    collected: Collected,
+    pipeline: Pipeline,
+    steps: Sequence[str],
+    scheduled: bool,
+    interrupted: Event,
+) -> None:
     started = pipeline.monotonic()
-    collected = Collected(listener, pipeline.now())
-    refusal = _refusal(pipeline, listener)
-    if refusal is None:
-        tokens = _tokens(pipeline, listener)
-        for step in steps:
-            priority = priority_of(step, scheduled=scheduled)
-            refusal = _fetch(pipeline, tokens, step, priority, collected)
-            if refusal:
-                break
+    try:
+        refusal = _ask(collected, pipeline, steps, scheduled, interrupted)
+    except Exception as error:
+        if not concerns_one(error):
+            raise
+        warn("Collecting one user's data failed", error)
+        refusal = _failure(ErrorCode.INTERNAL)
     if refusal:
         for step in steps:
             if not _has(collected, step):
                 collected.failures.setdefault(step, refusal)
     collected.seconds = pipeline.monotonic() - started
-    return collected
+
+
+def _ask(
+    collected: Collected,
+    pipeline: Pipeline,
+    steps: Sequence[str],
+    scheduled: bool,
+    interrupted: Event,
+) -> StepFailure | None:
+    """Every step's call. Returns the failure that condemns the steps without an answer."""
+    if refusal := _refusal(pipeline, collected.listener):
+        return refusal
+    tokens = _tokens(pipeline, collected.listener)
+    for step in steps:
+        if interrupted.is_set():
+            break
+        priority = priority_of(step, scheduled=scheduled)
+        if refusal := _fetch(pipeline, tokens, step, priority, collected):
+            return refusal
+    return None
 
 
 def _fetch(

@@ -2,41 +2,37 @@
 
 The catalogue is shared and harmless, so it has its own transaction and its locks are short. What
 belongs to users is written only for those who still exist and whose lease is still ours, all of
-it or nothing, equal in effect to a transaction per user.
+it or nothing, equal in effect to a transaction per user. A set takes as many statements as a user.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from itertools import chain
 
 from sqlalchemy import Connection, tuple_, update
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.due import next_due_at
 from spotify_pipeline.domain.model import not_provided
-from spotify_pipeline.domain.zones import UnknownZone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.leases import Lease, lock_held
 from spotify_pipeline.storage.plays import count_plays
 from spotify_pipeline.storage.state import SyncResult, save_results
-from spotify_pipeline.storage.tops import replace_top_artists, replace_top_tracks
-from spotify_pipeline.storage.upsert import Written
+from spotify_pipeline.storage.tops import (
+    FetchedList,
+    ListRows,
+    replace_top_artists,
+    replace_top_tracks,
+)
 from spotify_pipeline.sync.collect import Collected
 from spotify_pipeline.sync.derive import rebuild_touched_days, settle_completeness
+from spotify_pipeline.sync.isolation import by_halves
 from spotify_pipeline.sync.outcome import StepFailure, StepRows, UserOutcome, still_possible
 from spotify_pipeline.sync.pages import store_pages
 from spotify_pipeline.sync.personality import rebuild_personality
 from spotify_pipeline.sync.pipeline import Pipeline
-
-log = logging.getLogger(__name__)
-
-# What one user's data can cause. Anything else, such as a lost connection, concerns everybody.
-REFUSALS = (DataError, IntegrityError, UnknownZone)
 
 
 def write(
@@ -46,31 +42,34 @@ def write(
 
     Returns one outcome per user, in order.
     """
-    try:
-        _write_catalogue(pipeline, collected)
-        return _write_users(pipeline, lease, collected, steps)
-    except REFUSALS as error:
-        # The kind only: Postgres's words quote the row.
-        kind = error.orig if isinstance(error, DBAPIError) else error
-        log.warning("A write was refused: %s", type(kind).__name__)
-        if len(collected) > 1:
-            each = (write(pipeline, lease, [one], steps) for one in collected)
-            return list(chain.from_iterable(each))
-        return [_refused(pipeline, lease, collected[0], steps)]
-
-
-def _refused(pipeline: Pipeline, lease: Lease, one: Collected, steps: Sequence[str]) -> UserOutcome:
-    """The failure of a user whose data Postgres refuses; nothing but the state is written."""
-    user_id = one.listener.user_id
-    outcome = _failed(user_id, steps, ErrorCode.INTERNAL)
+    refused = by_halves(collected, lambda part: _write_catalogue(pipeline, part))
+    outcomes: dict[str, UserOutcome] = {}
+    everybody = [one.listener.user_id for one in collected]
     with pipeline.engine.begin() as conn:
-        _, ours = lock_held(conn, [user_id], lease.lease_id)
-        _write_state(conn, [one] if ours else [], steps, {user_id: outcome})
-    return outcome
+        existing, ours = lock_held(conn, everybody, lease.lease_id)
+
+        def write_part(part: Sequence[Collected]) -> None:
+            with conn.begin_nested():
+                outcomes.update(_write_users(conn, pipeline, part, steps))
+
+        out = {one.listener.user_id for one in refused}
+        refused += by_halves([o for o in collected if o.listener.user_id in ours - out], write_part)
+        # Of those who are refused nothing is written but how it went.
+        failed = {o.listener.user_id: _failed(o, steps, ErrorCode.INTERNAL) for o in refused}
+        _write_state(conn, [o for o in refused if o.listener.user_id in ours], steps, failed)
+    outcomes |= failed
+    for one in collected:
+        user_id = one.listener.user_id
+        if user_id not in existing:
+            outcomes[user_id] = UserOutcome(user_id, gone=True)
+        elif user_id not in ours:
+            outcomes[user_id] = _failed(one, steps, ErrorCode.CRASHED)
+    return [outcomes[user_id] for user_id in everybody]
 
 
-def _failed(user_id: str, steps: Sequence[str], code: ErrorCode) -> UserOutcome:
-    return UserOutcome(user_id, failures=dict.fromkeys(steps, StepFailure(code, WHAT_TO_DO[code])))
+def _failed(one: Collected, steps: Sequence[str], code: ErrorCode) -> UserOutcome:
+    failure = StepFailure(code, WHAT_TO_DO[code])
+    return UserOutcome(one.listener.user_id, failures=dict.fromkeys(steps, failure))
 
 
 def _write_catalogue(pipeline: Pipeline, collected: Sequence[Collected]) -> None:
@@ -89,8 +88,8 @@ def _write_catalogue(pipeline: Pipeline, collected: Sequence[Collected]) -> None
 
 
 def _write_users(
-    pipeline: Pipeline, lease: Lease, collected: Sequence[Collected], steps: Sequence[str]
-) -> list[UserOutcome]:
+    conn: Connection, pipeline: Pipeline, kept: Sequence[Collected], steps: Sequence[str]
+) -> dict[str, UserOutcome]:
     outcomes = {
         one.listener.user_id: UserOutcome(
             one.listener.user_id,
@@ -98,20 +97,13 @@ def _write_users(
             seconds=one.seconds,
             first=one.listener.plays_fetched_at is None,
         )
-        for one in collected
+        for one in kept
     }
-    with pipeline.engine.begin() as conn:
-        existing, ours = lock_held(conn, outcomes, lease.lease_id)
-        for user_id in outcomes.keys() - existing:
-            outcomes[user_id] = UserOutcome(user_id, gone=True)
-        for user_id in existing - ours:
-            outcomes[user_id] = _failed(user_id, steps, ErrorCode.CRASHED)
-        kept = [one for one in collected if one.listener.user_id in ours]
-        _write_plays_and_days(conn, pipeline, kept, steps, outcomes)
-        _write_tops(conn, kept, outcomes)
-        _write_personality(conn, pipeline, kept, steps, outcomes)
-        _write_state(conn, kept, steps, outcomes)
-    return list(outcomes.values())
+    _write_plays_and_days(conn, pipeline, kept, steps, outcomes)
+    _write_tops(conn, kept, outcomes)
+    _write_personality(conn, pipeline, kept, steps, outcomes)
+    _write_state(conn, kept, steps, outcomes)
+    return outcomes
 
 
 def _write_plays_and_days(
@@ -172,19 +164,28 @@ def _mark_days(
 def _write_tops(
     conn: Connection, kept: Sequence[Collected], outcomes: dict[str, UserOutcome]
 ) -> None:
-    for one in kept:
-        done = outcomes[one.listener.user_id].done
-        user_id, at = one.listener.user_id, one.fetched_at
-        for step, artists in one.top_artists.items():
-            rows = _rows(*replace_top_artists(conn, user_id, artists, at))
-            done[step] = replace(rows, not_provided=not_provided(artists.artists))
-        for step, tracks in one.top_tracks.items():
-            rows = _rows(*replace_top_tracks(conn, user_id, tracks, at))
-            done[step] = replace(rows, not_provided=not_provided(tracks.tracks))
+    artists = [
+        (step, FetchedList(one.listener.user_id, top, one.fetched_at))
+        for one in kept
+        for step, top in one.top_artists.items()
+    ]
+    tracks = [
+        (step, FetchedList(one.listener.user_id, top, one.fetched_at))
+        for one in kept
+        for step, top in one.top_tracks.items()
+    ]
+    rows = replace_top_artists(conn, [one for _, one in artists])
+    for step, of in artists:
+        left_out = not_provided(of.top.artists)
+        outcomes[of.user_id].done[step] = _step_rows(rows[of.key], left_out)
+    rows = replace_top_tracks(conn, [one for _, one in tracks])
+    for step, listed in tracks:
+        left_out = not_provided(listed.top.tracks)
+        outcomes[listed.user_id].done[step] = _step_rows(rows[listed.key], left_out)
 
 
-def _rows(total: int, written: Written) -> StepRows:
-    return StepRows(total, len(written.inserted), len(written.changed))
+def _step_rows(rows: ListRows, left_out: tuple[str, ...]) -> StepRows:
+    return StepRows(rows.total, rows.new, rows.changed, left_out)
 
 
 def _write_personality(

@@ -1,5 +1,6 @@
 """What a write says it did is what it did; equal rows are left alone."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from spotify_pipeline.domain.model import Artist, Play, TopArtists, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.plays import insert_plays, read_plays
-from spotify_pipeline.storage.tops import replace_top_artists
+from spotify_pipeline.storage.tops import FetchedList, ListRows, replace_top_artists
 from spotify_pipeline.storage.upsert import Written, upsert_changed
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -70,9 +71,12 @@ def test_of_two_forms_of_an_artist_in_one_set_the_fuller_one_is_stored(
 
 
 def test_a_list_that_comes_again_moves_only_its_stamp(connection: Connection, anna: str) -> None:
-    assert replace_top_artists(connection, anna, top("a", "b"), NOON)[1].total == 2
-    total, written = replace_top_artists(connection, anna, top("a", "b"), NOON + HOUR)
-    assert (total, written.total) == (2, 0)
+    key = (anna, "short_term")
+    again = FetchedList(anna, top("a", "b"), NOON + HOUR)
+    assert replace_top_artists(connection, [replace(again, fetched_at=NOON)]) == {
+        key: ListRows(2, new=2)
+    }
+    assert replace_top_artists(connection, [again]) == {key: ListRows(2)}
     stamps = connection.scalars(select(t.user_top_artists.c.fetched_at)).all()
     assert set(stamps) == {NOON + HOUR}
     history = connection.execute(
@@ -85,7 +89,7 @@ def test_the_history_has_every_list_with_the_time_in_which_it_stood(
     connection: Connection, anna: str
 ) -> None:
     for hours, names in enumerate(("ab", "ba", "", "ba", "b", "ab")):
-        replace_top_artists(connection, anna, top(*names), NOON + hours * HOUR)
+        replace_top_artists(connection, [FetchedList(anna, top(*names), NOON + hours * HOUR)])
     h = t.top_artists_history
     stood: dict[tuple[datetime, datetime | None], str] = {}
     for row in connection.execute(select(h).order_by(h.c.valid_from, h.c.rank)):
