@@ -1,0 +1,140 @@
+"""The page for the app's developer: its SQL and its Python run, and it leaves out no code."""
+
+import json
+import re
+import time
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import URL, Connection, Engine, text, update
+
+from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.sealing import Keyring, new_key
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync.revalidate import signature
+from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
+
+PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()
+SQL_FILES = Path(__file__).parents[2] / "spotify_pipeline" / "storage" / "sql"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def snippet(function: str) -> Any:
+    """A function of the page, as whoever copies it gets it."""
+    (source,) = [block for block in blocks("python") if f"def {function}(" in block]
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return names[function]
+
+
+def test_every_error_code_has_a_toast() -> None:
+    toasts = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", PAGE, re.MULTILINE))
+    assert set(toasts) == set(ErrorCode)
+
+
+def test_every_sqlstate_that_our_functions_raise_is_on_the_page() -> None:
+    raised = {
+        state
+        for script in SQL_FILES.glob("*.sql")
+        for state in re.findall(r"ERRCODE = '(SP\d+)'", script.read_text())
+    }
+    rows = set(re.findall(r"^\| `(SP\d+)` \|", PAGE, re.MULTILINE))
+    assert raised == rows == {"SP404", "SP409", "SP429"}
+
+
+def test_every_state_of_sync_status_is_on_the_page() -> None:
+    (view,) = re.findall(r"CASE(.*?)END AS state", (SQL_FILES / "status.sql").read_text(), re.S)
+    for state in re.findall(r"(?:THEN|ELSE) '(\w+)'", view):
+        assert f"`{state}`" in PAGE
+
+
+def test_every_column_of_the_settings_is_on_the_page_with_its_default(
+    connection: Connection,
+) -> None:
+    for column in set(t.settings.columns.keys()) - {"singleton"}:
+        assert f"| `{column}` |" in PAGE
+    default = connection.scalar(text("SELECT request_cooldown FROM spotify_pipeline.settings"))
+    assert default == timedelta(hours=1)
+
+
+def test_every_statement_of_the_page_runs_with_the_apps_rights(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection, "mira")
+    statements = [one for block in blocks("sql") for one in block.split(";") if one.strip()]
+    assert len(statements) == 11
+    for statement in statements:
+        # The page has no parameters, and text() would take ::bytea for one.
+        app.exec_driver_sql(statement)
+    assert connection.execute(t.users.select()).all() == []
+
+
+def test_the_button_of_the_page_says_what_happened(
+    app_engine: Engine, connection: Connection
+) -> None:
+    press = snippet("press")
+    assert press(app_engine, "mira") == "There is no such user."
+    add_user(connection, "mira")
+    assert press(app_engine, "mira").startswith("Your sync is queued")
+
+
+def test_the_button_in_psycopg_tells_refusals_apart_and_when_to_come_back(
+    connection: Connection, database: URL, login: tuple[str, str]
+) -> None:
+    press = snippet("press_with_psycopg")
+    url = database.set(drivername="postgresql", username=login[0], password=login[1])
+    add_user(connection, "mira", connection="disconnected")
+    with psycopg.connect(url.render_as_string(hide_password=False)) as conn:
+        assert press(conn, "nobody") == ("There is no such user.", None)
+        assert "Reconnect Spotify" in press(conn, "mira")[0]
+        connection.execute(update(t.users).values(connection="connected"))
+        assert press(conn, "mira")[0].startswith("Your sync is queued")
+        finish_request(connection, request_sync(connection, "mira").request_id, "0 seconds")
+        words, until = press(conn, "mira")
+        assert words.startswith("You synced a short while ago.")
+        assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
+
+
+def test_a_token_that_the_page_seals_opens() -> None:
+    keyring = Keyring.parse(new_key()[1])
+    public_key = keyring.public_key(keyring.current_id)
+    sealed = snippet("seal")(b64encode(public_key).decode(), "mira 🎧", "a-token")
+    assert keyring.open(keyring.current_id, sealed, "mira 🎧") == "a-token"
+
+
+@pytest.fixture
+def call() -> tuple[dict[str, str], bytes]:
+    """A call of the cache hook as the pipeline makes it."""
+    body = json.dumps({"user_ids": ["mira"]}).encode()
+    timestamp = str(int(time.time()))
+    return {
+        "X-Spotify-Pipeline-Timestamp": timestamp,
+        "X-Spotify-Pipeline-Signature": signature("secret", timestamp, body),
+    }, body
+
+
+def test_the_check_of_the_page_believes_a_genuine_call_and_no_other(
+    call: tuple[dict[str, str], bytes],
+) -> None:
+    is_genuine = snippet("is_genuine")
+    headers, body = call
+    assert is_genuine("secret", headers, body)
+    assert not is_genuine("another", headers, body)
+    assert not is_genuine("secret", headers, body + b" ")
+    assert not is_genuine("secret", {}, body)
+    for name in headers:
+        for wrong in ("", "sha256=", "é", headers[name] + "0"):
+            assert not is_genuine("secret", headers | {name: wrong}, body)
+    old = str(int(time.time()) - 3600)
+    replayed = {
+        "X-Spotify-Pipeline-Timestamp": old,
+        "X-Spotify-Pipeline-Signature": signature("secret", old, body),
+    }
+    assert not is_genuine("secret", replayed, body)
