@@ -1,5 +1,7 @@
 """The jobs: `sync_user` for one partition, `sync_users` for many users, and `health`."""
 
+from datetime import timedelta
+
 import dagster as dg
 
 from spotify_pipeline.defs.checks import OF_USER, check_tables
@@ -29,7 +31,8 @@ def look_after(context: dg.OpExecutionContext, pipeline: PipelineResource) -> No
 
     with pipeline.opened() as opened:
         done = look_after_users(opened)
-    context.add_output_metadata({**done, "dagster runs deleted": delete_old_runs(context.instance)})
+        keep = timedelta(days=opened.settings.keep_runs_days)
+    context.add_output_metadata(done | delete_old_runs(context.instance, keep))
 
 
 @dg.job(

@@ -1,15 +1,54 @@
-"""Deletes what is kept for a while only: our own logs, never plays."""
+"""Deletes what is kept for a while only: our own logs, never plays.
 
-from datetime import timedelta
+In batches, each in a transaction of its own: a day's rows of a large fleet are millions, and one
+statement over all of them would hold back vacuum and whoever waits for a lock.
+"""
 
-from sqlalchemy import Connection, delete, func
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Engine, Table, and_, delete, func, literal_column, select
 
 from spotify_pipeline.storage import tables as t
 
+BATCH = 5_000
+# An hourly run ends soon even after years without one.
+BATCHES = 100
 
-def delete_old_logs(conn: Connection, keep: timedelta) -> int:
-    """Delete fetched-page rows and run outcomes older than `keep`; return how many."""
+
+def delete_old_logs(engine: Engine, keep: timedelta, batch: int = BATCH) -> int:
+    """Delete rows older than `keep`; return how many.
+
+    Fetched pages, outcomes and costs of runs, and closed requests: of those each person's latest
+    succeeded and latest failed one stay, for the request rule and the status that the app shows.
+    """
     oldest = func.now() - keep
-    pages = conn.execute(delete(t.fetch_log).where(t.fetch_log.c.fetched_at < oldest))
-    runs = conn.execute(delete(t.sync_run_users).where(t.sync_run_users.c.created_at < oldest))
-    return pages.rowcount + runs.rowcount
+    return (
+        _delete(engine, t.fetch_log, t.fetch_log.c.fetched_at < oldest, batch)
+        + _delete(engine, t.sync_run_users, t.sync_run_users.c.created_at < oldest, batch)
+        + _delete(engine, t.sync_run_chunks, t.sync_run_chunks.c.started_at < oldest, batch)
+        + _delete(engine, t.sync_requests, _is_history(oldest), batch)
+    )
+
+
+def _is_history(oldest: ColumnElement[datetime]) -> ColumnElement[bool]:
+    r, later = t.sync_requests, t.sync_requests.alias()
+    superseded = (
+        select(later.c.id)
+        .where(later.c.user_id == r.c.user_id, later.c.status == r.c.status, later.c.id > r.c.id)
+        .correlate(r)
+        .exists()
+    )
+    return and_(r.c.finished_at < oldest, superseded)
+
+
+def _delete(engine: Engine, table: Table, old: ColumnElement[bool], batch: int) -> int:
+    row: ColumnElement[str] = literal_column("ctid")
+    some = select(row).select_from(table).where(old).limit(batch).correlate(None)
+    deleted = 0
+    for _ in range(BATCHES):
+        with engine.begin() as conn:
+            count = conn.execute(delete(table).where(row.in_(some.scalar_subquery()))).rowcount
+        deleted += count
+        if count < batch:
+            break
+    return deleted

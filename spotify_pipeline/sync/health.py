@@ -9,7 +9,6 @@ from spotify_pipeline.storage.retention import delete_old_logs
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.users import sync_users
 
-KEEP_LOGS = timedelta(days=30)
 REBUILD_AT_ONCE = 100
 
 
@@ -18,8 +17,8 @@ def look_after(pipeline: Pipeline) -> dict[str, int]:
     with pipeline.engine.begin() as conn:
         settle_connections(conn)
         tokens = drop_dead_tokens(conn)
-        logs = delete_old_logs(conn, KEEP_LOGS)
         stale = stale_user_ids(conn)
+    logs = delete_old_logs(pipeline.engine, timedelta(days=pipeline.settings.keep_logs_days))
     for start in range(0, len(stale), REBUILD_AT_ONCE):
         sync_users(pipeline, stale[start : start + REBUILD_AT_ONCE], REBUILT)
     return {"dead tokens deleted": tokens, "log rows deleted": logs, "users rebuilt": len(stale)}

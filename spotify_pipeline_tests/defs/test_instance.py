@@ -6,6 +6,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.retention import delete_old_runs
 from spotify_pipeline.defs.running import sync_many, sync_one
+from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.simulator.faults.refusals import Body
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import make_engine
-from spotify_pipeline_tests.defs.staging import materialize
+from spotify_pipeline_tests.defs.staging import key, materialize, materialized
 from spotify_pipeline_tests.sync.stage import Stage
 
 
@@ -167,3 +170,33 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
 def test_the_scan_would_find_what_is_compressed() -> None:
     assert "canary" in readable(zlib.compress(b"a canary"))
     assert "canary" in readable(memoryview(gzip.compress(b"a canary")))
+
+
+def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    for user_id in ("anna", "ben", "gone"):
+        stage.connect(user_id, person="light")
+    runs = [materialize(instance, user_id) for user_id in ("anna", "ben", "gone")]
+    runs.append(materialize(instance, "ben"))
+    instance.delete_dynamic_partition("spotify_users", "gone")
+    before = materialized(instance)
+    times = latest_times(instance)
+    assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
+    done = delete_old_runs(instance, timedelta(0))
+    # Ben's first run was replaced by his second, and nobody is left to look at the third person's.
+    assert done == {"dagster runs deleted": 4, "materializations kept": 20}
+    assert instance.get_runs_count() == 0
+    assert all(instance.all_logs(run.run_id) == [] for run in runs)
+    people = {at: told for at, told in before.items() if at[1] != "gone"}
+    assert materialized(instance) == people
+    assert latest_times(instance) == {at: time for at, time in times.items() if at in people}
+
+
+def latest_times(instance: dg.DagsterInstance) -> dict[tuple[str, str | None], float]:
+    """When each asset of each partition was last materialized, as the UI shows it."""
+    found = {}
+    for step in STEPS:
+        for record in instance.fetch_materializations(key(step), limit=100).records:
+            found.setdefault((step, record.partition_key), record.timestamp)
+    return found

@@ -5,7 +5,8 @@ from datetime import timedelta
 from sqlalchemy import func, insert, update
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.runs import enlist
+from spotify_pipeline.storage.retention import delete_old_logs
+from spotify_pipeline.storage.runs import begin_chunk, enlist
 from spotify_pipeline.sync.health import look_after
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
@@ -41,6 +42,37 @@ def test_logs_of_thirty_days_are_kept(stage: Stage) -> None:
         enlist(conn, "a-run", ["anna"])
     age(stage, t.sync_run_users, "created_at", 29)
     assert look_after(stage.pipeline)["log rows deleted"] == 0
+
+
+def test_of_closed_requests_the_latest_of_each_kind_stay(stage: Stage) -> None:
+    """The cooldown counts from the last success, the status shows the last answer."""
+    stage.connect("anna")
+    answers = ("failed", "succeeded", "failed", "succeeded", "failed", "failed")
+    for status in answers:
+        stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES ('anna')")
+        stage.execute(
+            "UPDATE spotify_pipeline.sync_requests SET status = :s, error_code = :c,"
+            " finished_at = now() - interval '31 days' WHERE status = 'queued'",
+            s=status,
+            c="CRASHED" if status == "failed" else None,
+        )
+    before = stage.rows(t.sync_requests)
+    # Two at a time, as many batches as it needs.
+    assert delete_old_logs(stage.pipeline.engine, timedelta(days=30), batch=2) == 4
+    assert stage.rows(t.sync_requests) == [before[3], before[5]]
+
+
+def test_logs_go_in_batches(stage: Stage) -> None:
+    names = [f"user {number}" for number in range(7)]
+    for name in names:
+        stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=name)
+    with stage.pipeline.engine.begin() as conn:
+        enlist(conn, "an-old-run", names)
+        begin_chunk(conn, "an-old-run", 0)
+    age(stage, t.sync_run_users, "created_at", 31)
+    age(stage, t.sync_run_chunks, "started_at", 31)
+    assert delete_old_logs(stage.pipeline.engine, timedelta(days=40), batch=3) == 0
+    assert delete_old_logs(stage.pipeline.engine, timedelta(days=30), batch=3) == 8
 
 
 def test_days_of_a_zone_that_changed_are_rebuilt_without_a_call(stage: Stage) -> None:
