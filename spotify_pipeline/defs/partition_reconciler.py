@@ -1,9 +1,14 @@
-"""The sensor that makes the partitions equal the table users."""
+"""The sensor that makes the partitions equal the table users, and Dagster forget who is gone."""
+
+import logging
+from collections import Counter
 
 import dagster as dg
 
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
+
+log = logging.getLogger(__name__)
 
 
 @dg.sensor(
@@ -12,19 +17,39 @@ from spotify_pipeline.defs.resources import PipelineResource
 )
 def partition_reconciler(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Makes the partitions equal the table users, both ways."""
+) -> dg.SkipReason:
+    """Makes the partitions equal the table users, both ways; scrubs forgotten people."""
+    from spotify_pipeline.defs.forgetting import scrub
+    from spotify_pipeline.storage.forgetting import note_traces, read_tombstones
     from spotify_pipeline.storage.people import all_user_ids
 
-    with pipeline.opened() as opened, opened.engine.connect() as conn:
-        users = set(all_user_ids(conn))
-    partitions = set(context.instance.get_dynamic_partitions(listeners.name or ""))
-    added, gone = sorted(users - partitions), sorted(partitions - users)
-    if not added and not gone:
-        return dg.SkipReason(f"{len(users)} users, {len(partitions)} partitions.")
-    changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-    if added:
-        changes.append(listeners.build_add_request(added))
-    if gone:
-        changes.append(listeners.build_delete_request(gone))
-    return dg.SensorResult(dynamic_partitions_requests=changes)
+    instance, name = context.instance, listeners.name or ""
+    with pipeline.opened() as opened:
+        partitions = set(instance.get_dynamic_partitions(name))
+        with opened.engine.connect() as conn:
+            users = set(all_user_ids(conn))
+            tombstones = read_tombstones(conn)
+        # Not by a request in the tick's result: the tick would keep the names.
+        instance.add_dynamic_partitions(name, sorted(users - partitions))
+        for user_id in sorted(partitions - users):
+            instance.delete_dynamic_partition(name, user_id)
+        found, receipts, failed = Counter[str](), 0, 0
+        for tombstone in tombstones:
+            try:
+                traces, was_all = scrub(instance, tombstone)
+                with opened.engine.begin() as conn:
+                    note_traces(conn, tombstone, traces, last=was_all)
+            except Exception as error:
+                # Its words may name the person.
+                log.warning("A scrub failed and is repeated: %s", type(error).__name__)
+                failed += 1
+                continue
+            found += traces
+            receipts += was_all
+    said = f"{len(users)} users; {len(users - partitions)} partitions added, "
+    said += f"{len(partitions - users)} deleted."
+    if tombstones:
+        deleted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing"
+        said += f" {len(tombstones)} forgotten: {deleted} deleted, {receipts} without a trace now, "
+        said += f"{failed} failed."
+    return dg.SkipReason(said)

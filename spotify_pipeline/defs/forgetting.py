@@ -1,0 +1,235 @@
+"""Removes every trace of a forgotten person from Dagster's storage.
+
+Our own rows go at once, by cascade. Dagster has named the person too: as a partition, in the tags
+of their runs, in events of shared runs, in ticks and in backfills; and a run that was alive when
+they were forgotten may name them once more as it ends. So it is all searched again until no such
+run remains.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    AssetKeyTable,
+    SqlEventLogStorageTable,
+)
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.runs.schema import BulkActionsTable
+from dagster._core.storage.schedules.schema import JobTickTable
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from sqlalchemy import Column, Connection, Table, delete, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from spotify_pipeline.defs.metadata import asset_key
+from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.storage.forgetting import Tombstone
+
+# A run that a sensor was just asking for may not be recorded yet when somebody is forgotten.
+GRACE = timedelta(minutes=1)
+
+NAMING_TAGS = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+OUR_ASSETS = [asset_key(step).to_string() for step in STEPS]
+MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION.value
+# The types make the search use Dagster's index.
+EVENTS_WITH_PARTITION = [
+    MATERIALIZATION,
+    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
+    dg.DagsterEventType.ASSET_OBSERVATION.value,
+    dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE.value,
+]
+
+_events, _checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
+_ticks, _backfills = JobTickTable.c, BulkActionsTable.c
+
+
+def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
+    """Delete what names this person; return counts by kind, and whether that was all there can be.
+
+    Repeating it is harmless. Who has registered again under the same id keeps what came after.
+    """
+    # Asked first: a run that ends after this may still write.
+    quiet = tombstone.age > GRACE and not _alive(instance, tombstone)
+    if tombstone.born_again_at is None:
+        instance.delete_dynamic_partition(listeners.name or "", tombstone.user_id)
+    traces = Counter({"runs": _delete_runs(instance, tombstone)})
+    # Dagster's three storages are in one Postgres.
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    ended = _ticks.status != TickStatus.STARTED.value
+    done = _backfills.status.in_([status.value for status in BULK_ACTION_TERMINAL_STATUSES])
+    with storage.index_connection() as conn:
+        traces["check results"] = _delete_check_results(conn, tombstone)
+        traces["events"] = _delete_events(conn, tombstone)
+        traces["latest materializations"] = _replace_latest(conn, tombstone)
+        for kind, table, text, condition in (
+            ("ticks", JobTickTable, _ticks.tick_body, ended),
+            ("backfills", BulkActionsTable, _backfills.body, done),
+        ):
+            traces[kind], left = _delete_naming(conn, table, text, condition, tombstone)
+            quiet = quiet and not left
+    return +traces, quiet
+
+
+def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
+    """Whether a run is at work that was there in their days, or that is theirs."""
+    filters = [dg.RunsFilter(created_before=tombstone.forgotten_at + GRACE)]
+    if tombstone.born_again_at is None:
+        filters += [dg.RunsFilter(tags={tag: tombstone.user_id}) for tag in NAMING_TAGS]
+    return any(
+        instance.get_runs_count(
+            dg.RunsFilter(
+                statuses=NOT_FINISHED_STATUSES, tags=one.tags, created_before=one.created_before
+            )
+        )
+        for one in filters
+    )
+
+
+def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
+    """Their own finished runs, with the events and what the runs printed."""
+    deleted = 0
+    for tag in NAMING_TAGS:
+        theirs = dg.RunsFilter(
+            statuses=FINISHED_STATUSES,
+            tags={tag: tombstone.user_id},
+            created_before=tombstone.born_again_at,
+        )
+        for run in instance.get_runs(theirs):
+            instance.delete_run(run.run_id)
+            instance.compute_log_manager.delete_logs(prefix=[run.run_id])
+            deleted += 1
+    return deleted
+
+
+def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
+    theirs = _checks.partition == tombstone.user_id
+    if tombstone.born_again_at:
+        theirs &= _checks.create_timestamp < _naive(tombstone)
+    found = conn.execute(
+        delete(AssetCheckExecutionsTable)
+        .where(_checks.asset_key.in_(OUR_ASSETS), theirs)
+        .returning(_checks.evaluation_event_storage_id)
+    ).all()
+    events = [row[0] for row in found if row[0] is not None]
+    conn.execute(delete(SqlEventLogStorageTable).where(_events.id.in_(events)))
+    return len(found)
+
+
+def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
+    theirs = _events.partition == tombstone.user_id
+    if tombstone.born_again_at:
+        theirs &= _events.timestamp < _naive(tombstone)
+    found = conn.execute(
+        delete(SqlEventLogStorageTable)
+        .where(
+            _events.asset_key.in_(OUR_ASSETS),
+            _events.dagster_event_type.in_(EVENTS_WITH_PARTITION),
+            theirs,
+        )
+        .returning(_events.id)
+    ).all()
+    conn.execute(
+        delete(AssetEventTagsTable).where(AssetEventTagsTable.c.event_id.in_([r[0] for r in found]))
+    )
+    return len(found)
+
+
+def _replace_latest(conn: Connection, tombstone: Tombstone) -> int:
+    """The copy that Dagster keeps of each asset's latest materialization, and its summary."""
+    a = AssetKeyTable.c
+    rows = conn.execute(
+        select(a.asset_key, a.last_materialization, a.cached_status_data).where(
+            a.asset_key.in_(OUR_ASSETS)
+        )
+    ).all()
+    replaced = 0
+    for key, latest, summary in rows:
+        if not _names(latest, tombstone.user_id) and not _names(summary, tombstone.user_id):
+            continue
+        left = conn.execute(
+            select(_events.event, _events.run_id)
+            .where(_events.asset_key == key, _events.dagster_event_type == MATERIALIZATION)
+            .order_by(_events.id.desc())
+            .limit(1)
+        ).one_or_none()
+        # Dagster computes the summary anew when it is asked for.
+        conn.execute(
+            update(AssetKeyTable)
+            .where(a.asset_key == key, a.last_materialization.is_not_distinct_from(latest))
+            .values(
+                last_materialization=left.event if left else None,
+                last_run_id=left.run_id if left else None,
+                cached_status_data=None,
+            )
+        )
+        replaced += 1
+    return replaced
+
+
+def _delete_naming(
+    conn: Connection,
+    table: Table,
+    text: Column[str],
+    finished: ColumnElement[bool],
+    tombstone: Tombstone,
+) -> tuple[int, int]:
+    """Delete the finished rows whose JSON names the person; return also how many others do."""
+    once = json.dumps(tombstone.user_id)[1:-1]
+    # JSON within JSON, as backfills have it.
+    twice = json.dumps(once)[1:-1]
+    maybe = or_(text.contains(once, autoescape=True), text.contains(twice, autoescape=True))
+    if tombstone.born_again_at:
+        maybe &= table.c.timestamp < _naive(tombstone)
+    rows = conn.execute(select(table.c.id, text, finished).where(maybe)).all()
+    naming = [(id_, ended) for id_, body, ended in rows if _names(body, tombstone.user_id)]
+    gone = [id_ for id_, ended in naming if ended]
+    conn.execute(delete(table).where(table.c.id.in_(gone)))
+    return len(gone), len(naming) - len(gone)
+
+
+def _names(body: str | None, user_id: str) -> bool:
+    """Whether a JSON text has the id in one of its strings, as a whole word."""
+    word = re.compile(rf"(?<!\w){re.escape(user_id)}(?!\w)")
+    return body is not None and any(word.search(string) for string in _strings(body))
+
+
+def _strings(text: str) -> Iterator[str]:
+    yield text
+    # Any text may be JSON again; most is not.
+    if text[:1] in "{[":
+        with suppress(ValueError):
+            yield from _strings_of(json.loads(text))
+
+
+def _strings_of(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from _strings(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings_of(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings_of(item)
+
+
+def _naive(tombstone: Tombstone) -> Any:
+    """When the id was registered again, as Dagster's columns have it: UTC without a zone."""
+    assert tombstone.born_again_at
+    return tombstone.born_again_at.astimezone(UTC).replace(tzinfo=None)

@@ -1,0 +1,50 @@
+"""Tombstones: people whose rows are gone and whom Dagster's storage may still name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, select, update
+
+from spotify_pipeline.storage import tables as t
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Somebody who was forgotten. Instants and ages are by the database's clock."""
+
+    id: int
+    user_id: str
+    forgotten_at: datetime
+    age: timedelta
+    # When the same id was registered anew; None: nobody has it.
+    born_again_at: datetime | None
+
+
+def read_tombstones(conn: Connection) -> list[Tombstone]:
+    """Everybody of whom a trace may be left, the longest forgotten first."""
+    f, u = t.forgotten, t.users
+    rows = conn.execute(
+        select(f.c.id, f.c.user_id, f.c.forgotten_at, func.now() - f.c.forgotten_at, u.c.created_at)
+        .join_from(f, u, u.c.user_id == f.c.user_id, isouter=True)
+        .where(f.c.user_id.is_not(None))
+        .order_by(f.c.id)
+    )
+    return [Tombstone(*row) for row in rows]
+
+
+def note_traces(
+    conn: Connection, tombstone: Tombstone, traces: Mapping[str, int], *, last: bool
+) -> None:
+    """Add what was deleted; after the `last` round the name gives way to a receipt of counts."""
+    f = t.forgotten
+    already = conn.scalar(select(f.c.traces).where(f.c.id == tombstone.id).with_for_update())
+    counts = {kind: traces.get(kind, 0) + (already or {}).get(kind, 0) for kind in traces}
+    conn.execute(
+        update(f)
+        .where(f.c.id == tombstone.id, f.c.user_id.is_not(None))
+        .values(
+            traces={**(already or {}), **counts},
+            **({"user_id": None, "scrubbed_at": func.now()} if last else {}),
+        )
+    )

@@ -1,0 +1,194 @@
+"""Whoever is forgotten is named nowhere any more, whatever runs, ticks and crashes left behind."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus as Status
+from sqlalchemy import URL
+
+from spotify_pipeline.defs.partition_reconciler import partition_reconciler
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.staging import (
+    StagedPipeline,
+    materialize,
+    materialized,
+    staged_defs,
+)
+from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.traces import files_naming, rows_naming
+
+# Escaped in JSON, and a word that no other text contains.
+WHO = 'zoë "vergissmeinnicht" 1'
+WORD = "vergissmeinnicht"
+
+
+def reconcile(instance: dg.DagsterInstance) -> str:
+    """One tick; what it says."""
+    said = partition_reconciler(
+        dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
+    )
+    assert isinstance(said, dg.SkipReason)
+    return said.skip_message or ""
+
+
+def sync_all(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return (
+        staged_defs()
+        .resolve_job_def("sync_users")
+        .execute_in_process(instance=instance, raise_on_error=False)
+    )
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spotify_pipeline.defs.forgetting.GRACE", timedelta(0))
+
+
+@pytest.fixture
+def lived(stage: Stage, instance: dg.DagsterInstance) -> Stage:
+    """Two people who were synced in runs of their own and in a shared one; one run failed."""
+    stage.connect(WHO, "Europe/Oslo")
+    stage.connect("otto")
+    reconcile(instance)
+    assert sync_all(instance).success
+    assert materialize(instance, WHO).success
+    stage.simulator.revoke(WHO)
+    assert not materialize(instance, WHO).success
+    return stage
+
+
+@pytest.fixture
+def naming(database: URL, dagster_database: URL, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+    """Where the word stands: in the rows of both databases, in the files of the home."""
+
+    def naming() -> dict[str, Any]:
+        found: dict[str, Any] = rows_naming(database, WORD) | rows_naming(dagster_database, WORD)
+        if files := files_naming(tmp_path, WORD):
+            found["files"] = files
+        return found
+
+    return naming
+
+
+def test_forgetting_removes_the_rows_at_once_and_every_trace_in_dagster_soon(
+    lived: Stage,
+    instance: dg.DagsterInstance,
+    naming: Callable[[], dict[str, Any]],
+    no_grace: None,
+) -> None:
+    before = naming()
+    assert {"users", "plays", "event_logs", "runs", "run_tags", "dynamic_partitions"} <= set(before)
+    lived.forget(WHO)
+    ours = {table.name for table in t.metadata.sorted_tables}
+    assert ours & naming().keys() == {"forgotten"}
+    said = reconcile(instance)
+    assert naming() == {}
+    assert WORD not in said
+    (receipt,) = lived.rows(t.forgotten)
+    assert receipt["user_id"] is None
+    assert receipt["scrubbed_at"] >= receipt["forgotten_at"]
+    assert receipt["traces"]["runs"] == 2
+    assert receipt["traces"]["events"] > 0
+
+
+def test_others_keep_their_partitions_materializations_and_runs(
+    lived: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    def of_otto() -> dict[Any, Any]:
+        return {k: v for k, v in materialized(instance).items() if k[1] == "otto"}
+
+    before = of_otto()
+    runs = instance.get_runs_count()
+    lived.forget(WHO)
+    reconcile(instance)
+    assert of_otto() == before
+    assert instance.get_runs_count() == runs - 2
+    assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
+
+
+def test_a_run_that_was_alive_may_name_the_person_once_more_and_is_waited_for(
+    lived: Stage,
+    instance: dg.DagsterInstance,
+    naming: Callable[[], dict[str, Any]],
+    no_grace: None,
+) -> None:
+    job = staged_defs().resolve_job_def("sync_users")
+    run = instance.create_run_for_job(job, status=Status.STARTED)
+    lived.forget(WHO)
+    reconcile(instance)
+    # The shared run ends its write a moment later than the person's rows went.
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey("recently_played"), partition=WHO)
+    )
+    reconcile(instance)
+    assert naming() == {"forgotten": 1}
+    instance.report_run_failed(run)
+    reconcile(instance)
+    assert naming() == {}
+
+
+def test_nothing_is_final_before_runs_that_are_just_being_asked_for_are_recorded(
+    lived: Stage, instance: dg.DagsterInstance
+) -> None:
+    lived.forget(WHO)
+    reconcile(instance)
+    assert lived.rows(t.forgotten)[0]["user_id"] == WHO
+    lived.execute("UPDATE spotify_pipeline.forgotten SET forgotten_at = now() - interval '2 min'")
+    reconcile(instance)
+    assert lived.rows(t.forgotten)[0]["user_id"] is None
+
+
+def test_who_registers_again_keeps_what_comes_after(
+    lived: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    lived.forget(WHO)
+    lived.connect(WHO)
+    assert materialize(instance, WHO).success
+    reconcile(instance)
+    assert WHO in instance.get_dynamic_partitions("spotify_users")
+    assert ("recently_played", WHO) in materialized(instance)
+    assert lived.rows(t.forgotten)[0]["user_id"] is None
+    assert len(list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO})))) == 1
+
+
+def test_the_scrub_of_one_person_failing_keeps_nobody_else_waiting(
+    lived: Stage,
+    instance: dg.DagsterInstance,
+    no_grace: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from spotify_pipeline.defs import forgetting
+
+    scrub = forgetting.scrub
+
+    def broken(at: dg.DagsterInstance, tombstone: Any) -> Any:
+        if tombstone.user_id == WHO:
+            raise RuntimeError(WHO)
+        return scrub(at, tombstone)
+
+    monkeypatch.setattr(forgetting, "scrub", broken)
+    lived.forget(WHO)
+    lived.forget("otto")
+    said = reconcile(instance)
+    assert "1 failed" in said
+    assert WORD not in said
+    assert [row["user_id"] for row in lived.rows(t.forgotten)] == [WHO, None]
+    monkeypatch.undo()
+
+
+def test_a_short_id_takes_nothing_with_it_that_only_contains_its_letters(
+    stage: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    stage.connect("a")
+    stage.connect("anna")
+    assert materialize(instance, "anna").success
+    assert materialize(instance, "a").success
+    before = {k: v for k, v in materialized(instance).items() if k[1] == "anna"}
+    stage.forget("a")
+    reconcile(instance)
+    assert materialized(instance) == before
+    assert instance.get_dynamic_partitions("spotify_users") == ["anna"]
