@@ -43,6 +43,10 @@ def test_the_home_means_the_same_directory_in_a_child_that_works_elsewhere(
         ("SPOTIFY_API_URL", "http://api.spotify.com"),
         ("SPOTIFY_ACCOUNTS_URL", "ftp://127.0.0.1"),
         ("SPOTIFY_PIPELINE_REVALIDATE_URL", "http://app.example"),
+        ("SPOTIFY_PIPELINE_APP_ROLE", "pg_read_all_data"),
+        ("SPOTIFY_PIPELINE_APP_ROLE", "Public"),
+        ("SPOTIFY_PIPELINE_APP_ROLE", 'app"; DROP TABLE users; --'),
+        ("SPOTIFY_PIPELINE_APP_ROLE", "x" * 64),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(name: str, value: str) -> None:

@@ -1,8 +1,11 @@
 """init-db creates or upgrades, says what it did, and can be repeated."""
 
+from uuid import uuid4
+
 import pytest
 from sqlalchemy import create_engine, text
 
+from spotify_pipeline.storage import roles
 from spotify_pipeline.storage.schema import newest_revision
 from spotify_pipeline_tests.cli.conftest import only_line, with_password
 
@@ -51,6 +54,45 @@ def test_a_user_without_the_right_is_told_so(run, environ, empty, empty_database
     assert "canary" not in result.output
 
 
+def test_it_makes_the_apps_role_under_the_name_that_is_configured(run, environ, empty):
+    role = f"App-{uuid4().hex}"
+    environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", role)
+    try:
+        assert run("init-db").exit_code == 0
+        with empty.connect() as conn:
+            assert roles.rights(conn, role) == roles.CONTRACT
+    finally:
+        with empty.begin() as conn:
+            conn.exec_driver_sql(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+def test_who_may_make_no_role_gets_the_statement_and_the_schema(
+    run, environ, empty, empty_database
+):
+    owner, role = f"owner_{uuid4().hex}", f"app_{uuid4().hex}"
+    with empty.begin() as conn:
+        conn.execute(text(f"CREATE ROLE {owner} LOGIN PASSWORD 'p'"))
+        conn.execute(text(f"CREATE SCHEMA spotify_pipeline AUTHORIZATION {owner}"))
+    url = empty_database.set(username=owner, password="p")
+    environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(url))
+    environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", role)
+    statement = f'CREATE ROLE "{role}" NOLOGIN'
+    try:
+        result = run("init-db")
+        assert result.exit_code == 0, result.output
+        assert f"{statement};" in result.stdout
+        assert run("users", "list").exit_code == 0
+        with empty.begin() as conn:
+            conn.exec_driver_sql(statement)
+        assert statement not in run("init-db").stdout
+        with empty.connect() as conn:
+            assert roles.rights(conn, role) == roles.CONTRACT
+    finally:
+        with empty.begin() as conn:
+            conn.exec_driver_sql(f"DROP OWNED BY {owner} CASCADE; DROP ROLE {owner}")
+            conn.exec_driver_sql(f'DROP ROLE IF EXISTS "{role}"')
+
+
 def test_dagsters_database_is_made_on_a_server_of_ones_own_closed_to_others(
     run, environ, database, engine
 ):
@@ -61,7 +103,9 @@ def test_dagsters_database_is_made_on_a_server_of_ones_own_closed_to_others(
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         try:
             assert "Created the database dagster" in run("init-db").stdout
-            open_to_all = text("SELECT has_database_privilege('public', 'dagster', 'CONNECT')")
+            open_to_all = text(
+                "SELECT has_database_privilege('public', 'dagster', 'CONNECT, TEMPORARY')"
+            )
             assert conn.scalar(open_to_all) is False
             assert "dagster" not in run("init-db").stdout
         finally:
