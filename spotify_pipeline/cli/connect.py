@@ -9,8 +9,8 @@ from spotify_pipeline.cli.callback import CallbackListener, redirect_uri
 from spotify_pipeline.cli.errors import WorkFailed, explain
 from spotify_pipeline.cli.output import example, printable
 from spotify_pipeline.cli.people import quoted, text_only
-from spotify_pipeline.cli.scrubbing import scrub
 from spotify_pipeline.domain.zones import UnknownZone, check_zone
+from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage.accounts import update_user
 from spotify_pipeline.sync.connect import Connected

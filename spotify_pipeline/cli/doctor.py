@@ -10,7 +10,7 @@ from spotify_pipeline.cli import database_checks, local_checks, reach
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.findings import PROBLEM, Finding
 from spotify_pipeline.cli.output import count, example, print_json, printable
-from spotify_pipeline.cli.scrubbing import scrub
+from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
 
 

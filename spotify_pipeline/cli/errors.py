@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from spotify_pipeline.cli.main import INTERRUPTED
-from spotify_pipeline.cli.scrubbing import scrub
+from spotify_pipeline.redaction import scrub
 
 FAILED = 1
 WRONG_USAGE = 2

@@ -10,7 +10,9 @@ def main() -> None:
     """Run the program and exit."""
     try:
         from spotify_pipeline.cli.program import program
+        from spotify_pipeline.redaction import install
 
+        install()
         for stream in (sys.stdout, sys.stderr):
             # A name that the terminal's encoding cannot show is no reason to fail.
             if hasattr(stream, "reconfigure"):

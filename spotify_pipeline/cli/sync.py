@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import Advance, count, example, printable, progress
 from spotify_pipeline.cli.people import require_known, some_users
-from spotify_pipeline.cli.scrubbing import scrub
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
+from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.storage import runs
 from spotify_pipeline.storage.accounts import user_statuses

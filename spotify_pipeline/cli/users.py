@@ -12,11 +12,11 @@ from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.listing import list_
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.people import one_user, quoted, unknown
-from spotify_pipeline.cli.scrubbing import remember
 from spotify_pipeline.cli.show import show
 from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage import accounts
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses

@@ -11,6 +11,7 @@ from dagster import Field, IntSource
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 
+from spotify_pipeline.redaction import install
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.database import dagster_url
 
@@ -22,6 +23,8 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
     """Runs, events and schedules in DAGSTER_PG_URL, or in database `dagster` beside our own."""
 
     def __init__(self, pool_recycle: int, inst_data: ConfigurableClassData | None = None) -> None:
+        # Every process of Dagster's makes one of these; not all of them load our definitions.
+        install()
         # dagster-postgres needs psycopg2; SQLAlchemy 2.1 would choose psycopg 3 for postgresql://.
         url = dagster_url(load_settings()).set(drivername="postgresql+psycopg2")
         super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)

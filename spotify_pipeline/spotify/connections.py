@@ -91,6 +91,8 @@ class _DeadlineDialing(HTTPConnection):
     """Opens the socket; the same for http and https, whose handshake follows on it."""
 
     response_class = _DeadlineResponse
+    # Ours, because http.client's, once somebody sets it, prints every Authorization header.
+    debuglevel = 0
 
     def _new_conn(self) -> socket.socket:
         deadline = _deadline.get()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from spotify_pipeline.cli.scrubbing import MASK, scrub
+from spotify_pipeline.redaction import MASK, scrub
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, only_line, with_password
 
 PASSWORD = "canary-pass-word"

@@ -1,7 +1,7 @@
 """No token and no secret gets out of the pipeline: not into logs, errors, texts or tables."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -47,13 +47,16 @@ class Canaries:
 
 
 @pytest.fixture
-def everything_logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """DEBUG for all, SQL with its parameters and rows included."""
+def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """DEBUG for all, SQL with its parameters and rows included; nothing scrubs what is logged."""
+    factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)
     caplog.set_level(logging.DEBUG)
     names = ("sqlalchemy.engine", "sqlalchemy.pool", "urllib3", "psycopg", "spotify_pipeline")
     for name in names:
         caplog.set_level(logging.DEBUG, logger=name)
-    return caplog
+    yield caplog
+    logging.setLogRecordFactory(factory)
 
 
 def tables_of(stage: Stage) -> str:
