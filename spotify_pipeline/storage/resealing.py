@@ -25,6 +25,12 @@ def count_by_key(conn: Connection) -> dict[str, int]:
     return {key_id: tokens for key_id, tokens in rows}
 
 
+def lock_tokens(conn: Connection, user_id: str) -> None:
+    """Keep a rotation away from this user's tokens until the transaction ends."""
+    k = t.user_tokens
+    conn.execute(select(k.c.user_id).where(k.c.user_id == user_id).with_for_update(key_share=True))
+
+
 def lock_other_keys(conn: Connection, current: str, after: str, limit: int) -> list[SealedRow]:
     """The next users in order whose tokens are sealed for another key, locked.
 

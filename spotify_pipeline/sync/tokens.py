@@ -17,6 +17,7 @@ from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import Reconnect, SpotifyError, SpotifyUnavailable
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
+from spotify_pipeline.storage.resealing import lock_tokens
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
@@ -114,6 +115,7 @@ class UserTokens:
 
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
         """The stored token, if it is the one we used under another seal: keys were rotated."""
+        lock_tokens(conn, self._user_id)
         for listener in load_listeners(conn, [self._user_id]):
             stored = listener.token
             if stored is None:
