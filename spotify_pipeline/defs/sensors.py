@@ -62,7 +62,7 @@ def sync_request_sensor(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Asks for one run per open dispatch key, and goes on with requests whose run is gone."""
-    from spotify_pipeline.storage import requests
+    from spotify_pipeline.storage import budget, requests
     from spotify_pipeline.sync.requests import await_request
 
     tick = Tick()
@@ -71,6 +71,10 @@ def sync_request_sensor(
             dispatched = requests.dispatched(conn)
         unasked = _reconcile(context.instance, opened.engine, dispatched, tick)
         closed_gate = opened.gate.closed_to("request")
+        full_day = closed_gate.seconds if closed_gate and closed_gate.reason == "DAY" else None
+        with opened.engine.begin() as conn:
+            # For sync_status to show: SQL does not know the limit.
+            budget.note_full_day(conn, full_day)
         if closed_gate:
             # Nothing is lost by waiting here: all is asked for when the gate has opened.
             return dg.SkipReason(f"Requests wait: {closed_gate.what_happened}. {tick}")

@@ -121,6 +121,13 @@ def block(
     )
 
 
+def note_full_day(conn: Connection, seconds: float | None) -> None:
+    """Say for how long the limit of the day leaves requests no call; None: it leaves some."""
+    until = None if seconds is None else CLOCK + literal(timedelta(seconds=seconds))
+    changed = update(_b).values(day_full_until=until, updated_at=CLOCK)
+    conn.execute(changed if seconds else changed.where(_b.c.day_full_until.is_not(None)))
+
+
 def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bool:
     """Whether the caller is the one to try whether the app is still refused.
 

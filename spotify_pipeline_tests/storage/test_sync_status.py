@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, text, update
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.budget import note_full_day
 from spotify_pipeline_tests.storage.rows import (
     NOON,
     add_user,
@@ -166,3 +167,19 @@ def test_the_view_needs_no_right_on_what_it_is_made_of(
     status = sync_status(connection)
     assert status.state == "never"
     assert status.next_allowed_at is not None
+
+
+def test_a_queued_request_is_blocked_while_our_own_limit_of_the_day_leaves_no_call(
+    connection: Connection, ada: str
+) -> None:
+    note_full_day(connection, 3600)
+    answer = request_sync(connection)
+    assert answer.message.startswith("All calls that we may make in 24 hours are used up.")
+    status = sync_status(connection)
+    assert (status.state, status.blocked_until) == ("blocked", answer.retry_at)
+    connection.execute(update(t.api_budget).values(blocked_until=FAR, blocked_reason="RATE"))
+    assert sync_status(connection).blocked_until == FAR
+    connection.execute(update(t.api_budget).values(blocked_until=None, blocked_reason=None))
+    note_full_day(connection, None)
+    status = sync_status(connection)
+    assert (status.state, status.blocked_until) == ("queued", None)

@@ -143,6 +143,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     request sync_requests;
+    spotify_asked boolean;
 BEGIN
     INSERT INTO sync_requests (user_id) VALUES (request_sync.user_id) RETURNING * INTO request;
     IF request.id IS NULL THEN
@@ -151,15 +152,19 @@ BEGIN
         SELECT * INTO request
         FROM sync_requests AS r WHERE r.user_id = request_sync.user_id ORDER BY r.id DESC LIMIT 1;
     END IF;
-    SELECT max(b.blocked_until) INTO retry_at
-    FROM api_budget AS b WHERE b.blocked_until > clock_timestamp();
+    SELECT w.until, coalesce(b.blocked_until = w.until, false) INTO retry_at, spotify_asked
+    FROM api_budget AS b
+    CROSS JOIN LATERAL (SELECT greatest(b.blocked_until, b.day_full_until) AS until) AS w
+    WHERE w.until > clock_timestamp();
 
     request_id := request.id;
     status := request.status;
     message := CASE
         WHEN request.status IN ('succeeded', 'failed') THEN 'Your sync has just ended.'
         WHEN retry_at IS NOT NULL THEN format(
-            'Spotify asked us to wait. Your sync starts after %s UTC.',
+            '%s Your sync starts after %s UTC.',
+            CASE WHEN spotify_asked THEN 'Spotify asked us to wait.'
+                ELSE 'All calls that we may make in 24 hours are used up.' END,
             to_char(retry_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
         )
         WHEN request.status = 'running' THEN 'Your sync is running.'

@@ -23,7 +23,10 @@ FROM users AS u
 JOIN sync_state AS s ON s.user_id = u.user_id
 JOIN request_cooldown AS c ON c.user_id = u.user_id
 LEFT JOIN user_tokens AS k ON k.user_id = u.user_id
-LEFT JOIN api_budget AS b ON b.blocked_until > clock_timestamp()
+-- Whether Spotify makes everybody wait or our own limit of the day.
+LEFT JOIN LATERAL (
+    SELECT greatest(a.blocked_until, a.day_full_until) AS blocked_until FROM api_budget AS a
+) AS b ON b.blocked_until > clock_timestamp()
 LEFT JOIN LATERAL (
     SELECT q.id, q.status, q.finished_at, q.error_code, q.error_message
     FROM sync_requests AS q
@@ -55,8 +58,8 @@ COMMENT ON COLUMN sync_status.user_id IS 'The person.';
 COMMENT ON COLUMN sync_status.connection IS
     'disconnected, connected, expiring, needs_reauth or suspect.';
 COMMENT ON COLUMN sync_status.state IS
-    'never synced, idle, queued, running, failed (the last sync), or blocked (queued, and Spotify '
-    'asked us to wait).';
+    'never synced, idle, queued, running, failed (the last sync), or blocked (queued, and no call '
+    'to Spotify may be made).';
 COMMENT ON COLUMN sync_status.last_synced_at IS 'Last time anything was brought up to date.';
 COMMENT ON COLUMN sync_status.next_allowed_at IS
     'Next instant at which a request is accepted; NULL: now.';
@@ -67,4 +70,4 @@ COMMENT ON COLUMN sync_status.error_message IS 'The same for a person to read.';
 COMMENT ON COLUMN sync_status.reconnect_by IS
     'When Spotify lets the connection die unless the person reconnects.';
 COMMENT ON COLUMN sync_status.blocked_until IS
-    'Until when Spotify lets us make no call at all; NULL: not blocked.';
+    'Until when no call may be made, because of Spotify or of our own limit of the day; NULL: it may.';

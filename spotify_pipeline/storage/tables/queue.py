@@ -214,6 +214,13 @@ api_budget = Table(
         "Calls per quarter of an hour of the last 24 hours, newest first.",
         server_default=text("'{}'"),
     ),
+    described(
+        "day_full_until",
+        Instant,
+        "Until when our own limit of the day leaves no call even for requests, as the request "
+        "sensor last saw it; NULL or past: it leaves some.",
+        nullable=True,
+    ),
     rule("singleton", "singleton"),
     one_of("blocked_reason", ("RATE", "QUOTA", "APP")),
     rule("blocked", "(blocked_until IS NULL) = (blocked_reason IS NULL)"),

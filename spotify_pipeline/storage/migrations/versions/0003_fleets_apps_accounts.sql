@@ -127,3 +127,7 @@ CREATE FUNCTION spotify_pipeline.raise_tombstone() RETURNS trigger LANGUAGE plpg
     AS 'BEGIN RAISE ''run spotify-pipeline init-db''; END';
 CREATE TRIGGER raise_tombstone AFTER DELETE ON spotify_pipeline.users
     FOR EACH ROW EXECUTE FUNCTION spotify_pipeline.raise_tombstone();
+
+-- Requests that wait for our own limit of the day are shown as blocked.
+ALTER TABLE spotify_pipeline.api_budget ADD COLUMN day_full_until timestamptz;
+COMMENT ON COLUMN spotify_pipeline.api_budget.day_full_until IS 'Until when our own limit of the day leaves no call even for requests, as the request sensor last saw it; NULL or past: it leaves some.';
