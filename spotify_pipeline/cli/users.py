@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from spotify_pipeline.cli.connection import disconnect, reset
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.errors import WrongUsage
+from spotify_pipeline.cli.leaving import export, forget
 from spotify_pipeline.cli.listing import list_
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.people import one_user, quoted, unknown
@@ -42,6 +43,8 @@ users.add_command(list_)
 users.add_command(show)
 users.add_command(disconnect)
 users.add_command(reset)
+users.add_command(export)
+users.add_command(forget)
 
 
 @users.command(

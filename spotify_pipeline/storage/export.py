@@ -1,0 +1,81 @@
+"""Everything that is stored about one person, table by table."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, Connection, Select, Table, func, or_, select
+
+from spotify_pipeline.storage import tables as t
+
+# Keys to the person's account, and marks of the machine: they say nothing about the person.
+KEPT_BACK = {
+    "user_tokens": ("sealed_refresh_token", "sealed_access_token", "key_id"),
+    "sync_state": ("lease_id", "lease_until"),
+}
+AT_ONCE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedTable:
+    """A table's rows about the person; `columns` are pairs of a name and what it means."""
+
+    name: str
+    meaning: str
+    columns: Sequence[tuple[str, str]]
+    rows: Iterator[Sequence[Any]]
+
+
+def export_user(conn: Connection, user_id: str) -> Iterator[ExportedTable]:
+    """Each table that speaks of the person, with all their rows in the order of its key.
+
+    Read one table to its end before the next. All are of one moment if the transaction is
+    REPEATABLE READ. Tracks and artists are those that the person's plays and lists name.
+    """
+    for table in t.metadata.sorted_tables:
+        if "user_id" in table.c and table is not t.forgotten:
+            yield _exported(conn, table, select(table).where(table.c.user_id == user_id))
+    plays, top = t.plays.c, t.user_top_tracks.c
+    theirs = t.tracks.c.spotify_id.in_(
+        select(plays.track_id)
+        .where(plays.user_id == user_id)
+        .union(
+            select(top.spotify_id).where(top.user_id == user_id),
+            _history(t.top_tracks_history, user_id),
+        )
+    )
+    yield _exported(conn, t.tracks, select(t.tracks).where(theirs))
+    artist = t.user_top_artists.c
+    named = select(func.unnest(t.tracks.c.artist_ids)).where(theirs)
+    yield _exported(
+        conn,
+        t.artists,
+        select(t.artists).where(
+            or_(
+                t.artists.c.spotify_id.in_(named),
+                t.artists.c.spotify_id.in_(
+                    select(artist.spotify_id)
+                    .where(artist.user_id == user_id)
+                    .union(_history(t.top_artists_history, user_id))
+                ),
+            )
+        ),
+    )
+
+
+def _history(table: Table, user_id: str) -> Select[Any]:
+    return select(table.c.spotify_id).where(table.c.user_id == user_id)
+
+
+def _exported(conn: Connection, table: Table, statement: Select[Any]) -> ExportedTable:
+    hidden = KEPT_BACK.get(table.name, ())
+    columns: list[Column[Any]] = [column for column in table.c if column.name not in hidden]
+    rows = conn.execution_options(yield_per=AT_ONCE).execute(
+        statement.with_only_columns(*columns).order_by(*table.primary_key.columns)
+    )
+    return ExportedTable(
+        table.name,
+        table.comment or "",
+        [(column.name, column.comment or "") for column in columns],
+        iter(rows),
+    )
