@@ -16,7 +16,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    tuple_,
     union,
     update,
 )
@@ -36,26 +35,33 @@ class StoredDay:
     completeness: str
 
 
-def write_days(
-    conn: Connection, days: pd.DataFrame, touched: pd.DataFrame, computed_at: datetime
-) -> Written:
-    """Make the touched (user_id, date) pairs equal `days`; a touched day without plays goes.
+def write_days(conn: Connection, days: pd.DataFrame, computed_at: datetime) -> Written:
+    """Store these days, which have the columns of daily_listening without computed_at.
 
-    `days` has the columns of daily_listening without computed_at, which moves only with another
-    column.
+    computed_at moves only with another column.
     """
-    table = t.daily_listening
-    written = upsert_changed(
-        conn, table, records(days.assign(computed_at=computed_at)), stamps=("computed_at",)
+    return upsert_changed(
+        conn,
+        t.daily_listening,
+        records(days.assign(computed_at=computed_at)),
+        stamps=("computed_at",),
     )
-    emptied = set(zip(touched["user_id"], touched["date"], strict=True)) - set(
-        zip(days["user_id"], days["date"], strict=True)
-    )
-    if emptied:
-        conn.execute(
-            delete(table).where(tuple_(table.c.user_id, table.c.date).in_(sorted(emptied)))
+
+
+def delete_days(conn: Connection, days: Iterable[tuple[str, date]]) -> None:
+    """Delete these (user_id, date): no play falls on them any more."""
+    d, gone = t.daily_listening, sorted(days)
+    if not gone:
+        return
+    keys = (
+        func.unnest(
+            literal([user_id for user_id, _ in gone], ARRAY(Text)),
+            literal([date_ for _, date_ in gone], ARRAY(Date)),
         )
-    return written
+        .table_valued("user_id", "date", name="gone")
+        .render_derived()
+    )
+    conn.execute(delete(d).where(d.c.user_id == keys.c.user_id, d.c.date == keys.c.date))
 
 
 def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:

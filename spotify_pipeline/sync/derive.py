@@ -4,7 +4,7 @@ All functions work inside the caller's transaction.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -17,12 +17,15 @@ from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
 from spotify_pipeline.storage.days import (
     count_days,
+    delete_days,
     read_dates,
     read_unsettled,
     save_completeness,
     write_days,
 )
+from spotify_pipeline.storage.history import HistoryReader, parts_of_history
 from spotify_pipeline.storage.plays import read_plays
+from spotify_pipeline.storage.upsert import Written
 from spotify_pipeline.sync.outcome import StepRows
 
 
@@ -37,33 +40,57 @@ def rebuild_touched_days(
 
     `new_plays` are (user_id, played_at). Returns rows per user.
     """
-    times = pd.DataFrame(
-        [play for play in new_plays if play[0] not in stale], columns=["user_id", "played_at"]
-    ).astype({"user_id": "str", "played_at": "datetime64[us, UTC]"})
+    fresh = [play for play in new_plays if play[0] not in stale]
+    writes = [
+        *([_rebuild_touched(conn, zones, fresh, computed_at)] if fresh else ()),
+        *(_rebuild_all(conn, zones, sorted(stale), computed_at) if stale else ()),
+    ]
+    new = Counter(user_id for written in writes for user_id, _ in written.inserted)
+    changed = Counter(user_id for written in writes for user_id, _ in written.changed)
+    totals = count_days(conn, zones)
+    return {
+        user_id: StepRows(totals.get(user_id, 0), new[user_id], changed[user_id])
+        for user_id in zones
+    }
+
+
+def _rebuild_touched(
+    conn: Connection,
+    zones: Mapping[str, str],
+    new_plays: Sequence[tuple[str, datetime]],
+    computed_at: datetime,
+) -> Written:
+    times = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
     touched = day.touched_days(times, zones)
     windows = {
         str(user_id): day.reading_window(dates.min(), dates.max())
         for user_id, dates in touched.groupby("user_id")["date"]
     }
-    plays = read_plays(conn, {**windows, **dict.fromkeys(stale)})
-    if stale:
-        # A day that was stored under the old zone may have no play under the new one.
-        touched = pd.concat(
-            [
-                touched,
-                day.touched_days(plays[plays["user_id"].isin(stale)], zones),
-                read_dates(conn, dict.fromkeys(stale, date.min))[["user_id", "date"]],
-            ]
-        ).drop_duplicates()
+    plays = read_plays(conn, windows)
     plays = plays.assign(date=day.local_dates(plays, zones)).merge(touched, on=["user_id", "date"])
-    written = write_days(conn, day.daily_listening(plays, zones), touched, computed_at)
-    totals = count_days(conn, zones)
-    new = Counter(user_id for user_id, _ in written.inserted)
-    changed = Counter(user_id for user_id, _ in written.changed)
-    return {
-        user_id: StepRows(totals.get(user_id, 0), new[user_id], changed[user_id])
-        for user_id in zones
-    }
+    return write_days(conn, day.daily_listening(plays, zones), computed_at)
+
+
+def _rebuild_all(
+    conn: Connection, zones: Mapping[str, str], user_ids: Sequence[str], computed_at: datetime
+) -> Iterator[Written]:
+    """Write every day of these users, a part of their history at a time."""
+    # A day that was stored under another zone may have no play under this one.
+    stored = read_dates(conn, dict.fromkeys(user_ids, date.min))
+    gone = set(zip(stored["user_id"], stored["date"], strict=True))
+    reader = HistoryReader(conn)
+    for part in parts_of_history(conn, user_ids):
+        plays = reader.read(
+            {u: day.reading_window(*span) if span else None for u, span in part.items()}
+        )
+        days = day.daily_listening(plays, zones)
+        for user_id, span in part.items():
+            if span is not None:
+                # The windows of parts overlap. The day at an end is whole in one of them only.
+                days = days[(days["user_id"] != user_id) | days["date"].between(*span)]
+        gone.difference_update(zip(days["user_id"], days["date"], strict=True))
+        yield write_days(conn, days, computed_at)
+    delete_days(conn, gone)
 
 
 def settle_completeness(
