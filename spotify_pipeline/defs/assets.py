@@ -102,6 +102,8 @@ def row_metadata(rows: "StepRows") -> dict[str, int | str]:
     }
     if rows.not_provided:
         counts["not provided by Spotify"] = ", ".join(rows.not_provided)
+    if rows.remark:
+        counts["remark"] = rows.remark
     return counts
 
 

@@ -93,7 +93,11 @@ def assign(conn: Connection) -> list[Dispatch]:
     attempt = _r.c.attempts + 1
     own_key = func.concat("request-", cast(_r.c.id, Text), "-", cast(attempt, Text))
     key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
-    conn.execute(update(_r).where(_r.c.id.in_(ids)).values(attempts=attempt, dispatch_key=key))
+    conn.execute(
+        update(_r)
+        .where(_r.c.id.in_(ids))
+        .values(attempts=attempt, dispatch_key=key, not_before=None)
+    )
     return _dispatches(conn, _r.c.id.in_(ids))
 
 

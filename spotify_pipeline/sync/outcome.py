@@ -21,6 +21,8 @@ class StepRows:
     changed: int = 0
     # Fields that Spotify left out of every item of its answer: apps in development mode get less.
     not_provided: tuple[str, ...] = ()
+    # What went wrong without failing the step.
+    remark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ class UserOutcome:
         """The steps done that changed something; in a first sync and a second try all of them."""
         everything = self.first or self.retried
         return {
-            step: rows for step, rows in self.done.items() if everything or rows.new or rows.changed
+            step: rows
+            for step, rows in self.done.items()
+            if everything or rows.new or rows.changed or rows.remark
         }
 
     @property

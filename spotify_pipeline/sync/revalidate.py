@@ -17,7 +17,9 @@ from spotify_pipeline.domain.steps import PROFILE_REVALIDATION
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 
-TIMEOUT_SECONDS = 5
+# Somebody may be waiting for the sync: a hook that hangs costs them 7 s, one that is down less.
+TIMEOUT_SECONDS = 2.0
+PAUSES_SECONDS = (0.2, 0.8)
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +27,19 @@ log = logging.getLogger(__name__)
 def revalidate(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:
     """Call the hook once for all these users and note the step as done for each.
 
-    A hook that fails is logged and fails no sync: the numbers are stored, only a cache is old.
+    A hook that fails fails no sync, for the numbers are stored and only a cache is old; what went
+    wrong is told as a remark on the step.
     """
     url, secret = pipeline.settings.revalidate_url, pipeline.settings.revalidate_secret
-    called = False
+    rows = StepRows(total=0)
     if outcomes and url and secret:
         body = json.dumps({"user_ids": [outcome.user_id for outcome in outcomes]}).encode()
         timestamp = str(int(pipeline.now().timestamp()))
-        called = _post(url, body, timestamp, signature(secret.get_secret_value(), timestamp, body))
+        signed = signature(secret.get_secret_value(), timestamp, body)
+        complaint = _call(pipeline, url, body, timestamp, signed)
+        rows = StepRows(total=int(complaint is None), remark=complaint)
     for outcome in outcomes:
-        outcome.done[PROFILE_REVALIDATION] = StepRows(total=int(called))
+        outcome.done[PROFILE_REVALIDATION] = rows
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -43,9 +48,23 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={mac.hexdigest()}"
 
 
-def _post(url: str, body: bytes, timestamp: str, signed: str) -> bool:
+def _call(pipeline: Pipeline, url: str, body: bytes, timestamp: str, signed: str) -> str | None:
+    """Tell the app, up to three times. None: it was told; else why not."""
+    for pause in (*PAUSES_SECONDS, None):
+        complaint, may_pass = _post(url, body, timestamp, signed)
+        if complaint is None or not may_pass or pause is None:
+            break
+        pipeline.sleep(pause)
+    if complaint:
+        log.warning("%s", complaint)
+    return complaint
+
+
+def _post(url: str, body: bytes, timestamp: str, signed: str) -> tuple[str | None, bool]:
+    """One call: what went wrong, and whether another may go well."""
     try:
-        response = requests.post(
+        # Streamed: what the app answers is of no interest, however long it is.
+        with requests.post(
             url,
             data=body,
             headers={
@@ -55,12 +74,12 @@ def _post(url: str, body: bytes, timestamp: str, signed: str) -> bool:
             },
             timeout=TIMEOUT_SECONDS,
             allow_redirects=False,
-        )
+            stream=True,
+        ) as response:
+            status = response.status_code
     except requests.RequestException as error:
-        log.warning("The cache hook did not answer: %s", type(error).__name__)
-        return False
+        return f"The cache hook did not answer: {type(error).__name__}", True
     # A redirect is no success either: it is not followed, so nobody was told.
-    told = 200 <= response.status_code < 300
-    if not told:
-        log.warning("The cache hook answered %d", response.status_code)
-    return told
+    if 200 <= status < 300:
+        return None, False
+    return f"The cache hook answered {status}", status >= 500 or status == 429

@@ -12,6 +12,7 @@ from spotify_pipeline.domain.steps import PROFILE_REVALIDATION
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import revalidate
+from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
@@ -65,19 +66,45 @@ def test_the_app_hears_only_of_those_whose_numbers_are_new(
 
 @pytest.mark.parametrize(
     "step",
-    [answer(500), answer(404), answer(307, headers={"Location": "/again"}), reset(), silence()],
-    ids=["500", "404", "redirect", "reset", "silence"],
+    [answer(500), answer(429), reset(), silence()],
+    ids=["500", "429", "reset", "silence"],
 )
-def test_an_app_that_fails_fails_no_sync(
+def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
     hooked: Stage, app: ScriptedServer, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
     app.script(step)
     outcomes = hooked.sync_well(*EVERYBODY)
-    assert len(app.seen) == 1
-    # Nor is a redirect followed, or a success.
-    assert {outcome.done[PROFILE_REVALIDATION].total for outcome in outcomes} == {0}
+    assert len(app.seen) == 3
+    assert len({call.body for call in app.seen}) == 1
+    assert not_told(outcomes)
     assert {row["last_error_code"] for row in hooked.rows(t.sync_state)} == {None}
+
+
+@pytest.mark.parametrize(
+    "step", [answer(404), answer(307, headers={"Location": "/again"})], ids=["404", "redirect"]
+)
+def test_an_app_that_refuses_is_not_asked_again(
+    hooked: Stage, app: ScriptedServer, step: Step
+) -> None:
+    """Nor is a redirect followed, or a success."""
+    app.script(step)
+    assert not_told(hooked.sync_well(*EVERYBODY))
+    assert len(app.seen) == 1
+
+
+def test_an_app_that_stumbled_is_told_all_the_same(hooked: Stage, app: ScriptedServer) -> None:
+    app.script(reset(), answer(503), answer(204))
+    outcomes = hooked.sync_well(*EVERYBODY)
+    assert len(app.seen) == 3
+    assert {o.done[PROFILE_REVALIDATION].total for o in outcomes} == {1}
+    assert {o.done[PROFILE_REVALIDATION].remark for o in outcomes} == {None}
+
+
+def not_told(outcomes: list[UserOutcome]) -> bool:
+    """Whether everybody's step says that the app does not know."""
+    rows = [outcome.done[PROFILE_REVALIDATION] for outcome in outcomes]
+    return all(row.total == 0 and "cache hook" in str(row.remark) for row in rows)
 
 
 def test_an_app_that_is_down_fails_no_sync(open_another: Callable[..., Stage]) -> None:
