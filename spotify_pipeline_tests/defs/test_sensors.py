@@ -1,6 +1,7 @@
 """The sensor of requests: one run for each, and requests closed when their run died."""
 
 import threading
+from dataclasses import replace
 
 import dagster as dg
 import pytest
@@ -8,9 +9,12 @@ from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs import sensors
 from spotify_pipeline.defs.sensors import sync_request_sensor
-from spotify_pipeline.storage import requests
+from spotify_pipeline.domain.budget import Allowance
+from spotify_pipeline.storage import budget, requests
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.defs.staging import StagedPipeline, staged_defs
+from spotify_pipeline.sync.gate import BudgetGate
+from spotify_pipeline_tests.defs.staging import StagedPipeline, on_stage, staged_defs
+from spotify_pipeline_tests.storage.rows import sync_status
 from spotify_pipeline_tests.sync.stage import Stage
 
 DISPATCH_KEY = "spotify/dispatch_key"
@@ -120,6 +124,22 @@ def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_r
     three.pipeline.gate.begin()  # as the gate of the next tick's own pipeline
     runs, _ = tick(instance, sync_request_sensor)
     assert [run.partition_key for run in runs] == ["anna", "ben"]
+
+
+def test_requests_that_wait_for_our_own_limit_of_the_day_are_shown_as_blocked(
+    three: Stage, instance: dg.DagsterInstance
+) -> None:
+    engine, one_call = three.pipeline.engine, Allowance(calls_per_window=0, calls_per_day=1)
+    with engine.begin() as conn:
+        assert budget.take(conn, one_call, "request") == 1
+    ask(three, "anna")
+    with on_stage(replace(three.pipeline, gate=BudgetGate(engine, one_call))):
+        assert tick(instance, sync_request_sensor) == ([], [])
+        with engine.connect() as conn:
+            assert sync_status(conn, "anna").state == "blocked"
+    tick(instance, sync_request_sensor)
+    with engine.connect() as conn:
+        assert sync_status(conn, "anna").state == "queued"
 
 
 @pytest.mark.parametrize("status", [Status.FAILURE, Status.SUCCESS])
