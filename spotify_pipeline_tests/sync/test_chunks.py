@@ -1,0 +1,157 @@
+"""A chunk is written as one: few statements, nothing twice, and nobody fails for another."""
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync import write
+from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline_tests.sync.stage import NOON, Stage
+
+HOUR = timedelta(hours=1)
+THREE = ("anna", "ben", "cleo")
+# Refreshing a token: its row, in a transaction of its own, as it must not be lost.
+PER_USER = 1
+
+
+def connect(stage: Stage, *names: str) -> None:
+    """Each with a few plays of their own on Spotify's page."""
+    for name in names:
+        stage.connect(name, person="commuter", since=(NOON - timedelta(days=3)).date())
+        stage.serve_plays(name, [(NOON - HOUR * n, f"{name} {n}") for n in range(1, 4)])
+
+
+def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
+    """Result and code per user."""
+    return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
+
+
+@pytest.fixture
+def count_statements(stage: Stage) -> Callable[[], int]:
+    """How many statements were sent since it was last asked."""
+    sent: list[str] = []
+
+    def note(*args: Any) -> None:
+        # The gate asks once a second, and a lease is renewed every ten.
+        if "api_budget" not in args[2] and "lease_until=" not in args[2]:
+            sent.append(args[2])
+
+    event.listen(stage.pipeline.engine, "before_cursor_execute", note)
+
+    def counted() -> int:
+        number = len(sent)
+        sent.clear()
+        return number
+
+    return counted
+
+
+def test_the_statements_of_a_chunk_do_not_grow_with_its_users(
+    stage: Stage, count_statements: Callable[[], int]
+) -> None:
+    few, many = [f"few {n}" for n in range(2)], [f"many {n}" for n in range(12)]
+    connect(stage, *few, *many)
+    needed = []
+    for names in (few, many):
+        count_statements()
+        stage.sync_well(*names)
+        needed.append(count_statements() - PER_USER * len(names))
+    assert needed[1] - needed[0] <= 2
+    # And an hour later, with new plays and without new tokens.
+    stage.at(NOON + HOUR)
+    for names in (few, many):
+        for name in names:
+            stage.serve_plays(name, [(NOON, f"{name} 9"), (NOON - HOUR, f"{name} 1")])
+        count_statements()
+        assert {outcome.new_plays for outcome in stage.sync_well(*names)} == {1}
+        needed.append(count_statements())
+    assert needed[3] - needed[2] <= 2
+
+
+def test_a_chunk_that_runs_twice_changes_nothing_twice(stage: Stage) -> None:
+    connect(stage, *THREE)
+    stage.sync_well(*THREE)
+    before = stage.dump(versions=True)
+    assert len(before["plays"]) == 9
+    outcomes = stage.sync_well(*THREE)
+    assert stage.dump(versions=True) == before
+    assert {(o.new_plays, o.done[RECENTLY_PLAYED].total) for o in outcomes} == {(0, 3)}
+
+
+def test_of_two_chunks_one_after_the_other_each_new_play_is_counted_once(stage: Stage) -> None:
+    connect(stage, *THREE)
+    first = stage.sync_well(*THREE)
+    stage.at(NOON + HOUR)
+    stage.serve_plays("ben", [(NOON, "ben 9"), (NOON - HOUR, "ben 1")])
+    second = stage.sync_well(*THREE)
+    assert [o.new_plays for o in (*first, *second)] == [3, 3, 3, 0, 1, 0]
+    assert len(stage.rows(t.plays)) == 10
+
+
+@pytest.mark.parametrize("at_fault", ["recently_played", "refresh"])
+def test_a_bug_that_one_answer_brings_to_light_fails_its_user_only(
+    stage: Stage, at_fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(stage, *THREE)
+
+    def fail() -> None:
+        raise KeyError("something private")
+
+    odd = stage.meanwhile(at_fault, fail)
+    outcomes = odd.sync(*THREE)
+    assert sorted((o.result, o.error_code) for o in outcomes) == [
+        ("failed", "INTERNAL"),
+        ("synced", None),
+        ("synced", None),
+    ]
+    (failed,) = (o.user_id for o in outcomes if o.failures)
+    assert stage.rows(t.plays, failed) == []
+    assert stage.row(t.sync_state, failed)["last_error_code"] == "INTERNAL"
+    assert "KeyError at test_chunks.py" in caplog.text
+    assert "private" not in caplog.text
+
+
+def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(stage, *THREE)
+    settle = write.settle_completeness
+
+    def settle_all_but_ben(conn: Any, zones: dict[str, str], *args: Any, **more: Any) -> None:
+        if "ben" in zones:
+            raise ZeroDivisionError("ben")
+        settle(conn, zones, *args, **more)
+
+    monkeypatch.setattr(write, "settle_completeness", settle_all_but_ben)
+    with caplog.at_level(logging.WARNING):
+        outcomes = stage.sync(*THREE)
+    assert results(outcomes) == {
+        "anna": ("synced", None),
+        "ben": ("failed", "INTERNAL"),
+        "cleo": ("synced", None),
+    }
+    # His plays came in the same transaction and are not there either.
+    assert [len(stage.rows(t.plays, name)) for name in THREE] == [3, 0, 3]
+    assert "ben" not in caplog.text.replace("benchmarks", "")
+    monkeypatch.undo()
+    stage.sync_well(*THREE)
+    assert len(stage.rows(t.daily_listening, "ben")) == 1
+
+
+def test_who_is_forgotten_between_the_answer_and_the_write_is_dropped(stage: Stage) -> None:
+    connect(stage, *THREE)
+    leaving = stage.meanwhile("top_tracks", lambda: stage.forget("ben"))
+    assert results(leaving.sync(*THREE)) == {
+        "anna": ("synced", None),
+        "ben": ("gone", None),
+        "cleo": ("synced", None),
+    }
+    tables = (t.users, t.plays, t.user_top_tracks, t.sync_state, t.user_tokens)
+    for table in tables:
+        assert {row["user_id"] for row in stage.rows(table)} == {"anna", "cleo"}
