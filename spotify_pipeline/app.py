@@ -37,7 +37,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """The new or the already open request. `retry_at`: until when Spotify makes everybody wait."""
+    """The new or the already open request. `retry_at`: until then no call may be made."""
 
     request_id: int
     status: str
