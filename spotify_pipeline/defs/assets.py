@@ -5,11 +5,13 @@ materialized, everything else is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from spotify_pipeline.defs.checks import OF_USER, as_result, evaluate_user, log_evaluation
+from spotify_pipeline.defs.lineage import lineage_metadata
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.pictures import picture_metadata, wants_picture
@@ -20,6 +22,7 @@ from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, STEPS
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.outcome import StepRows, UserOutcome
+    from spotify_pipeline.sync.pipeline import Pipeline
 
 # How long a run waits for another sync of the same user.
 WAIT_SECONDS = 30
@@ -31,6 +34,8 @@ WAIT_SECONDS = 30
     check_specs=OF_USER,
     can_subset=True,
     partitions_def=listeners,
+    # Many partitions at once from the UI: one set, one transaction, one process for 200 users.
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=200),
 )
 def listener_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
@@ -56,20 +61,8 @@ def listener_assets(
             if dispatch_key
             else work(context.partition_keys)
         )
-        checked = {
-            (one.user_id, step): list(
-                evaluate_user(opened, one.user_id, step, context.selected_asset_check_keys)
-            )
-            for one in outcomes
-            for step in one.done
-        }
-        picture = (
-            picture_metadata(opened, outcomes[0].user_id)
-            if wants_picture(context.run.tags)
-            and len(outcomes) == 1
-            and MUSIC_PERSONALITY in outcomes[0].done
-            else {}
-        )
+        found = {one.user_id: _checked(context, opened, one) for one in outcomes if not one.gone}
+        picture = _picture(context, opened, outcomes)
     if len(outcomes) == 1:
         (one,) = outcomes
         for step, rows in one.done.items():
@@ -77,20 +70,39 @@ def listener_assets(
                 asset_key(step),
                 metadata={
                     **row_metadata(rows),
+                    **lineage_metadata(step),
                     **(picture if step == MUSIC_PERSONALITY else {}),
                 },
-                check_results=[as_result(found) for found in checked[one.user_id, step]],
+                check_results=[as_result(check) for check in found[one.user_id][step]],
             )
     else:
         # An output would mark every partition of the run as materialized, the failed ones too.
         for one in outcomes:
             log_materializations(context, one.user_id, one.done)
-            for step in one.done:
-                for found in checked[one.user_id, step]:
-                    log_evaluation(context, found)
+            for check in chain.from_iterable(found.get(one.user_id, {}).values()):
+                log_evaluation(context, check)
     for judgement in filter(None, map(evaluation, outcomes)):
         log_evaluation(context, judgement)
     raise_failures(outcomes)
+
+
+def _checked(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", one: "UserOutcome"
+) -> dict[str, list[dg.AssetCheckEvaluation]]:
+    """What the checks of the user find, by step that was done."""
+    wanted = context.selected_asset_check_keys
+    return {step: list(evaluate_user(pipeline, one.user_id, step, wanted)) for step in one.done}
+
+
+def _picture(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcomes: "list[UserOutcome]"
+) -> dict[str, dg.MetadataValue]:
+    """For a run of one user that was launched in the UI, if there is a new personality."""
+    if len(outcomes) != 1 or MUSIC_PERSONALITY not in outcomes[0].done:
+        return {}
+    return (
+        picture_metadata(pipeline, outcomes[0].user_id) if wants_picture(context.run.tags) else {}
+    )
 
 
 def row_metadata(rows: "StepRows") -> dict[str, int | str]:

@@ -50,13 +50,16 @@ LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def column_lineage(step: str) -> dg.TableColumnLineage | None:
-    """The lineage of the step's columns; None for what comes from Spotify."""
+def lineage_metadata(step: str) -> dict[str, dg.TableColumnLineage]:
+    """The lineage of the step's columns; empty for what comes from Spotify.
+
+    Dagster's UI reads it from the latest materialization only. Two kilobytes are too much for every
+    poll of every user, so it goes with runs of one partition.
+    """
     if step not in LINEAGE:
-        return None
-    return dg.TableColumnLineage(
-        {column: list(_deps(sources)) for column, sources in LINEAGE[step].items()}
-    )
+        return {}
+    columns = {column: list(_deps(sources)) for column, sources in LINEAGE[step].items()}
+    return {"dagster/column_lineage": dg.TableColumnLineage(columns)}
 
 
 def _deps(sources: Iterable[str]) -> Iterable[dg.TableColumnDep]:

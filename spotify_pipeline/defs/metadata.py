@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 from sqlalchemy import Table
 
-from spotify_pipeline.defs.lineage import column_lineage
+from spotify_pipeline.defs.lineage import lineage_metadata
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.storage import tables as t
@@ -65,7 +65,7 @@ def asset_key(step: str) -> dg.AssetKey:
 def asset_specs() -> Iterator[dg.AssetSpec]:
     """One spec per step, in graph order. Skippable: a step that failed yields nothing."""
     for step, needed in s.NEEDS.items():
-        table, lineage = TABLES[step], column_lineage(step)
+        table = TABLES[step]
         yield dg.AssetSpec(
             asset_key(step),
             deps=[asset_key(other) for other in needed],
@@ -79,7 +79,7 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
             metadata={
                 "dagster/table_name": table.fullname,
                 "dagster/column_schema": column_schema(table),
-                **({"dagster/column_lineage": lineage} if lineage else {}),
+                **lineage_metadata(step),
             },
         )
 
