@@ -1,7 +1,9 @@
 import math
 import random
+import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -638,3 +640,18 @@ def test_nobody_is_no_rows():
     result = music_personality(replace(crowd(1), zones={}))
     assert list(result.columns) == list(definition.COLUMNS)
     assert len(result) == 0
+
+
+def test_the_document_tells_every_metric_and_tag_with_its_minimum():
+    text = (Path(__file__).parents[2] / "docs" / "personality.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if "|" in line}
+    for metric in definition.METRICS:
+        numbers = re.findall(r"\d+", metric.minimum)
+        assert all(number in rows[metric.column] for number in numbers), metric.column
+    for tag in definition.TAGS:
+        assert f"`{tag.metric}`" in rows[tag.name]
+        (threshold,) = re.findall(r"[0-9.]+$", rows[tag.name].strip("| "))
+        below, above = float(threshold) - 1e-9, float(threshold) + 1e-9
+        assert tag.holds(below) != tag.holds(above)
+        assert tag.holds(above) == (">" in rows[tag.name] or "≥" in rows[tag.name])
+        assert tag.holds(float(threshold)) == ("≥" in rows[tag.name] or "≤" in rows[tag.name])
