@@ -1,1 +1,1 @@
-"""The Dagster UI in a real browser: `make browser`, where Chromium is installed."""
+"""What people see, in a real browser: `make browser`, where Chromium is installed."""

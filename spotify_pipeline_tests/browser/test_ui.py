@@ -1,15 +1,14 @@
 """What a data engineer sees of the graph and of a user's partition."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from spotify_pipeline.cli.stack import Stack, running_stack
-from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
@@ -17,8 +16,7 @@ from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.accounts import connect_user, register_user
 from spotify_pipeline.storage.database import leave_database
 from spotify_pipeline.sync.pipeline import open_pipeline
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
 
 pytestmark = [
     pytest.mark.browser,
@@ -54,36 +52,47 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 authorized_at=pipeline.now(),
             )
         with opened_instance(settings) as instance:
-            assert sync_one(instance, listener.user_id).success
+            instance.add_dynamic_partitions("spotify_users", [listener.user_id])
+            # Without tags: as launched in the UI.
+            job = build_defs().resolve_job_def("sync_user")
+            run = job.execute_in_process(instance=instance, partition_key=listener.user_id)
+            assert run.success
         with running_stack(settings) as running:
             yield running
         leave_database(settings)
 
 
-def page(url: str, profile: Path) -> str:
-    """The page as Chromium has drawn it, as HTML."""
-    assert CHROMIUM is not None
-    options = [
-        *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-quic"),
-        *("--window-size=1700,1400", "--virtual-time-budget=20000", f"--user-data-dir={profile}"),
-    ]
-    drawn = subprocess.run(
-        [CHROMIUM, *options, "--dump-dom", url], capture_output=True, check=True, timeout=120
-    )
-    return drawn.stdout.decode()
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
-def test_the_graph_lists_every_asset_of_the_contract(stack: Stack, tmp_path: Path) -> None:
-    drawn = page(f"{stack.url}/assets", tmp_path)
-    # The catalog writes a key as "top_artists / short_term"; folders are shown by their first part.
-    assert {name for name in (step.split("/")[0] for step in STEPS) if name not in drawn} == set()
+def test_the_graph_shows_every_asset_of_the_contract(stack: Stack, browser: Browser) -> None:
+    with opened(browser) as seen:
+        seen.page.goto(f"{stack.url}/assets")
+        # The catalog writes a key as "top_artists / short_term"; folders show their first part.
+        for name in {step.split("/")[0] for step in STEPS}:
+            seen.page.get_by_text(name).first.wait_for()
 
 
-def test_a_partition_shows_that_it_is_materialized_and_its_row_count(
-    stack: Stack, tmp_path: Path
+def test_a_partition_shows_its_row_count_and_its_picture(stack: Stack, browser: Browser) -> None:
+    with opened(browser) as seen:
+        seen.page.goto(f"{stack.url}/assets/music_personality?view=partitions&partition=mira")
+        seen.page.get_by_text("dagster/partition_row_count").first.wait_for()
+        assert seen.page.get_by_text("Materialized", exact=True).count()
+        seen.page.get_by_text("Show Markdown").first.click()
+        picture = seen.page.locator("img[src^='data:image/png']")
+        picture.wait_for()
+        # Drawn, and not only put there.
+        assert picture.evaluate("image => image.naturalWidth") > 500
+        assert seen.errors == []
+
+
+def test_the_checks_of_an_asset_are_listed_and_can_be_executed(
+    stack: Stack, browser: Browser
 ) -> None:
-    drawn = page(f"{stack.url}/assets/daily_listening?view=partitions&partition=mira", tmp_path)
-    assert "mira" in drawn
-    assert "Materialized" in drawn
-    assert "dagster/partition_row_count" in drawn
+    with opened(browser) as seen:
+        seen.page.goto(f"{stack.url}/assets/daily_listening?view=checks")
+        seen.page.get_by_text("days_sum_to_plays", exact=True).first.wait_for()
+        assert seen.page.get_by_text("Execute all").count()
