@@ -132,18 +132,55 @@ def test_the_weekly_tick_asks_for_the_lists_of_everybody_who_can_be_asked(
     assert stage.calls("recently_played") == []
 
 
-def test_a_tick_that_would_be_for_nothing_starts_no_run(
+def why_skipped(instance: dg.DagsterInstance, name: str, moment: datetime) -> str:
+    """What the tick says instead of asking for a run."""
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=moment,
+        resources={"pipeline": StagedPipeline()},
+    )
+    result = BY_NAME[name].evaluate_tick(context)
+    assert not result.run_requests
+    return result.skip_message or ""
+
+
+def test_a_tick_that_would_be_for_nothing_says_why_it_starts_no_run(
     stage: Stage, instance: dg.DagsterInstance
 ) -> None:
     tick = last_tick(3)
-    assert evaluate(instance, "nightly_sync", tick) == []  # nobody
+    assert why_skipped(instance, "nightly_sync", tick) == "There is no user who is active."
     stage.connect("anna")
     # Missed by more than a day, as after a week of sleep: the latest tick does it.
-    assert evaluate(instance, "nightly_sync", tick - DAY) == []
+    assert "a later tick does its work" in why_skipped(instance, "nightly_sync", tick - DAY)
     (request,) = evaluate(instance, "nightly_sync", tick)
-    instance.create_run_for_job(
+    run = instance.create_run_for_job(
         staged_defs().resolve_job_def("sync_users"),
         status=dg.DagsterRunStatus.STARTED,
         tags=request.tags,
     )
-    assert evaluate(instance, "nightly_sync", tick) == []  # the last one is still going
+    assert why_skipped(instance, "nightly_sync", tick) == "The previous run is still going."
+    # Another schedule's run is none of its business.
+    assert evaluate(instance, "weekly_top_refresh", tick)
+    instance.report_run_canceled(run)
+    assert evaluate(instance, "nightly_sync", tick)
+    stage.pipeline.gate.blocked(3600, "QUOTA")
+    assert why_skipped(instance, "nightly_sync", tick).startswith("No call can be made now")
+
+
+def test_two_runs_are_kept_for_people_who_wait_and_they_go_first(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    stage.connect("anna")
+    queue = instance.get_concurrency_config().run_queue_config
+    assert {
+        "key": "spotify/trigger",
+        "value": "scheduled",
+        "limit": queue.max_concurrent_runs - 2,
+    } in queue.tag_concurrency_limits
+    (request,) = evaluate(instance, "nightly_sync", last_tick(3))
+    assert request.tags["spotify/trigger"] == "scheduled"
+    assert int(request.tags["dagster/priority"]) < 0
+
+
+def test_the_schedules_have_the_names_that_the_readme_promises() -> None:
+    assert set(BY_NAME) == {"nightly_sync", "plays_poll", "weekly_top_refresh", "health"}
