@@ -6,34 +6,24 @@ A real code server, webserver and daemon on an embedded Postgres, against the si
 latency. First single requests at uneven moments, one after the other; then many people at once.
 """
 
-import os
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 
 import click
 import dagster as dg
 from dagster import DagsterEventType as Event
 from sqlalchemy import text
 
+from benchmarks.world import fleet
 from spotify_pipeline.cli.stack import Stack, free_port, running_stack
-from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.domain.sealing import seal
-from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.storage.accounts import connect_user, register_user
-from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
+from spotify_pipeline.sync.pipeline import Pipeline
 
 LATENCY_SECONDS = 0.05
-SCOPES = ("user-read-recently-played", "user-top-read")
 
 
 @dataclass(frozen=True)
@@ -145,56 +135,25 @@ def measure_burst(bench: Bench, user_ids: Sequence[str]) -> None:
     click.echo(f"all {seconds[-1]:.1f}")
 
 
-def connect(pipeline: Pipeline, simulator: Simulator, user_id: str) -> None:
-    """A listener of the last two weeks, as the app connects them."""
-    since = (datetime.now(UTC) - timedelta(days=14)).date()
-    info = simulator.add_listener(user_id, "UTC", since=since, person="light")
-    keyring = pipeline.keyring
-    sealed = seal(keyring.public_key(keyring.current_id), user_id, info.refresh_token)
-    with pipeline.engine.begin() as conn:
-        register_user(conn, user_id, "UTC", None)
-        connect_user(
-            conn,
-            user_id,
-            client_id=simulator.client_id,
-            sealed_refresh_token=sealed,
-            key_id=keyring.current_id,
-            scopes=SCOPES,
-            authorized_at=datetime.now(UTC),
-        )
-
-
 @click.command()
 @click.option("--single", default=20, help="Single requests, one after the other.")
 @click.option("--burst", default=200, help="People who press Sync at once.")
 def main(single: int, burst: int) -> None:
     """Measures requests from INSERT to succeeded."""
-    with ExitStack() as stack:
-        home = stack.enter_context(tempfile.TemporaryDirectory())
-        simulator = stack.enter_context(running_simulator())
-        os.environ |= {
-            **simulator.environment,
-            "SPOTIFY_PIPELINE_HOME": str(Path(home)),
-            "SPOTIFY_PIPELINE_CALLS_PER_30S": "0",
-            "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0",
-        }
-        settings = load_settings()
-        pipeline = stack.enter_context(open_pipeline(settings))
-        singles = [f"single{n}" for n in range(single + 1)]
-        crowd = [f"crowd{n}" for n in range(burst)]
-        for user_id in [*singles, *crowd]:
-            connect(pipeline, simulator, user_id)
-        simulator.add_fault(Latency(LATENCY_SECONDS))
-        dagster = stack.enter_context(running_stack(settings, free_port(None, first=12_000)))
-        instance = stack.enter_context(opened_instance(settings))
-        bench = Bench(pipeline, simulator, dagster, instance)
-        # The first one of all also warms the disk's cache.
-        bench.ask(singles[:1])
-        bench.finish(singles[:1], 120)
+    with (
+        fleet(1 + single + burst, connections=16) as world,
+        running_stack(world.pipeline.settings, free_port(None, first=12_000)) as stack,
+    ):
+        world.latency(LATENCY_SECONDS)
+        bench = Bench(world.pipeline, world.simulator, stack, world.instance)
+        first, *others = [listener.user_id for listener in world.listeners]
+        # The first run of all finds cold caches.
+        bench.ask([first])
+        bench.finish([first], 120)
         if single:
-            measure_single(bench, singles[1:])
+            measure_single(bench, others[:single])
         if burst:
-            measure_burst(bench, crowd)
+            measure_burst(bench, others[single:])
 
 
 if __name__ == "__main__":
