@@ -189,7 +189,7 @@ def tell(split: dict[str, float], verdict: dict[str, object]) -> None:
         click.echo(f"  {part:<15}{ms:8.2f}")
     click.echo()
     for name, figure in verdict.items():
-        shown = f"{figure:.1f}" if isinstance(figure, float) else figure
+        shown = f"{figure:.1f}" if isinstance(figure, float) else str(figure)
         click.echo(f"{name.replace('_', ' '):<34}{shown:>8}")
 
 

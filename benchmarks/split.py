@@ -18,7 +18,7 @@ from spotify_pipeline.domain import sealing
 from spotify_pipeline.spotify import client, transport
 from spotify_pipeline.spotify.wire import Wire
 from spotify_pipeline.storage.runs import enlist
-from spotify_pipeline.sync import derive, tokens
+from spotify_pipeline.sync import derive, personality, tokens
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.runs import ENLISTED
 
@@ -34,7 +34,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     ],
     "sealing": [(sealing.Keyring, "open"), (tokens, "seal")],
     "days": [(derive.day, "daily_listening"), (derive.day, "touched_days")],
-    "personality": [(derive, "music_personality")],
+    "personality": [(personality, "music_personality")],
     "SQL": [
         (sqlalchemy.Connection, name)
         for name in ("execute", "scalar", "scalars", "_commit_impl", "_rollback_impl")
