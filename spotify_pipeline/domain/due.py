@@ -4,30 +4,66 @@ Spotify keeps only the last 50 plays, so the wait follows the user's own recent 
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 # Half of what Spotify keeps: the other half is the margin for a pace that doubles.
 GATHERED = 25
+# The fewest plays that make a pace: a burst shows after 5 minutes, not after 25 plays.
+SHORTEST_BURST = 8
 AT_MOST_EVERY = timedelta(minutes=15)
 AT_LEAST_EVERY = timedelta(minutes=60)
 INACTIVE_AFTER = timedelta(days=7)
 INACTIVE_EVERY = timedelta(days=1)
 
+# The schedule `plays_poll` looks at every quarter hour, and a run reaches a user a little later:
+# without rounding down 15 minutes would be 30, and 60 would be 75.
+QUARTER = timedelta(minutes=15)
+# What is fresher a scheduled run leaves out.
+AT_EARLIEST = timedelta(minutes=10)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def next_due_at(
-    fetched_at: datetime, item_times: Sequence[datetime] | None, stretch: float = 1.0
+    fetched_at: datetime,
+    item_times: Sequence[datetime] | None,
+    stretch: float = 1.0,
+    heard_at: datetime | None = None,
 ) -> datetime:
-    """The instant (UTC) of the next collection after one at `fetched_at`.
+    """The quarter hour (UTC) of the next collection after one at `fetched_at`.
 
     `item_times` are the times of the page's items, newest first; None when the fetch failed, which
-    is tried again at the shortest interval. The wait is the shortest time in which this user
-    recently gathered 25 plays, within 15 to 60 minutes, times `stretch` (see
-    `budget.due_stretch`); a day for those who stopped listening.
+    is tried again at the shortest interval. `heard_at` is when the user last connected or asked.
+
+    With times t1 > t2 > ... the wait is 25 * min((t_i - t_j) / (j - i)) over all j >= i + 8: the
+    time in which 25 plays gather at the fastest pace on the page, within 15 to 60 minutes, times
+    `stretch` (see `budget.due_stretch`). A day for those of whom neither a play nor anything else
+    was heard for 7 days.
+
+    The instant is rounded down to the quarter hour, unless that is less than 10 minutes away.
     """
     if item_times is None:
-        return fetched_at + AT_MOST_EVERY * stretch
-    if not item_times or fetched_at - item_times[0] > INACTIVE_AFTER:
-        return fetched_at + INACTIVE_EVERY
-    spans = [newer - older for newer, older in zip(item_times, item_times[GATHERED:], strict=False)]
-    fastest = min(spans, default=AT_LEAST_EVERY)
-    return fetched_at + min(max(fastest, AT_MOST_EVERY), AT_LEAST_EVERY) * stretch
+        return _on_the_quarter(fetched_at, AT_MOST_EVERY * stretch)
+    heard = [*item_times[:1], *([heard_at] if heard_at else [])]
+    if not heard or fetched_at - max(heard) > INACTIVE_AFTER:
+        return _on_the_quarter(fetched_at, INACTIVE_EVERY)
+    wait = min(max(_gathering_time(item_times), AT_MOST_EVERY), AT_LEAST_EVERY)
+    return _on_the_quarter(fetched_at, wait * stretch)
+
+
+def _gathering_time(item_times: Sequence[datetime]) -> timedelta:
+    """In which 25 plays gather at the fastest pace of these times."""
+    # A longer run is made of shorter ones and no faster than the fastest of them: those of 8 to 15
+    # intervals are enough.
+    paces = (
+        (newer - older) / length
+        for length in range(SHORTEST_BURST, 2 * SHORTEST_BURST)
+        for newer, older in zip(item_times, item_times[length:], strict=False)
+    )
+    return GATHERED * min(paces, default=AT_LEAST_EVERY)
+
+
+def _on_the_quarter(fetched_at: datetime, wait: timedelta) -> datetime:
+    due_at = fetched_at + wait
+    quarter = due_at - (due_at - _EPOCH) % QUARTER
+    return quarter if quarter - fetched_at >= AT_EARLIEST else quarter + QUARTER

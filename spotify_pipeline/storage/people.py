@@ -37,12 +37,26 @@ class Listener:
     plays_fetched_at: datetime | None
     tops_fetched_at: datetime | None
     token: SealedToken | None
+    # When the last succeeded request ended; now, while one is running.
+    requested_at: datetime | None = None
+
+    @property
+    def heard_at(self) -> datetime | None:
+        """When the user last connected or asked for a sync."""
+        heard = (self.requested_at, self.token.authorized_at if self.token else None)
+        return max(filter(None, heard), default=None)
 
 
 def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
     """The users among these that exist, by user_id, with their tokens."""
     u, k, s = t.users, t.user_tokens, t.sync_state
     seconds_left = func.extract("epoch", k.c.access_expires_at - func.now())
+    r = t.sync_requests
+    requested_at = (
+        select(func.max(func.coalesce(r.c.finished_at, func.now())))
+        .where(r.c.user_id == u.c.user_id, r.c.status.in_(("running", "succeeded")))
+        .scalar_subquery()
+    )
     rows = conn.execute(
         select(
             u.c.user_id,
@@ -51,6 +65,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             u.c.days_stale,
             s.c.plays_fetched_at,
             s.c.tops_fetched_at,
+            requested_at.label("requested_at"),
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -85,6 +100,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
                 if row.access_seconds_left is None
                 else float(row.access_seconds_left),
             ),
+            requested_at=row.requested_at,
         )
         for row in rows
     ]

@@ -240,7 +240,10 @@ def _write_state(
                 plays_fetched=page is not None,
                 tops_fetched=tops <= outcome.done.keys(),
                 next_due_at=next_due_at(
-                    one.fetched_at, page.item_times if page else None, one.due_stretch
+                    one.fetched_at,
+                    page.item_times if page else None,
+                    one.due_stretch,
+                    one.listener.heard_at,
                 )
                 if page or s.RECENTLY_PLAYED in outcome.failures
                 else None,
