@@ -1,7 +1,10 @@
 """Puts the definitions together."""
 
+import os
+
 import dagster as dg
 
+from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.assets import listener_assets
 from spotify_pipeline.defs.checks import hourly_checks
 from spotify_pipeline.defs.executors import check_executor
@@ -17,15 +20,15 @@ from spotify_pipeline.settings import load_settings
 def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
     """Assets, checks, jobs, schedules, sensors around a pipeline (default: the environment's).
 
-    Raises ConfigurationError when the environment names an executor that is not installed.
+    Raises ConfigurationError when the environment names an executor that cannot be used.
     """
-    check_executor(load_settings())
+    check_executor(load_settings(os.environ))
     return dg.Definitions(
         assets=[listener_assets],
         asset_checks=[hourly_checks, user_sync_ok],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
-        sensors=SENSORS,
+        sensors=[*SENSORS, alert_sensor],
         resources={
             "pipeline": pipeline or PipelineResource(),
             "chunk_numbers": dg.IOManagerDefinition.hardcoded_io_manager(ChunkNumbers()),

@@ -28,7 +28,7 @@ PRELOADED = ["spotify_pipeline.definitions", "spotify_pipeline.sync.runs"]
 def chunk_executor(context: dg.InitExecutorContext) -> dg.Executor:
     """Dagster's multiprocess executor, or dagster-celery's with SPOTIFY_PIPELINE_EXECUTOR=celery.
 
-    Raises ConfigurationError when that needs the extra that is not installed.
+    Raises ConfigurationError when that lacks its extra or its broker.
     """
     settings = load_settings()
     check_executor(settings)
@@ -49,8 +49,11 @@ def chunk_executor(context: dg.InitExecutorContext) -> dg.Executor:
 
 
 def check_executor(settings: Settings) -> None:
-    """Raises ConfigurationError when the executor needs an extra that is not installed."""
-    if settings.executor == "celery" and find_spec("dagster_celery") is None:
+    """Raises ConfigurationError when the executor lacks its extra or its broker."""
+    if settings.executor != "celery":
+        return
+    broker_of(settings)
+    if find_spec("dagster_celery") is None:
         raise ConfigurationError(
             "SPOTIFY_PIPELINE_EXECUTOR=celery needs the extra [celery]: install "
             "spotify_pipeline[celery], or unset SPOTIFY_PIPELINE_EXECUTOR."

@@ -17,7 +17,9 @@ import dagster as dg
 import pytest
 
 from spotify_pipeline.cli.stack import free_port
+from spotify_pipeline.defs import executors
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.settings import ConfigurationError
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import materialized
@@ -112,6 +114,20 @@ def test_a_killed_chunk_is_tried_again_and_nothing_is_lost_or_doubled(
     assert stored == Counter({name: len(visible(stage, name)) for name in names})
     # The chunk that was not killed was not asked for again.
     assert len(stage.calls("recently_played", "anna")) == 1
+
+
+def test_celery_without_its_extra_or_its_broker_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPOTIFY_PIPELINE_EXECUTOR", "celery")
+    with pytest.raises(ConfigurationError, match="SPOTIFY_PIPELINE_BROKER_URL is not set"):
+        build_defs()
+    monkeypatch.setenv("SPOTIFY_PIPELINE_BROKER_URL", "redis://:password@broker/0")
+    build_defs()
+    monkeypatch.setattr(executors, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"needs the extra \[celery\]") as raised:
+        build_defs()
+    assert "password" not in str(raised.value)
 
 
 @contextmanager
