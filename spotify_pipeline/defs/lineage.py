@@ -53,8 +53,8 @@ LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
 def lineage_metadata(step: str) -> dict[str, dg.TableColumnLineage]:
     """The lineage of the step's columns; empty for what comes from Spotify.
 
-    Dagster's UI reads it from the latest materialization only. Two kilobytes are too much for every
-    poll of every user, so it goes with runs of one partition.
+    It stands in the definition, and in materializations by runs of one partition, because Dagster's
+    pages that draw it read the latest one. Two kilobytes are too much for every poll of everybody.
     """
     if step not in LINEAGE:
         return {}

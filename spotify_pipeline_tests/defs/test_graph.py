@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from spotify_pipeline.definitions import defs
+from spotify_pipeline.domain.personality_definition import METRICS
 from spotify_pipeline.storage import tables as t
 
 RANGES = ("short_term", "medium_term", "long_term")
@@ -68,6 +69,27 @@ def test_an_asset_explains_itself(specs: dict[str, dg.AssetSpec], name: str) -> 
     assert columns["user_id"].constraints.nullable is False
 
 
+def test_the_lineage_of_a_column_names_columns_that_exist(specs: dict[str, dg.AssetSpec]) -> None:
+    columns = {
+        spec.key: {column.name for column in spec.metadata["dagster/column_schema"].columns}
+        for spec in specs.values()
+    }
+    told = {
+        name: spec.metadata["dagster/column_lineage"].deps_by_column
+        for name, spec in specs.items()
+        if "dagster/column_lineage" in spec.metadata
+    }
+    assert set(told) == {"daily_listening", "music_personality"}
+    for name, lineage in told.items():
+        assert set(lineage) <= columns[specs[name].key]
+        for deps in lineage.values():
+            assert deps
+            assert [d for d in deps if d.column_name not in columns[d.asset_key]] == []
+    # Every metric is computed from something.
+    metrics = {metric.column for metric in METRICS}
+    assert metrics <= told["music_personality"].keys()
+
+
 def test_the_column_types_are_those_of_postgres(specs: dict[str, dg.AssetSpec]) -> None:
     schema = specs["daily_listening"].metadata["dagster/column_schema"]
     types = {column.name: column.type.lower() for column in schema.columns}
@@ -98,7 +120,17 @@ def test_what_runs_by_itself_runs_from_the_start(definitions: dg.Definitions) ->
 
 def test_the_code_location_loads_without_what_only_a_sync_needs() -> None:
     """Every run is a fresh process that loads it."""
-    heavy = ("pandas", "numpy", "requests", "alembic", "matplotlib", "altair", "plotly", "nacl")
+    heavy = (
+        "pandas",
+        "numpy",
+        "requests",
+        "alembic",
+        "matplotlib",
+        "PIL",
+        "altair",
+        "plotly",
+        "nacl",
+    )
     code = (
         "import json, sys\n"
         "from spotify_pipeline.definitions import defs\n"
