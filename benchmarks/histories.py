@@ -53,14 +53,14 @@ _TOP_ARTISTS = """
     SELECT :user_id, r, n, 'artist' || n, 'Artist ' || n, :until
     FROM unnest(ARRAY['short_term', 'medium_term', 'long_term']) AS r,
         generate_series(1, 20) AS n"""
-# Other people, with 60 plays each.
+# Other people, with 20 plays each, so many days ago.
 _CROWD = (
     """INSERT INTO spotify_pipeline.users (user_id, timezone)
     SELECT 'user' || n, 'UTC' FROM generate_series(1, :users) AS n""",
     """INSERT INTO spotify_pipeline.plays (user_id, played_at, track_id, source)
     SELECT 'user' || n, date_trunc('milliseconds', :until - (k + random() / 2) * interval '1 day'),
         'track' || floor(:tracks * random() ^ 3), 'api'
-    FROM generate_series(1, :users) AS n, generate_series(1, 60) AS k""",
+    FROM generate_series(1, :users) AS n, generate_series(1, 20) AS k""",
     """INSERT INTO spotify_pipeline.daily_listening (user_id, date, minutes, listened_ms, plays,
         unique_tracks, unique_artists, top_track_id, top_artist_id, completeness)
     SELECT user_id, played_at::date, 3 * count(*), 180000 * count(*), count(*), count(*), 1,
@@ -181,6 +181,6 @@ def fill_history(conn: Connection, user_id: str, plays: int) -> None:
 
 
 def fill_crowd(conn: Connection, users: int) -> None:
-    """So many users with 60 plays and their days."""
+    """So many users with 20 plays and their days."""
     for statement in _CROWD:
         conn.execute(text(statement), {"users": users, "until": NOW, "tracks": TRACKS})

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
@@ -13,7 +14,7 @@ from spotify_pipeline.domain.days import (
     reading_window,
     touched_days,
 )
-from spotify_pipeline.domain.zones import UnknownZone, check_zone
+from spotify_pipeline.domain.zones import UnknownZone, all_zones, check_zone
 from spotify_pipeline_tests.domain.builders import (
     ZONES,
     listening,
@@ -198,6 +199,23 @@ def test_in_any_zone_the_days_add_up_to_the_plays(case, zone):
     heard = plays[(plays["source"] == "api") | (plays["ms_played"] >= 30_000).fillna(False)]
     assert days["plays"].sum() == len(heard)
     assert days["listened_ms"].sum() == plays["ms_played"].fillna(plays["duration_ms"]).sum()
+
+
+@pytest.mark.parametrize(
+    "zone", all_zones() if os.environ.get("SOAK") else sorted({*ZONES, *all_zones()[::40]})
+)
+def test_three_years_of_any_zone_add_up_whatever_its_clock_did(zone):
+    """A play in every half hour: no instant falls on no day or on two."""
+    for start in ("2011-01-01", "2025-01-01"):
+        times = pd.date_range(start, periods=3 * 365 * 48, freq="30min", tz="UTC")
+        frame = plays_frame([play(utc("2026-01-01"))]).iloc[[0] * len(times)]
+        days = daily_listening(frame.assign(played_at=times), {"anna": zone})
+        assert days["plays"].sum() == len(times)
+        assert days["listened_ms"].sum() == len(times) * 200_000
+        # Between 23 and 25 hours each, but for the first and the last and where a date line moved.
+        whole = days["plays"].iloc[1:-1]
+        assert (~whole.between(46, 50)).sum() <= 2
+        assert len(days) - 1 - 3 * 365 in (-1, 0, 1)
 
 
 @given(listening(), st.data())

@@ -32,6 +32,25 @@ def test_a_zone_that_python_would_not_know_is_refused(connection: Connection, na
         add_user(connection, timezone=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("berlin", "There is no such time zone: did you mean Europe/Berlin?"),
+        ("america/new york", "There is no such time zone: did you mean America/New_York?"),
+        ("UTC+", "There is no such time zone. Use an IANA name such as Europe/Berlin."),
+        ("", "There is no such time zone. Use an IANA name such as Europe/Berlin."),
+    ],
+)
+def test_registering_with_a_wrong_zone_suggests_the_right_one(
+    connection: Connection, name: str, sentence: str
+) -> None:
+    with pytest.raises(DBAPIError) as refused:
+        connection.execute(
+            text("SELECT spotify_pipeline.register_user('ada', :zone, NULL)"), {"zone": name}
+        )
+    assert cause(refused.value).diag.message_primary == sentence
+
+
 def test_changing_the_zone_makes_the_days_stale(connection: Connection, ada: str) -> None:
     stale = select(t.users.c.days_stale)
     connection.execute(update(t.users).values(timezone="UTC", display_name="Ada"))

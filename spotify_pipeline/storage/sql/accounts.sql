@@ -11,12 +11,20 @@ CREATE OR REPLACE FUNCTION register_user(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    wanted text := lower(replace(trim(register_user.timezone), ' ', '_'));
+    meant text;
 BEGIN
     IF register_user.timezone IS NOT NULL AND NOT EXISTS (
         SELECT FROM time_zones AS z WHERE z.name = register_user.timezone
     ) THEN
-        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'There is no such time zone. Use an IANA name such as Europe/Berlin.';
+        -- The same letters, or the same city: `europe/berlin`, `Berlin`.
+        SELECT z.name INTO meant FROM time_zones AS z
+        WHERE wanted IN (lower(z.name), lower(regexp_replace(z.name, '^.*/', '')))
+        ORDER BY lower(z.name) <> wanted, length(z.name), z.name LIMIT 1;
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = coalesce(
+            'There is no such time zone: did you mean ' || meant || '?',
+            'There is no such time zone. Use an IANA name such as Europe/Berlin.');
     END IF;
     -- A row that would not change is not even locked, which ON CONFLICT would do: a sync of the person
     -- and an app that goes on to connect_user need not wait for each other.
