@@ -44,6 +44,10 @@ def _role(text: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+# For addresses that let in whoever knows them, as those of chat hooks do.
+SecretUrl = Annotated[
+    SecretStr, AfterValidator(lambda secret: SecretStr(_http_url(secret.get_secret_value())))
+]
 RoleName = Annotated[str, AfterValidator(_role)]
 
 
@@ -140,6 +144,14 @@ class Settings(BaseModel):
         None,
         alias="SPOTIFY_PIPELINE_REVALIDATE_SECRET",
         description="Signs the cache hook's calls (HMAC-SHA256).",
+    )
+    alert_url: SecretUrl | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_ALERT_URL",
+        description=(
+            "Receives a JSON POST with counts, at most one per class of events and hour, when "
+            "something has to be looked at. Unset: no call."
+        ),
     )
     executor: Literal["multiprocess", "celery"] = Field(
         "multiprocess",

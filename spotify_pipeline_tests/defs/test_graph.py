@@ -109,7 +109,7 @@ def test_what_runs_by_itself_runs_from_the_start(definitions: dg.Definitions) ->
     for name, cron in crons.items():
         assert schedules[name].cron_schedule == cron
         assert schedules[name].execution_timezone == "UTC"
-    assert {"sync_request_sensor", "partition_reconciler"} <= sensors.keys()
+    assert {"sync_request_sensor", "partition_reconciler", "alert_sensor"} <= sensors.keys()
     assert {schedule.default_status for schedule in schedules.values()} == {
         dg.DefaultScheduleStatus.RUNNING
     }

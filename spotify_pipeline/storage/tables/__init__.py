@@ -3,6 +3,7 @@
 These definitions are the one source of the schema; a test proves that the migrations equal them.
 """
 
+from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
 from spotify_pipeline.storage.tables.forgetting import forgotten
 from spotify_pipeline.storage.tables.listening import (
@@ -35,7 +36,9 @@ from spotify_pipeline.storage.tables.tallies import listening_tallies
 
 __all__ = [
     "BEGINNING",
+    "EVENTS",
     "SCHEMA",
+    "alerts",
     "api_budget",
     "artists",
     "coverage",

@@ -131,3 +131,21 @@ CREATE TRIGGER raise_tombstone AFTER DELETE ON spotify_pipeline.users
 -- Requests that wait for our own limit of the day are shown as blocked.
 ALTER TABLE spotify_pipeline.api_budget ADD COLUMN day_full_until timestamptz;
 COMMENT ON COLUMN spotify_pipeline.api_budget.day_full_until IS 'Until when our own limit of the day leaves no call even for requests, as the request sensor last saw it; NULL or past: it leaves some.';
+
+-- When the operator was last alerted: one alert per class of events and hour, over all processes.
+CREATE TABLE spotify_pipeline.alerts (
+    event TEXT NOT NULL,
+    since TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    told INTEGER DEFAULT 0 NOT NULL,
+    tried_at TIMESTAMP WITH TIME ZONE,
+    sent_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT pk_alerts PRIMARY KEY (event),
+    CONSTRAINT ck_alerts_event CHECK (event IN ('run_failed', 'account_blocked', 'outage', 'users_to_reconnect', 'gaps_opened')),
+    CONSTRAINT ck_alerts_told CHECK (told >= 0)
+);
+COMMENT ON TABLE spotify_pipeline.alerts IS 'One row per class of events: when the operator was last alerted.';
+COMMENT ON COLUMN spotify_pipeline.alerts.event IS 'Class of events.';
+COMMENT ON COLUMN spotify_pipeline.alerts.since IS 'What happened from this instant on has not been told.';
+COMMENT ON COLUMN spotify_pipeline.alerts.told IS 'How many last stood there and were told.';
+COMMENT ON COLUMN spotify_pipeline.alerts.tried_at IS 'Last try, so that no two processes send at once.';
+COMMENT ON COLUMN spotify_pipeline.alerts.sent_at IS 'Last alert that arrived; NULL: none did.';

@@ -1,0 +1,117 @@
+"""Tells the operator's alert hook what has to be looked at: counts, never names.
+
+A tick every minute compares what stands in the database with what was told. So nothing has to be
+noted where it happens, nothing is lost when a process dies or the hook is down, and a table lets
+one alert per class and hour pass over all processes. Only a process that dies between the hook's
+answer and its note makes an alert come twice.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+import requests
+
+from spotify_pipeline.storage import alerts
+from spotify_pipeline.sync.pipeline import Pipeline
+
+TIMEOUT_SECONDS = 5.0
+
+# What to do, and the command that says more.
+WHAT_TO_DO = {
+    "run_failed": (
+        "Runs failed. Look at the failed users and what to do for each; other causes stand in "
+        "the run's log in Dagster.",
+        "spotify-pipeline users list --failed",
+    ),
+    "account_blocked": (
+        "Spotify has blocked the developer account for a while. Doctor says why and until when.",
+        "spotify-pipeline doctor",
+    ),
+    "outage": (
+        "Spotify refuses many connections at once. This is not believed: they are tried again "
+        "within the hour, and nobody has to reconnect.",
+        "spotify-pipeline users list --failed",
+    ),
+    "users_to_reconnect": (
+        "Connections have ended. These users have to reconnect Spotify in the app.",
+        "spotify-pipeline users list --check nobody_has_to_reconnect",
+    ),
+    "gaps_opened": (
+        "Plays were possibly lost between two polls. See whether something kept polls from "
+        "running: `spotify-pipeline doctor`.",
+        "spotify-pipeline users list --check no_new_gaps",
+    ),
+}
+
+log = logging.getLogger(__name__)
+
+
+def tell_operator(pipeline: Pipeline, failed_runs: Callable[[datetime], int]) -> dict[str, int]:
+    """Send what is new, one POST per class; return the counts that arrived.
+
+    `failed_runs` counts the runs that failed since an instant. An alert that does not arrive is
+    tried again at the next call.
+    """
+    if pipeline.settings.alert_url is None:
+        return {}
+    url = pipeline.settings.alert_url.get_secret_value()
+    told = {}
+    for alert, count in _news(pipeline, failed_runs):
+        with pipeline.engine.begin() as conn:
+            claimed = alerts.claim(conn, alert.event)
+        if claimed and _post(url, alert, count):
+            with pipeline.engine.begin() as conn:
+                alerts.sent(conn, alert, count)
+            told[alert.event] = count
+    return told
+
+
+def _news(
+    pipeline: Pipeline, failed_runs: Callable[[datetime], int]
+) -> list[tuple[alerts.Untold, int]]:
+    """Which classes have something to tell, and how many."""
+    with pipeline.engine.begin() as conn:
+        untold = alerts.untold(conn)
+        standing = alerts.standing(conn)
+        for event, count in standing.items():
+            alerts.lower(conn, event, count)
+        gaps = alerts.gaps_opened(conn, untold["gaps_opened"].since)
+    news = [
+        (untold[event], count)
+        for event, count in standing.items()
+        if count > untold[event].told or (count and _is_long_ago(untold[event]))
+    ]
+    happened = {"gaps_opened": gaps, "run_failed": failed_runs(untold["run_failed"].since)}
+    return news + [(untold[event], count) for event, count in happened.items() if count]
+
+
+def _is_long_ago(alert: alerts.Untold) -> bool:
+    return alert.sent_at is None or alert.now - alert.sent_at >= alerts.REMINDED_AFTER
+
+
+def _post(url: str, alert: alerts.Untold, count: int) -> bool:
+    """Whether the alert arrived."""
+    message, command = WHAT_TO_DO[alert.event]
+    body = {
+        "event": alert.event,
+        "count": count,
+        "since": alert.since.isoformat(),
+        "message": message,
+        "command": command,
+    }
+    try:
+        # The answer's body is not read, however long it is.
+        with requests.post(
+            url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+        ) as response:
+            status = response.status_code
+    except requests.RequestException as error:
+        # The kind only: the words quote the address, which may hold a secret.
+        log.warning("The alert hook did not answer: %s", type(error).__name__)
+        return False
+    # A redirect is no success either: it is not followed, so nobody was told.
+    if not 200 <= status < 300:
+        log.warning("The alert hook answered %d", status)
+        return False
+    return True

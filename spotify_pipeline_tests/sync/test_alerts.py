@@ -1,0 +1,179 @@
+"""Alerts: one per class and hour over all processes, in counts, tried again until they arrive."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import pytest
+
+from spotify_pipeline.storage import budget
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync import alerts
+from spotify_pipeline.sync.alerts import WHAT_TO_DO, tell_operator
+from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
+from spotify_pipeline_tests.sync.stage import Stage
+
+SECRET = "hook-secret"
+EVERYBODY = ("anna", "ben", "cleo")
+
+
+@pytest.fixture
+def operator() -> Iterator[ScriptedServer]:
+    operator = ScriptedServer([answer(204)])
+    yield operator
+    operator.close()
+
+
+@pytest.fixture
+def watched(open_another: Callable[..., Stage], operator: ScriptedServer) -> Stage:
+    """A stage with three people, and an operator who wants to be told."""
+    stage = open_another(SPOTIFY_PIPELINE_ALERT_URL=f"{operator.url}/{SECRET}")
+    for user_id in EVERYBODY:
+        stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=user_id)
+    return stage
+
+
+def no_runs(since: datetime) -> int:
+    return 0
+
+
+def become(stage: Stage, connection: str, *user_ids: str) -> None:
+    for user_id in user_ids:
+        stage.execute(
+            "UPDATE spotify_pipeline.users SET connection = :c WHERE user_id = :u",
+            c=connection,
+            u=user_id,
+        )
+
+
+def pass_time(stage: Stage, **time: float) -> None:
+    """As if everything that was told and tried had been so much earlier."""
+    stage.execute(
+        "UPDATE spotify_pipeline.alerts "
+        "SET since = since - :t, tried_at = tried_at - :t, sent_at = sent_at - :t",
+        t=timedelta(**time),
+    )
+
+
+def open_gap(stage: Stage, user_id: str) -> None:
+    stage.execute(
+        "INSERT INTO spotify_pipeline.listening_gaps (user_id, gap_start, gap_end, detected_at) "
+        "VALUES (:u, clock_timestamp() - interval '2 hours', clock_timestamp(), clock_timestamp())",
+        u=user_id,
+    )
+
+
+def told(operator: ScriptedServer) -> list[tuple[str, int]]:
+    bodies = [json.loads(call.body) for call in operator.seen]
+    return [(body["event"], body["count"]) for body in bodies]
+
+
+def test_every_class_is_told_in_counts_with_what_to_do(
+    watched: Stage, operator: ScriptedServer
+) -> None:
+    become(watched, "needs_reauth", "anna")
+    become(watched, "suspect", "ben", "cleo")
+    open_gap(watched, "anna")
+    with watched.pipeline.engine.begin() as conn:
+        budget.block(conn, 3600, "APP")
+    sent = {"account_blocked": 1, "outage": 2, "users_to_reconnect": 1, "gaps_opened": 1}
+    assert tell_operator(watched.pipeline, lambda since: 4) == sent | {"run_failed": 4}
+    assert sorted(told(operator)) == sorted((sent | {"run_failed": 4}).items())
+    assert set(WHAT_TO_DO) == set(t.EVENTS)
+    for call in operator.seen:
+        body = json.loads(call.body)
+        assert body.keys() == {"event", "count", "since", "message", "command"}
+        assert datetime.fromisoformat(body["since"]).tzinfo
+        assert not any(user_id.encode() in call.body for user_id in EVERYBODY)
+        assert "authorization" not in call.headers
+
+
+def test_nothing_is_told_when_nothing_happened(watched: Stage, operator: ScriptedServer) -> None:
+    with watched.pipeline.engine.begin() as conn:
+        budget.block(conn, 30, "RATE")
+    assert tell_operator(watched.pipeline, no_runs) == {}
+    assert operator.seen == []
+
+
+def test_of_many_processes_one_tells_once_an_hour(
+    watched: Stage, operator: ScriptedServer, open_another: Callable[..., Stage]
+) -> None:
+    url = f"{operator.url}/{SECRET}"
+    others = [open_another(SPOTIFY_PIPELINE_ALERT_URL=url).pipeline for _ in range(3)]
+    become(watched, "needs_reauth", "anna")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: tell_operator(one, no_runs), [watched.pipeline, *others] * 3))
+    assert told(operator) == [("users_to_reconnect", 1)]
+    # What comes within the hour waits, and is not forgotten.
+    become(watched, "needs_reauth", "ben")
+    pass_time(watched, minutes=59)
+    tell_operator(watched.pipeline, no_runs)
+    assert len(operator.seen) == 1
+    pass_time(watched, minutes=1)
+    tell_operator(watched.pipeline, no_runs)
+    assert told(operator) == [("users_to_reconnect", 1), ("users_to_reconnect", 2)]
+
+
+def test_what_stands_is_told_when_it_grows_and_once_a_day(
+    watched: Stage, operator: ScriptedServer
+) -> None:
+    become(watched, "needs_reauth", "anna")
+    tell_operator(watched.pipeline, no_runs)
+    pass_time(watched, hours=2)
+    tell_operator(watched.pipeline, no_runs)
+    assert len(operator.seen) == 1
+    # One has reconnected, then another has to: as many, but news.
+    become(watched, "connected", "anna")
+    tell_operator(watched.pipeline, no_runs)
+    become(watched, "needs_reauth", "ben")
+    tell_operator(watched.pipeline, no_runs)
+    assert len(operator.seen) == 2
+    pass_time(watched, hours=24)
+    tell_operator(watched.pipeline, no_runs)
+    assert told(operator) == [("users_to_reconnect", 1)] * 3
+
+
+def test_what_happened_is_told_once(watched: Stage, operator: ScriptedServer) -> None:
+    asked: list[datetime] = []
+
+    def runs(since: datetime) -> int:
+        asked.append(since)
+        return 1 if len(asked) == 1 else 0
+
+    open_gap(watched, "anna")
+    assert tell_operator(watched.pipeline, runs) == {"run_failed": 1, "gaps_opened": 1}
+    pass_time(watched, seconds=1)
+    (row,) = [row for row in watched.rows(t.alerts) if row["event"] == "run_failed"]
+    assert tell_operator(watched.pipeline, runs) == {}
+    assert asked[1] == row["since"] > asked[0]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [answer(500), answer(404), answer(307, headers={"Location": "/again"}), reset(), silence()],
+    ids=["500", "404", "redirect", "reset", "silence"],
+)
+def test_an_alert_that_does_not_arrive_is_sent_later(
+    watched: Stage,
+    operator: ScriptedServer,
+    step: Step,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    operator.script(step)
+    open_gap(watched, "anna")
+    assert tell_operator(watched.pipeline, no_runs) == {}
+    assert len(operator.seen) == 1
+    # The hook's address may hold a secret.
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(watched.pipeline.settings)
+    operator.script(answer(200))
+    pass_time(watched, minutes=1)
+    assert tell_operator(watched.pipeline, no_runs) == {"gaps_opened": 1}
+
+
+def test_without_an_address_nobody_is_told(stage: Stage) -> None:
+    assert tell_operator(stage.pipeline, no_runs) == {}
+    assert stage.rows(t.alerts) == []
