@@ -76,7 +76,27 @@ def test_a_quiet_day_is_0_minutes_only_when_every_play_of_it_would_be_known(
     assert told(days[1]) == (None, None, "at_least")
     assert told(days[0]) == (None, None, "unknown")
     open_gap(connection, Interval(now - 5 * DAY, now - 5 * DAY + HOUR))
-    assert told(listening_history(app, "ada", 12)[-6])[2] == "at_least"
+    assert told(listening_history(app, "ada", 12)[-6]) == (None, None, "at_least")
+    connection.execute(update(t.listening_gaps).values(closed_at=now, closed_by="import"))
+    assert told(listening_history(app, "ada", 12)[-6]) == (0, 0, "complete")
+
+
+def test_a_quiet_day_is_complete_from_a_fetch_6_hours_after_its_end_on(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection, timezone="Asia/Kathmandu")
+    now = datetime.now(UTC)
+    cover(connection, Interval(now - 10 * DAY, now))
+    day = now.date() - 4 * DAY
+    end = local_day(day, check_zone("Asia/Kathmandu")).end
+
+    def completeness_of_that_day() -> str:
+        return {d.date: d.completeness for d in listening_history(app, "ada", 8)}[day]
+
+    fetched(connection, end + 6 * HOUR - timedelta.resolution)
+    assert completeness_of_that_day() == "at_least"
+    fetched(connection, end + 6 * HOUR)
+    assert completeness_of_that_day() == "complete"
 
 
 def test_a_day_with_a_play_shows_what_is_stored(app: Connection, connection: Connection) -> None:
