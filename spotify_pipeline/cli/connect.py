@@ -12,8 +12,10 @@ from spotify_pipeline.cli.people import quoted, text_only
 from spotify_pipeline.domain.zones import UnknownZone, check_zone
 from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.spotify.authorization import Authorization
 from spotify_pipeline.storage.accounts import update_user
 from spotify_pipeline.sync.connect import Connected
+from spotify_pipeline.sync.connect import connect as redeem_and_store
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
 # Fixed, because Spotify compares the redirect address to the letter. One that IANA gave to nobody.
@@ -95,9 +97,6 @@ def _connect(
     seconds: int,
     no_browser: bool,
 ) -> Connected:
-    from spotify_pipeline.spotify.authorization import Authorization
-    from spotify_pipeline.sync.connect import connect as redeem_and_store
-
     settings = pipeline.settings
     home = redirect_uri(port)
     authorization = Authorization(settings.accounts_url, settings.spotify_client_id or "", home)

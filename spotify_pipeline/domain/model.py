@@ -117,3 +117,8 @@ class Profile:
     spotify_user_id: str
     account_id: str | None
     display_name: str | None
+
+    @property
+    def account(self) -> str:
+        """What tells accounts apart: the account id or, where none was sent, the user's id."""
+        return self.account_id or self.spotify_user_id

@@ -7,6 +7,7 @@
     ├── RateLimited              429, or the budget: everybody waits for retry_after_seconds
     ├── UserRefused              this user, until somebody acts: no retry helps
     │   ├── Reconnect            the refresh token is dead
+    │   ├── OtherAccount         the token is of another account than the user's
     │   ├── MissingScope         the listener did not grant a permission
     │   └── NotAllowlisted       the app may not read this account
     ├── AppBlocked               the app itself is refused: no user is to blame
@@ -78,6 +79,13 @@ class Reconnect(UserRefused):
     def __init__(self, cause: ReconnectCause) -> None:
         super().__init__(ErrorCode.RECONNECT, f"the refresh token is {cause}")
         self.cause: ReconnectCause = cause
+
+
+class OtherAccount(UserRefused):
+    """The token is honoured, and is another Spotify account's than the user's."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.RECONNECT, "the token is of another Spotify account")
 
 
 class MissingScope(UserRefused):

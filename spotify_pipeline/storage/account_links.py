@@ -3,6 +3,7 @@
 from sqlalchemy import Connection, select, update
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.people import SealedToken, is_stored
 
 
 class AnotherAccount(Exception):
@@ -22,6 +23,30 @@ def owner_of(conn: Connection, account_id: str) -> str | None:
     u = t.users
     owner: str | None = conn.scalar(select(u.c.user_id).where(u.c.account_id == account_id))
     return owner
+
+
+def account_of(conn: Connection, user_id: str) -> str | None:
+    """The user's Spotify account, if it is known."""
+    u = t.users
+    account_id: str | None = conn.scalar(select(u.c.account_id).where(u.c.user_id == user_id))
+    return account_id
+
+
+def withhold_access(conn: Connection, user_id: str) -> None:
+    """Keep no access token: the next process asks for one, and whose it is, again."""
+    k = t.user_tokens
+    conn.execute(
+        update(k)
+        .where(k.c.user_id == user_id)
+        .values(sealed_access_token=None, access_expires_at=None)
+    )
+
+
+def refuse_account(conn: Connection, user_id: str, token: SealedToken) -> None:
+    """This token is another account's: unless it was replaced, the user has to reconnect."""
+    u = t.users
+    stored = select(t.user_tokens.c.user_id).where(is_stored(user_id, token)).exists()
+    conn.execute(update(u).where(u.c.user_id == user_id, stored).values(connection="needs_reauth"))
 
 
 def link_account(conn: Connection, user_id: str, account_id: str) -> None:

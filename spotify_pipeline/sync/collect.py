@@ -169,7 +169,12 @@ def _has(collected: Collected, step: str) -> bool:
 def _tokens(pipeline: Pipeline, listener: Listener) -> UserTokens:
     assert listener.token is not None
     return UserTokens(
-        listener, listener.token, pipeline.engine, pipeline.keyring, pipeline.accounts
+        listener,
+        listener.token,
+        pipeline.engine,
+        pipeline.keyring,
+        pipeline.accounts,
+        profile=pipeline.api.profile,
     )
 
 

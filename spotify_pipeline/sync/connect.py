@@ -138,16 +138,14 @@ def _store(
     timezone: str | None,
 ) -> Connected:
     assert grant.refresh_token is not None
-    # Sent since May 2026; before that the id was all there was.
-    account_id = profile.account_id or profile.spotify_user_id
-    user_id = user_id or owner_of(conn, account_id) or profile.spotify_user_id
+    user_id = user_id or owner_of(conn, profile.account) or profile.spotify_user_id
     u = t.users
     known = select(u.c.display_name, u.c.timezone).where(u.c.user_id == user_id)
     before = conn.execute(known).one_or_none()
     # A name that somebody chose is kept.
     has_name = before is not None and before.display_name is not None
     register_user(conn, user_id, timezone, None if has_name else profile.display_name)
-    link_account(conn, user_id, account_id)
+    link_account(conn, user_id, profile.account)
     key_id = pipeline.keyring.current_id
     connect_user(
         conn,

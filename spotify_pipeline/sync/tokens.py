@@ -12,9 +12,16 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
 from spotify_pipeline.spotify.accounts import Accounts, Grant
-from spotify_pipeline.spotify.errors import Reconnect, SpotifyError, SpotifyUnavailable
+from spotify_pipeline.spotify.errors import (
+    OtherAccount,
+    Reconnect,
+    SpotifyError,
+    SpotifyUnavailable,
+)
+from spotify_pipeline.storage.account_links import account_of, refuse_account, withhold_access
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 from spotify_pipeline.storage.resealing import lock_tokens
@@ -38,6 +45,7 @@ class UserTokens:
         keyring: Keyring,
         accounts: Accounts,
         *,
+        profile: Callable[[str], Profile] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,6 +55,7 @@ class UserTokens:
         self._engine = engine
         self._keyring = keyring
         self._accounts = accounts
+        self._profile = profile
         self._sleep = sleep
         self._monotonic = monotonic
         self._failed: SpotifyError | None = None
@@ -77,41 +86,65 @@ class UserTokens:
     def _refresh(self) -> str:
         used = self._token
         refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
+        expected = self._account_to_check()
         grant = self._ask(refresh_token)
-        sealed_access_token = self._seal(grant.access_token)
         # Without a new refresh token the old one stays. It is sealed again all the same, so that
         # one key id holds for both.
         fresh = replace(
             used,
             key_id=self._keyring.current_id,
             sealed_refresh_token=self._seal(grant.refresh_token or refresh_token),
-            sealed_access_token=sealed_access_token,
+            sealed_access_token=self._seal(grant.access_token),
             access_seconds_left=float(grant.expires_in_seconds),
         )
-
-        def save_in_place_of(conn: Connection, stored: SealedToken) -> bool:
-            return save_grant(
-                conn,
-                self._user_id,
-                stored,
-                key_id=fresh.key_id,
-                sealed_refresh_token=fresh.sealed_refresh_token,
-                sealed_access_token=sealed_access_token,
-                expires_in=timedelta(seconds=grant.expires_in_seconds),
-            )
 
         def save(conn: Connection) -> None:
             # The person before the token, as in connect_user: no two wait in a circle.
             if self._suspect:
                 trust_again(conn, self._user_id)
-            if not save_in_place_of(conn, used) and (
-                anew := self._sealed_anew(conn, refresh_token)
-            ):
-                save_in_place_of(conn, anew)
+            if not self._save(conn, used, fresh):
+                anew = self._sealed_anew(conn, refresh_token)
+                if anew is not None:
+                    self._save(conn, anew, fresh)
+            if expected is not None:
+                withhold_access(conn, self._user_id)
 
         self._commit(save)
+        if expected is not None:
+            self._check_account(grant.access_token, expected, fresh)
+            self._commit(lambda conn: self._save(conn, fresh, fresh))
         self._token = fresh
         return grant.access_token
+
+    def _save(self, conn: Connection, stored: SealedToken, fresh: SealedToken) -> bool:
+        """Put the fresh tokens in the place of the stored ones, if they are still there."""
+        assert fresh.sealed_access_token is not None
+        return save_grant(
+            conn,
+            self._user_id,
+            stored,
+            key_id=fresh.key_id,
+            sealed_refresh_token=fresh.sealed_refresh_token,
+            sealed_access_token=fresh.sealed_access_token,
+            expires_in=timedelta(seconds=fresh.access_seconds_left or 0),
+        )
+
+    def _account_to_check(self) -> str | None:
+        """The user's Spotify account, when a connection is used for the first time.
+
+        Who hands a token over does not say whose it is, and two people's plays must not be mixed.
+        """
+        if self._profile is None or self._token.sealed_access_token is not None:
+            return None
+        with self._engine.connect() as conn:
+            return account_of(conn, self._user_id)
+
+    def _check_account(self, access_token: str, expected: str, fresh: SealedToken) -> None:
+        assert self._profile is not None
+        if self._profile(access_token).account != expected:
+            with self._engine.begin() as conn:
+                refuse_account(conn, self._user_id, fresh)
+            raise OtherAccount
 
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
         """The stored token, if it is the one we used under another seal: keys were rotated."""
@@ -144,7 +177,7 @@ class UserTokens:
                 raise SpotifyUnavailable(OUTAGE) from None
             raise
 
-    def _commit(self, save: Callable[[Connection], None]) -> None:
+    def _commit(self, save: Callable[[Connection], object]) -> None:
         """Commits what must not be lost, again if need be: it is idempotent."""
         deadline = self._monotonic() + SAVE_SECONDS
         while True:
