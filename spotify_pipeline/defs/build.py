@@ -4,6 +4,7 @@ import os
 
 import dagster as dg
 
+from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.assets import listener_assets
 from spotify_pipeline.defs.checks import hourly_checks
 from spotify_pipeline.defs.executors import check_executor
@@ -27,7 +28,7 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
         asset_checks=[hourly_checks, user_sync_ok],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
-        sensors=SENSORS,
+        sensors=[*SENSORS, alert_sensor],
         resources={
             "pipeline": pipeline or PipelineResource(),
             "chunk_numbers": dg.IOManagerDefinition.hardcoded_io_manager(ChunkNumbers()),
