@@ -9,6 +9,7 @@ from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs import sensors
 from spotify_pipeline.defs.sensors import sync_request_sensor
+from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.domain.budget import Allowance
 from spotify_pipeline.storage import budget, requests
 from spotify_pipeline.storage import tables as t
@@ -280,3 +281,11 @@ def test_a_tick_waits_for_a_request_and_takes_it_at_once(
     runs, _ = tick(instance, sync_request_sensor)
     later.join()
     assert [run.partition_key for run in runs] == ["anna"]
+
+
+def test_a_repetition_of_a_run_in_the_ui_syncs_and_answers_no_request(
+    three: Stage, instance: dg.DagsterInstance
+) -> None:
+    run = a_run(instance, "request-1-1", Status.FAILURE)
+    again = run.with_tags(run.tags)._replace(root_run_id=run.run_id, parent_run_id=run.run_id)
+    assert (request_key(run), request_key(again)) == ("request-1-1", None)
