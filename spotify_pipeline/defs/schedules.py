@@ -62,7 +62,9 @@ def _run_config(selection: str, steps: list[str]) -> dict[str, Any]:
 
 
 def _missed(context: dg.ScheduleEvaluationContext, interval: timedelta) -> str | None:
-    """After a long sleep Dagster catches up tick by tick; only the last one is worth a run."""
+    """After a long sleep Dagster makes up for the last tick only, but it may try a failed one late,
+    when another one has done its work.
+    """
     late = datetime.now(UTC) - context.scheduled_execution_time
     return f"Missed by {late}: a later tick does its work." if late >= interval else None
 
