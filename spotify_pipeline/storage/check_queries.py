@@ -14,7 +14,6 @@ from sqlalchemy import (
     Date,
     DateTime,
     Select,
-    Table,
     TableValuedAlias,
     Text,
     and_,
@@ -29,9 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.coverage import local_day
-from spotify_pipeline.domain.personality_definition import METRICS, MIN_PLAYS, WINDOW_DAYS
+from spotify_pipeline.domain.personality_definition import METRICS, WINDOW_DAYS
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.people import ELIGIBLE
@@ -42,11 +40,6 @@ PATIENCE = timedelta(hours=1)
 NEWS = timedelta(days=7)
 # A day may have this many minutes more than it is long.
 TOLERANCE_MINUTES = 120
-
-LISTS: dict[str, tuple[Table, str]] = {
-    **{step: (t.user_top_artists, time_range) for step, time_range in s.TOP_ARTISTS.items()},
-    **{step: (t.user_top_tracks, time_range) for step, time_range in s.TOP_TRACKS.items()},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +70,7 @@ def same_instant(scope: Scope) -> Bad:
         .group_by(p.c.played_at)
         .having(func.count() > 1)
     )
-    return _per_user(scope, twice, "played_at")
+    return per_user(scope, twice, "played_at")
 
 
 def missed_polls(scope: Scope) -> Bad:
@@ -185,53 +178,8 @@ def out_of_range(scope: Scope) -> Bad:
     )
 
 
-def ranks_with_holes(step: str) -> Query:
-    """Lists whose ranks are not 1, 2, 3 …"""
-    table, time_range = LISTS[step]
-
-    def query(scope: Scope) -> Bad:
-        holes = select(func.min(table.c.fetched_at).label("since")).where(
-            table.c.user_id == t.users.c.user_id, table.c.time_range == time_range
-        )
-        holes = holes.having(
-            (func.max(table.c.rank) != func.count()) | (func.min(table.c.rank) < 1)
-        )
-        return _per_user(scope, holes, "since")
-
-    return query
-
-
-def empty_lists(step: str) -> Query:
-    """Lists that Spotify last sent without a line, of users who have listened."""
-    table, time_range = LISTS[step]
-
-    def query(scope: Scope) -> Bad:
-        u, state, m = t.users, t.sync_state, t.music_personality
-        last = (
-            select(func.max(table.c.fetched_at).label("sent_at"))
-            .where(table.c.user_id == u.c.user_id, table.c.time_range == time_range)
-            .lateral("last")
-        )
-        return (
-            select(u.c.user_id, func.coalesce(last.c.sent_at, u.c.created_at).label("since"))
-            .join_from(u, state, state.c.user_id == u.c.user_id)
-            .join(m, m.c.user_id == u.c.user_id)
-            .join(last, true())
-            .where(
-                scope.who,
-                u.c.connection.in_(ELIGIBLE),
-                m.c.play_count >= MIN_PLAYS,
-                state.c.tops_fetched_at.is_not(None),
-                # All lists were answered then, and this one moved its fetched_at if it had lines.
-                last.c.sent_at.is_(None) | (last.c.sent_at < state.c.tops_fetched_at),
-            )
-        )
-
-    return query
-
-
-def _per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
-    """The users of the scope, once for each of the rows that are found from them."""
+def per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
+    """The users of the scope, once for each of these rows; they say whose by users.user_id."""
     found = rows.lateral("found")
     u = t.users
     return (

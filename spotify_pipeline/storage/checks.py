@@ -15,6 +15,7 @@ from sqlalchemy import Connection, distinct, func, select, true
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.storage import check_queries as q
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.check_lists import empty_lists, ranks_with_holes
 from spotify_pipeline.storage.check_orphans import without_catalogue, without_user
 from spotify_pipeline.storage.check_queries import Query, Scope
 
@@ -120,7 +121,7 @@ def _rules() -> Iterator[Rule]:
             step,
             True,
             "Every list has the ranks 1, 2, 3 … without a hole.",
-            (q.ranks_with_holes(step),),
+            (ranks_with_holes(step),),
         )
         yield Rule(
             "lists_are_not_empty",
@@ -128,7 +129,7 @@ def _rules() -> Iterator[Rule]:
             False,
             "Spotify sends a list with lines to everybody with 50 plays in the last 28 days. "
             "Where it does not, the list from before is kept; `since` is when the oldest came.",
-            (q.empty_lists(step),),
+            (empty_lists(step),),
         )
     for step in (*s.FETCHED, *s.REBUILT):
         yield Rule(

@@ -6,8 +6,10 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import Connection, Engine, insert, text, update
 
+from spotify_pipeline.domain.personality_definition import METRICS
 from spotify_pipeline.storage import checks
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.check_lists import LISTS
 from spotify_pipeline.storage.checks import (
     RULES,
     all_users,
@@ -50,7 +52,7 @@ def add_person(db: Connection, user_id: str, zone: str, day: date) -> None:
     add_user(db, user_id, timezone=zone)
     add_play(db, user_id)
     add_day(db, user_id, day)
-    for step in checks.q.LISTS:
+    for step in LISTS:
         add_line(db, step, user_id, 1)
     db.execute(insert(t.music_personality).values(personality(user_id)))
     db.execute(insert(t.user_tokens).values(token(user_id)))
@@ -75,7 +77,7 @@ def add_day(db: Connection, user_id: str, day: date, **values: object) -> None:
 
 
 def add_line(db: Connection, step: str, user_id: str, rank: int) -> None:
-    table, time_range = checks.q.LISTS[step]
+    table, time_range = LISTS[step]
     row = {"user_id": user_id, "time_range": time_range, "rank": rank, "fetched_at": NOON}
     if table is t.user_top_artists:
         row |= {"spotify_id": ARTIST, "name": "Artist"}
@@ -85,7 +87,7 @@ def add_line(db: Connection, step: str, user_id: str, rank: int) -> None:
 
 
 def personality(user_id: str, **values: object) -> dict[str, object]:
-    missing = {metric.column: "too little" for metric in checks.q.METRICS}
+    missing = {metric.column: "too little" for metric in METRICS}
     row = {"user_id": user_id, "window_start": date(2026, 2, 15), "reasons": missing}
     row |= {"window_end": date(2026, 3, 14), "play_count": 60, "unique_artists": 3}
     return row | {"definition_version": 1} | values
@@ -131,7 +133,7 @@ def night_share(value: str) -> Plant:
 
 
 TABLES = t.metadata.sorted_tables
-PLAYS, DAYS, METRICS = "recently_played", "daily_listening", "music_personality"
+PLAYS, DAYS, PERSONALITY = "recently_played", "daily_listening", "music_personality"
 SHORT = "top_artists/short_term"
 
 
@@ -200,27 +202,27 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
     ),
     "a personality of nobody": (
         lambda db: db.execute(insert(t.music_personality).values(personality("ghost"))),
-        {(METRICS, "no_orphan_rows")},
+        {(PERSONALITY, "no_orphan_rows")},
     ),
     "a share above 1": (
         night_share("1.5"),
-        {(METRICS, "metrics_are_in_range")},
+        {(PERSONALITY, "metrics_are_in_range")},
     ),
     "a share that is no number": (
         night_share("'NaN'"),
-        {(METRICS, "metrics_are_in_range")},
+        {(PERSONALITY, "metrics_are_in_range")},
     ),
     "NULL without a reason": (
         change("music_personality", "reasons = reasons - 'newness'"),
-        {(METRICS, "metrics_are_in_range")},
+        {(PERSONALITY, "metrics_are_in_range")},
     ),
     "more artists in effect than artists": (
         change("music_personality", "effective_artists = 4"),
-        {(METRICS, "metrics_are_in_range")},
+        {(PERSONALITY, "metrics_are_in_range")},
     ),
     "a window of another length": (
         change("music_personality", "window_start = window_start - 1"),
-        {(METRICS, "metrics_are_in_range")},
+        {(PERSONALITY, "metrics_are_in_range")},
     ),
     "somebody due for two hours": (
         change("sync_state", "next_due_at = next_due_at - interval '2 hours'"),
