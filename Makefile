@@ -23,6 +23,7 @@ browser: $(VENV)/.dev ## the tests that need Chromium
 
 soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
 	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes $(ARGS)
+	SOAK=1 $(BIN)/pytest --timeout 3600 spotify_pipeline_tests/domain/test_days.py spotify_pipeline_tests/domain/test_plain_personality.py $(ARGS)
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest --timeout 14400 -m hypothesis $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, types, layers, definitions
