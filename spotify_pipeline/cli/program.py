@@ -15,7 +15,10 @@ from spotify_pipeline.cli.errors import report
 COMMANDS = {
     "demo": ("demo:demo", "Let synthetic listeners live ten days, and show them in Dagster."),
     "dev": ("dev:dev", "Run the database, the Dagster UI and its daemon."),
-    "init-db": ("database:init_db", "Create the schema in the database, or upgrade it."),
+    "init-db": (
+        "database:init_db",
+        "Create the schema in the database, or upgrade it, and the app's role.",
+    ),
     "connect": ("connect:connect", "Connect a person's Spotify account, in a browser."),
     "users": ("users:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
