@@ -126,3 +126,31 @@ def test_a_check_explains_itself_and_holds_nothing_back(spec: dg.AssetCheckSpec)
 def test_there_is_a_check_for_every_rule() -> None:
     rules = {(key(rule.step), rule.name) for rule in RULES}
     assert rules <= {(spec.asset_key, spec.name) for spec in HOURLY}
+
+
+def test_a_run_over_several_users_tells_each_ones_checks_on_their_partition(
+    stage: Stage, instance: dg.DagsterInstance
+) -> None:
+    for user_id in ("anna", "ben"):
+        stage.connect(user_id)
+    stage.sync_well("anna", "ben")
+    instance.add_dynamic_partitions("spotify_users", ["anna", "ben"])
+    stage.execute(LIES + " WHERE user_id = 'ben'")
+    several = {
+        "dagster/asset_partition_range_start": "anna",
+        "dagster/asset_partition_range_end": "ben",
+    }
+    job = staged_defs().resolve_job_def("sync_user")
+    result = job.execute_in_process(
+        instance=instance,
+        tags=several,
+        asset_selection=[key(RECENTLY_PLAYED), key(DAILY_LISTENING)],
+    )
+    told = {
+        (one.partition, one.passed)
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        for one in [event.asset_check_evaluation_data]
+        if one.check_name == "days_sum_to_plays_of_user"
+    }
+    assert told == {("anna", True), ("ben", False)}
