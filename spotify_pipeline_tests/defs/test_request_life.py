@@ -1,0 +1,208 @@
+"""Whatever dies between the INSERT and the answer, a real daemon brings the request to an end."""
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import sleep
+
+import dagster as dg
+import psutil
+import pytest
+from sqlalchemy import Engine
+
+from spotify_pipeline.simulator.faults.refusals import Latency
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, kill_tree, open_theatre, pid_of
+
+pytestmark = pytest.mark.xdist_group("daemon")
+
+SOAK = os.environ.get("SOAK") == "1"
+
+
+@pytest.fixture(scope="module")
+def theatre(
+    _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Theatre]:
+    home = tmp_path_factory.mktemp("home")
+    with open_theatre(_admin, _template, dagster_template, home) as theatre:
+        yield theatre
+
+
+@dataclass
+class Life:
+    """A person whose request is in the middle of this run."""
+
+    theatre: Theatre
+    user_id: str
+    run_id: str
+
+    @property
+    def request(self) -> dict[str, object]:
+        return self.theatre.request(self.user_id)
+
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        self.theatre.stack.wait(SECONDS, done, f"{self.user_id}: {what}")
+
+    def let_time_pass(self) -> None:
+        """The leases of the dead run out, and the pauses before the next attempts are over."""
+        self.theatre.stage.execute(
+            "WITH paused AS (UPDATE spotify_pipeline.sync_requests SET not_before = now()"
+            " WHERE status = 'queued' AND not_before > now() RETURNING user_id)"
+            " UPDATE spotify_pipeline.sync_state SET lease_until = least(lease_until, now())"
+            " WHERE user_id IN (SELECT user_id FROM paused)"
+        )
+
+    def ends(self) -> tuple[object, object, object]:
+        """Status, code and attempts, once it has ended."""
+
+        def ended() -> bool:
+            self.let_time_pass()
+            return self.request["status"] in ("succeeded", "failed")
+
+        self.until(ended, "the end")
+        row = self.request
+        return row["status"], row["error_code"], row["attempts"]
+
+
+def midway(theatre: Theatre, user_id: str) -> Life:
+    """A person who has asked, and whose run waits for an answer of Spotify's for a minute."""
+    theatre.connect(user_id)
+    theatre.stage.simulator.add_fault(
+        Latency(60), endpoint="recently_played", user_id=user_id, times=1
+    )
+    theatre.ask(user_id)
+    theatre.stack.wait(SECONDS, lambda: bool(theatre.stage.calls("token", user_id)), "the run")
+    return Life(theatre, user_id, str(theatre.request(user_id)["run_id"]))
+
+
+def test_the_run_worker_is_killed(theatre: Theatre) -> None:
+    anna = midway(theatre, "anna")
+    os.kill(pid_of(theatre.instance, anna.run_id), signal.SIGKILL)
+    assert theatre.stage.rows(t.plays, "anna") == []
+    assert anna.ends() == ("succeeded", None, 2)
+    assert len(theatre.stage.rows(t.plays, "anna")) == 50
+    dead = theatre.instance.get_run_by_id(anna.run_id)
+    assert dead is not None
+    assert dead.status is dg.DagsterRunStatus.FAILURE
+    # The queue has tried again, and not Dagster too.
+    assert len(theatre.runs("anna")) == 2
+
+
+def test_the_run_is_cancelled_in_the_ui(theatre: Theatre) -> None:
+    ben = midway(theatre, "ben")
+    theatre.graphql(
+        "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=ben.run_id
+    )
+    assert ben.ends() == ("failed", "CANCELLED", 1)
+
+
+def test_the_run_is_deleted(theatre: Theatre) -> None:
+    cleo = midway(theatre, "cleo")
+    theatre.graphql(
+        "mutation ($id: String!) { deletePipelineRun(runId: $id) { __typename } }", id=cleo.run_id
+    )
+    theatre.stage.simulator.clear_faults()
+    status, code, attempts = cleo.ends()
+    # Its process may live on for a while: then it is its sync that the next attempt waits for.
+    assert (status, code) == ("succeeded", None)
+    assert attempts in (1, 2)
+
+
+def test_postgres_ends_every_session(theatre: Theatre) -> None:
+    """As a restart does, seen from its clients; the sessions of this test are spared."""
+    dora = midway(theatre, "dora")
+    ours = str(theatre.stage.pipeline.engine.url.database)
+    dagsters = os.environ["DAGSTER_PG_URL"].rsplit("/", 1)[-1].split("?")[0]
+    for _ in range(3):
+        theatre.stage.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = ANY(:names) AND client_port <> ALL(:spared)",
+            names=[ours, dagsters],
+            spared=[one.laddr.port for one in psutil.Process().net_connections()],
+        )
+    theatre.stage.simulator.clear_faults()
+    status, code, _ = dora.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_code_server_is_killed_and_started_again(theatre: Theatre) -> None:
+    emil = midway(theatre, "emil")
+    theatre.kill("code server")
+    theatre.stage.simulator.clear_faults()
+    status, code, _ = emil.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_daemon_is_killed_between_tick_and_launch(theatre: Theatre) -> None:
+    theatre.connect("fia")
+    theatre.ask("fia")
+    theatre.stack.wait(
+        SECONDS, lambda: theatre.request("fia")["dispatch_key"] is not None, "Fia's key"
+    )
+    theatre.kill("daemon")
+    theatre.await_status("fia", "succeeded", "failed")
+    has_one_effect(theatre, "fia", 1)
+
+
+def has_one_effect(theatre: Theatre, user_id: str, requests: int) -> None:
+    """Each of the requests succeeded at its first attempt by one run, which asked Spotify once."""
+    rows = theatre.stage.rows(t.sync_requests, user_id)
+    assert [(row["status"], row["attempts"]) for row in rows] == [("succeeded", 1)] * requests
+    keys = Counter(record.dagster_run.tags["dagster/run_key"] for record in theatre.runs(user_id))
+    assert keys == dict.fromkeys((row["dispatch_key"] for row in rows), 1)
+    assert len(theatre.stage.calls("recently_played", user_id)) == requests
+
+
+@pytest.mark.skipif(not SOAK, reason="in make soak")
+@pytest.mark.timeout(3600)
+def test_the_daemon_is_killed_again_and_again(theatre: Theatre) -> None:
+    """At random moments between a tick and the next but one."""
+    kills, seed = 50, random.randrange(10**6)
+    print(f"seed {seed}")
+    moments, asked = random.Random(seed), Counter[str]()
+    theatre.stage.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
+    people = ["gus", "hanna", "ida"]
+    for user_id in people:
+        theatre.connect(user_id)
+    for _ in range(kills):
+        for user_id in people:
+            if not asked[user_id] or theatre.request(user_id)["status"] == "succeeded":
+                theatre.ask(user_id)
+                asked[user_id] += 1
+        sleep(moments.uniform(0, 10))
+        theatre.kill("daemon")
+    for user_id in people:
+        theatre.await_status(user_id, "succeeded", "failed")
+        has_one_effect(theatre, user_id, asked[user_id])
+
+
+def test_a_run_for_many_is_killed(theatre: Theatre) -> None:
+    people = [f"many{n}" for n in range(6)]
+    for user_id in people:
+        theatre.connect(user_id)
+    theatre.stage.simulator.add_fault(
+        Latency(60), endpoint="recently_played", user_id="many3", times=1
+    )
+    theatre.ask(*people)
+    theatre.stack.wait(SECONDS, lambda: bool(theatre.stage.calls("token", "many3")), "the chunk")
+    (run_id,) = {theatre.request(user_id)["run_id"] for user_id in people}
+    run = theatre.instance.get_run_by_id(str(run_id))
+    assert run is not None
+    assert "many" not in f"{run.tags} {run.run_config}"
+    kill_tree(psutil.Process(pid_of(theatre.instance, run.run_id)))
+    lives = [Life(theatre, user_id, run.run_id) for user_id in people]
+    assert [one.ends() for one in lives] == [("succeeded", None, 2)] * len(people)
+    assert len({one.request["run_id"] for one in lives}) == 1
+
+
+def test_the_whole_process_tree_is_killed(theatre: Theatre) -> None:
+    jan = midway(theatre, "jan")
+    worker = psutil.Process(pid_of(theatre.instance, jan.run_id))
+    theatre.kill("code server", "webserver", "daemon")
+    # Whoever became its parent may not have buried it yet.
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert jan.ends() == ("succeeded", None, 2)
+    assert len(theatre.stage.rows(t.plays, "jan")) == 50

@@ -1,0 +1,169 @@
+"""A real code server, webserver and daemon around a stage, and what is done to them."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import pytest
+import requests
+from sqlalchemy import Engine
+
+from spotify_pipeline.cli.stack import Child, Stack, free_port, running_stack
+from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.settings import load_settings
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.conftest import temporary_database
+from spotify_pipeline_tests.defs.conftest import dagster_environment, set_environment
+from spotify_pipeline_tests.sync.stage import Stage, environment, open_stage
+
+# A busy machine takes long, and nobody waits longer than needed.
+SECONDS = 120
+
+
+@dataclass
+class Theatre:
+    """A stage, and the running processes around it."""
+
+    stage: Stage
+    stack: Stack
+    instance: dg.DagsterInstance
+
+    def connect(self, user_id: str) -> None:
+        """A listener who lives now."""
+        since = (datetime.now(UTC) - timedelta(days=3)).date()
+        self.stage.connect(user_id, since=since)
+
+    def ask(self, *user_ids: str) -> None:
+        """These people press Sync at once."""
+        self.stage.execute(
+            "INSERT INTO spotify_pipeline.sync_requests (user_id)"
+            " SELECT unnest(CAST(:u AS text[]))",
+            u=list(user_ids),
+        )
+
+    def request(self, user_id: str) -> dict[str, object]:
+        """Their latest request."""
+        return self.stage.rows(t.sync_requests, user_id)[-1]
+
+    def await_status(self, user_id: str, *statuses: str) -> None:
+        """Returns when the request has one of these states."""
+        self.stack.wait(
+            SECONDS, lambda: self.request(user_id)["status"] in statuses, f"{user_id}'s request"
+        )
+
+    def launch(self, user_id: str) -> str:
+        """Materializes a user in the UI; the run's id."""
+        mutation = """
+            mutation ($params: ExecutionParams!) {
+              launchRun(executionParams: $params) {
+                __typename ... on LaunchRunSuccess { run { runId } }
+              }
+            }"""
+        params = {
+            "selector": {
+                "repositoryLocationName": "spotify_pipeline",
+                "repositoryName": "__repository__",
+                "jobName": "sync_user",
+            },
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": user_id}]},
+        }
+        answer = self.graphql(mutation, params=params)
+        run_id: str = answer["launchRun"]["run"]["runId"]
+        return run_id
+
+    def runs(self, user_id: str) -> list[dg.RunRecord]:
+        """All runs of a user's partition, oldest first."""
+        of_user = dg.RunsFilter(tags={"dagster/partition": user_id})
+        return list(self.instance.get_run_records(of_user, ascending=True))
+
+    def graphql(self, query: str, **variables: object) -> dict[str, Any]:
+        """What somebody does in the UI."""
+        answer = requests.post(
+            f"{self.stack.url}/graphql",
+            json={"query": query, "variables": variables},
+            timeout=60,
+        ).json()
+        assert "errors" not in answer, answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL to these processes and all below them; new ones start at once."""
+        killed = [child for child in self.stack.children if child.name in names]
+        processes = [psutil.Process(child.process.pid) for child in killed]
+        environs = [process.environ() for process in processes]
+        kill_tree(*processes)
+        for child, environ in zip(killed, environs, strict=True):
+            child.process.wait()
+            self._replace(child, environ)
+
+    def _replace(self, old: Child, environ: dict[str, str]) -> None:
+        with old.log.open("ab") as log:
+            process = subprocess.Popen(
+                old.process.args,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        new = replace(old, process=process)
+        children = tuple(new if child is old else child for child in self.stack.children)
+        self.stack = replace(self.stack, children=children)
+
+    def stop(self) -> None:
+        """End whatever was started in place of what was killed."""
+        for child in self.stack.children:
+            child.process.kill()
+            child.process.wait()
+
+
+def kill_tree(*processes: psutil.Process) -> None:
+    """SIGKILL to these processes and all below them."""
+    below = [child for one in processes for child in one.children(recursive=True)]
+    for victim in [*processes, *below]:
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+
+
+@contextmanager
+def open_theatre(admin: Engine, ours: str, dagsters: str, home: Path) -> Iterator[Theatre]:
+    """Everything that runs, on copies of these two template databases."""
+    with (
+        temporary_database(admin, ours) as database,
+        temporary_database(admin, dagsters) as dagster_database,
+        running_simulator() as simulator,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        environ = environment(database, simulator) | dagster_environment(dagster_database, home)
+        set_environment(patch, environ)
+        settings = load_settings()
+        # Away from the ports of people who use this machine, and of other tests.
+        port = free_port(None, first=10_000 + 50 * (os.getpid() % 100))
+        with (
+            open_stage(simulator, environ) as stage,
+            running_stack(settings, port) as stack,
+            opened_instance(settings) as instance,
+        ):
+            theatre = Theatre(stage, stack, instance)
+            try:
+                yield theatre
+            finally:
+                theatre.stop()
+
+
+def pid_of(instance: dg.DagsterInstance, run_id: str) -> int:
+    """The process that works on a run, as its first event tells."""
+    for entry in instance.all_logs(run_id):
+        if found := re.search(r"process for run \(pid: (\d+)\)", entry.message):
+            return int(found[1])
+    raise AssertionError("no event tells the process")
