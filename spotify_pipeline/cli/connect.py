@@ -62,7 +62,7 @@ def connect(
     no_browser: bool,
     sync: bool | None,
 ) -> None:
-    """Connect a person's Spotify account, in a browser on this machine.
+    """Connect a person's Spotify account, in a browser here.
 
     Without USER the user is called as Spotify calls the account. A connected user is connected
     again, with all history; another Spotify account than before is refused.

@@ -19,7 +19,7 @@ COMMANDS = {
         "database:init_db",
         "Create the schema in the database, or upgrade it, and the app's role.",
     ),
-    "connect": ("connect:connect", "Connect a person's Spotify account, in a browser."),
+    "connect": ("connect:connect", "Connect a person's Spotify account, in a browser here."),
     "users": ("users:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
