@@ -5,7 +5,7 @@ No error of this module contains a URL, because a URL may contain a password.
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 OLDEST_SERVER = 15
@@ -61,6 +61,7 @@ def make_engine(
         connect_args={name: value for name, value in defaults.items() if name not in url.query},
     )
     event.listen(engine, "connect", _prepare_session)
+    event.listen(engine, "handle_error", _hide_row)
     return engine
 
 
@@ -87,6 +88,22 @@ def _prepare_session(connection: Any, _record: object) -> None:
         (list(SESSION), list(SESSION.values())),
     )
     connection.commit()
+
+
+def _hide_row(context: ExceptionContext) -> None:
+    """Postgres quotes the refused row in its DETAIL; runs of many users keep errors for all to see.
+
+    `diag.message_detail` of the original error still has it.
+    """
+    error = context.original_exception
+    detail = getattr(getattr(error, "diag", None), "message_detail", None)
+    if not detail or not str(getattr(error, "sqlstate", "")).startswith(("22", "23")):
+        return
+    for one in (error, context.sqlalchemy_exception):
+        if one is not None:
+            one.args = tuple(
+                arg.replace(detail, "(hidden)") if isinstance(arg, str) else arg for arg in one.args
+            )
 
 
 def server_version(connection: Connection) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -44,12 +44,21 @@ class RunTotals:
 
 
 def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
-    """Note who belongs to the run. Noting them again changes nothing."""
-    if user_ids:
-        conn.execute(
-            insert(t.sync_run_users).on_conflict_do_nothing(),
-            [{"run_id": run_id, "user_id": user_id} for user_id in sorted(user_ids)],
-        )
+    """Note who belongs to the run; who was just forgotten does not. Repeating changes nothing."""
+    u = t.users
+    there = (
+        select(literal(run_id), u.c.user_id)
+        .where(u.c.user_id.in_(list(user_ids)))
+        .order_by(u.c.user_id)
+        # Nobody is forgotten between this and the insert.
+        .with_for_update(read=True, key_share=True)
+        .cte()
+    )
+    conn.execute(
+        insert(t.sync_run_users)
+        .from_select(["run_id", "user_id"], select(there))
+        .on_conflict_do_nothing()
+    )
 
 
 def cut_chunks(conn: Connection, run_id: str, size: int) -> int:

@@ -1,8 +1,10 @@
 """Which URLs are understood, and what a connection is like."""
 
+import traceback
+
 import pytest
 from sqlalchemy import Engine, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import SESSION, BadDatabaseUrl, make_engine, normalise_url
@@ -70,6 +72,14 @@ def test_parameters_are_in_no_error_of_a_statement(engine: Engine) -> None:
             text("SELECT 1 / (length(:secret) - length(:secret))"), {"secret": "canary"}
         )
     assert "canary" not in str(refusal.value)
+
+
+def test_a_refused_row_is_in_no_error(engine: Engine) -> None:
+    state = text("INSERT INTO spotify_pipeline.sync_state (user_id) VALUES (:user_id)")
+    with engine.begin() as conn, pytest.raises(IntegrityError) as refused:
+        conn.execute(state, {"user_id": "can" + "ary"})
+    assert "canary" not in "".join(traceback.format_exception(refused.value))
+    assert "canary" in refused.value.orig.diag.message_detail
 
 
 def test_a_connection_that_died_in_the_pool_is_replaced(engine: Engine) -> None:

@@ -171,7 +171,7 @@ class Stage:
                     )
                 ]
                 for table in t.metadata.sorted_tables
-                if table.name not in ("sync_state", "fetch_log", "time_zones")
+                if table.name not in ("sync_state", "fetch_log", "time_zones", "day_starts")
             }
 
     def execute(self, statement: str, **parameters: object) -> None:
