@@ -27,6 +27,8 @@ from spotify_pipeline_tests.sync.stage import Stage
 
 SECONDS = 120
 
+pytestmark = pytest.mark.timeout(400)
+
 
 def sync_users() -> dg.JobDefinition:
     """The job as the environment configures it; other processes make it anew."""
