@@ -53,6 +53,10 @@ EVENTS_WITH_PARTITION = [
     dg.DagsterEventType.ASSET_OBSERVATION.value,
     dg.DagsterEventType.ASSET_FAILED_TO_MATERIALIZE.value,
 ]
+CHECK_EVENTS = [
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+]
 
 _events, _checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
 _ticks, _backfills = JobTickTable.c, BulkActionsTable.c
@@ -81,8 +85,8 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
             ("ticks", JobTickTable, _ticks.tick_body, ended),
             ("backfills", BulkActionsTable, _backfills.body, done),
         ):
-            traces[kind], left = _delete_naming(conn, table, text, condition, tombstone)
-            quiet = quiet and not left
+            traces[kind] = _delete_naming(conn, table, text, condition, tombstone)
+            quiet = quiet and not _naming(conn, table, text, ~condition, tombstone)
     return +traces, quiet
 
 
@@ -121,14 +125,14 @@ def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
     theirs = _checks.partition == tombstone.user_id
     if tombstone.born_again_at:
         theirs &= _checks.create_timestamp < _naive(tombstone)
-    found = conn.execute(
-        delete(AssetCheckExecutionsTable)
-        .where(_checks.asset_key.in_(OUR_ASSETS), theirs)
-        .returning(_checks.evaluation_event_storage_id)
-    ).all()
-    events = [row[0] for row in found if row[0] is not None]
-    conn.execute(delete(SqlEventLogStorageTable).where(_events.id.in_(events)))
-    return len(found)
+    rows = conn.execute(
+        delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), theirs)
+    ).rowcount
+    # By their text: the row and the event are written one after the other, and a killed run may
+    # have left either alone.
+    is_check = _events.dagster_event_type.in_(CHECK_EVENTS)
+    events = _delete_naming(conn, SqlEventLogStorageTable, _events.event, is_check, tombstone)
+    return max(rows, events)
 
 
 def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
@@ -186,21 +190,30 @@ def _delete_naming(
     conn: Connection,
     table: Table,
     text: Column[str],
-    finished: ColumnElement[bool],
+    where: ColumnElement[bool],
     tombstone: Tombstone,
-) -> tuple[int, int]:
-    """Delete the finished rows whose JSON names the person; return also how many others do."""
+) -> int:
+    """Delete those of these rows whose JSON names the person."""
+    gone = _naming(conn, table, text, where, tombstone)
+    conn.execute(delete(table).where(table.c.id.in_(gone)))
+    return len(gone)
+
+
+def _naming(
+    conn: Connection,
+    table: Table,
+    text: Column[str],
+    where: ColumnElement[bool],
+    tombstone: Tombstone,
+) -> list[int]:
     once = json.dumps(tombstone.user_id)[1:-1]
     # JSON within JSON, as backfills have it.
     twice = json.dumps(once)[1:-1]
     maybe = or_(text.contains(once, autoescape=True), text.contains(twice, autoescape=True))
     if tombstone.born_again_at:
-        maybe &= table.c.timestamp < _naive(tombstone)
-    rows = conn.execute(select(table.c.id, text, finished).where(maybe)).all()
-    naming = [(id_, ended) for id_, body, ended in rows if _names(body, tombstone.user_id)]
-    gone = [id_ for id_, ended in naming if ended]
-    conn.execute(delete(table).where(table.c.id.in_(gone)))
-    return len(gone), len(naming) - len(gone)
+        where &= table.c.timestamp < _naive(tombstone)
+    rows = conn.execute(select(table.c.id, text).where(where, maybe))
+    return [id_ for id_, body in rows if _names(body, tombstone.user_id)]
 
 
 def _names(body: str | None, user_id: str) -> bool:

@@ -26,10 +26,13 @@ class Scale:
     stops: int
     rounds: int
     megabytes: int
+    forgets: int
 
 
-BRIEF = Scale(soak=False, kills=20, postgres_kills=5, stops=4, rounds=1, megabytes=60)
-LONG = Scale(soak=True, kills=200, postgres_kills=20, stops=40, rounds=20, megabytes=400)
+BRIEF = Scale(soak=False, kills=20, postgres_kills=5, stops=4, rounds=1, megabytes=60, forgets=20)
+LONG = Scale(
+    soak=True, kills=200, postgres_kills=20, stops=40, rounds=20, megabytes=400, forgets=200
+)
 
 
 @pytest.fixture(scope="session")

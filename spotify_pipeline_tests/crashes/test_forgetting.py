@@ -1,0 +1,178 @@
+"""People are forgotten while they are synced and everything crashes: nothing of them is left."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from random import Random
+from threading import Event
+from time import monotonic
+
+import dagster as dg
+import pytest
+from dagster._core.errors import DagsterUnknownPartitionError
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from sqlalchemy import URL, Engine, event
+
+from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.partition_reconciler import partition_reconciler
+from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.domain.sealing import new_key
+from spotify_pipeline.settings import load_settings
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.conftest import temporary_database
+from spotify_pipeline_tests.crashes.conftest import Scale
+from spotify_pipeline_tests.crashes.processes import Worker
+from spotify_pipeline_tests.crashes.worker import Order, Report
+from spotify_pipeline_tests.crashes.world import UNLIMITED, World, open_world
+from spotify_pipeline_tests.defs.conftest import dagster_environment, set_environment
+from spotify_pipeline_tests.defs.staging import StagedPipeline, on_stage
+from spotify_pipeline_tests.traces import files_naming, rows_naming
+
+WORD = "vergissmeinnicht"
+# A sync of the crowd takes about as long: the blow falls anywhere in it.
+LONGEST_WAIT = 1.5
+# Between the end of a search for runs and the record of one that was just beginning.
+GRACE = timedelta(seconds=10)
+
+
+def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
+    """Runs sync_user for the users of an order, or sync_users for everybody if it names none."""
+    os.environ.update(environ)
+    with opened_instance(load_settings()) as instance:
+        orders.send(Report())
+        with suppress(EOFError):
+            while True:
+                order: Order = orders.recv()
+                for user_id in order.user_ids:
+                    # The partition may be gone before the run begins.
+                    with suppress(DagsterUnknownPartitionError):
+                        sync_one(instance, user_id)
+                if not order.user_ids:
+                    build_defs().resolve_job_def("sync_users").execute_in_process(
+                        instance=instance, raise_on_error=False
+                    )
+                orders.send(Report())
+
+
+class Crash(Exception):
+    """Stands for the death of the process that scrubs."""
+
+
+@dataclass
+class Fire:
+    """Two databases, two workers that sync through Dagster, and a scrub that dies now and then."""
+
+    world: World
+    instance: dg.DagsterInstance
+    environ: dict[str, str]
+    urls: tuple[URL, URL]
+    home: Path
+    workers: list[Worker] = field(default_factory=list)
+    kills: int = 0
+    crashes: int = 0
+
+    def sync(self, who: str) -> None:
+        """One worker syncs this user, another one everybody."""
+        while len(self.workers) < 2:
+            self.workers.append(Worker(run_jobs, self.environ))
+        for worker, user_ids in zip(self.workers, [(who,), ()], strict=True):
+            worker.order(Order(self.world.now, user_ids))
+
+    def end_syncs(self, rng: Random) -> None:
+        """Some workers are killed; the others come to their end. Dagster notices the dead."""
+        for worker in list(self.workers):
+            if rng.random() < 0.25:
+                worker.close()
+                self.workers.remove(worker)
+                self.kills += 1
+            else:
+                assert worker.report() is not None
+        for run in self.instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES)):
+            self.instance.report_run_failed(run)
+
+    def reconcile(self, crash_after: int | None = None) -> None:
+        """A tick of the reconciler; it dies after so many statements."""
+        left = [crash_after]
+
+        def count(*_: object) -> None:
+            if left[0] is not None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Crash
+
+        event.listen(Engine, "before_cursor_execute", count)
+        try:
+            with on_stage(self.world.stage.pipeline), suppress(Crash):
+                partition_reconciler(
+                    dg.build_sensor_context(
+                        instance=self.instance, resources={"pipeline": StagedPipeline()}
+                    )
+                )
+        finally:
+            event.remove(Engine, "before_cursor_execute", count)
+        self.crashes += left[0] is not None and left[0] < 0
+
+    def naming(self) -> dict[str, object]:
+        """Where anything names somebody who is forgotten."""
+        found: dict[str, object] = {}
+        for url in self.urls:
+            found |= rows_naming(url, WORD)
+        if files := files_naming(self.home, WORD):
+            found["files"] = files
+        return found
+
+
+@pytest.fixture
+def fire(
+    database: URL, _admin: Engine, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fire]:
+    monkeypatch.setattr("spotify_pipeline.defs.forgetting.GRACE", GRACE)
+    with ExitStack() as opened:
+        dagster_database = opened.enter_context(temporary_database(_admin, "template0"))
+        environ = {
+            "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
+            "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
+            **dagster_environment(dagster_database, tmp_path),
+        }
+        world = opened.enter_context(open_world(environ, seed))
+        environ = {**environ, **world.stage.simulator.environment, **UNLIMITED}
+        set_environment(monkeypatch, environ)
+        instance = opened.enter_context(opened_instance(load_settings()))
+        fire = Fire(world, instance, environ, (database, dagster_database), tmp_path)
+        yield fire
+        for worker in fire.workers:
+            worker.close()
+
+
+@pytest.mark.timeout(1800)
+def test_nobody_who_was_forgotten_under_fire_is_named_anywhere(
+    fire: Fire, scale: Scale, rng: Random, figure: Callable[[str], None]
+) -> None:
+    for number in range(scale.forgets):
+        who = f"{WORD}-{number}"
+        fire.world.stage.connect(who, seed=number)
+        fire.reconcile()
+        fire.sync(who)
+        Event().wait(rng.uniform(0, LONGEST_WAIT))
+        fire.world.stage.forget(who)
+        fire.reconcile(crash_after=rng.randrange(60))
+        fire.end_syncs(rng)
+        fire.reconcile(crash_after=rng.randrange(60))
+    deadline = monotonic() + 60
+    while any(row["user_id"] for row in fire.world.stage.rows(t.forgotten)):
+        assert monotonic() < deadline
+        fire.reconcile()
+    receipts = fire.world.stage.rows(t.forgotten)
+    figure(
+        f"{scale.forgets} people forgotten while they were synced, {fire.kills} workers killed, "
+        f"{fire.crashes} scrubs crashed: named in {fire.naming() or 'no row and no file'}"
+    )
+    assert fire.naming() == {}
+    assert [receipt["user_id"] for receipt in receipts] == [None] * scale.forgets
+    # Those who stayed have lost nothing.
+    assert fire.world.stage.rows(t.daily_listening, "anna")
+    assert sorted(fire.instance.get_dynamic_partitions("spotify_users")) == sorted(fire.world.zones)
