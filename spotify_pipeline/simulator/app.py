@@ -17,6 +17,7 @@ from spotify_pipeline.simulator import answers
 from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.control_api import control_routes
 from spotify_pipeline.simulator.faults.base import Delays, Edits, Fault, Replaces, Scene
+from spotify_pipeline.simulator.faults.refusals import Echo
 from spotify_pipeline.simulator.listeners import Play
 from spotify_pipeline.simulator.oauth import Accounts
 from spotify_pipeline.simulator.refusal import Refusal
@@ -67,6 +68,7 @@ class Spotify:
             "token",
             identify,
             lambda account: (self.accounts.answer(account, form.get("grant_type")), []),
+            {"authorization": authorization, **form},
         )
 
     async def me(self, request: Request) -> Response:
@@ -116,19 +118,21 @@ class Spotify:
             self.world.limits.check()
             return account
 
-        return await self._answer(endpoint, identify, lambda account: answer(account, url))
+        said = {"authorization": authorization}
+        return await self._answer(endpoint, identify, lambda account: answer(account, url), said)
 
     async def _answer(
         self,
         endpoint: str,
         identify: Callable[[], Account],
         answer: Callable[[Account], tuple[Json, list[Play]]],
+        said: Json,
     ) -> Response:
         at, account, rules = time.time(), None, []
         try:
             account = identify()
             rules = list(self.world.faults.strike(endpoint, account.user_id))
-            response = await self._hit(account, [rule.fault for rule in rules], answer)
+            response = await self._hit(account, [rule.fault for rule in rules], answer, said)
         except Refusal as refusal:
             response = error_response(refusal.body, refusal.status, refusal.headers)
         user_id = account.user_id if account else None
@@ -141,6 +145,7 @@ class Spotify:
         account: Account,
         faults: list[Fault],
         answer: Callable[[Account], tuple[Json, list[Play]]],
+        said: Json,
     ) -> Response:
         """The good answer, after the faults have done to it what they do."""
         for fault in faults:
@@ -153,7 +158,7 @@ class Spotify:
             if isinstance(fault, Edits):
                 body = fault.edit(body, scene)
             elif isinstance(fault, Replaces):
-                return fault.response(body)
+                return fault.response(said if isinstance(fault, Echo) else body)
         sent = answers.plays_in(self.world, plays, body)
         account.mark_served(sent, now)
         return json_response(body)

@@ -165,6 +165,11 @@ class Simulator:
         """Empties the log of calls."""
         self._call("DELETE", "calls")
 
+    def tokens(self) -> list[str]:
+        """Every refresh and access token that was issued so far."""
+        issued: list[str] = self._call("GET", "tokens")["tokens"]
+        return issued
+
     def expire_access_tokens(self, user_id: str | None = None) -> int:
         """Lets access tokens expire (all, or one user's); returns how many."""
         query = {"user_id": user_id} if user_id is not None else {}

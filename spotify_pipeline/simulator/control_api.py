@@ -35,6 +35,7 @@ def control_routes(world: World) -> list[Route]:
         ("GET", "ledger"): ledger,
         ("GET", "calls"): calls,
         ("DELETE", "calls"): forget_calls,
+        ("GET", "tokens"): tokens,
         ("DELETE", "access_tokens"): expire_access_tokens,
         ("DELETE", "refresh_token"): revoke,
         ("POST", "refresh_token"): reconnect,
@@ -139,6 +140,11 @@ def forget_calls(world: World, request: Request, body: Json) -> Json:
     forgotten = len(world.calls)
     world.calls.clear()
     return {"forgotten": forgotten}
+
+
+def tokens(world: World, request: Request, body: Json) -> Json:
+    """Every token that was issued, for looking whether one of them leaked."""
+    return {"tokens": world.tokens.issued()}
 
 
 def expire_access_tokens(world: World, request: Request, body: Json) -> Json:

@@ -72,6 +72,15 @@ class Tokens:
             self._access[token] = (self._access[token][0], 0.0)
         return len(tokens)
 
+    def issued(self) -> list[str]:
+        """Every refresh token that was given to a user, and every access token."""
+        refresh = [
+            self._refresh_token(user_id, generation)
+            for user_id, newest in self._generations.items()
+            for generation in range(newest + 1)
+        ]
+        return [*refresh, *self._access]
+
     def _refresh_token(self, user_id: str, generation: int) -> str:
         secret = self._derive(f"refresh/{generation}/{user_id}") * 3
         return "AQ" + urlsafe_b64encode(secret).decode().rstrip("=")

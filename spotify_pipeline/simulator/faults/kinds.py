@@ -15,6 +15,7 @@ _CLASSES: tuple[type[Fault], ...] = (
     refusals.InvalidClient,
     refusals.Forbidden,
     refusals.ServerError,
+    refusals.Echo,
     refusals.Redirect,
     refusals.Body,
     edits.NullTracks,

@@ -130,6 +130,17 @@ class ServerError(Replaces):
 
 
 @dataclass(frozen=True)
+class Echo(Replaces):
+    """Says what it was sent, as a proxy in its debug mode does: secrets come back in the body."""
+
+    status: int = 500
+
+    def response(self, body: Json) -> Response:
+        """`body`: the Authorization header and the form of the call."""
+        return error_response(error(self.status, f"What was sent: {body}"), self.status)
+
+
+@dataclass(frozen=True)
 class Redirect(Replaces):
     """Sends the caller, and perhaps the caller's token, somewhere else."""
 

@@ -11,9 +11,7 @@ sync_run_chunks = Table(
     described("chunk", Integer, "Number of the chunk, from 0.", primary_key=True),
     described("tries", Integer, "How often a process began it: more than once after a crash."),
     described("started_at", Instant, "When the last try began.", server_default=func.now()),
-    described(
-        "seconds", Float(53), "How long that try took; NULL: it did not end.", nullable=True
-    ),
+    described("seconds", Float(53), "How long that try took; NULL: it did not end.", nullable=True),
     described("api_calls", Integer, "Calls to Spotify of that try.", nullable=True),
     described(
         "throttled_seconds",
