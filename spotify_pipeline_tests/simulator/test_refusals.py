@@ -250,3 +250,16 @@ def test_a_wrong_fault_is_refused_with_a_sentence(
 ) -> None:
     with pytest.raises(SimulatorError, match=sentence):
         simulator._call("POST", "faults", body)
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 500])
+def test_an_echo_says_the_header_and_the_form_that_were_sent(
+    somebody: AddPerson, simulator: Simulator, status: int
+) -> None:
+    person = somebody()
+    header = person.authorization()
+    simulator.add_fault(refusals.Echo(status), user_id=person.user_id)
+    answers = {header: person.recently(), person.refresh_token: person.refresh()}
+    for sent, answer in answers.items():
+        assert (answer.status_code, sent in answer.text) == (status, True)
+    assert {header.removeprefix("Bearer "), person.refresh_token} <= set(simulator.tokens())
