@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+# 28 days, compared with the 180 before, in any zone.
+FEWEST_DAYS_OF_PLAYS = 210
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -30,6 +32,14 @@ def _http_url(text: str) -> str:
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise ValueError("must use https, because tokens travel there (plain http: loopback only)")
     return text.rstrip("/")
+
+
+def _days_of_plays(days: int) -> int:
+    if 0 < days < FEWEST_DAYS_OF_PLAYS:
+        raise ValueError(
+            f"must be 0 or at least {FEWEST_DAYS_OF_PLAYS}: the personality looks back that far"
+        )
+    return days
 
 
 def _role(text: str) -> str:
@@ -186,6 +196,16 @@ class Settings(BaseModel):
         le=3650,
         alias="SPOTIFY_PIPELINE_KEEP_RUNS_DAYS",
         description="How long Dagster's finished runs and their events are kept.",
+    )
+    keep_plays_days: Annotated[int, AfterValidator(_days_of_plays)] = Field(
+        0,
+        ge=0,
+        le=36500,
+        alias="SPOTIFY_PIPELINE_KEEP_PLAYS_DAYS",
+        description=(
+            "Plays older than so many local days are deleted, their days stay as they are; at "
+            "least 210, because the personality looks back that far. 0: kept for ever."
+        ),
     )
     keep_logs_days: int = Field(
         30,

@@ -145,6 +145,14 @@ def local_day(day: date, zone: ZoneInfo) -> Interval:
     return Interval(start, end)
 
 
+def first_whole_day(cut: datetime, zone: ZoneInfo) -> date:
+    """The first local date that begins at this instant or later."""
+    day = cut.astimezone(zone).date()
+    while local_day(day, zone).start < cut:
+        day += timedelta(days=1)
+    return day
+
+
 def completeness(
     day: Interval,
     covers: Sequence[Interval],

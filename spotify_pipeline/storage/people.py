@@ -39,6 +39,8 @@ class Listener:
     token: SealedToken | None
     # When the last succeeded request ended; now, while one is running.
     requested_at: datetime | None = None
+    # Where retention has cut: plays before are refused, days that begin before are frozen.
+    plays_from: datetime | None = None
 
     @property
     def heard_at(self) -> datetime | None:
@@ -66,6 +68,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             s.c.plays_fetched_at,
             s.c.tops_fetched_at,
             requested_at.label("requested_at"),
+            u.c.plays_from,
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -101,6 +104,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
                 else float(row.access_seconds_left),
             ),
             requested_at=row.requested_at,
+            plays_from=row.plays_from,
         )
         for row in rows
     ]

@@ -1,12 +1,24 @@
-"""Deletes what is kept for a while only: our own logs, never plays.
+"""Deletes what is kept for a while only: our own logs, and plays where the operator wants that.
 
-In batches, each in a transaction of its own: a day's rows of a large fleet are millions, and one
-statement over all of them would hold back vacuum and whoever waits for a lock.
+Logs go in batches, each in a transaction of its own: a day's rows of a large fleet are millions,
+and one statement over all of them would hold back vacuum and whoever waits for a lock.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Engine, Table, and_, delete, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
 
 from spotify_pipeline.storage import tables as t
 
@@ -51,4 +63,33 @@ def _delete(engine: Engine, table: Table, old: ColumnElement[bool], batch: int) 
         deleted += count
         if count < batch:
             break
+    return deleted
+
+
+def users_with_plays_before(conn: Connection, instant: datetime) -> dict[str, str]:
+    """The zones of users with a play before, whose days are up to date; by user_id."""
+    u, p = t.users, t.plays
+    older = select(p.c.track_id).where(p.c.user_id == u.c.user_id, p.c.played_at < instant).exists()
+    rows = conn.execute(
+        select(u.c.user_id, u.c.timezone).where(older, ~u.c.days_stale).order_by(u.c.user_id)
+    )
+    return {user_id: zone for user_id, zone in rows}
+
+
+def cut_plays(conn: Connection, cuts: Mapping[str, datetime]) -> int:
+    """Delete each user's plays before their cut, and remember it; return how many plays.
+
+    Nobody else may be writing about these users: their lease is held.
+    """
+    u, p = t.users, t.plays
+    deleted = 0
+    for user_id, cut in cuts.items():
+        # greatest() ignores NULL. A cut never moves back: what is gone stays gone.
+        conn.execute(
+            update(u)
+            .where(u.c.user_id == user_id)
+            .values(plays_from=func.greatest(u.c.plays_from, cut))
+        )
+        gone = delete(p).where(p.c.user_id == user_id, p.c.played_at < cut)
+        deleted += conn.execute(gone).rowcount
     return deleted

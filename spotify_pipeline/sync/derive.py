@@ -12,7 +12,7 @@ import pandas as pd
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
-from spotify_pipeline.domain.coverage import completeness, local_day
+from spotify_pipeline.domain.coverage import completeness, first_whole_day, local_day
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
 from spotify_pipeline.storage.days import (
@@ -35,15 +35,22 @@ def rebuild_touched_days(
     new_plays: Sequence[tuple[str, datetime]],
     stale: set[str],
     computed_at: datetime,
+    plays_from: Mapping[str, datetime | None] | None = None,
 ) -> dict[str, StepRows]:
     """Recompute exactly the local days that new plays fall on; every day of the `stale` users.
 
-    `new_plays` are (user_id, played_at). Returns rows per user.
+    `new_plays` are (user_id, played_at). Days that begin before a user's `plays_from` stay as they
+    are: retention has deleted their plays. Returns rows per user.
     """
     fresh = [play for play in new_plays if play[0] not in stale]
+    whole = {
+        user_id: first_whole_day(cut, check_zone(zones[user_id]))
+        for user_id, cut in (plays_from or {}).items()
+        if cut is not None
+    }
     writes = [
-        *([_rebuild_touched(conn, zones, fresh, computed_at)] if fresh else ()),
-        *(_rebuild_all(conn, zones, sorted(stale), computed_at) if stale else ()),
+        *([_rebuild_touched(conn, zones, fresh, whole, computed_at)] if fresh else ()),
+        *(_rebuild_all(conn, zones, sorted(stale), whole, computed_at) if stale else ()),
     ]
     new = Counter(user_id for written in writes for user_id, _ in written.inserted)
     changed = Counter(user_id for written in writes for user_id, _ in written.changed)
@@ -58,10 +65,11 @@ def _rebuild_touched(
     conn: Connection,
     zones: Mapping[str, str],
     new_plays: Sequence[tuple[str, datetime]],
+    whole: Mapping[str, date],
     computed_at: datetime,
 ) -> Written:
     times = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
-    touched = day.touched_days(times, zones)
+    touched = _without_frozen(day.touched_days(times, zones), whole)
     windows = {
         str(user_id): day.reading_window(dates.min(), dates.max())
         for user_id, dates in touched.groupby("user_id")["date"]
@@ -72,18 +80,22 @@ def _rebuild_touched(
 
 
 def _rebuild_all(
-    conn: Connection, zones: Mapping[str, str], user_ids: Sequence[str], computed_at: datetime
+    conn: Connection,
+    zones: Mapping[str, str],
+    user_ids: Sequence[str],
+    whole: Mapping[str, date],
+    computed_at: datetime,
 ) -> Iterator[Written]:
     """Write every day of these users, a part of their history at a time."""
     # A day that was stored under another zone may have no play under this one.
-    stored = read_dates(conn, dict.fromkeys(user_ids, date.min))
+    stored = read_dates(conn, {user_id: whole.get(user_id, date.min) for user_id in user_ids})
     gone = set(zip(stored["user_id"], stored["date"], strict=True))
     reader = HistoryReader(conn)
     for part in parts_of_history(conn, user_ids):
         plays = reader.read(
             {u: day.reading_window(*span) if span else None for u, span in part.items()}
         )
-        days = day.daily_listening(plays, zones)
+        days = _without_frozen(day.daily_listening(plays, zones), whole)
         for user_id, span in part.items():
             if span is not None:
                 # The windows of parts overlap. The day at an end is whole in one of them only.
@@ -91,6 +103,13 @@ def _rebuild_all(
         gone.difference_update(zip(days["user_id"], days["date"], strict=True))
         yield write_days(conn, days, computed_at)
     delete_days(conn, gone)
+
+
+def _without_frozen(days: pd.DataFrame, whole: Mapping[str, date]) -> pd.DataFrame:
+    """The (user_id, date) rows without those before a user's first day with all its plays."""
+    for user_id, first in whole.items():
+        days = days[(days["user_id"] != user_id) | (days["date"] >= first)]
+    return days
 
 
 def settle_completeness(

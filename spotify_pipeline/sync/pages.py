@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -19,7 +20,7 @@ def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[
     Returns the plays that were new, as (user_id, played_at).
     """
     pages = {
-        one.listener.user_id: (one.plays, one.fetched_at)
+        one.listener.user_id: (_kept(one.plays, one.listener.plays_from), one.fetched_at)
         for one in collected
         if one.plays is not None
     }
@@ -41,6 +42,16 @@ def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[
     ]
     save_pages(conn, fetched, known)
     return new_plays
+
+
+def _kept(page: PlaysPage, since: datetime | None) -> PlaysPage:
+    """The page without plays that retention has deleted; their day could not be counted again."""
+    if since is None:
+        return page
+    plays = tuple(play for play in page.plays if play.played_at >= since)
+    if refused := len(page.plays) - len(plays):
+        page = replace(page, plays=plays, skipped={**page.skipped, "before_retention": refused})
+    return page
 
 
 def _account(page: PlaysPage, fetched_at: datetime, known: Known) -> Account:

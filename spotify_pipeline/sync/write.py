@@ -129,7 +129,8 @@ def _write_plays_and_days(
     rebuild = s.RECENTLY_PLAYED not in steps
     stale = {one.listener.user_id for one in days_of if rebuild or one.listener.days_stale}
     zones = {one.listener.user_id: one.listener.timezone for one in days_of}
-    rows = rebuild_touched_days(conn, zones, new_plays, stale, pipeline.now())
+    cuts = {one.listener.user_id: one.listener.plays_from for one in days_of}
+    rows = rebuild_touched_days(conn, zones, new_plays, stale, pipeline.now(), cuts)
     for user_id, counts in rows.items():
         outcomes[user_id].done[s.DAILY_LISTENING] = counts
     _mark_days(conn, stale, stale=False, zones=zones)

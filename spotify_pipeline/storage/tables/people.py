@@ -104,6 +104,13 @@ users = Table(
         server_default=text("false"),
     ),
     described("created_at", Instant, "When the person was registered.", server_default=func.now()),
+    described(
+        "plays_from",
+        Instant,
+        "Plays before were deleted by the operator's retention, and local days that begin before "
+        "stay as they are; NULL: nothing was.",
+        nullable=True,
+    ),
     rule("user_id", USER_ID_RULE),
     one_of("connection", CONNECTIONS),
     comment="One row per person. Deleting it deletes everything we know about them.",

@@ -149,3 +149,7 @@ COMMENT ON COLUMN spotify_pipeline.alerts.since IS 'What happened from this inst
 COMMENT ON COLUMN spotify_pipeline.alerts.told IS 'How many last stood there and were told.';
 COMMENT ON COLUMN spotify_pipeline.alerts.tried_at IS 'Last try, so that no two processes send at once.';
 COMMENT ON COLUMN spotify_pipeline.alerts.sent_at IS 'Last alert that arrived; NULL: none did.';
+
+-- Retention of plays.
+ALTER TABLE spotify_pipeline.users ADD COLUMN plays_from TIMESTAMP WITH TIME ZONE;
+COMMENT ON COLUMN spotify_pipeline.users.plays_from IS 'Plays before were deleted by the operator''s retention, and local days that begin before stay as they are; NULL: nothing was.';

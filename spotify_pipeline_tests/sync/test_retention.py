@@ -1,0 +1,131 @@
+"""Old plays go where the operator wants that; what was counted from them stays."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from spotify_pipeline.domain.coverage import first_whole_day, local_day
+from spotify_pipeline.domain.steps import REBUILT
+from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync.health import look_after
+from spotify_pipeline.sync.retention import delete_old_plays
+from spotify_pipeline_tests.sync.stage import NOON, Stage
+
+KEEP = {"SPOTIFY_PIPELINE_KEEP_PLAYS_DAYS": "210"}
+OSLO = ZoneInfo("Europe/Oslo")
+
+
+def plays(stage: Stage, user_id: str = "anna") -> list[datetime]:
+    return [row["played_at"] for row in stage.rows(t.plays, user_id)]
+
+
+def days(stage: Stage) -> dict[date, dict[str, object]]:
+    kept = ("minutes", "plays", "top_track_id", "completeness")
+    return {
+        row["date"]: {name: row[name] for name in kept}
+        for row in stage.rows(t.daily_listening, "anna")
+    }
+
+
+@pytest.fixture
+def keeping(open_another: Callable[..., Stage]) -> Stage:
+    """A pipeline that keeps plays for 210 days; anna in Oslo listened 300 days ago, and since."""
+    stage = open_another(**KEEP)
+    stage.connect("anna", "Europe/Oslo", person="heavy", since=(NOON - timedelta(days=320)).date())
+    for ago in (300, 299, 215, 211, 210, 209, 1):
+        stage.at(NOON - timedelta(days=ago))
+        stage.sync_well("anna")
+    stage.at(NOON)
+    return stage
+
+
+def test_plays_are_cut_at_a_local_midnight_and_their_days_stay_as_they_are(keeping: Stage) -> None:
+    before, old = days(keeping), plays(keeping)
+    cut = local_day((NOON - timedelta(days=210)).astimezone(OSLO).date(), OSLO).start
+    assert delete_old_plays(keeping.pipeline) == sum(play < cut for play in old) > 0
+    assert sorted(plays(keeping)) == sorted(play for play in old if play >= cut)
+    assert days(keeping) == before
+    assert keeping.row(t.users, "anna")["plays_from"] == cut
+
+
+def test_a_rebuild_after_a_cut_changes_no_day(keeping: Stage) -> None:
+    before = days(keeping)
+    delete_old_plays(keeping.pipeline)
+    keeping.sync_well("anna", steps=REBUILT)
+    assert days(keeping) == before
+
+
+def test_a_move_to_another_zone_leaves_the_frozen_days_and_counts_the_others_anew(
+    keeping: Stage,
+) -> None:
+    before = days(keeping)
+    delete_old_plays(keeping.pipeline)
+    keeping.move("anna", "Asia/Tokyo")
+    keeping.sync_well("anna")
+    cut = keeping.row(t.users, "anna")["plays_from"]
+    first = first_whole_day(cut, ZoneInfo("Asia/Tokyo"))
+    after = days(keeping)
+    assert {d: v for d, v in after.items() if d < first} == {
+        d: v for d, v in before.items() if d < first
+    }
+    counted = sum(row["plays"] for d, row in after.items() if d >= first)  # type: ignore[misc]
+    assert counted == sum(
+        local_day(first, ZoneInfo("Asia/Tokyo")).start <= p for p in plays(keeping)
+    )
+
+
+def test_plays_before_the_cut_that_spotify_still_shows_are_refused_and_counted(
+    keeping: Stage,
+) -> None:
+    keeping.connect("rare", "Europe/Oslo")
+    old = NOON - timedelta(days=230)
+    keeping.serve_plays("rare", [(old, "a"), (NOON - timedelta(days=2), "b")])
+    keeping.sync_well("rare")
+    assert delete_old_plays(keeping.pipeline) > 0
+    before = keeping.rows(t.daily_listening, "rare")
+    keeping.sync_well("rare")
+    assert plays(keeping, "rare") == [NOON - timedelta(days=2)]
+    assert keeping.rows(t.daily_listening, "rare") == before
+    assert keeping.rows(t.fetch_log, "rare")[-1]["skipped"] == {"before_retention": 1}
+
+
+def test_users_whose_days_wait_to_be_computed_lose_no_play(keeping: Stage) -> None:
+    keeping.move("anna", "Asia/Tokyo")
+    old = plays(keeping)
+    assert delete_old_plays(keeping.pipeline) == 0
+    assert plays(keeping) == old
+    # health computes them first.
+    assert look_after(keeping.pipeline)["plays deleted"] > 0
+
+
+def test_nothing_is_deleted_by_default(stage: Stage) -> None:
+    stage.connect("anna")
+    stage.at(NOON - timedelta(days=4000))
+    stage.sync_well("anna")
+    stage.at(NOON)
+    before = plays(stage)
+    assert look_after(stage.pipeline)["plays deleted"] == 0
+    assert plays(stage) == before
+
+
+def test_keeping_fewer_days_than_the_personality_needs_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="0 or at least 210"):
+        load_settings({"SPOTIFY_PIPELINE_KEEP_PLAYS_DAYS": "30"})
+
+
+@pytest.mark.parametrize(
+    ("zone", "cut", "first"),
+    [
+        ("Europe/Oslo", datetime(2026, 3, 28, 23, tzinfo=UTC), date(2026, 3, 29)),
+        ("Asia/Tokyo", datetime(2026, 3, 28, 23, tzinfo=UTC), date(2026, 3, 30)),
+        ("America/New_York", datetime(2026, 3, 28, 23, tzinfo=UTC), date(2026, 3, 29)),
+        ("UTC", datetime(2026, 3, 28, tzinfo=UTC), date(2026, 3, 28)),
+    ],
+)
+def test_the_first_whole_day_begins_at_the_cut_or_later(
+    zone: str, cut: datetime, first: date
+) -> None:
+    assert first_whole_day(cut, ZoneInfo(zone)) == first
