@@ -86,6 +86,14 @@ def missed_polls(scope: Scope) -> Bad:
     )
 
 
+def still_named(scope: Scope) -> Bad:
+    """People who were forgotten more than an hour ago and whom Dagster may still name."""
+    f = t.forgotten
+    return select(f.c.user_id, f.c.forgotten_at.label("since")).where(
+        f.c.user_id.is_not(None), f.c.forgotten_at < scope.now - PATIENCE
+    )
+
+
 def open_gaps(scope: Scope) -> Bad:
     """Gaps noticed in the last days and not closed."""
     u, g = t.users, t.listening_gaps

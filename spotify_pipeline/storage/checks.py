@@ -72,6 +72,15 @@ def _rules() -> Iterator[Rule]:
         of_all=True,
     )
     yield Rule(
+        "forgotten_people_are_gone",
+        s.RECENTLY_PLAYED,
+        True,
+        "Nobody forgotten more than an hour ago is still to be scrubbed from Dagster's storage. The "
+        "sensor partition_reconciler does that; a run that knew them and never ends holds it up.",
+        (q.still_named,),
+        of_all=True,
+    )
+    yield Rule(
         "no_new_gaps",
         s.RECENTLY_PLAYED,
         False,

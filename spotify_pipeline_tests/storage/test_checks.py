@@ -228,6 +228,12 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
         change("sync_state", "next_due_at = next_due_at - interval '2 hours'"),
         {(PLAYS, "users_are_polled_in_time")},
     ),
+    "nobody any more, but still named": (
+        lambda db: db.execute(
+            insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
+        ),
+        {(PLAYS, "forgotten_people_are_gone")},
+    ),
     "a gap of yesterday": (
         lambda db: db.execute(
             insert(t.listening_gaps).values(
