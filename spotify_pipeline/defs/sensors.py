@@ -88,12 +88,10 @@ def sync_request_sensor(
         return dg.SkipReason(str(tick))
     context.log.info(str(tick))
     run_requests = [_run_request(key, rows) for key, rows in unasked.items()]
-    users = {request.partition_key for request in run_requests if request.partition_key}
-    missing = sorted(users - set(context.instance.get_dynamic_partitions(listeners.name or "")))
-    return dg.SensorResult(
-        run_requests=run_requests,
-        dynamic_partitions_requests=[listeners.build_add_request(missing)] if missing else [],
-    )
+    # Somebody new may have no partition yet. Not by a request in the result: the tick keeps those.
+    users = sorted(request.partition_key for request in run_requests if request.partition_key)
+    context.instance.add_dynamic_partitions(listeners.name or "", users)
+    return dg.SensorResult(run_requests=run_requests)
 
 
 def _reconcile(

@@ -44,16 +44,15 @@ def ask(stage: Stage, *user_ids: str) -> None:
         stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
 
 
-def tick(
-    instance: dg.DagsterInstance, sensor: dg.SensorDefinition
-) -> tuple[list[dg.RunRequest], list[object]]:
-    """One evaluation: the runs it asks for, and the changes of partitions."""
+def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    """One evaluation: the runs it asks for. Dagster keeps its result, so it names nobody else."""
     context = dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
-    result = sensor(context)
+    result = sync_request_sensor(context)
     if isinstance(result, dg.SkipReason):
-        return [], []
+        return []
     assert isinstance(result, dg.SensorResult)
-    return list(result.run_requests or []), list(result.dynamic_partitions_requests or [])
+    assert not result.dynamic_partitions_requests
+    return list(result.run_requests or [])
 
 
 def a_run(
@@ -91,7 +90,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
 ) -> None:
     instance.add_dynamic_partitions("spotify_users", ["ben"])
     ask(three, "anna", "ben")
-    runs, partitions = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     assert [(run.run_key, run.partition_key) for run in runs] == [
         ("request-1-1", "anna"),
         ("request-2-1", "ben"),
@@ -101,9 +100,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
         assert run.tags["spotify/trigger"] == "request"
         assert int(run.tags["dagster/priority"]) > 0
         assert run.tags["dagster/max_retries"] == "0"
-    (added,) = partitions
-    assert isinstance(added, dg.AddDynamicPartitionsRequest)
-    assert (added.partitions_def_name, added.partition_keys) == ("spotify_users", ["anna"])
+    assert sorted(instance.get_dynamic_partitions("spotify_users")) == ["anna", "ben"]
     assert [row["dispatch_key"] for row in three.rows(t.sync_requests)] == [
         "request-1-1",
         "request-2-1",
@@ -118,12 +115,12 @@ def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_r
         " SET blocked_until = now() + interval '1 hour', blocked_reason = 'QUOTA'"
     )
     ask(three, "anna", "ben")
-    assert tick(instance, sync_request_sensor) == ([], [])
-    assert tick(instance, sync_request_sensor) == ([], [])
+    assert tick(instance) == []
+    assert tick(instance) == []
     assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
     three.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
     three.pipeline.gate.begin()  # as the gate of the next tick's own pipeline
-    runs, _ = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     assert [run.partition_key for run in runs] == ["anna", "ben"]
 
 
@@ -135,10 +132,10 @@ def test_requests_that_wait_for_our_own_limit_of_the_day_are_shown_as_blocked(
         assert budget.take(conn, one_call, "request") == 1
     ask(three, "anna")
     with on_stage(replace(three.pipeline, gate=BudgetGate(engine, one_call))):
-        assert tick(instance, sync_request_sensor) == ([], [])
+        assert tick(instance) == []
         with engine.connect() as conn:
             assert sync_status(conn, "anna").state == "blocked"
-    tick(instance, sync_request_sensor)
+    tick(instance)
     with engine.connect() as conn:
         assert sync_status(conn, "anna").state == "queued"
 
@@ -149,29 +146,29 @@ def test_a_request_whose_run_ended_without_an_answer_is_tried_again_under_a_new_
     three: Stage, instance: dg.DagsterInstance, status: Status, begun: bool
 ) -> None:
     ask(three, "anna", "ben")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     run = a_run(instance, "request-1-1", status)
     a_run(instance, "request-2-1", Status.STARTING)
     if begun:
         start(three, "request-1-1", run.run_id)
-    assert tick(instance, sync_request_sensor)[0] == []
+    assert tick(instance) == []
     assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
     assert three.rows(t.sync_requests, "anna")[0]["not_before"] is not None
     let_the_pause_pass(three)
-    runs, _ = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     assert [run.run_key for run in runs] == ["request-1-2"]
 
 
 def test_the_third_crash_is_final(three: Stage, instance: dg.DagsterInstance) -> None:
     ask(three, "anna")
     for attempt in (1, 2, 3):
-        runs, _ = tick(instance, sync_request_sensor)
+        runs = tick(instance)
         assert [run.run_key for run in runs] == [f"request-1-{attempt}"]
         a_run(instance, f"request-1-{attempt}", Status.FAILURE)
-        tick(instance, sync_request_sensor)
+        tick(instance)
         let_the_pause_pass(three)
     assert closed(three) == {"anna": ("failed", "CRASHED")}
-    assert tick(instance, sync_request_sensor) == ([], [])
+    assert tick(instance) == []
 
 
 def test_a_request_whose_run_was_cancelled_is_not_tried_again(
@@ -179,10 +176,10 @@ def test_a_request_whose_run_was_cancelled_is_not_tried_again(
 ) -> None:
     """Before it began, too."""
     ask(three, "anna", "ben")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     start(three, "request-1-1", a_run(instance, "request-1-1", Status.CANCELED).run_id)
     a_run(instance, "request-2-1", Status.CANCELED)
-    tick(instance, sync_request_sensor)
+    tick(instance)
     assert set(closed(three).values()) == {("failed", "CANCELLED")}
 
 
@@ -190,16 +187,16 @@ def test_a_request_whose_run_was_deleted_is_tried_again(
     three: Stage, instance: dg.DagsterInstance
 ) -> None:
     ask(three, "anna", "ben")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     begun, queued = (a_run(instance, f"request-{n}-1", Status.STARTED) for n in (1, 2))
     start(three, "request-1-1", begun.run_id)
     for run in (begun, queued):
         instance.delete_run(run.run_id)
-    runs, _ = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     # Ben's never began, so it is asked for under the same key; Anna's did, and may be alive.
     assert [run.run_key for run in runs] == ["request-2-1"]
     let_the_pause_pass(three)
-    runs, _ = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     assert [run.run_key for run in runs] == ["request-2-1", "request-1-2"]
 
 
@@ -209,14 +206,14 @@ def test_a_run_that_was_never_created_or_never_submitted_is_asked_for_until_it_i
 ) -> None:
     """The daemon may die between the database and Dagster; Dagster runs a key once."""
     ask(three, "anna")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     if status:
         a_run(instance, "request-1-1", status)
     for _ in range(3):
-        runs, _ = tick(instance, sync_request_sensor)
+        runs = tick(instance)
         assert [run.run_key for run in runs] == ["request-1-1"]
     a_run(instance, "request-1-1", Status.STARTING)
-    assert tick(instance, sync_request_sensor)[0] == []
+    assert tick(instance) == []
     assert three.rows(t.sync_requests)[0]["attempts"] == 1
 
 
@@ -224,10 +221,10 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
     three: Stage, instance: dg.DagsterInstance
 ) -> None:
     ask(three, "anna")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     three.execute("UPDATE spotify_pipeline.sync_requests SET status = 'succeeded'")
     a_run(instance, "request-1-1", Status.FAILURE)
-    tick(instance, sync_request_sensor)
+    tick(instance)
     assert closed(three) == {"anna": ("succeeded", None)}
 
 
@@ -242,24 +239,24 @@ def test_five_hundred_requests_are_one_run_that_names_nobody(
         "INSERT INTO spotify_pipeline.sync_requests (user_id)"
         " SELECT user_id FROM spotify_pipeline.users"
     )
-    (run,), partitions = tick(instance, sync_request_sensor)
-    assert (run.job_name, run.partition_key, partitions) == ("sync_users", None, [])
+    (run,) = tick(instance)
+    assert (run.job_name, run.partition_key) == ("sync_users", None)
     assert run.run_key is not None
     assert run.run_key.startswith("batch-")
     assert run.tags["dagster/max_retries"] == "0"
     assert "secret" not in str(run)
     assert {row["dispatch_key"] for row in stage.rows(t.sync_requests)} == {run.run_key}
     a_run(instance, run.run_key, Status.FAILURE)
-    assert tick(instance, sync_request_sensor)[0] == []
+    assert tick(instance) == []
     let_the_pause_pass(stage)
-    (again,), _ = tick(instance, sync_request_sensor)
+    (again,), _ = tick(instance)
     assert again.run_key != run.run_key
     assert {row["attempts"] for row in stage.rows(t.sync_requests)} == {2}
 
 
 def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterInstance) -> None:
     ask(three, "anna", "ben")
-    tick(instance, sync_request_sensor)
+    tick(instance)
     a_run(instance, "request-1-1", Status.CANCELED)
     a_run(instance, "request-2-1", Status.FAILURE)
     said = sync_request_sensor(
@@ -278,7 +275,7 @@ def test_a_tick_waits_for_a_request_and_takes_it_at_once(
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 60)
     later = threading.Timer(0.3, ask, [three, "anna"])
     later.start()
-    runs, _ = tick(instance, sync_request_sensor)
+    runs = tick(instance)
     later.join()
     assert [run.partition_key for run in runs] == ["anna"]
 
