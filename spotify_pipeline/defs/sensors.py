@@ -4,6 +4,7 @@ The rows of sync_requests are the truth. Every tick first compares them with Dag
 whatever died since the last one, a row is served, tried again or closed.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from spotify_pipeline.storage.requests import Dispatch
+
+# A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
+warnings.filterwarnings("ignore", "Parameter `owners` of .*SensorDefinition", dg.BetaWarning)
 
 # Dagster's daemon looks at its sensors every 5 s. A tick that finds nothing to do waits for a
 # request for most of that time, so that a person seldom waits for the next tick.
