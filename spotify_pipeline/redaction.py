@@ -1,6 +1,6 @@
 """Removes secrets from text: the second net under messages that should contain none.
 
-Known values (the secrets in the environment, the token that was read) and known forms (passwords
+Known values (the secrets in the environment, those that were remembered) and known forms (passwords
 in URLs, Authorization headers, codes, sealed-box keys, Spotify's tokens) become asterisks. The
 commands ask for it; `install` puts it under every log line and every last word of a process.
 """
@@ -25,7 +25,12 @@ _SECRET_VARIABLES = (
     "SPOTIFY_CLIENT_SECRET",
     "SPOTIFY_PIPELINE_TOKEN_KEYS",
     "SPOTIFY_PIPELINE_REVALIDATE_SECRET",
+    "SPOTIFY_PIPELINE_ALERT_URL",
+    "SPOTIFY_PIPELINE_BROKER_URL",
 )
+# Addresses that let in whoever knows them: HTTP libraries log what follows the host.
+_SECRET_ADDRESSES = ("SPOTIFY_PIPELINE_ALERT_URL",)
+_HOST = re.compile(r"^\w+://[^/?]*")
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):(\S*)@")
 _FORMS = (
     re.compile(r"(?<=[Bb]earer )\S+"),
@@ -58,6 +63,8 @@ def scrub(text: str) -> str:
 
 def _known() -> set[str]:
     secrets = {part for name in _SECRET_VARIABLES for part in _parts(os.environ.get(name, ""))}
+    for name in _SECRET_ADDRESSES:
+        secrets.add(_HOST.sub("", os.environ.get(name, "")))
     # Shorter ones are no secrets, and would tear holes into every sentence.
     return {secret for secret in secrets | _remembered if len(secret) >= 3}
 

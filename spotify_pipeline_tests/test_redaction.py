@@ -13,6 +13,7 @@ from spotify_pipeline.redaction import MASK, install
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.storage.engine import make_engine
 
 SECRET = "canary-client-secret"
 TOKEN = "AQ" + "Canary9refresh_token-" * 5
@@ -26,6 +27,9 @@ LEAKS = {
     "verifier": "code_verifier=canary-verifier",
     "callback": "/callback?state=x&code=canary" + "c" * 40,
     "token": TOKEN,
+    "alert address": "http://127.0.0.1:9 POST /services/canary-alert?x=1 HTTP/1.1 404",
+    "broker": "redis://:canary@127.0.0.1:6379/0",
+    "of a database": "no connection with canary-database-password",
 }
 FOUND = ("canary", "Canary", "Y2FuYXJ5")
 
@@ -34,6 +38,11 @@ FOUND = ("canary", "Canary", "Y2FuYXJ5")
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in our processes, for the length of a test."""
     monkeypatch.setenv("SPOTIFY_CLIENT_SECRET", SECRET)
+    monkeypatch.setenv(
+        "SPOTIFY_PIPELINE_ALERT_URL", "https://hooks.example/services/canary-alert?x=1"
+    )
+    # Makes no connection.
+    make_engine("postgresql://me:canary-database-password@db.example/app").dispose()
     factory, hook = logging.getLogRecordFactory(), sys.excepthook
     monkeypatch.setattr("threading.excepthook", lambda failed: None)
     logging.setLogRecordFactory(logging.LogRecord)

@@ -11,7 +11,8 @@ from dagster import Field, IntSource
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 
-from spotify_pipeline.redaction import install
+from spotify_pipeline.defs.redaction import install
+from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.database import dagster_url
 
@@ -27,6 +28,8 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         install()
         # dagster-postgres needs psycopg2; SQLAlchemy 2.1 would choose psycopg 3 for postgresql://.
         url = dagster_url(load_settings()).set(drivername="postgresql+psycopg2")
+        if url.password:
+            remember(str(url.password))
         super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage.optimize_for_webserver(

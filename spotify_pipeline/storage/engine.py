@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
+from spotify_pipeline.redaction import remember
+
 OLDEST_SERVER = 15
 DRIVER = "postgresql+psycopg"
 
@@ -44,6 +46,8 @@ def make_engine(
     Parameters never appear in errors; a connection that died in the pool is replaced unnoticed.
     """
     url = normalise_url(url)
+    if url.password:
+        remember(str(url.password))
     # A host that vanished is noticed within a minute instead of the kernel's two hours.
     defaults: dict[str, Any] = {
         "application_name": application_name,

@@ -1,0 +1,29 @@
+"""Removes secrets from the errors that Dagster keeps in its event log and shows to everybody."""
+
+from traceback import TracebackException
+from typing import Any
+
+from dagster_shared.error import SerializableErrorInfo
+
+from spotify_pipeline import redaction
+
+_from_traceback = SerializableErrorInfo.from_traceback
+
+
+def install() -> None:
+    """Scrub this process's log lines, last words, and errors on their way into Dagster.
+
+    Dagster turns every exception into text in one place, for runs, ticks and its own log alike. Its
+    own switch for this hides the errors of user code altogether. Safe to repeat.
+    """
+    redaction.install()
+    SerializableErrorInfo.from_traceback = staticmethod(_scrubbed)  # type: ignore[method-assign,assignment]
+
+
+def _scrubbed(trace: TracebackException) -> Any:
+    # Causes come through here by themselves, each before the error that it caused.
+    error = _from_traceback(trace)
+    return error._replace(
+        message=redaction.scrub(error.message),
+        stack=[redaction.scrub(line) for line in error.stack],
+    )
