@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spotify_pipeline.defs.checks import OF_USER, as_result, evaluate_user, log_evaluation
+from spotify_pipeline.defs.event_batches import store_materializations
 from spotify_pipeline.defs.lineage import lineage_metadata
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
 from spotify_pipeline.defs.partitions import listeners
@@ -77,8 +78,9 @@ def listener_assets(
             )
     else:
         # An output would mark every partition of the run as materialized, the failed ones too.
+        done = (materializations(one.user_id, one.done) for one in outcomes)
+        store_materializations(context, chain.from_iterable(done))
         for one in outcomes:
-            log_materializations(context, one.user_id, one.done)
             for check in chain.from_iterable(found.get(one.user_id, {}).values()):
                 log_evaluation(context, check)
     for judgement in filter(None, map(evaluation, outcomes)):
@@ -127,16 +129,6 @@ def materializations(
         yield dg.AssetMaterialization(
             asset_key(step), partition=user_id, metadata=row_metadata(rows)
         )
-
-
-def log_materializations(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext,
-    user_id: str,
-    done: "Mapping[str, StepRows]",
-) -> None:
-    """Records them; Dagster keeps them back until the step ends."""
-    for materialization in materializations(user_id, done):
-        context.log_event(materialization)
 
 
 def raise_failures(outcomes: "list[UserOutcome]") -> None:

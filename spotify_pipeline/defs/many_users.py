@@ -6,11 +6,13 @@ and marks all partitions materialized when one step ends.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
 from spotify_pipeline.defs.assets import materializations
+from spotify_pipeline.defs.event_batches import store_materializations
 from spotify_pipeline.defs.executors import chunk_executor
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
@@ -111,24 +113,26 @@ def choose_users(
 )
 def sync_chunk(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]]:
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Syncs one chunk's users; tells what changed, failed and recovered on their partitions."""
-    from spotify_pipeline.sync.runs import sync_chunk as sync_chunk_users
+    from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
 
-    with pipeline.opened() as opened:
-        for outcome in sync_chunk_users(
+    with (
+        pipeline.opened() as opened,
+        chunk_synced(
             opened,
             chunk.run_id,
             chunk.number,
             context.op_config["steps"],
             scheduled=context.op_config["scheduled"],
             dispatch_key=request_key(context.run),
-        ):
-            # Every event costs milliseconds: what did not change is not told again. They are
-            # yielded, because what is logged is kept back until the step ends.
-            yield from materializations(outcome.user_id, outcome.news)
-            if judgement := evaluation(outcome):
-                yield judgement
+        ) as outcomes,
+    ):
+        # What did not change is not told again.
+        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(news))
+        # Yielded, because what is logged is kept back until the step ends.
+        yield from filter(None, map(evaluation, outcomes))
     yield dg.Output(None)
 
 

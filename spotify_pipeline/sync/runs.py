@@ -5,6 +5,7 @@ run's id and a chunk's number.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from spotify_pipeline.domain.budget import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
@@ -63,6 +64,7 @@ def choose(
         return runs.cut_chunks(conn, run_id, chunk_size)
 
 
+@contextmanager
 def sync_chunk(
     pipeline: Pipeline,
     run_id: str,
@@ -71,12 +73,12 @@ def sync_chunk(
     *,
     scheduled: bool = False,
     dispatch_key: str | None = None,
-) -> Iterator[UserOutcome]:
-    """Sync the users of one chunk who are left, and yield what came of each.
+) -> Iterator[list[UserOutcome]]:
+    """Sync the users of one chunk who are left; what came of each is told inside the block.
 
     With a dispatch key that answers their requests.
-    The outcomes are noted when the last one was taken: a caller that dies while telling them has
-    the chunk tried again. A second try waits for users whose lease the dead process still holds.
+    The outcomes are noted when the block has ended well: a caller that dies in it has the chunk
+    tried again. A second try waits for users whose lease the dead process still holds.
     """
     started, calls = pipeline.monotonic(), pipeline.gate.calls
     throttled = pipeline.gate.throttled_seconds
@@ -99,7 +101,7 @@ def sync_chunk(
     )
     for outcome in outcomes:
         outcome.retried = retried
-        yield outcome
+    yield outcomes
     costs = ChunkCosts(
         seconds=pipeline.monotonic() - started,
         api_calls=pipeline.gate.calls - calls,

@@ -340,12 +340,14 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(stage: Stage) -
     enlist_requests(stage.pipeline, key, "run")
     assert {row["status"] for row in stage.rows(t.sync_requests)} == {"running"}
     assert choose(stage.pipeline, "run", ENLISTED, 3) == 2
-    list(sync_chunk(stage.pipeline, "run", 0, dispatch_key=key))
+    with sync_chunk(stage.pipeline, "run", 0, dispatch_key=key):
+        pass
     assert [request(stage, user_id)["status"] for user_id in people] == [
         *["succeeded"] * 3,
         *["running"] * 3,
     ]
-    list(sync_chunk(stage.pipeline, "run", 1, dispatch_key=key))
+    with sync_chunk(stage.pipeline, "run", 1, dispatch_key=key):
+        pass
     assert [request(stage, user_id)["status"] for user_id in people] == [
         *["succeeded"] * 5,
         "failed",

@@ -1,6 +1,7 @@
 """A run over many users: who belongs to it, its chunks, its outcomes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED, STEPS
@@ -10,6 +11,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import leased
 from spotify_pipeline.storage.people import select_users
 from spotify_pipeline.storage.runs import RunTotals
+from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.runs import choose, report, sync_chunk
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
@@ -19,6 +21,14 @@ DAY = timedelta(days=1)
 def enlist(stage: Stage, run_id: str, user_ids: Sequence[str]) -> None:
     with stage.pipeline.engine.begin() as conn:
         runs.enlist(conn, run_id, user_ids)
+
+
+def synced_chunk(
+    stage: Stage, run_id: str, *steps: Sequence[str], scheduled: bool = False
+) -> list[UserOutcome]:
+    """What came of the first chunk, told to the end."""
+    with sync_chunk(stage.pipeline, run_id, 0, *steps, scheduled=scheduled) as outcomes:
+        return outcomes
 
 
 def add_users(stage: Stage, *user_ids: str, connection: str = "connected") -> None:
@@ -119,7 +129,7 @@ def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stag
     enlist(stage, "another run", ["anna"])
     leaving = stage.meanwhile("recently_played", lambda: stage.forget("gone"))
     with leased(stage.pipeline.engine, ["busy"]):
-        outcomes = list(sync_chunk(leaving.pipeline, "run", 0))
+        outcomes = synced_chunk(leaving, "run")
     noted = {row["user_id"]: row for row in stage.rows(t.sync_run_users) if row["run_id"] == "run"}
     assert {user_id: (row["outcome"], row["error_code"]) for user_id, row in noted.items()} == {
         "anna": ("synced", None),
@@ -159,7 +169,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage)
         stage.at(NOON + later)
         before = stage.row(t.sync_state, "anna")
         choose(stage.pipeline, name, "eligible", 100)
-        (outcome,) = sync_chunk(stage.pipeline, name, 0, scheduled=True)
+        (outcome,) = synced_chunk(stage, name, scheduled=True)
         assert outcome.result == "synced"
         asked[name] = sorted({call.endpoint for call in stage.calls()})
         if not asked[name]:
@@ -181,7 +191,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(stage: Stage)
 def test_a_chunk_of_selected_steps_asks_only_for_those(stage: Stage) -> None:
     stage.connect("anna", person="light")
     choose(stage.pipeline, "run", "eligible", 100)
-    (outcome,) = sync_chunk(stage.pipeline, "run", 0, [RECENTLY_PLAYED])
+    (outcome,) = synced_chunk(stage, "run", [RECENTLY_PLAYED])
     assert set(outcome.done) == {RECENTLY_PLAYED} < set(STEPS)
     assert [call.endpoint for call in stage.calls()] == ["token", "recently_played"]
 
@@ -193,12 +203,12 @@ def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
     for user_id in ("anna", "ben"):
         stage.connect(user_id, person="light")
     choose(stage.pipeline, "run", "eligible", 100)
-    first = sync_chunk(stage.pipeline, "run", 0)
-    assert next(first).user_id == "anna"
-    first.close()
+    with suppress(ConnectionError), sync_chunk(stage.pipeline, "run", 0) as outcomes:
+        assert [outcome.user_id for outcome in outcomes] == ["anna", "ben"]
+        raise ConnectionError
     plays = stage.rows(t.plays)
     assert {row["outcome"] for row in stage.rows(t.sync_run_users)} == {None}
-    again = list(sync_chunk(stage.pipeline, "run", 0))
+    again = synced_chunk(stage, "run")
     assert {outcome.user_id: set(outcome.news) for outcome in again} == {
         "anna": set(STEPS),
         "ben": set(STEPS),
@@ -206,7 +216,7 @@ def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
     assert stage.rows(t.plays) == plays
     # Nobody is left.
     stage.simulator.forget_calls()
-    assert list(sync_chunk(stage.pipeline, "run", 0)) == []
+    assert synced_chunk(stage, "run") == []
     assert stage.calls() == []
 
 
@@ -215,10 +225,10 @@ def test_who_failed_before_and_no_longer_does_has_recovered(stage: Stage) -> Non
         stage.connect(user_id, person="light")
     faults = [stage.simulator.add_fault(ServerError(), user_id=u) for u in ("anna", "ben")]
     choose(stage.pipeline, "first", "eligible", 100)
-    list(sync_chunk(stage.pipeline, "first", 0))
+    synced_chunk(stage, "first")
     stage.simulator.clear_faults(faults[0])
     choose(stage.pipeline, "second", "eligible", 100)
-    outcomes = {outcome.user_id: outcome for outcome in sync_chunk(stage.pipeline, "second", 0)}
+    outcomes = {outcome.user_id: outcome for outcome in synced_chunk(stage, "second")}
     assert {user_id: one.recovered for user_id, one in outcomes.items()} == {
         "anna": True,
         "ben": False,
