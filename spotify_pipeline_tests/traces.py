@@ -1,43 +1,55 @@
 """Looks for a word in everything that is kept: every row of a database, every file of a folder."""
 
+import gzip
+import io
 import zlib
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
 
-from sqlalchemy import URL, Engine, inspect, text
+from sqlalchemy import URL, inspect, text
 
 from spotify_pipeline.storage.engine import make_engine
 
 
-def rows_naming(url: URL, word: str) -> dict[str, int]:
-    """How many rows of each table have the word in any column, compressed columns unpacked."""
+def every_row(url: URL) -> Iterator[tuple[str, str]]:
+    """All rows of all tables as (table, text), compressed columns unpacked."""
     engine = make_engine(url, pool_size=1)
     try:
-        found = {}
-        for schema in inspect(engine).get_schema_names():
-            if schema == "information_schema":
-                continue
-            for table in inspect(engine).get_table_names(schema):
-                if count := _count(engine, f'"{schema}"."{table}"', word):
-                    found[table] = count
-        return found
+        with engine.connect() as conn:
+            for schema in inspect(conn).get_schema_names():
+                if schema == "information_schema":
+                    continue
+                for table in inspect(conn).get_table_names(schema):
+                    for row in conn.execute(text(f'SELECT * FROM "{schema}"."{table}"')):
+                        yield table, "\n".join(map(_readable, row))
     finally:
         engine.dispose()
 
 
-def _count(engine: Engine, table: str, word: str) -> int:
-    with engine.connect() as conn:
-        rows = conn.execute(text(f"SELECT * FROM {table}")).all()
-    return sum(any(word in _readable(value) for value in row) for row in rows)
+def rows_naming(url: URL, word: str) -> dict[str, int]:
+    """How many rows of each table have the word in any column."""
+    return dict(Counter(table for table, row in every_row(url) if word in row))
 
 
 def _readable(value: object) -> str:
     if isinstance(value, bytes | memoryview):
-        raw = bytes(value)
-        with suppress(zlib.error):
-            raw = zlib.decompress(raw)
-        return raw.decode("latin-1")
+        return b"\n".join(unpacked(bytes(value))).decode("latin-1")
     return str(value)
+
+
+def unpacked(raw: bytes) -> Iterator[bytes]:
+    """The bytes as they are, and what is in them if they are zlib, gzip or a zip."""
+    yield raw
+    with suppress(zlib.error):
+        yield zlib.decompress(raw)
+    if raw.startswith(b"\x1f\x8b"):
+        yield gzip.decompress(raw)
+    if raw.startswith(b"PK") and is_zipfile(io.BytesIO(raw)):
+        with ZipFile(io.BytesIO(raw)) as archive:
+            yield from map(archive.read, archive.namelist())
 
 
 def files_naming(folder: Path, word: str) -> list[Path]:

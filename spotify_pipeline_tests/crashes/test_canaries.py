@@ -1,0 +1,119 @@
+"""After a life in which everything was logged and went wrong, no secret is anywhere in clear.
+
+Where secrets may be is said here, and nowhere else: two files that only their owner can read.
+"""
+
+import gzip
+import stat
+import zipfile
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, Connection, text
+
+from spotify_pipeline.redaction import MASK
+from spotify_pipeline.sync.keys import KEY_FILE
+from spotify_pipeline_tests.canaries import Canaries
+from spotify_pipeline_tests.crashes.leaky import World, leaky_world
+
+pytestmark = pytest.mark.xdist_group("daemon")
+
+ALLOWED = {
+    # Without it no token could be opened; doctor complains when others can read it.
+    KEY_FILE: {"token key"},
+    # The embedded server's own, made at random; every process of the home logs in with it.
+    "postgres/password": {"database password"},
+}
+SECRET = "canary-that-nobody-may-see"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with leaky_world(tmp_path_factory.mktemp("canaries") / "home") as world:
+        yield world
+
+
+def test_everything_that_can_leak_has_happened(world: World) -> None:
+    names = " ".join(world.canaries.names)
+    for name in ("token 9", "token key", "database password", "client secret", "code"):
+        assert name in names
+    calls = set(world.calls)
+    assert {("token", 200), ("token", 400), ("me", 200)} < calls
+    assert {("recently_played", 401), ("top_artists", 403), ("top_tracks", 502)} < calls
+    for name in ("graphql", "run"):
+        assert "RuntimeError: Authorization: Basic " + MASK in world.said[name], name
+    assert "It fails, with " + MASK in world.said["sync"]
+    assert "POST /api/token" in world.said["run"]  # DEBUG is on
+    assert "UPDATE spotify_pipeline.user_tokens" in world.said["run"]
+    assert "kenji is connected to Spotify" in world.said["connect"]
+    assert "spotify_pipeline.definitions" in world.said["command lines"]
+
+
+def test_no_row_of_either_database_holds_a_secret(world: World) -> None:
+    assert world.in_rows == {}
+
+
+def test_no_file_of_the_home_holds_a_secret_but_the_two_that_are_for_it(world: World) -> None:
+    found = world.canaries.found_in_files(world.home.rglob("*"))
+    assert {str(path.relative_to(world.home)): names for path, names in found.items()} == ALLOWED
+    for name in ALLOWED:
+        assert stat.S_IMODE((world.home / name).stat().st_mode) == 0o600
+    assert (world.home / "mira.zip").exists()
+
+
+def test_no_program_page_or_answer_of_dagster_shows_a_secret(world: World) -> None:
+    assert {
+        name: found for name, said in world.said.items() if (found := world.canaries.found_in(said))
+    } == {}
+
+
+@pytest.fixture
+def canaries() -> Canaries:
+    canaries = Canaries()
+    canaries.add("planted", SECRET)
+    return canaries
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"2026-03-04 INFO token={SECRET}\n".encode(),
+        f"Authorization: Basic {b64encode(f'the-app:{SECRET}'.encode()).decode()}".encode(),
+        b"?x=" + SECRET.encode().hex().encode(),
+        zlib.compress(SECRET.encode()),
+        gzip.compress(b"a log: " + SECRET.encode()),
+        b"\xff\x00" + SECRET.encode() + b"\xfe",
+    ],
+)
+def test_a_secret_in_a_log_is_found(canaries: Canaries, tmp_path: Path, written: bytes) -> None:
+    log = tmp_path / "logs" / "daemon.log"
+    log.parent.mkdir()
+    log.write_bytes(b"nothing")
+    assert canaries.found_in_files(tmp_path.rglob("*")) == {}
+    log.write_bytes(written)
+    assert canaries.found_in_files(tmp_path.rglob("*")) == {log: {"planted"}}
+
+
+def test_a_secret_in_an_export_or_in_a_files_name_is_found(
+    canaries: Canaries, tmp_path: Path
+) -> None:
+    export, named = tmp_path / "mira.zip", tmp_path / f"{SECRET}.log"
+    with zipfile.ZipFile(export, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("plays.csv", f"a,{SECRET}")
+    named.touch()
+    planted = {"planted"}
+    assert canaries.found_in_files(tmp_path.rglob("*")) == {export: planted, named: planted}
+
+
+@pytest.mark.parametrize("column", ["text", "jsonb", "bytea"])
+def test_a_secret_in_a_row_is_found(
+    canaries: Canaries, connection: Connection, database: URL, column: str
+) -> None:
+    connection.execute(text(f"CREATE TABLE spotify_pipeline.odd (x {column})"))
+    assert canaries.found_in_rows(database) == {}
+    value = zlib.compress(SECRET.encode()) if column == "bytea" else f'["{SECRET}"]'
+    connection.execute(text("INSERT INTO spotify_pipeline.odd VALUES (:x)"), {"x": value})
+    assert canaries.found_in_rows(database) == {"odd": {"planted"}}
