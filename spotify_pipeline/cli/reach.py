@@ -4,8 +4,10 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from spotify_pipeline.cli.findings import OK, PROBLEM, Finding
@@ -32,8 +34,7 @@ def reach(url: str, seconds: float = SECONDS) -> Finding:
     try:
         with socket.create_connection((host, port), timeout=seconds) as connection:
             if parts.scheme == "https" and not proxy:
-                context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
-                context.wrap_socket(connection, server_hostname=host).close()
+                _trusting(url).wrap_socket(connection, server_hostname=host).close()
     except ssl.SSLError as error:
         return Finding(
             "spotify",
@@ -49,6 +50,15 @@ def reach(url: str, seconds: float = SECONDS) -> Finding:
             "check the network, the proxy and the address",
         )
     return Finding("spotify", OK, f"{url} can be reached{through}")
+
+
+def _trusting(url: str) -> ssl.SSLContext:
+    """Whom our calls trust: the authorities that come with requests, or REQUESTS_CA_BUNDLE."""
+    given = requests.Session().merge_environment_settings(url, {}, None, True, None)["verify"]
+    trusted = Path(given if isinstance(given, str) else DEFAULT_CA_BUNDLE_PATH)
+    if trusted.is_dir():
+        return ssl.create_default_context(capath=str(trusted))
+    return ssl.create_default_context(cafile=str(trusted))
 
 
 def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
