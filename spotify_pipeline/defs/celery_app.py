@@ -7,8 +7,10 @@ from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_task
 
 from spotify_pipeline.defs.executors import broker_of, delivery
+from spotify_pipeline.defs.redaction import install
 from spotify_pipeline.settings import load_settings
 
+install()
 _settings = load_settings()
 _broker = broker_of(_settings)
 
