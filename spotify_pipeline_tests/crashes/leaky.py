@@ -37,6 +37,7 @@ from spotify_pipeline_tests.cli.browsing import as_person, free_port
 SECONDS = 120
 TALKATIVE = Path(__file__).parent / "talkative"
 COMMAND = [sys.executable, "-m", "spotify_pipeline.cli.main"]
+# Mira's tokens rotate, and her sync succeeds; Kenji connects in the browser.
 ASKING = ("mira", "crash", "echo", "denied")
 PEOPLE = (*ASKING, "kenji")
 EVENTS = """{ runsOrError { ... on Runs { results {
@@ -58,9 +59,8 @@ class World:
     in_rows: dict[str, set[str]] = field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def leaky_world(home: Path) -> Iterator[World]:
-    """Lives for the length of the block's opening; all processes have ended in the block."""
+def live(home: Path) -> World:
+    """A whole life in this home; when it returns all of its processes have ended."""
     world = World(home, Canaries())
     with pytest.MonkeyPatch.context() as patch:
         _environment(patch, world)
@@ -73,7 +73,7 @@ def leaky_world(home: Path) -> Iterator[World]:
             patch.setenv("SPOTIFY_PIPELINE_REVALIDATE_URL", f"{simulator.url}/hook")
             patch.setenv("PYTHONPATH", str(TALKATIVE))
             _live(world, simulator)
-        yield world
+    return world
 
 
 def _environment(patch: pytest.MonkeyPatch, world: World) -> None:
@@ -92,12 +92,13 @@ def _live(world: World, simulator: Simulator) -> None:
         with open_pipeline(settings) as pipeline:
             _introduce(pipeline, simulator)
             _note_secrets(world.canaries, pipeline, simulator)
-            with _watching_command_lines(world), running_stack(settings) as stack:
+            with _watching_command_lines(world), running_stack(settings, free_port()) as stack:
                 programs = _start_programs(world)
                 _ask(pipeline)
                 _finish_programs(world, programs)
                 _await_requests(pipeline, stack)
                 world.said["graphql"] = _graphql(stack, EVENTS)
+            # Also those that were replaced meanwhile.
             for number, token in enumerate(simulator.tokens()):
                 world.canaries.add(f"token {number}", token)
             world.in_rows = world.canaries.found_in_rows(
@@ -116,7 +117,7 @@ def _introduce(pipeline: Pipeline, simulator: Simulator) -> None:
     key_id = pipeline.keyring.current_id
     for user_id in PEOPLE:
         info = simulator.add_listener(user_id, since=since, person="light")
-        if user_id == "kenji":  # connects in the browser
+        if user_id == "kenji":
             continue
         with pipeline.engine.begin() as conn:
             register_user(conn, user_id, "UTC", None)

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, text
 from spotify_pipeline.redaction import MASK
 from spotify_pipeline.sync.keys import KEY_FILE
 from spotify_pipeline_tests.canaries import Canaries
-from spotify_pipeline_tests.crashes.leaky import World, leaky_world
+from spotify_pipeline_tests.crashes.leaky import World, live
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
@@ -35,11 +35,8 @@ SECRET = "canary-that-nobody-may-see"
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     # Beside the tests' own server: on a RAM disk, where there is one, it takes half the time.
-    with (
-        tempfile.TemporaryDirectory(dir=os.environ["SPOTIFY_PIPELINE_TEST_HOME"]) as folder,
-        leaky_world(Path(folder) / "home") as world,
-    ):
-        yield world
+    with tempfile.TemporaryDirectory(dir=os.environ["SPOTIFY_PIPELINE_TEST_HOME"]) as folder:
+        yield live(Path(folder) / "home")
 
 
 def test_everything_that_can_leak_has_happened(world: World) -> None:
