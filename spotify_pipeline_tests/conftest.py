@@ -7,6 +7,7 @@ once per worker. On a RAM disk, where there is a roomy one, that takes 30 ms; on
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,6 +34,21 @@ HOME_PREFIX = "spotify_pipeline_tests_"
 
 # A power cut may cost us the tests' databases, not a developer's time.
 CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+@pytest.fixture(autouse=True)
+def no_instance_of_another_test() -> Iterator[None]:
+    """Dagster loads definitions with a storage that it keeps in a context variable.
+
+    It is the one of the instance that was opened last, or of a closed one when two were not closed
+    in the order of their opening.
+    """
+    dagsters = sys.modules.get("dagster._core.storage.defs_state.base")
+    if dagsters is None:
+        yield
+    else:
+        with dagsters.set_defs_state_storage(None):
+            yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

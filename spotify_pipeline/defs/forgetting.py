@@ -69,8 +69,6 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
     """
     # Asked first: a run that ends after this may still write.
     quiet = tombstone.age > GRACE and not _alive(instance, tombstone)
-    if tombstone.born_again_at is None:
-        instance.delete_dynamic_partition(listeners.name or "", tombstone.user_id)
     traces = Counter({"runs": _delete_runs(instance, tombstone)})
     # Dagster's three storages are in one Postgres.
     storage = instance.event_log_storage
@@ -81,13 +79,16 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
         traces["check results"] = _delete_check_results(conn, tombstone)
         traces["events"] = _delete_events(conn, tombstone)
         traces["latest materializations"] = _replace_latest(conn, tombstone)
-        for kind, table, text, condition in (
-            ("ticks", JobTickTable, _ticks.tick_body, ended),
-            ("backfills", BulkActionsTable, _backfills.body, done),
-        ):
-            traces[kind] = _delete_naming(conn, table, text, condition, tombstone)
-            quiet = quiet and not _naming(conn, table, text, ~condition, tombstone)
-    return +traces, quiet
+        traces["ticks"] = _delete_naming(conn, JobTickTable, _ticks.tick_body, ended, tombstone)
+        traces["backfills"] = _delete_naming(
+            conn, BulkActionsTable, _backfills.body, done, tombstone
+        )
+        thinking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended, tombstone)
+        filling = _naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
+    # Dagster fails a backfill, for everybody in it, if one of its partitions is gone.
+    if tombstone.born_again_at is None and not filling:
+        instance.delete_dynamic_partition(listeners.name or "", tombstone.user_id)
+    return +traces, quiet and not thinking and not filling
 
 
 def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:

@@ -31,7 +31,8 @@ def partition_reconciler(
             tombstones = read_tombstones(conn)
         # Not by a request in the tick's result: the tick would keep the names.
         instance.add_dynamic_partitions(name, sorted(users - partitions))
-        for user_id in sorted(partitions - users):
+        strangers = partitions - users - {tombstone.user_id for tombstone in tombstones}
+        for user_id in sorted(strangers):
             instance.delete_dynamic_partition(name, user_id)
         found, receipts, failed = Counter[str](), 0, 0
         for tombstone in tombstones:
@@ -47,7 +48,7 @@ def partition_reconciler(
             found += traces
             receipts += was_all
     said = f"{len(users)} users; {len(users - partitions)} partitions added, "
-    said += f"{len(partitions - users)} deleted."
+    said += f"{len(strangers)} deleted."
     if tombstones:
         deleted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing"
         said += f" {len(tombstones)} forgotten: {deleted} deleted, {receipts} without a trace now, "

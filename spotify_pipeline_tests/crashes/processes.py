@@ -11,7 +11,7 @@ from spotify_pipeline_tests.crashes.worker import Order, Program, Report
 # Each worker is forked from a process that has imported everything and opened nothing: a start
 # takes 50 ms instead of 2 s, and two hundred of them fit into a test.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["spotify_pipeline_tests.crashes.worker"])
+PRELOADED = ["spotify_pipeline_tests.crashes.worker"]
 START_SECONDS = 60.0
 END_SECONDS = 120.0
 
@@ -20,6 +20,8 @@ class Worker:
     """A process that runs a program; the harness orders, it reports."""
 
     def __init__(self, program: Program, environ: dict[str, str]) -> None:
+        # Runs of Dagster in the same process may have preloaded something else.
+        _CONTEXT.set_forkserver_preload(PRELOADED)
         self._orders, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=program, args=(theirs, environ), daemon=True)
         self._process.start()

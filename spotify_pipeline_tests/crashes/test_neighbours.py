@@ -17,8 +17,8 @@ from spotify_pipeline.spotify.wire import Limits
 from spotify_pipeline_tests.crashes.world import World
 from spotify_pipeline_tests.sync.stage import Stage
 
-# The real ones, fortyfold faster.
-LIMITS = Limits(connect_seconds=0.5, read_seconds=0.3, try_seconds=0.5, total_seconds=0.7, tries=4)
+# The real ones, twentyfold faster.
+LIMITS = Limits(connect_seconds=1.0, read_seconds=0.6, try_seconds=1.0, total_seconds=1.4, tries=4)
 # What a person's calls may take when each of them uses all its time.
 WORST_SECONDS = len(FETCHED) * LIMITS.total_seconds
 # By so much a busy machine may be late.
@@ -56,7 +56,8 @@ def test_broken_answers_delay_others_by_no_more_than_their_own_time_outs(
     world: World, impatient: Stage, figure: Callable[[str], None]
 ) -> None:
     started = monotonic()
-    peaceful = impatient.sync_well(*world.zones, *TROUBLE)
+    # With the usual limits: a busy machine answers late sometimes.
+    peaceful = world.stage.sync_well(*world.zones, *TROUBLE)
     alone = monotonic() - started
     for user_id, fault in TROUBLE.items():
         impatient.simulator.add_fault(fault, user_id=user_id)

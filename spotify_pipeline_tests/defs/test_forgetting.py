@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus as Status
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from sqlalchemy import URL
 
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
@@ -192,3 +193,25 @@ def test_a_short_id_takes_nothing_with_it_that_only_contains_its_letters(
     reconcile(instance)
     assert materialized(instance) == before
     assert instance.get_dynamic_partitions("spotify_users") == ["anna"]
+
+
+def test_a_backfill_at_work_keeps_the_partition_until_it_is_done(
+    lived: Stage, instance: dg.DagsterInstance, naming: Callable[[], dict[str, Any]], no_grace: None
+) -> None:
+    def backfill(status: BulkActionStatus) -> PartitionBackfill:
+        return PartitionBackfill(
+            backfill_id="together",
+            status=status,
+            from_failure=False,
+            tags={},
+            backfill_timestamp=0.0,
+            partition_names=["otto", WHO],
+        )
+
+    instance.add_backfill(backfill(BulkActionStatus.REQUESTED))
+    lived.forget(WHO)
+    reconcile(instance)
+    assert set(naming()) == {"forgotten", "bulk_actions", "dynamic_partitions"}
+    instance.update_backfill(backfill(BulkActionStatus.COMPLETED_SUCCESS))
+    reconcile(instance)
+    assert naming() == {}

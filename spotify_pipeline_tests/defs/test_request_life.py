@@ -203,6 +203,10 @@ def test_the_whole_process_tree_is_killed(theatre: Theatre) -> None:
     worker = psutil.Process(pid_of(theatre.instance, jan.run_id))
     theatre.kill("code server", "webserver", "daemon")
     # Whoever became its parent may not have buried it yet.
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    theatre.stack.wait(
+        SECONDS,
+        lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
+        "the end of the run's process",
+    )
     assert jan.ends() == ("succeeded", None, 2)
     assert len(theatre.stage.rows(t.plays, "jan")) == 50

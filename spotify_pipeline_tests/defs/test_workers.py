@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from spotify_pipeline_tests.sync.stage import Stage
 SECONDS = 120
 
 pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(autouse=True)
+def own_forkserver() -> Iterator[None]:
+    """Workers have the environment of the server that forks them, which lives as long as pytest."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
 
 
 def sync_users() -> dg.JobDefinition:
