@@ -24,6 +24,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.coverage import Account, Interval, Known
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.recordset import insert_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +122,20 @@ def save_pages(conn: Connection, pages: Sequence[FetchedPage], known: Mapping[st
     """Log the pages; write the covers and gaps that changed."""
     if not pages:
         return
-    conn.execute(
-        insert(t.fetch_log),
-        [
-            {
-                "user_id": page.user_id,
-                "fetched_at": page.fetched_at,
-                "items": page.items,
-                "new_plays": page.new_plays,
-                "skipped": dict(page.skipped),
-                "oldest_item_at": min(page.item_times, default=None),
-                "newest_item_at": max(page.item_times, default=None),
-                "overlapped": page.account.overlapped,
-            }
-            for page in pages
-        ],
-    )
+    log = [
+        {
+            "user_id": page.user_id,
+            "fetched_at": page.fetched_at,
+            "items": page.items,
+            "new_plays": page.new_plays,
+            "skipped": dict(page.skipped),
+            "oldest_item_at": min(page.item_times, default=None),
+            "newest_item_at": max(page.item_times, default=None),
+            "overlapped": page.account.overlapped,
+        }
+        for page in pages
+    ]
+    conn.execute(insert_rows(t.fetch_log, log))
     _save_covers(conn, pages, known)
     _save_gaps(conn, pages)
 
@@ -151,13 +150,11 @@ def _save_covers(
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
         conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))
     if new := after - before:
-        conn.execute(
-            insert(c),
-            [
-                {"user_id": user_id, "covered_from": cover.start, "covered_to": cover.end}
-                for user_id, cover in sorted(new)
-            ],
-        )
+        covers = [
+            {"user_id": user_id, "covered_from": cover.start, "covered_to": cover.end}
+            for user_id, cover in sorted(new)
+        ]
+        conn.execute(insert_rows(c, covers))
 
 
 def _save_gaps(conn: Connection, pages: Sequence[FetchedPage]) -> None:

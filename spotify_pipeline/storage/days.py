@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.frames import records
+from spotify_pipeline.storage.frames import frame, records
 from spotify_pipeline.storage.upsert import Written, upsert_changed
 
 
@@ -83,7 +83,7 @@ def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
         )
         .order_by(table.c.user_id, table.c.date)
     ).all()
-    return pd.DataFrame(rows, columns=[column.name for column in columns])
+    return frame(rows, (column.name for column in columns))
 
 
 def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import pandas as pd
 from sqlalchemy import Connection, Date, cast, func, select
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.frames import frame
 from spotify_pipeline.storage.plays import ALWAYS, PLAY_DTYPES, Window
 
 # 100,000 plays take 100 MB while their days are computed.
@@ -139,6 +140,6 @@ class HistoryReader:
                     k.c.spotify_id.in_(missing)
                 )
             ).all()
-            found = pd.DataFrame(rows, columns=["id", "artist_id", "duration_ms"]).set_index("id")
+            found = frame(rows, ["id", "artist_id", "duration_ms"]).set_index("id")
             self._tracks = pd.concat([self._tracks, found]) if len(self._tracks) else found
         return self._tracks

@@ -19,12 +19,13 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.days import COUNTED_FROM_MS
 from spotify_pipeline.domain.model import Play
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.frames import frame
+from spotify_pipeline.storage.recordset import insert_rows
 
 PLAY_DTYPES = {
     "user_id": "str",
@@ -71,8 +72,9 @@ def insert_plays(
     if not rows:
         return []
     inserted = conn.execute(
-        insert(t.plays).on_conflict_do_nothing().returning(t.plays.c.user_id, t.plays.c.played_at),
-        rows,
+        insert_rows(t.plays, rows)
+        .on_conflict_do_nothing()
+        .returning(t.plays.c.user_id, t.plays.c.played_at)
     )
     return [(row.user_id, row.played_at) for row in inserted]
 
@@ -100,7 +102,7 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
         .order_by(plays.c.user_id, plays.c.played_at, plays.c.track_id)
     )
     rows = conn.execute(statement).all() if windows else []
-    return pd.DataFrame(rows, columns=list(PLAY_DTYPES)).astype(PLAY_DTYPES)
+    return frame(rows, PLAY_DTYPES).astype(PLAY_DTYPES)
 
 
 def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, Heard]:

@@ -8,8 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Column, Text, cast, column, func, literal
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy import Column, Table, Text, cast, column, func, literal, select
+from sqlalchemy.dialects.postgresql import JSON, Insert, insert
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
@@ -32,6 +32,13 @@ def recordset(
     columns = [column(key, type_) for key, type_ in types.items()]
     table = func.json_to_recordset(cast(text, JSON)).table_valued(*columns, name=name)
     return table.render_derived(with_types=True)
+
+
+def insert_rows(table: Table, rows: Sequence[Row]) -> Insert:
+    """The statement that inserts these rows, one at least, all with the same columns."""
+    names = list(rows[0])
+    given = recordset(rows, types_of([table.c[name] for name in names]), "given")
+    return insert(table).from_select(names, select(*given.c))
 
 
 def as_row(value: "DataclassInstance") -> Row:

@@ -29,6 +29,7 @@ from sqlalchemy.types import TypeEngine
 
 from spotify_pipeline.domain.model import TimeRange, TopArtists, TopTracks
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.frames import frame
 from spotify_pipeline.storage.recordset import Row, recordset
 from spotify_pipeline.storage.upsert import upsert_changed
 
@@ -216,4 +217,4 @@ def read_top_artists(conn: Connection, user_ids: Sequence[str]) -> pd.DataFrame:
         .where(table.c.user_id.in_(user_ids))
         .order_by(table.c.user_id, table.c.time_range, table.c.rank)
     ).all()
-    return pd.DataFrame(rows, columns=[column.name for column in columns])
+    return frame(rows, (column.name for column in columns))

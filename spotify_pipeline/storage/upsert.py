@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table, and_, func, literal_column, not_, or_, select
@@ -41,7 +42,7 @@ def upsert_changed(
     if not rows:
         return Written()
     keys = [column.name for column in table.primary_key]
-    ordered = sorted(rows, key=lambda row: tuple(row[key] for key in keys))
+    ordered = sorted(rows, key=itemgetter(*keys))
     names = list(ordered[0])
 
     def differs(new: Any) -> ColumnElement[bool]:

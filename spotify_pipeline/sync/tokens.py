@@ -58,6 +58,7 @@ class UserTokens:
         self._profile = profile
         self._sleep = sleep
         self._monotonic = monotonic
+        self._opened: str | None = None
         self._failed: SpotifyError | None = None
 
     def access_token(self) -> str:
@@ -66,9 +67,13 @@ class UserTokens:
         Raises SpotifyError, SealError.
         """
         token = self._token
-        if token.sealed_access_token and (token.access_seconds_left or 0) > REUSE_SECONDS:
-            return self._keyring.open(token.key_id, token.sealed_access_token, self._user_id)
-        return self.refresh()
+        if not token.sealed_access_token or (token.access_seconds_left or 0) <= REUSE_SECONDS:
+            return self.refresh()
+        if self._opened is None:
+            self._opened = self._keyring.open(
+                token.key_id, token.sealed_access_token, self._user_id
+            )
+        return self._opened
 
     def refresh(self) -> str:
         """Trade the refresh token for a new access token and commit both.
@@ -113,7 +118,7 @@ class UserTokens:
         if expected is not None:
             self._check_account(grant.access_token, expected, fresh)
             self._commit(lambda conn: self._save(conn, fresh, fresh))
-        self._token = fresh
+        self._token, self._opened = fresh, grant.access_token
         return grant.access_token
 
     def _save(self, conn: Connection, stored: SealedToken, fresh: SealedToken) -> bool:
