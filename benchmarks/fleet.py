@@ -15,6 +15,7 @@ has ended, so that all make the same eight calls per user.
     plain loop   the calls alone, one user after the other, with 2 s between them, on a few
 """
 
+import os
 import resource
 import sys
 import tempfile
@@ -50,18 +51,20 @@ class Row:
     postgres_ms: float
     simulator_ms: float
     peak_mb: float
+    # Of the last minute: what others did on the machine makes wall times longer.
+    load: float
 
     def line(self) -> str:
         """A line of the table."""
         return (
             f"{self.name:<11}{self.measured:>7}{self.wall_seconds:>10.1f}{self.cpu_ms:>9.1f}"
-            f"{self.postgres_ms:>10.1f}{self.simulator_ms:>10.1f}{self.peak_mb:>9.0f}"
+            f"{self.postgres_ms:>10.1f}{self.simulator_ms:>10.1f}{self.peak_mb:>9.0f}{self.load:>7.1f}"
         )
 
 
 HEAD = (
     "                      wall, CPU, ms per user:        peak MB of\n"
-    "             users    all, s     ours  Postgres Simulator  a process"
+    "             users    all, s     ours  Postgres Simulator  a process   load"
 )
 
 
@@ -89,6 +92,7 @@ class Bench:
             (self.world.cpu_of_postgres() - postgres) * per_user,
             (self.world.cpu_of_simulator() - simulator) * per_user,
             spent.peak_mb,
+            os.getloadavg()[0],
         )
         self.rows.append(row)
         click.echo(row.line())
@@ -132,10 +136,16 @@ class Bench:
         )
 
     def split(self) -> dict[str, float]:
-        """Where our CPU goes in one chunk, in ms per user."""
+        """Where our CPU goes in a chunk after a day of listening, in ms per user."""
+        self.next_day()
         self._end_access_tokens()
         some = [one.user_id for one in self.world.listeners[: self.chunk_size]]
         return cpu_split(self.world.instance, self.world.pipeline, some)
+
+    def next_day(self) -> None:
+        """Everybody listens for a day, and the simulator has made the lists of that day."""
+        self.world.simulator.advance(timedelta(days=1))
+        self.floor()
 
     def _end_access_tokens(self) -> None:
         ended = (
@@ -213,14 +223,14 @@ def main(
         bench.measure("floor", bench.floor)
         bench.measure("first", bench.sync_users)
         world.latency(0)
-        world.simulator.advance(timedelta(days=1))
-        bench.floor()
+        bench.next_day()
         world.latency(latency)
         bench.measure("nightly", bench.sync_users)
         bench.measure("again", bench.sync_users)
-        split = bench.split()
         bench.measure("one by one", lambda: bench.one_run_each(few), few)
         bench.measure("plain loop", lambda: bench.plain_loop(few), few)
+        world.latency(0)
+        split = bench.split()
     verdict = verdicts(bench.rows)
     tell(split, verdict)
     save(

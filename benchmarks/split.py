@@ -13,6 +13,7 @@ from uuid import uuid4
 import dagster as dg
 import sqlalchemy
 
+from spotify_pipeline.defs import many_users
 from spotify_pipeline.defs.running import sync_many, why_failed
 from spotify_pipeline.domain import sealing
 from spotify_pipeline.spotify import client, transport
@@ -24,7 +25,10 @@ from spotify_pipeline.sync.runs import ENLISTED
 
 # Name → what it is spent in. A part called by another counts for the outer one.
 PARTS: dict[str, Sequence[tuple[Any, str]]] = {
-    "Dagster events": [(dg.DagsterInstance, "handle_new_event")],
+    "Dagster events": [
+        (dg.DagsterInstance, "handle_new_event"),
+        (many_users, "store_materializations"),
+    ],
     "HTTP": [(Wire, "attempt")],
     "parsing": [
         (transport, "judge"),

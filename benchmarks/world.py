@@ -84,7 +84,7 @@ def fleet(users: int, connections: int) -> Iterator[Fleet]:
 
 def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[ListenerInfo]:
     now = datetime.now(UTC)
-    simulator.set_clock(now - timedelta(days=1))
+    simulator.set_clock(now - timedelta(days=2))
     listeners = [
         simulator.add_listener(
             role.user_id,
