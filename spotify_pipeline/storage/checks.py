@@ -75,8 +75,9 @@ def _rules() -> Iterator[Rule]:
         "forgotten_people_are_gone",
         s.RECENTLY_PLAYED,
         True,
-        "Nobody forgotten more than an hour ago is still to be scrubbed from Dagster's storage. The "
-        "sensor partition_reconciler does that; a run that knew them and never ends holds it up.",
+        "Nobody forgotten more than an hour ago is still to be scrubbed from Dagster's storage. "
+        "The sensor partition_reconciler does that; a run that knew them and never ends holds it "
+        "up.",
         (q.still_named,),
         of_all=True,
     )
