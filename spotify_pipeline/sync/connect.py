@@ -141,7 +141,8 @@ def _store(
     user_id = user_id or owner_of(conn, profile.account) or profile.spotify_user_id
     u = t.users
     known = select(u.c.display_name, u.c.timezone).where(u.c.user_id == user_id)
-    before = conn.execute(known).one_or_none()
+    # First of all: linking the account waits for a sync's write, which waits for what comes next.
+    before = conn.execute(known.with_for_update()).one_or_none()
     # A name that somebody chose is kept.
     has_name = before is not None and before.display_name is not None
     register_user(conn, user_id, timezone, None if has_name else profile.display_name)

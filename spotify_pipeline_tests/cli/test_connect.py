@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -148,6 +150,36 @@ def test_a_user_id_of_the_apps_own_can_be_given(connect, mira, stored):
     assert connect(as_person("mira"), "app user 17").exit_code == 0
     assert stored("app user 17")[0].account_id == mira.account_id
     assert stored("mira")[0] is None
+
+
+def test_connecting_again_waits_for_a_write_and_for_no_circle(connect, mira, stored, engine):
+    """The write held the person and wanted their state; connect held the state and wanted them."""
+    connect(as_person("mira"), "--timezone", "Europe/Oslo")
+    person, state = (select(a).where(a.c.user_id == "mira") for a in (t.users, t.sync_state))
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    begun, alone = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with engine.begin() as conn, engine.connect() as other:
+            conn.execute(person.with_for_update(read=True, key_share=True))
+            begun.set()
+            for _ in range(500):
+                with other.begin():
+                    if other.scalar(waiting):
+                        break
+                alone.wait(0.02)
+            conn.execute(state.with_for_update())
+
+    with ThreadPoolExecutor(1) as sync:
+        writing = sync.submit(write)
+        assert begun.wait(30)
+        result = connect(as_person("mira"), "--timezone", "Asia/Tokyo")
+        writing.result(30)
+    assert result.exit_code == 0, result.output
+    assert stored("mira")[0].timezone == "Asia/Tokyo"
 
 
 def test_connecting_again_keeps_history_name_and_zone_and_clears_failures(
