@@ -1,6 +1,14 @@
 -- Each block below adds what one subject needs. Constraints are named as in storage/tables/base.py.
 SET LOCAL search_path = spotify_pipeline;
 
+-- Of one who reads the status meanwhile: they would hold users, wait for sync_requests below, and be
+-- waited for where users is altered. This waits for all that the view reads, in a reader's order.
+DO $$ BEGIN
+    IF to_regclass('spotify_pipeline.sync_status') IS NOT NULL THEN
+        LOCK TABLE spotify_pipeline.sync_status IN ACCESS EXCLUSIVE MODE;
+    END IF;
+END $$;
+
 -- Local days in SQL: listening_history() tells the days of the pinned tzdata package.
 CREATE TABLE spotify_pipeline.day_starts (
     timezone TEXT NOT NULL,
