@@ -12,6 +12,7 @@ from spotify_pipeline.cli.page.drawings import calendar, clock, hatching, in_wor
 from spotify_pipeline.cli.page.elements import Child, element, style, written
 from spotify_pipeline.domain.coverage import Interval
 from spotify_pipeline.domain.portrait import Day, Portrait, TopList
+from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.accounts import UserStatus
 
 # Whatever slipped through could still load nothing and run nothing.
@@ -21,7 +22,7 @@ SHOWN_GAPS = 10
 
 def page(status: UserStatus, portrait: Portrait, now: datetime) -> str:
     """The whole document. All times on it are in the user's zone."""
-    zone = ZoneInfo(status.timezone)
+    zone = check_zone(status.timezone)
     name = status.display_name or status.user_id
     css = (resources.files("spotify_pipeline.cli.page") / "style.css").read_text(encoding="utf-8")
     head = element(
