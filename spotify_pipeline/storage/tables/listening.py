@@ -177,7 +177,7 @@ fetch_log = Table(
     Index("ix_fetch_log_user_id_fetched_at", "user_id", "fetched_at"),
     # Retention deletes by age alone.
     Index("ix_fetch_log_fetched_at", "fetched_at"),
-    comment="One row per fetched recently-played page; kept 30 days.",
+    comment="One row per fetched recently-played page; kept for a while.",
 )
 
 listening_gaps = Table(

@@ -23,6 +23,9 @@ COMMENT ON COLUMN spotify_pipeline.day_starts.timezone IS 'The zone.';
 COMMENT ON COLUMN spotify_pipeline.day_starts.since IS 'First local date of which this is true.';
 COMMENT ON COLUMN spotify_pipeline.day_starts.begins IS 'When a local day begins, from midnight UTC of its date; negative east of Greenwich.';
 
+-- For as long as the operator wants.
+COMMENT ON TABLE spotify_pipeline.fetch_log IS 'One row per fetched recently-played page; kept for a while.';
+
 -- What each chunk of a run over many users cost, and how often it was tried.
 CREATE TABLE spotify_pipeline.sync_run_chunks (
     run_id text NOT NULL,
