@@ -20,7 +20,6 @@ from spotify_pipeline.simulator.persons import PERSONS, Person
 from spotify_pipeline.simulator.seeds import seeded, spotify_id
 from spotify_pipeline.simulator.taste import Taste
 
-DAY_MS = 86_400_000
 SESSION_PAUSE_MS = 20 * 60_000
 # Spotify counts a play after about 30 seconds; nothing shorter ever appears in the feed.
 SHORTEST_PLAY_MS = 31_000

@@ -9,8 +9,6 @@ from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     FETCHED,
-    MUSIC_PERSONALITY,
-    PROFILE_REVALIDATION,
     RECENTLY_PLAYED,
     STEPS,
     TOP_ARTISTS,
@@ -31,7 +29,6 @@ from spotify_pipeline_tests.sync.stage import NOON, Stage
 
 HOUR = timedelta(hours=1)
 TOPS = (*TOP_ARTISTS, *TOP_TRACKS)
-AFTER_PLAYS = (DAILY_LISTENING, MUSIC_PERSONALITY, PROFILE_REVALIDATION)
 
 
 @pytest.fixture
