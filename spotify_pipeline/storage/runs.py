@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, literal, or_, select, update
+from sqlalchemy import ARRAY, Connection, Text, bindparam, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -48,7 +48,8 @@ def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
     u = t.users
     there = (
         select(literal(run_id), u.c.user_id)
-        .where(u.c.user_id.in_(list(user_ids)))
+        # One parameter: a statement takes 65,535, and a run may be of more users.
+        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
         .order_by(u.c.user_id)
         # Nobody is forgotten between this and the insert.
         .with_for_update(read=True, key_share=True)

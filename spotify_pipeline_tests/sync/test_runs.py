@@ -121,6 +121,12 @@ def test_every_member_is_in_exactly_one_chunk_and_no_chunk_is_too_large(stage: S
     assert choose(stage.pipeline, "an empty run", "active", 10) == 0
 
 
+def test_more_users_may_belong_to_a_run_than_a_statement_takes_parameters(stage: Stage) -> None:
+    add_users(stage, "anna", "ben")
+    enlist(stage, "run", [*(f"nobody-{n}" for n in range(70_000)), "anna", "ben"])
+    assert [row["user_id"] for row in stage.rows(t.sync_run_users)] == ["anna", "ben"]
+
+
 def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(stage: Stage) -> None:
     for user_id in ("anna", "ben", "busy", "cleo", "gone"):
         stage.connect(user_id, person="light")
