@@ -2,9 +2,9 @@
 
     python -m benchmarks.events [--events 300] [--rounds 5] [--out benchmarks/results/events.json]
 
-A job of one op that yields materializations of partitions, in this process, on an embedded
-Postgres: once with the one storage, once with the other, in turns. CPU is this process's, without
-Postgres.
+A job of one op that tells materializations of partitions, in this process, on an embedded
+Postgres: yielded, with the one storage and with the other, and stored as a batch in ours, in turns.
+CPU is this process's, without Postgres.
 """
 
 import json
@@ -22,6 +22,7 @@ import dagster as dg
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.event_batches import store_materializations
 from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.database import dagster_url
@@ -44,19 +45,24 @@ class Cost:
 @click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results/events.json")
 def main(events: int, rounds: int, out: Path) -> None:
     """Measure both storages, print a table, write JSON."""
-    costs: dict[str, list[Cost]] = {"dagster-postgres": [], "pooled": []}
+    costs: dict[str, list[Cost]] = {"dagster-postgres": [], "pooled": [], "pooled, a batch": []}
     with tempfile.TemporaryDirectory() as home, ExitStack() as stack:
         os.environ["SPOTIFY_PIPELINE_HOME"] = home
         settings = load_settings()
+        pooled = stack.enter_context(opened_instance(settings))
         instances = {
-            "pooled": stack.enter_context(opened_instance(settings)),
-            "dagster-postgres": stack.enter_context(default_instance(Path(home) / "default")),
+            "pooled": (pooled, False),
+            "pooled, a batch": (pooled, True),
+            "dagster-postgres": (
+                stack.enter_context(default_instance(Path(home) / "default")),
+                False,
+            ),
         }
-        for instance in instances.values():
-            measure(instance, 10)  # connections and caches of the first event
+        for instance, batch in instances.values():
+            measure(instance, 10, batch=batch)  # connections and caches of the first event
         for _ in range(rounds):
-            for name, instance in instances.items():
-                costs[name].append(measure(instance, events))
+            for name, (instance, batch) in instances.items():
+                costs[name].append(measure(instance, events, batch=batch))
     result = {name: median(of_storage) for name, of_storage in costs.items()}
     click.echo(f"{'storage':<18}{'wall ms':>9}{'CPU ms':>9}{'connections':>13}   per event")
     for name, cost in result.items():
@@ -84,18 +90,26 @@ def default_instance(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def measure(instance: dg.DagsterInstance, events: int) -> Cost:
-    """Yield this many events in a run and stop the time."""
+def measure(instance: dg.DagsterInstance, events: int, *, batch: bool) -> Cost:
+    """Tell this many events in a run and stop the time."""
     opened: list[object] = []
     cost: list[float] = []
 
     @dg.op(out=dg.Out(dg.Nothing))
-    def tell() -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
+    def tell(
+        context: dg.OpExecutionContext,
+    ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
         wall, cpu, before = time.perf_counter(), time.process_time(), len(opened)
-        for number in range(events):
-            yield dg.AssetMaterialization(
+        told = (
+            dg.AssetMaterialization(
                 "measured", partition=f"user-{number % PARTITIONS}", metadata={"new": number}
             )
+            for number in range(events)
+        )
+        if batch:
+            store_materializations(context, told)
+        else:
+            yield from told
         cost.extend((time.perf_counter() - wall, time.process_time() - cpu, len(opened) - before))
         yield dg.Output(None)
 
