@@ -10,6 +10,7 @@ from typing import Any
 from dagster import Field, IntSource
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy import event
 
 from spotify_pipeline.defs.redaction import install
 from spotify_pipeline.redaction import remember
@@ -35,6 +36,7 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
             storage.optimize_for_webserver(
                 statement_timeout=0, pool_recycle=pool_recycle, max_overflow=POOL_OVERFLOW
             )
+            event.listen(storage._engine, "connect", _in_utc)
         # Asked at every materialization, inside a transaction: the pool keeps one connection, so
         # each answer would cost a new one.
         events = self._event_log_storage
@@ -51,3 +53,10 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
     ) -> "PipelineDagsterStorage":
         """Build from the (empty) block in dagster.yaml."""
         return cls(pool_recycle=config_value["pool_recycle"], inst_data=inst_data)
+
+
+def _in_utc(connection: Any, _record: object) -> None:
+    """Dagster stores the database's clock without a zone, and reads it as UTC."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET timezone = 'UTC'")
+    connection.commit()

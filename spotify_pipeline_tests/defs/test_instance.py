@@ -6,7 +6,7 @@ import logging
 import re
 import zlib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.pool import Pool
 
 from spotify_pipeline.defs.retention import delete_old_runs
-from spotify_pipeline.defs.running import sync_many, sync_one
+from spotify_pipeline.defs.running import opened_instance, sync_many, sync_one
 from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Body
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import make_engine
@@ -58,6 +59,19 @@ def test_the_address_of_the_database_is_not_part_of_the_configuration(
     password = make_engine(environ["DAGSTER_PG_URL"]).url.password
     assert password
     assert password not in dg.serialize_value(ref)
+
+
+def test_dagsters_instants_are_utc_on_a_server_of_any_zone(environ: dict[str, str]) -> None:
+    """Dagster takes the database's clock without its zone, and reads it as UTC."""
+    engine = create_engine(environ["DAGSTER_PG_URL"], isolation_level="AUTOCOMMIT")
+    with engine.connect() as conn:
+        name = conn.scalar(text("SELECT current_database()"))
+        conn.execute(text(f"ALTER DATABASE \"{name}\" SET timezone = 'Asia/Tokyo'"))
+    engine.dispose()
+    with opened_instance(load_settings()) as instance:
+        instance.create_run_for_job(dg.GraphDefinition("nothing").to_job())
+        (record,) = instance.get_run_records()
+    assert abs(datetime.now(UTC) - record.create_timestamp) < timedelta(minutes=5)
 
 
 def test_one_run_at_a_time_for_each_user_and_a_crash_is_tried_again(
