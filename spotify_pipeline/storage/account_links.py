@@ -25,13 +25,6 @@ def owner_of(conn: Connection, account_id: str) -> str | None:
     return owner
 
 
-def account_of(conn: Connection, user_id: str) -> str | None:
-    """The user's Spotify account, if it is known."""
-    u = t.users
-    account_id: str | None = conn.scalar(select(u.c.account_id).where(u.c.user_id == user_id))
-    return account_id
-
-
 def withhold_access(conn: Connection, user_id: str) -> None:
     """Keep no access token: the next process asks for one, and whose it is, again."""
     k = t.user_tokens

@@ -41,6 +41,8 @@ class Listener:
     requested_at: datetime | None = None
     # Where retention has cut: plays before are refused, days that begin before are frozen.
     plays_from: datetime | None = None
+    # Their Spotify account, if it is known.
+    account_id: str | None = None
 
     @property
     def heard_at(self) -> datetime | None:
@@ -69,6 +71,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             s.c.tops_fetched_at,
             requested_at.label("requested_at"),
             u.c.plays_from,
+            u.c.account_id,
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -105,6 +108,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             ),
             requested_at=row.requested_at,
             plays_from=row.plays_from,
+            account_id=row.account_id,
         )
         for row in rows
     ]

@@ -21,7 +21,7 @@ from spotify_pipeline.spotify.errors import (
     SpotifyError,
     SpotifyUnavailable,
 )
-from spotify_pipeline.storage.account_links import account_of, refuse_account, withhold_access
+from spotify_pipeline.storage.account_links import refuse_account, withhold_access
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 from spotify_pipeline.storage.resealing import lock_tokens
@@ -51,6 +51,7 @@ class UserTokens:
     ) -> None:
         self._user_id = listener.user_id
         self._suspect = listener.connection == "suspect"
+        self._account_id = listener.account_id
         self._token = token
         self._engine = engine
         self._keyring = keyring
@@ -93,6 +94,7 @@ class UserTokens:
         refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
         expected = self._account_to_check()
         grant = self._ask(refresh_token)
+        rotated = grant.refresh_token not in (None, refresh_token)
         # Without a new refresh token the old one stays. It is sealed again all the same, so that
         # one key id holds for both.
         fresh = replace(
@@ -107,7 +109,9 @@ class UserTokens:
             # The person before the token, as in connect_user: no two wait in a circle.
             if self._suspect:
                 trust_again(conn, self._user_id)
-            if not self._save(conn, used, fresh):
+            # Without a new refresh token nothing would be lost, and what is stored by now may be
+            # the work of somebody who took this user over.
+            if not self._save(conn, used, fresh) and rotated:
                 anew = self._sealed_anew(conn, refresh_token)
                 if anew is not None:
                     self._save(conn, anew, fresh)
@@ -141,8 +145,7 @@ class UserTokens:
         """
         if self._profile is None or self._token.sealed_access_token is not None:
             return None
-        with self._engine.connect() as conn:
-            return account_of(conn, self._user_id)
+        return self._account_id
 
     def _check_account(self, access_token: str, expected: str, fresh: SealedToken) -> None:
         assert self._profile is not None

@@ -118,7 +118,8 @@ def kill_postgres_again_and_again(
     tally = Tally()
     seconds = median(sync_in_peace(world, run_pipeline, 3))
     with working(run_pipeline, world.environ) as [worker]:
-        while tally.blows < kills:
+        while tally.blows < kills or not tally.unfinished:
+            assert tally.blows < 20 * kills, "no kill hits a sync in its middle"
             report = _sync_until(world, worker, monotonic() + rng.uniform(0, seconds), rng)
             kill()
             if report is None:
