@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from sqlalchemy import URL, Connection, text
 
-from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
+from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Profile, Track
 from spotify_pipeline.domain.sealing import new_key, seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.spotify.client import SpotifyApi
@@ -80,6 +80,10 @@ class InstantSpotify:
     def recently_played(self, access_token: str, *_: object) -> PlaysPage:
         """The page set for this user."""
         return self.pages[access_token]
+
+    def profile(self, access_token: str, *_: object) -> Profile:
+        """Whose token it is; asked only after a refresh."""
+        return Profile(access_token, None, None)
 
 
 @dataclass
