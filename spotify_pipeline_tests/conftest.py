@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 from sqlalchemy import URL, Connection, Engine, text
 
+from spotify_pipeline import redaction
 from spotify_pipeline.storage import embedded
 from spotify_pipeline.storage.engine import make_engine, normalise_url
 from spotify_pipeline.storage.roles import give_rights
@@ -34,6 +35,12 @@ HOME_PREFIX = "spotify_pipeline_tests_"
 
 # A power cut may cost us the tests' databases, not a developer's time.
 CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has once to keep secret it scrubs for ever: a password may be a name later."""
+    monkeypatch.setattr(redaction, "_remembered", set(redaction._remembered))
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,11 @@ def partition_reconciler(
 ) -> dg.SkipReason:
     """Makes the partitions equal the table users, both ways; scrubs forgotten people."""
     from spotify_pipeline.defs.forgetting import scrub
-    from spotify_pipeline.storage.forgetting import note_traces, read_tombstones
+    from spotify_pipeline.storage.forgetting import (
+        names_on_tombstones,
+        note_traces,
+        read_tombstones,
+    )
     from spotify_pipeline.storage.people import all_user_ids
 
     instance, name = context.instance, listeners.name or ""
@@ -28,10 +32,11 @@ def partition_reconciler(
         partitions = set(instance.get_dynamic_partitions(name))
         with opened.engine.connect() as conn:
             users = set(all_user_ids(conn))
-            tombstones = read_tombstones(conn)
+            tombstones, forgotten = read_tombstones(conn), names_on_tombstones(conn)
         # Not by a request in the tick's result: the tick would keep the names.
         instance.add_dynamic_partitions(name, sorted(users - partitions))
-        strangers = partitions - users - {tombstone.user_id for tombstone in tombstones}
+        # Those with a tombstone are left to the scrub.
+        strangers = partitions - users - forgotten
         for user_id in sorted(strangers):
             instance.delete_dynamic_partition(name, user_id)
         found, receipts, failed = Counter[str](), 0, 0

@@ -8,6 +8,8 @@ from sqlalchemy import Connection, func, select, update
 
 from spotify_pipeline.storage import tables as t
 
+AT_ONCE = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
@@ -22,15 +24,25 @@ class Tombstone:
 
 
 def read_tombstones(conn: Connection) -> list[Tombstone]:
-    """Everybody of whom a trace may be left, the longest forgotten first."""
+    """Some of those of whom a trace may be left, by chance: each has their turn.
+
+    After a wave of farewells in a long night a tick still ends soon.
+    """
     f, u = t.forgotten, t.users
     rows = conn.execute(
         select(f.c.id, f.c.user_id, f.c.forgotten_at, func.now() - f.c.forgotten_at, u.c.created_at)
         .join_from(f, u, u.c.user_id == f.c.user_id, isouter=True)
         .where(f.c.user_id.is_not(None))
-        .order_by(f.c.id)
+        .order_by(func.random())
+        .limit(AT_ONCE)
     )
     return [Tombstone(*row) for row in rows]
+
+
+def names_on_tombstones(conn: Connection) -> set[str]:
+    """Everybody of whom a trace may be left."""
+    f = t.forgotten
+    return set(conn.scalars(select(f.c.user_id).where(f.c.user_id.is_not(None))))
 
 
 def note_traces(

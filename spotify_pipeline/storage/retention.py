@@ -4,7 +4,6 @@ Logs go in batches, each in a transaction of its own: a day's rows of a large fl
 and one statement over all of them would hold back vacuum and whoever waits for a lock.
 """
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -76,20 +75,13 @@ def users_with_plays_before(conn: Connection, instant: datetime) -> dict[str, st
     return {user_id: zone for user_id, zone in rows}
 
 
-def cut_plays(conn: Connection, cuts: Mapping[str, datetime]) -> int:
-    """Delete each user's plays before their cut, and remember it; return how many plays.
+def cut_plays(conn: Connection, user_id: str, cut: datetime) -> int:
+    """Delete the user's plays before the cut, and remember it; return how many plays.
 
-    Nobody else may be writing about these users: their lease is held.
+    Nobody else may be writing about the user: their lease is held.
     """
     u, p = t.users, t.plays
-    deleted = 0
-    for user_id, cut in cuts.items():
-        # greatest() ignores NULL. A cut never moves back: what is gone stays gone.
-        conn.execute(
-            update(u)
-            .where(u.c.user_id == user_id)
-            .values(plays_from=func.greatest(u.c.plays_from, cut))
-        )
-        gone = delete(p).where(p.c.user_id == user_id, p.c.played_at < cut)
-        deleted += conn.execute(gone).rowcount
-    return deleted
+    # greatest() ignores NULL. A cut never moves back: what is gone stays gone.
+    later = func.greatest(u.c.plays_from, cut)
+    conn.execute(update(u).where(u.c.user_id == user_id).values(plays_from=later))
+    return conn.execute(delete(p).where(p.c.user_id == user_id, p.c.played_at < cut)).rowcount

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from spotify_pipeline.domain.coverage import local_day
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.storage.leases import leased, lock_held
+from spotify_pipeline.storage.leases import Lease, leased, lock_held
 from spotify_pipeline.storage.retention import cut_plays, users_with_plays_before
+from spotify_pipeline.sync.isolation import concerns_one, warn
 from spotify_pipeline.sync.pipeline import Pipeline
 
 AT_ONCE = 100
@@ -21,18 +22,27 @@ def delete_old_plays(pipeline: Pipeline) -> int:
     keep = pipeline.settings.keep_plays_days
     if not keep:
         return 0
-    now, deleted = pipeline.now(), 0
+    deleted = 0
     with pipeline.engine.connect() as conn:
-        zones = users_with_plays_before(conn, now - timedelta(days=keep) - EVERY)
+        zones = users_with_plays_before(conn, pipeline.now() - timedelta(days=keep) - EVERY)
     users = sorted(zones)
     for start in range(0, len(users), AT_ONCE):
         with leased(pipeline.engine, users[start : start + AT_ONCE]) as lease:
-            # A transaction each: one person's history may be a million plays.
             for user_id in sorted(lease.held):
-                zone = check_zone(zones[user_id])
-                today = now.astimezone(zone).date()
-                cut = local_day(today - timedelta(days=keep), zone).start
-                with pipeline.engine.begin() as conn:
-                    _, ours = lock_held(conn, [user_id], lease.lease_id)
-                    deleted += cut_plays(conn, dict.fromkeys(ours, cut))
+                try:
+                    deleted += _cut(pipeline, lease, user_id, zones[user_id])
+                except Exception as error:
+                    if not concerns_one(error):
+                        raise
+                    warn("One user's old plays could not be deleted", error)
     return deleted
+
+
+def _cut(pipeline: Pipeline, lease: Lease, user_id: str, zone_name: str) -> int:
+    zone = check_zone(zone_name)
+    today = pipeline.now().astimezone(zone).date()
+    cut = local_day(today - timedelta(days=pipeline.settings.keep_plays_days), zone).start
+    # A transaction each: one person's history may be a million plays.
+    with pipeline.engine.begin() as conn:
+        _, ours = lock_held(conn, [user_id], lease.lease_id)
+        return cut_plays(conn, user_id, cut) if ours else 0
