@@ -1,10 +1,13 @@
 """`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
 
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import click
@@ -25,9 +28,9 @@ from spotify_pipeline.settings import ConfigurationError, Settings, load_setting
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.accounts import connect_user, register_user
+from spotify_pipeline.storage.accounts import connect_user, register_user, user_statuses
 from spotify_pipeline.storage.database import leave_database, open_engine
-from spotify_pipeline.storage.people import all_user_ids
+from spotify_pipeline.storage.people import ELIGIBLE
 from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
@@ -60,6 +63,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         # The demo never touches a database of one's own, whatever the environment says.
         for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
             os.environ.pop(name, None)
+        running.enter_context(_alone(load_settings().home))
         console.print("Starting the embedded Postgres and a simulated Spotify ...")
         simulator = running.enter_context(running_simulator(listeners=users, seed=SEED))
         os.environ.update(simulator.environment)
@@ -83,6 +87,21 @@ def demo(once: bool, users: int, port: int | None) -> None:
             serve(console, stack)
 
 
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Nobody else lives a demo in this home: two clocks would move the same people."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "demo.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"A demo is running in {home} already: stop it, or give this one a home of its "
+                "own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_2 make demo"
+            ) from None
+        yield
+
+
 class Clock:
     """The demo's time: moved with the simulator's, then the real one."""
 
@@ -101,17 +120,17 @@ class Clock:
 
 
 def _introduce(pipeline: Pipeline, listeners: list[ListenerInfo]) -> dict[str, set[PlayKey]]:
-    """Register and connect the listeners who are new; return what is stored of everybody."""
+    """Register and connect who is new or has lost the connection; return what is stored."""
     keyring, engine = pipeline.keyring, pipeline.engine
     with engine.begin() as conn:
-        known = set(all_user_ids(conn))
-        if strangers := known - {listener.user_id for listener in listeners}:
+        known = {status.user_id: status.connection for status in user_statuses(conn)}
+        if strangers := known.keys() - {listener.user_id for listener in listeners}:
             raise ConfigurationError(
                 f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
                 "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
             )
         for listener in listeners:
-            if listener.user_id in known:
+            if known.get(listener.user_id) in ELIGIBLE:
                 continue
             register_user(conn, listener.user_id, listener.timezone, listener.display_name)
             public_key = keyring.public_key(keyring.current_id)
@@ -239,13 +258,17 @@ def _show(console: Console, pipeline: Pipeline, listeners: list[ListenerInfo]) -
 def _lines(conn: Connection, listener: ListenerInfo) -> Iterator[tuple[str, str]]:
     user_id = listener.user_id
     d, a, k, p = t.daily_listening, t.user_top_artists, t.user_top_tracks, t.music_personality
-    rows = conn.execute(select(d.c.date, d.c.minutes).where(d.c.user_id == user_id))
-    minutes = {row.date: row.minutes for row in rows}
+    rows = conn.execute(
+        select(d.c.date, d.c.minutes, d.c.completeness).where(d.c.user_id == user_id)
+    )
+    minutes = {
+        row.date: f"{row.minutes}{'' if row.completeness == 'complete' else '+'}" for row in rows
+    }
     today = datetime.now(ZoneInfo(listener.timezone)).date()
     week = [today - timedelta(days=back) for back in range(6, -1, -1)]
     yield (
-        "minutes, 7 days",
-        " ".join(f"{day:%a} {minutes.get(day, '–')}" for day in week),
+        "minutes (+: at least)",
+        " ".join(f"{day:%a}"[:2] + f" {minutes.get(day, '–')}" for day in week),
     )
     first = (a.c.user_id == user_id, a.c.time_range == "short_term", a.c.rank == 1)
     yield "top artist", str(conn.scalar(select(a.c.name).where(*first)))
@@ -254,11 +277,13 @@ def _lines(conn: Connection, listener: ListenerInfo) -> Iterator[tuple[str, str]
     yield "top track", f"{track.name} ({track.artist_name})" if track else "none"
     row = conn.execute(select(p).where(p.c.user_id == user_id)).mappings().one()
     yield "personality", ", ".join(row["tags"]) or "no tags yet"
-    for metric in ("artist_diversity", "effective_artists", "repeat_share", "peak_hour"):
+    for metric in ("artist_diversity", "effective_artists", "repeat_share"):
         value = row[metric]
         shown = f"{value:.2f}" if value is not None else row["reasons"].get(metric, "not known")
         yield metric, shown
-    yield "current_streak", f"{row['current_streak']} days"
+    if (peak := row["peak_hour"]) is not None:
+        yield "centre of the day", f"{int(peak):02}:{int(peak % 1 * 60):02}"
+    yield "same top artist", f"{row['longest_streak']} days in a row at most"
 
 
 def _show_recount(

@@ -94,9 +94,11 @@ def _clock(hours: Sequence[int]) -> Element:
 
 def _sum(days: Sequence[Day]) -> Element:
     known = [day.minutes for day in days if day.minutes is not None]
-    words = f"{sum(known):,} minutes on {count(len(known), 'day')} that are known."
+    words = f"{sum(known):,} minutes on {count(len(known), 'day')}"
     if any(day.minutes is not None and day.completeness != "complete" for day in days):
-        words += " + means at least."
+        words = f"At least {words}. + means at least."
+    else:
+        words += " that are known."
     return element("p", words, class_="small")
 
 
