@@ -91,16 +91,7 @@ def forget_user(conn: Connection, user_id: str) -> None:
 
 def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
     """These users (None: all), by user_id."""
-    u, s, k = t.users, t.sync_state, t.user_tokens
-    plays = (
-        select(func.count()).where(t.plays.c.user_id == u.c.user_id).correlate(u).scalar_subquery()
-    )
-    days = (
-        select(func.count())
-        .where(t.daily_listening.c.user_id == u.c.user_id)
-        .correlate(u)
-        .scalar_subquery()
-    )
+    u, s, k, tally = t.users, t.sync_state, t.user_tokens, t.listening_tallies
     statement = (
         select(
             u.c.user_id,
@@ -108,8 +99,8 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             u.c.timezone,
             u.c.connection,
             _sync_status.c.state,
-            plays,
-            days,
+            tally.c.plays,
+            tally.c.days,
             s.c.last_synced_at,
             s.c.last_error_code,
             s.c.last_error_message,
@@ -117,6 +108,7 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             k.c.expires_at,
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
+        .join(tally, tally.c.user_id == u.c.user_id)
         .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .order_by(u.c.user_id)
