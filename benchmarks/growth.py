@@ -30,7 +30,7 @@ from spotify_pipeline.domain.steps import (
     REBUILT,
     RECENTLY_PLAYED,
 )
-from spotify_pipeline.storage import embedded
+from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.sync.users import sync_users
 
 STEPS = (RECENTLY_PLAYED, DAILY_LISTENING, MUSIC_PERSONALITY)

@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, text
 
 from spotify_pipeline import redaction
-from spotify_pipeline.storage import embedded
+from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.engine import make_engine, normalise_url
 from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db

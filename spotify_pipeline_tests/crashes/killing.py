@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.storage.supervisor import YOUNG_S
+from spotify_pipeline.storage.embedded.supervisor import YOUNG_S
 from spotify_pipeline_tests.crashes.books import read
 from spotify_pipeline_tests.crashes.processes import Worker, working
 from spotify_pipeline_tests.crashes.worker import Program, Report, run_pipeline

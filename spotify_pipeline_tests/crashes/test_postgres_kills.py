@@ -9,8 +9,8 @@ import pytest
 
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
-from spotify_pipeline.storage import embedded
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.engine import make_engine
 from spotify_pipeline.storage.schema import init_db
 from spotify_pipeline_tests.crashes.books import compare

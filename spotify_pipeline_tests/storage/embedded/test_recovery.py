@@ -11,14 +11,18 @@ import psutil
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded import (
+from spotify_pipeline.storage.embedded.client import (
     EmbeddedPostgresError,
     running_server,
     start,
 )
-from spotify_pipeline.storage.postgres_home import PostgresHome
-from spotify_pipeline.storage.supervisor import MAX_YOUNG_DEATHS, Supervisor, lock_home
-from spotify_pipeline_tests.storage.embedded_postgres.processes import (
+from spotify_pipeline.storage.embedded.home import PostgresHome
+from spotify_pipeline.storage.embedded.supervisor import (
+    MAX_YOUNG_DEATHS,
+    Supervisor,
+    lock_home,
+)
+from spotify_pipeline_tests.storage.embedded.processes import (
     ROOT,
     client,
     connect,

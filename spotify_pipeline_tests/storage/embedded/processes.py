@@ -16,7 +16,11 @@ import psutil
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded import URL, EmbeddedPostgres, running_server
+from spotify_pipeline.storage.embedded.client import (
+    URL,
+    EmbeddedPostgres,
+    running_server,
+)
 
 ROOT = os.geteuid() == 0
 REPOSITORY = Path(__file__).parents[3]
@@ -25,7 +29,7 @@ REPOSITORY = Path(__file__).parents[3]
 CLIENT = """
 import json, sys
 from pathlib import Path
-from spotify_pipeline.storage.embedded import EmbeddedPostgresError, running_server, start
+from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, running_server, start
 try:
     server = start(Path(sys.argv[1]))
     url = server.url()
@@ -110,7 +114,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        ours = "spotify_pipeline.storage.supervisor" in command or any(
+        ours = "spotify_pipeline.storage.embedded.supervisor" in command or any(
             part.endswith(("/postgres", "/initdb")) for part in command[:1]
         )
         if ours and any(str(home) in part for part in command):
@@ -119,7 +123,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
 
 
 def supervisors_of(home: Path) -> list[psutil.Process]:
-    name = "spotify_pipeline.storage.supervisor"
+    name = "spotify_pipeline.storage.embedded.supervisor"
     return [process for process in processes_of(home) if name in process.info["cmdline"]]
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.storage.embedded import (
+from spotify_pipeline.storage.embedded.client import (
     EmbeddedPostgresError,
     running_server,
     start,
 )
-from spotify_pipeline.storage.postgres_server import PORTS
-from spotify_pipeline_tests.storage.embedded_postgres.processes import (
+from spotify_pipeline.storage.embedded.server import PORTS
+from spotify_pipeline_tests.storage.embedded.processes import (
     CLIENT,
     Client,
     client,

@@ -9,14 +9,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded import (
+from spotify_pipeline.storage.embedded.client import (
     EmbeddedPostgresError,
     database_url,
     start,
 )
-from spotify_pipeline.storage.postgres_home import LOG_BYTES, PostgresHome
-from spotify_pipeline.storage.postgres_server import choose_port
-from spotify_pipeline_tests.storage.embedded_postgres.processes import (
+from spotify_pipeline.storage.embedded.home import LOG_BYTES, PostgresHome
+from spotify_pipeline.storage.embedded.server import choose_port
+from spotify_pipeline_tests.storage.embedded.processes import (
     client,
     connect,
     has_ended,

@@ -10,7 +10,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-from spotify_pipeline.storage.postgres_home import (
+from spotify_pipeline.storage.embedded.home import (
     EmbeddedPostgresError,
     PostgresHome,
     RunningServer,
@@ -101,7 +101,13 @@ def _start_supervisor(home: PostgresHome, deadline: float) -> None:
         try:
             done = subprocess.run(
                 # -P: the folder we are called from must not hide our modules.
-                [sys.executable, "-P", "-m", "spotify_pipeline.storage.supervisor", home.home],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "spotify_pipeline.storage.embedded.supervisor",
+                    home.home,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=log_fd,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.storage.embedded import (
+from spotify_pipeline.storage.embedded.client import (
     start,
 )
-from spotify_pipeline_tests.storage.embedded_postgres.processes import (
+from spotify_pipeline_tests.storage.embedded.processes import (
     end_all,
     processes_of,
     until,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from spotify_pipeline.storage.postgres_home import EmbeddedPostgresError, PostgresHome
+from spotify_pipeline.storage.embedded.home import EmbeddedPostgresError, PostgresHome
 
 # Nothing of the caller's environment: PGOPTIONS and the like would change the server, and secrets
 # have no business in a process that lives on. C, so that messages can be recognised.

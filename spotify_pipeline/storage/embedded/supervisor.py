@@ -1,6 +1,6 @@
 """The process that keeps the embedded Postgres of one home alive while somebody uses it.
 
-    python -m spotify_pipeline.storage.supervisor HOME
+    python -m spotify_pipeline.storage.embedded.supervisor HOME
 
 One per home. It starts Postgres, starts it again when it dies, and stops it when the last client
 has left. It learns of clients by a lock that each of them holds for its life: the kernel lets go
@@ -19,15 +19,19 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spotify_pipeline.storage.postgres_account import choose_account
-from spotify_pipeline.storage.postgres_data import find_program, prepare_data, server_version
-from spotify_pipeline.storage.postgres_home import (
+from spotify_pipeline.storage.embedded.account import choose_account
+from spotify_pipeline.storage.embedded.data import (
+    find_program,
+    prepare_data,
+    server_version,
+)
+from spotify_pipeline.storage.embedded.home import (
     EmbeddedPostgresError,
     PostgresHome,
     RunningServer,
     try_lock,
 )
-from spotify_pipeline.storage.postgres_server import Postmaster, start_postmaster
+from spotify_pipeline.storage.embedded.server import Postmaster, start_postmaster
 
 POLL_S = 0.2
 # Command after command should find the server warm.

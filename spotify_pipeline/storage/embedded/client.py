@@ -17,14 +17,14 @@ from psycopg import sql
 from sqlalchemy import URL
 
 from spotify_pipeline.storage.creation import CLOSE
-from spotify_pipeline.storage.postgres_home import (
+from spotify_pipeline.storage.embedded.home import (
     SUPERUSER,
     EmbeddedPostgresError,
     PostgresHome,
     RunningServer,
 )
-from spotify_pipeline.storage.postgres_join import join, ready_server, wait_if_last
-from spotify_pipeline.storage.postgres_server import is_postmaster
+from spotify_pipeline.storage.embedded.joining import join, ready_server, wait_if_last
+from spotify_pipeline.storage.embedded.server import is_postmaster
 
 __all__ = [
     "EmbeddedPostgres",

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from spotify_pipeline.storage.postgres_account import Account
-from spotify_pipeline.storage.postgres_data import find_program
-from spotify_pipeline.storage.postgres_home import EmbeddedPostgresError, PostgresHome
+from spotify_pipeline.storage.embedded.account import Account
+from spotify_pipeline.storage.embedded.data import find_program
+from spotify_pipeline.storage.embedded.home import EmbeddedPostgresError, PostgresHome
 
 # Below the ports that systems hand out to outgoing connections (Linux from 32768).
 PORTS = range(20_000, 32_768)

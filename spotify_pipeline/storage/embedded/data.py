@@ -13,8 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from spotify_pipeline.storage.postgres_account import Account
-from spotify_pipeline.storage.postgres_home import (
+from spotify_pipeline.storage.embedded.account import Account
+from spotify_pipeline.storage.embedded.home import (
     SUPERUSER,
     EmbeddedPostgresError,
     PostgresHome,

