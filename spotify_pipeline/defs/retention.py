@@ -5,6 +5,7 @@ So that event is stored once more, with its own time and without a run, before t
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -47,29 +48,26 @@ def delete_old_runs(instance: dg.DagsterInstance, keep: timedelta) -> dict[str, 
 
 def _latest_of(
     instance: dg.DagsterInstance, run_id: str, people: set[str]
-) -> list[dg.EventLogEntry]:
-    """The run's materializations that nothing newer has replaced; of people who still exist."""
-    told: dict[dg.AssetKey, dict[str, dg.EventLogRecord]] = defaultdict(dict)
-    cursor = None
-    while True:
+) -> Iterator[dg.EventLogEntry]:
+    """The run's materializations that nothing newer has replaced; of people who still exist.
+
+    A page at a time: a night's run has one for every listener and asset.
+    """
+    cursor, has_more = None, True
+    while has_more:
         page = instance.get_records_for_run(
             run_id, cursor, dg.DagsterEventType.ASSET_MATERIALIZATION, PAGE
         )
+        told: dict[dg.AssetKey, dict[str, dg.EventLogRecord]] = defaultdict(dict)
         for record in page.records:
             event = record.event_log_entry.dagster_event
             if event and event.asset_key and event.partition in people:
                 told[event.asset_key][event.partition] = record
-        cursor = page.cursor
-        if not page.has_more:
-            break
-    latest = []
-    for key, records in told.items():
-        newest = instance.get_latest_storage_id_by_partition(
-            key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(records)
-        )
-        latest += [
-            record.event_log_entry
-            for partition, record in records.items()
-            if newest.get(partition) == record.storage_id
-        ]
-    return latest
+        for key, records in told.items():
+            newest = instance.get_latest_storage_id_by_partition(
+                key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(records)
+            )
+            for partition, record in records.items():
+                if newest.get(partition) == record.storage_id:
+                    yield record.event_log_entry
+        cursor, has_more = page.cursor, page.has_more

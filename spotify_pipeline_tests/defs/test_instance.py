@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs import retention
 from spotify_pipeline.defs.retention import delete_old_runs
 from spotify_pipeline.defs.running import opened_instance, sync_many, sync_one
 from spotify_pipeline.domain.steps import STEPS
@@ -187,8 +188,9 @@ def test_the_scan_would_find_what_is_compressed() -> None:
 
 
 def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
-    stage: Stage, instance: dg.DagsterInstance
+    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retention, "PAGE", 3)
     for user_id in ("anna", "ben", "gone"):
         stage.connect(user_id, person="light")
     runs = [materialize(instance, user_id) for user_id in ("anna", "ben", "gone")]
