@@ -28,8 +28,8 @@ from spotify_pipeline_tests.crashes.conftest import Scale
 from spotify_pipeline_tests.crashes.processes import Worker
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.crashes.world import UNLIMITED, World, open_world
-from spotify_pipeline_tests.defs.conftest import dagster_environment, set_environment
 from spotify_pipeline_tests.defs.staging import StagedPipeline, on_stage
+from spotify_pipeline_tests.defs.theatre import dagster_environment, set_environment
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
 WORD = "vergissmeinnicht"

@@ -1,6 +1,5 @@
 """A Dagster instance in Postgres beside the pipeline's database; one simulator per worker."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,11 +9,17 @@ import pytest
 from sqlalchemy import URL, Engine
 
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.settings import load_settings, variables
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.defs.staging import on_stage
+from spotify_pipeline_tests.defs.theatre import (
+    Theatre,
+    dagster_environment,
+    open_theatre,
+    set_environment,
+)
 from spotify_pipeline_tests.sync.stage import NOON, Stage, environment, open_stage, put_right
 
 
@@ -62,22 +67,6 @@ def environ(
     return environ
 
 
-def dagster_environment(dagster_database: URL, home: Path) -> dict[str, str]:
-    """Where Dagster keeps its things."""
-    url = dagster_database.render_as_string(hide_password=False)
-    return {"DAGSTER_PG_URL": url, "SPOTIFY_PIPELINE_HOME": str(home)}
-
-
-def set_environment(patch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
-    """Sets these variables, and none of the project's but these."""
-    for name in variables():
-        patch.delenv(name, raising=False)
-    for name, value in environ.items():
-        patch.setenv(name, value)
-    # opened_instance sets it; the patch sets it back.
-    patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
-
-
 @pytest.fixture
 def open_another(simulator: Simulator, environ: dict[str, str]) -> Iterator[Callable[..., Stage]]:
     """Opens a pipeline on the same database."""
@@ -98,3 +87,13 @@ def instance(environ: dict[str, str]) -> Iterator[dg.DagsterInstance]:
     """A real instance, configured by the project's dagster.yaml."""
     with opened_instance(load_settings()) as instance:
         yield instance
+
+
+@pytest.fixture(scope="module")
+def theatre(
+    _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Theatre]:
+    """Everything that runs, once for the tests of a file."""
+    home = tmp_path_factory.mktemp("home")
+    with open_theatre(_admin, _template, dagster_template, home) as theatre:
+        yield theatre

@@ -1,26 +1,14 @@
 """With a real code server, webserver and daemon: a request, and one run per user."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 import pytest
-from sqlalchemy import Engine
 
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import materialized
-from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, open_theatre
+from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre
 
 pytestmark = pytest.mark.xdist_group("daemon")
-
-
-@pytest.fixture(scope="module")
-def theatre(
-    _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Theatre]:
-    home = tmp_path_factory.mktemp("home")
-    with open_theatre(_admin, _template, dagster_template, home) as theatre:
-        yield theatre
 
 
 def test_a_row_in_the_queue_is_served_and_shown_in_the_graph(theatre: Theatre) -> None:

@@ -1,7 +1,6 @@
 """With a real code server, webserver and daemon: hundreds of users in one run."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +13,6 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from sqlalchemy import Engine
 
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import REBUILT, RECENTLY_PLAYED
@@ -23,22 +21,13 @@ from spotify_pipeline.simulator.faults.wire import Truncated
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes import books
 from spotify_pipeline_tests.defs.staging import materialized
-from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, open_theatre
+from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre
 from spotify_pipeline_tests.sync.stage import Stage
 
 pytestmark = [pytest.mark.xdist_group("daemon"), pytest.mark.timeout(400)]
 
 PEOPLE = [f"listener-{number:03}" for number in range(300)]
 POLL = "plays_poll"
-
-
-@pytest.fixture(scope="module")
-def theatre(
-    _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Theatre]:
-    home = tmp_path_factory.mktemp("home")
-    with open_theatre(_admin, _template, dagster_template, home) as theatre:
-        yield theatre
 
 
 def test_a_tick_after_a_long_sleep_syncs_three_hundred_of_whom_seven_fail_for_seven_reasons(

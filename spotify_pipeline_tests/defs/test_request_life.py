@@ -4,31 +4,21 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import sleep
 
 import dagster as dg
 import psutil
 import pytest
-from sqlalchemy import Engine
 
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, kill_tree, open_theatre, pid_of
+from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, kill_tree, pid_of
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
 SOAK = os.environ.get("SOAK") == "1"
-
-
-@pytest.fixture(scope="module")
-def theatre(
-    _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Theatre]:
-    home = tmp_path_factory.mktemp("home")
-    with open_theatre(_admin, _template, dagster_template, home) as theatre:
-        yield theatre
 
 
 @dataclass

@@ -14,15 +14,14 @@ import dagster as dg
 import psutil
 import pytest
 import requests
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 
 from spotify_pipeline.cli.stack import Child, Stack, free_port, running_stack
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.settings import load_settings
+from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
-from spotify_pipeline_tests.defs.conftest import dagster_environment, set_environment
 from spotify_pipeline_tests.sync.stage import Stage, environment, open_stage
 
 # A busy machine takes long, and nobody waits longer than needed.
@@ -159,6 +158,22 @@ def open_theatre(admin: Engine, ours: str, dagsters: str, home: Path) -> Iterato
                 yield theatre
             finally:
                 theatre.stop()
+
+
+def dagster_environment(dagster_database: URL, home: Path) -> dict[str, str]:
+    """Where Dagster keeps its things."""
+    url = dagster_database.render_as_string(hide_password=False)
+    return {"DAGSTER_PG_URL": url, "SPOTIFY_PIPELINE_HOME": str(home)}
+
+
+def set_environment(patch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+    """Sets these variables, and none of the project's but these."""
+    for name in variables():
+        patch.delenv(name, raising=False)
+    for name, value in environ.items():
+        patch.setenv(name, value)
+    # opened_instance sets it; the patch sets it back.
+    patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
 
 
 def pid_of(instance: dg.DagsterInstance, run_id: str) -> int:
