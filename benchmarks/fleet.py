@@ -4,7 +4,7 @@
 
 Everything is real but Spotify: the job sync_users with its own executor, Dagster's storage and our
 data in an embedded Postgres. Calls to Spotify are without a limit, and every user's access token
-has ended, so that all make the same eight calls per user.
+has ended, so that all make the same eight calls per user (and the first one more: whose it is).
 
     simulator    the bare calls without latency: how fast Spotify itself can be here
     floor        a bare loop with as many threads makes the calls and throws the answers away

@@ -55,3 +55,9 @@ WHAT_TO_DO: dict[ErrorCode, str] = {
     ErrorCode.FORGOTTEN: "The user was deleted while syncing. Nothing was kept.",
     ErrorCode.INTERNAL: "Something failed inside the pipeline. See the run's log in Dagster.",
 }
+
+# RECONNECT too, and no help if the person does the same again.
+OTHER_ACCOUNT = (
+    "This is another Spotify account than the one connected before. "
+    "Reconnect Spotify with the same account as before."
+)

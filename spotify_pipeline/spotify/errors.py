@@ -19,19 +19,23 @@ what stands in them ends up in logs, in Postgres and before listeners.
 
 from typing import Literal
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.codes import OTHER_ACCOUNT, WHAT_TO_DO, ErrorCode
 
 LimitReason = Literal["RATE", "QUOTA"]
 ReconnectCause = Literal["revoked", "expired", "invalid"]
 
 
 class SpotifyError(Exception):
-    """A call to Spotify failed; `code` is stored and shown, `what_happened` is one clause."""
+    """A call to Spotify failed; `code` is stored and shown, `what_happened` is one clause.
 
-    def __init__(self, code: ErrorCode, what_happened: str) -> None:
+    `what_to_do` is for the person: by the code, unless this failure knows better.
+    """
+
+    def __init__(self, code: ErrorCode, what_happened: str, what_to_do: str | None = None) -> None:
         super().__init__(what_happened)
         self.code = code
         self.what_happened = what_happened
+        self.what_to_do = what_to_do or WHAT_TO_DO[code]
 
 
 class Transient(SpotifyError):
@@ -85,7 +89,7 @@ class OtherAccount(UserRefused):
     """The token is honoured, and is another Spotify account's than the user's."""
 
     def __init__(self) -> None:
-        super().__init__(ErrorCode.RECONNECT, "the token is of another Spotify account")
+        super().__init__(ErrorCode.RECONNECT, "the token is of another account", OTHER_ACCOUNT)
 
 
 class MissingScope(UserRefused):

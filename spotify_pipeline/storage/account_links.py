@@ -1,6 +1,7 @@
 """Which Spotify account a user is: set once, and never another one's."""
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.people import SealedToken, is_stored
@@ -57,3 +58,18 @@ def link_account(conn: Connection, user_id: str, account_id: str) -> None:
     if owner := owner_of(conn, account_id):
         raise AccountTaken(owner)
     conn.execute(update(u).where(u.c.user_id == user_id).values(account_id=account_id))
+
+
+def learn_account(conn: Connection, user_id: str, account_id: str) -> bool:
+    """Note which account a token is of, if the user's is not known yet; False: it is another one.
+
+    An account that is somebody else's already, or becomes it at this moment, is not noted.
+    """
+    try:
+        with conn.begin_nested():
+            link_account(conn, user_id, account_id)
+    except AnotherAccount:
+        return False
+    except (AccountTaken, IntegrityError):
+        pass
+    return True

@@ -124,7 +124,7 @@ def _ask(
     """Every step's call. Returns the failure that condemns the steps without an answer."""
     if refusal := _refusal(pipeline, collected.listener):
         return refusal
-    tokens = _tokens(pipeline, collected.listener)
+    tokens = _tokens(pipeline, collected.listener, scheduled)
     for step in steps:
         if interrupted.is_set():
             break
@@ -149,7 +149,8 @@ def _fetch(
         else:
             collected.top_tracks[step] = session.top_tracks(TOP_TRACKS[step], limit)
     except SpotifyError as error:
-        failure = StepFailure(error.code, f"{WHAT_TO_DO[error.code]} ({error.what_happened})")
+        message = f"{error.what_to_do} ({error.what_happened})"
+        failure = StepFailure(error.code, message, error.what_to_do)
         collected.failures[step] = failure
         # A refusal of the user or the app, or a rate limit, holds for the next call too.
         return None if isinstance(error, Transient) else failure
@@ -166,15 +167,17 @@ def _has(collected: Collected, step: str) -> bool:
     )
 
 
-def _tokens(pipeline: Pipeline, listener: Listener) -> UserTokens:
+def _tokens(pipeline: Pipeline, listener: Listener, scheduled: bool) -> UserTokens:
     assert listener.token is not None
+    # Whose a token is has to be known before plays are fetched with it.
+    priority = priority_of(RECENTLY_PLAYED, scheduled=scheduled)
     return UserTokens(
         listener,
         listener.token,
         pipeline.engine,
         pipeline.keyring,
         pipeline.accounts,
-        profile=pipeline.api.profile,
+        lambda access_token: pipeline.api.profile(access_token, priority),
     )
 
 

@@ -31,6 +31,8 @@ class StepFailure:
 
     code: ErrorCode
     message: str
+    # What the listener is told; None: what the code says.
+    what_to_do: str | None = None
 
 
 @dataclass(slots=True)

@@ -136,11 +136,11 @@ def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
 
 def _verdict(outcome: UserOutcome) -> Failure | None:
     """The failure that speaks for the request: one that wants a person before one that may pass."""
-    codes = [failure.code for failure in outcome.failures.values()]
-    if not codes:
+    failures = list(outcome.failures.values())
+    if not failures:
         return None
-    code = next((code for code in codes if code not in MAY_PASS), codes[0])
-    return code, WHAT_TO_DO[code]
+    told = next((failure for failure in failures if failure.code not in MAY_PASS), failures[0])
+    return told.code, told.what_to_do or WHAT_TO_DO[told.code]
 
 
 def _may_pass(failure: Failure) -> bool:

@@ -2,12 +2,20 @@
 
 The user's lease keeps two processes from refreshing the same user. Whatever a refresh returns is
 committed before it is used, because the old refresh token may already be dead.
+
+Who hands a token over does not say whose it is, and two people's plays must not be mixed. So at the
+first use of a connection Spotify is asked for its account: a user's first account is theirs for
+good, and another one's token is refused. An account that another user is already stays unknown for
+this one, who may be the same person under a new id: their sync goes on, unprotected. While Spotify
+does not tell, a user whose account is known waits and one without goes on; no access token is
+stored, so that the next sync asks again.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -16,12 +24,17 @@ from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
 from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import (
+    MissingScope,
     OtherAccount,
     Reconnect,
     SpotifyError,
     SpotifyUnavailable,
 )
-from spotify_pipeline.storage.account_links import refuse_account, withhold_access
+from spotify_pipeline.storage.account_links import (
+    learn_account,
+    refuse_account,
+    withhold_access,
+)
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 from spotify_pipeline.storage.resealing import lock_tokens
@@ -32,6 +45,8 @@ REUSE_SECONDS = 120
 # a lease, which nobody can renew meanwhile.
 SAVE_SECONDS = 25.0
 SAVE_AGAIN_SECONDS = 0.5
+
+Result = TypeVar("Result")
 
 
 class UserTokens:
@@ -44,8 +59,8 @@ class UserTokens:
         engine: Engine,
         keyring: Keyring,
         accounts: Accounts,
+        profile: Callable[[str], Profile],
         *,
-        profile: Callable[[str], Profile] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,6 +68,7 @@ class UserTokens:
         self._suspect = listener.connection == "suspect"
         self._account_id = listener.account_id
         self._token = token
+        self._is_first_use = token.sealed_access_token is None
         self._engine = engine
         self._keyring = keyring
         self._accounts = accounts
@@ -92,7 +108,6 @@ class UserTokens:
     def _refresh(self) -> str:
         used = self._token
         refresh_token = self._keyring.open(used.key_id, used.sealed_refresh_token, self._user_id)
-        expected = self._account_to_check()
         grant = self._ask(refresh_token)
         rotated = grant.refresh_token not in (None, refresh_token)
         # Without a new refresh token the old one stays. It is sealed again all the same, so that
@@ -115,13 +130,12 @@ class UserTokens:
                 anew = self._sealed_anew(conn, refresh_token)
                 if anew is not None:
                     self._save(conn, anew, fresh)
-            if expected is not None:
+            if self._is_first_use:
                 withhold_access(conn, self._user_id)
 
         self._commit(save)
-        if expected is not None:
-            self._check_account(grant.access_token, expected, fresh)
-            self._commit(lambda conn: self._save(conn, fresh, fresh))
+        if self._is_first_use:
+            self._settle_account(grant.access_token, fresh)
         self._token, self._opened = fresh, grant.access_token
         return grant.access_token
 
@@ -138,21 +152,33 @@ class UserTokens:
             expires_in=timedelta(seconds=fresh.access_seconds_left or 0),
         )
 
-    def _account_to_check(self) -> str | None:
-        """The user's Spotify account, when a connection is used for the first time.
+    def _settle_account(self, access_token: str, fresh: SealedToken) -> None:
+        """Store the access token, once it is known to be of the user's account or learned as such.
 
-        Who hands a token over does not say whose it is, and two people's plays must not be mixed.
+        Raises OtherAccount and, for a user whose account is known, what hinders asking.
         """
-        if self._profile is None or self._token.sealed_access_token is not None:
-            return None
-        return self._account_id
+        account = None
+        try:
+            account = self._profile(access_token).account
+        except MissingScope:
+            # The other calls may work, and asking again would not help this connection.
+            if self._account_id is not None:
+                raise
+        except SpotifyError:
+            if self._account_id is not None:
+                raise
+            return
 
-    def _check_account(self, access_token: str, expected: str, fresh: SealedToken) -> None:
-        assert self._profile is not None
-        if self._profile(access_token).account != expected:
-            with self._engine.begin() as conn:
+        def settle(conn: Connection) -> bool:
+            if account is not None and not learn_account(conn, self._user_id, account):
                 refuse_account(conn, self._user_id, fresh)
+                return False
+            self._save(conn, fresh, fresh)
+            return True
+
+        if not self._commit(settle):
             raise OtherAccount
+        self._is_first_use = False
 
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
         """The stored token, if it is the one we used under another seal: keys were rotated."""
@@ -185,14 +211,13 @@ class UserTokens:
                 raise SpotifyUnavailable(OUTAGE) from None
             raise
 
-    def _commit(self, save: Callable[[Connection], object]) -> None:
+    def _commit(self, save: Callable[[Connection], Result]) -> Result:
         """Commits what must not be lost, again if need be: it is idempotent."""
         deadline = self._monotonic() + SAVE_SECONDS
         while True:
             try:
                 with self._engine.begin() as conn:
-                    save(conn)
-                return
+                    return save(conn)
             except (OperationalError, InterfaceError):
                 if self._monotonic() >= deadline:
                     raise

@@ -1,23 +1,46 @@
 """A user is one Spotify account for good, whoever hands tokens over."""
 
-import pytest
+from concurrent.futures import ThreadPoolExecutor
 
-from spotify_pipeline.simulator.faults.refusals import ServerError
+import pytest
+from sqlalchemy import text
+
+from spotify_pipeline.domain.codes import OTHER_ACCOUNT
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.simulator.control import ListenerInfo
+from spotify_pipeline.simulator.faults.base import Fault
+from spotify_pipeline.simulator.faults.refusals import Forbidden, RateLimited, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.sync.test_connections import wait_for_locks
+from spotify_pipeline_tests.sync.test_requests import answer, ask
+
+PLAYS = (RECENTLY_PLAYED,)
 
 
 @pytest.fixture
-def linked(stage: Stage) -> Stage:
-    """Anna, whose account is known, and whose plays are."""
-    info = stage.connect("anna", person="light")
-    stage.execute(
-        "UPDATE spotify_pipeline.users SET account_id = :a WHERE user_id = 'anna'",
-        a=info.account_id,
-    )
+def anna(stage: Stage) -> ListenerInfo:
+    """She is connected by the app, and nothing was fetched yet."""
+    return stage.connect("anna", person="light")
+
+
+@pytest.fixture
+def linked(stage: Stage, anna: ListenerInfo) -> Stage:
+    """Anna's plays are known, and so is her account."""
     stage.sync_well("anna")
+    assert account(stage, "anna") == anna.account_id
+    assert len(stage.calls("me")) == 1
+    stage.simulator.forget_calls()
     return stage
+
+
+def account(stage: Stage, user_id: str) -> object:
+    return stage.row(t.users, user_id)["account_id"]
+
+
+def reconnect(stage: Stage, user_id: str = "anna") -> None:
+    stage.hand_over(user_id, stage.simulator.reconnect("anna").refresh_token)
 
 
 def only(outcomes: list[UserOutcome]) -> UserOutcome:
@@ -25,25 +48,33 @@ def only(outcomes: list[UserOutcome]) -> UserOutcome:
     return outcome
 
 
+# --- the account is known -----------------------------------------------------------------------
+
+
 def test_a_token_of_another_account_brings_no_plays_and_is_not_used_again(linked: Stage) -> None:
-    before = linked.dump()["plays"]
+    before = linked.dump()
     ben = linked.simulator.add_listener("ben", person="heavy")
     linked.hand_over("anna", ben.refresh_token)
-    outcome = only(linked.sync("anna"))
+    outcome = only(answer(linked, ask(linked, "anna")))
     assert outcome.error_code == "RECONNECT"
-    assert "another Spotify account" in str(outcome.failure)
-    assert linked.row(t.users, "anna")["connection"] == "needs_reauth"
+    with linked.pipeline.engine.connect() as conn:
+        told = conn.execute(text("SELECT * FROM spotify_pipeline.sync_status")).one()
+    assert (told.connection, told.state) == ("needs_reauth", "failed")
+    assert (told.error_code, told.error_message) == ("RECONNECT", OTHER_ACCOUNT)
     calls = len(linked.calls())
     assert only(linked.sync("anna")).error_code == "RECONNECT"
     assert len(linked.calls()) == calls
     assert linked.calls("recently_played", "ben") == []
-    assert linked.dump()["plays"] == before
+    after = linked.dump()
+    for table in ("plays", "daily_listening", "user_top_tracks", "coverage"):
+        assert after[table] == before[table]
+    # The way out.
+    reconnect(linked)
+    linked.sync_well("anna")
 
 
 def test_a_new_token_of_the_same_account_is_asked_once_whose_it_is(linked: Stage) -> None:
-    linked.simulator.forget_calls()
-    info = linked.simulator.reconnect("anna")
-    linked.hand_over("anna", info.refresh_token)
+    reconnect(linked)
     linked.sync_well("anna")
     linked.sync_well("anna")
     linked.simulator.expire_access_tokens()
@@ -53,11 +84,104 @@ def test_a_new_token_of_the_same_account_is_asked_once_whose_it_is(linked: Stage
 
 
 def test_until_spotify_says_whose_it_is_nothing_is_fetched_with_it(linked: Stage) -> None:
-    linked.simulator.forget_calls()
-    linked.hand_over("anna", linked.simulator.reconnect("anna").refresh_token)
+    reconnect(linked)
     fault = linked.simulator.add_fault(ServerError(), endpoint="me")
     assert only(linked.sync("anna")).error_code == "SPOTIFY_UNAVAILABLE"
     assert linked.calls("recently_played") == []
     assert linked.row(t.user_tokens, "anna")["sealed_access_token"] is None
     linked.simulator.clear_faults(fault)
     linked.sync_well("anna")
+
+
+# --- it is learned ------------------------------------------------------------------------------
+
+
+def test_who_was_connected_before_accounts_were_learned_is_learned_at_the_next_connection(
+    linked: Stage, anna: ListenerInfo
+) -> None:
+    linked.execute("UPDATE spotify_pipeline.users SET account_id = NULL")
+    reconnect(linked)
+    linked.sync_well("anna", steps=PLAYS)
+    assert account(linked, "anna") == anna.account_id
+
+
+@pytest.mark.parametrize("fault", [ServerError(), Forbidden(reason="other")])
+def test_what_spotify_does_not_tell_now_is_asked_at_the_next_sync(
+    stage: Stage, anna: ListenerInfo, fault: Fault
+) -> None:
+    stage.simulator.add_fault(fault, endpoint="me")
+    stage.sync_well("anna", steps=PLAYS)
+    assert account(stage, "anna") is None
+    stage.simulator.clear_faults()
+    stage.sync_well("anna", steps=PLAYS)
+    assert account(stage, "anna") == anna.account_id
+    stage.simulator.forget_calls()
+    stage.sync_well("anna", steps=PLAYS)
+    assert [call.endpoint for call in stage.calls()] == ["recently_played"]
+
+
+def test_a_pause_that_spotify_asks_for_instead_of_telling_holds_for_all_calls(
+    stage: Stage, anna: ListenerInfo
+) -> None:
+    stage.simulator.add_fault(RateLimited(retry_after=3600), endpoint="me")
+    assert only(stage.sync("anna")).error_code == "RATE_LIMITED"
+    assert [call.endpoint for call in stage.calls()] == ["token", "me"]
+    stage.simulator.clear_faults()
+    stage.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
+    stage.sync_well("anna", steps=PLAYS)
+    assert account(stage, "anna") == anna.account_id
+
+
+def test_a_connection_that_may_not_tell_its_account_works_and_is_asked_once(
+    stage: Stage, anna: ListenerInfo
+) -> None:
+    stage.simulator.add_fault(Forbidden(reason="scope"), endpoint="me")
+    stage.sync_well("anna", steps=PLAYS)
+    stage.simulator.expire_access_tokens()
+    stage.sync_well("anna", steps=PLAYS)
+    assert len(stage.calls("me")) == 1
+    assert account(stage, "anna") is None
+
+
+# --- whose else it may be -----------------------------------------------------------------------
+
+
+def test_one_person_under_two_ids_is_synced_under_both_and_learned_once_one_is_gone(
+    linked: Stage, anna: ListenerInfo
+) -> None:
+    linked.hand_over("anna of today", anna.refresh_token)
+    linked.sync_well("anna", "anna of today", steps=PLAYS)
+    linked.simulator.expire_access_tokens()
+    linked.sync_well("anna of today", steps=PLAYS)
+    assert (account(linked, "anna"), account(linked, "anna of today")) == (anna.account_id, None)
+    assert len(linked.calls("me")) == 1
+    linked.forget("anna")
+    reconnect(linked, "anna of today")
+    linked.sync_well("anna of today", steps=PLAYS)
+    assert account(linked, "anna of today") == anna.account_id
+
+
+def test_of_two_processes_that_learn_one_account_the_second_syncs_without(
+    stage: Stage, anna: ListenerInfo
+) -> None:
+    stage.hand_over("anna of today", anna.refresh_token)
+    u = t.users
+    other = u.update().where(u.c.user_id == "anna").values(account_id=anna.account_id)
+    with ThreadPoolExecutor(1) as pool:
+        with stage.pipeline.engine.begin() as conn:
+            conn.execute(other)
+            syncing = pool.submit(stage.sync_well, "anna of today", steps=PLAYS)
+            wait_for_locks(stage, 1)
+        syncing.result()
+    assert (account(stage, "anna"), account(stage, "anna of today")) == (anna.account_id, None)
+
+
+def test_who_is_linked_to_another_account_while_the_first_is_asked_gets_no_plays_of_it(
+    stage: Stage, anna: ListenerInfo
+) -> None:
+    def link() -> None:
+        stage.execute("UPDATE spotify_pipeline.users SET account_id = 'another'")
+
+    outcome = only(stage.meanwhile("profile", link).sync("anna"))
+    assert outcome.error_code == "RECONNECT"
+    assert stage.calls("recently_played") == []

@@ -36,10 +36,10 @@ def test_one_refresh_serves_all_calls_and_all_processes(
     anna: Stage, open_another: Callable[..., Stage]
 ) -> None:
     anna.sync_well("anna")
-    assert (refreshes(anna), len(anna.calls())) == (1, 8)
+    assert (refreshes(anna), len(anna.calls("me")), len(anna.calls())) == (1, 1, 9)
     anna.sync_well("anna")
     open_another().sync_well("anna")
-    assert (refreshes(anna), len(anna.calls())) == (1, 8 + 7 + 7)
+    assert (refreshes(anna), len(anna.calls())) == (1, 9 + 7 + 7)
 
 
 def test_a_token_that_is_about_to_end_is_not_used_again(anna: Stage) -> None:
