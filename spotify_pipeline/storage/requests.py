@@ -11,11 +11,13 @@ Every move names the key under which it was assigned, so that what comes late fo
 changes nothing.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import uuid4
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
     Connection,
     Text,
@@ -90,15 +92,15 @@ def assign(conn: Connection) -> list[Dispatch]:
     ids = conn.scalars(
         select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
     ).all()
+    # One parameter, however many wait: a statement takes 65,535.
+    assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
     attempt = _r.c.attempts + 1
     own_key = func.concat("request-", cast(_r.c.id, Text), "-", cast(attempt, Text))
     key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
     conn.execute(
-        update(_r)
-        .where(_r.c.id.in_(ids))
-        .values(attempts=attempt, dispatch_key=key, not_before=None)
+        update(_r).where(assigned).values(attempts=attempt, dispatch_key=key, not_before=None)
     )
-    return _dispatches(conn, _r.c.id.in_(ids))
+    return _dispatches(conn, assigned)
 
 
 def is_batch(dispatch_key: str) -> bool:
@@ -136,18 +138,19 @@ def start(
     return sorted(started)
 
 
-def finish(conn: Connection, dispatch_key: str, failures: Mapping[str, Failure | None]) -> None:
-    """Close the requests of these users: succeeded where the failure is None."""
-    for user_id, failure in failures.items():
-        code, message = failure or (None, None)
-        conn.execute(
-            _open(dispatch_key, [user_id]).values(
-                status="failed" if failure else "succeeded",
-                finished_at=func.now(),
-                error_code=code,
-                error_message=message,
-            )
+def finish(
+    conn: Connection, dispatch_key: str, failure: Failure | None, user_ids: Collection[str]
+) -> None:
+    """Close the requests of these users: failed for this reason, or succeeded when it is None."""
+    code, message = failure or (None, None)
+    conn.execute(
+        _open(dispatch_key, user_ids).values(
+            status="failed" if failure else "succeeded",
+            finished_at=func.now(),
+            error_code=code,
+            error_message=message,
         )
+    )
 
 
 def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
@@ -238,4 +241,6 @@ _QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at
 def _open(dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
     """A change of what is still open under this key (for these users)."""
     change = update(_r).where(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
-    return change if user_ids is None else change.where(_r.c.user_id.in_(list(user_ids)))
+    if user_ids is None:
+        return change
+    return change.where(_r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))

@@ -11,6 +11,7 @@ from spotify_pipeline.storage.requests import Failure
 from spotify_pipeline.sync.gate import LONGEST_WAIT_SECONDS
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.users import BUSY
 
 # No call was made, or none may be made next: what the gate says is true for everybody.
 HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)
@@ -23,6 +24,8 @@ MAY_PASS = (
     ErrorCode.RATE_LIMITED,
     ErrorCode.QUOTA_EXCEEDED,
 )
+
+STILL_BUSY = (ErrorCode.INTERNAL, f"{BUSY} Ask for it again.")
 
 # How long a request waits for another sync of the same user.
 WAIT_SECONDS = 30.0
@@ -57,11 +60,9 @@ def answer_requests(
         if busy:
             _await_others(pipeline, busy)
             outcomes |= _answer(pipeline, dispatch_key, busy, work)
-        still_busy = [outcomes[user_id] for user_id in busy if outcomes[user_id].skipped]
-        with pipeline.engine.begin() as conn:
-            for outcome in still_busy:
-                failure = (ErrorCode.INTERNAL, f"{outcome.skipped} Ask for it again.")
-                requests.retry(conn, dispatch_key, failure, [outcome.user_id])
+            still_busy = [user_id for user_id in busy if outcomes[user_id].skipped]
+            with pipeline.engine.begin() as conn:
+                requests.retry(conn, dispatch_key, STILL_BUSY, still_busy)
     except (OperationalError, InterfaceError):
         raise
     except Exception:
@@ -96,20 +97,24 @@ def _answer(
     """Do the work for those for whom nobody has done it, and answer all who were not busy."""
     with pipeline.engine.begin() as conn:
         synced = set(requests.synced_by_others(conn, dispatch_key)).intersection(user_ids)
-        requests.finish(conn, dispatch_key, dict.fromkeys(synced))
+        if synced:
+            requests.finish(conn, dispatch_key, None, synced)
     left = [user_id for user_id in user_ids if user_id not in synced]
     outcomes = work(left) if left else []
     answered = [outcome for outcome in outcomes if not outcome.skipped]
     waiting = _held_back(pipeline, answered)
-    verdicts = {o.user_id: _verdict(o) for o in answered if o.user_id not in waiting}
-    again = {user: failure for user, failure in verdicts.items() if failure and _may_pass(failure)}
+    verdicts: dict[Failure | None, list[str]] = {}
+    for outcome in answered:
+        if outcome.user_id not in waiting:
+            verdicts.setdefault(_verdict(outcome), []).append(outcome.user_id)
     with pipeline.engine.begin() as conn:
-        requests.put_back(conn, dispatch_key, waiting)
-        for user_id, failure in again.items():
-            requests.retry(conn, dispatch_key, failure, [user_id])
-        requests.finish(
-            conn, dispatch_key, {user: verdicts[user] for user in verdicts.keys() - again.keys()}
-        )
+        if waiting:
+            requests.put_back(conn, dispatch_key, waiting)
+        for verdict, users in verdicts.items():
+            if verdict and verdict[0] in MAY_PASS:
+                requests.retry(conn, dispatch_key, verdict, users)
+            else:
+                requests.finish(conn, dispatch_key, verdict, users)
     return {
         **{user_id: UserOutcome(user_id) for user_id in synced},
         **{outcome.user_id: outcome for outcome in outcomes},
@@ -141,7 +146,3 @@ def _verdict(outcome: UserOutcome) -> Failure | None:
         return None
     told = next((failure for failure in failures if failure.code not in MAY_PASS), failures[0])
     return told.code, told.what_to_do or WHAT_TO_DO[told.code]
-
-
-def _may_pass(failure: Failure) -> bool:
-    return failure[0] in MAY_PASS

@@ -142,7 +142,7 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
                 self.assign()
             self.start()
             verdict = None if code is None else (code, WHAT_TO_DO[code])
-            requests.finish(db, self.key, {self.person.user_id: verdict})
+            requests.finish(db, self.key, verdict, [self.person.user_id])
             self.end(code)
 
         @precondition(lambda self: self.person.open and self.person.open.key)
@@ -169,7 +169,7 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             key = data.draw(st.sampled_from(sorted(self.person.old_keys)))
             verdict = None if code is None else (code, WHAT_TO_DO[code])
             assert requests.start(db, key, "late") == []
-            requests.finish(db, key, {self.person.user_id: verdict})
+            requests.finish(db, key, verdict, [self.person.user_id])
             requests.put_back(db, key, [self.person.user_id])
 
         @rule(failed=st.booleans())

@@ -1,12 +1,15 @@
 """Requests: how they are handed out, what they say when a run has answered, and who tries again."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
@@ -15,7 +18,7 @@ from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import requests, runs
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import leased
-from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline_tests.sync.stage import Stage
@@ -230,7 +233,7 @@ def test_what_comes_late_for_an_older_key_changes_nothing(anna: Stage) -> None:
     (new,) = assign(anna)
     before = request(anna, "anna")
     with anna.pipeline.engine.begin() as conn:
-        requests.finish(conn, old, {"anna": None})
+        requests.finish(conn, old, None, ["anna"])
         requests.put_back(conn, old, ["anna"])
         assert requests.retry(conn, old, crashed) == requests.Retried(again=0, failed=0)
         assert requests.close_open(conn, old, ErrorCode.CANCELLED) == 0
@@ -354,6 +357,46 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(stage: Stage) -
     ]
     with stage.pipeline.engine.connect() as conn:
         assert [one.outcome for one in runs.run_users(conn, "run")] == ["synced"] * 5 + ["failed"]
+
+
+def test_many_are_answered_with_a_statement_per_outcome(stage: Stage) -> None:
+    stage.execute(
+        "INSERT INTO spotify_pipeline.users (user_id, connection)"
+        " SELECT 'user' || n, 'connected' FROM generate_series(1, 300) AS n"
+    )
+    stage.execute(
+        "INSERT INTO spotify_pipeline.sync_requests (user_id) SELECT user_id"
+        " FROM spotify_pipeline.users"
+    )
+    reconnect, down = ErrorCode.RECONNECT, ErrorCode.SPOTIFY_UNAVAILABLE
+    codes = (None, reconnect, down)
+
+    def work(users: Sequence[str]) -> list[UserOutcome]:
+        failures = cycle({RECENTLY_PLAYED: StepFailure(code, "")} if code else {} for code in codes)
+        return [UserOutcome(user, failures=next(failures)) for user in users]
+
+    (key,) = assign(stage)
+    updates: list[str] = []
+
+    def note(*args: Any) -> None:
+        if args[2].startswith("UPDATE spotify_pipeline.sync_requests"):
+            updates.append(args[2])
+
+    event.listen(stage.pipeline.engine, "before_cursor_execute", note)
+    answer_requests(stage.pipeline, key, "a run", work)
+    assert len(updates) == 1 + len(codes)
+    rows = stage.rows(t.sync_requests)
+    assert Counter((row["status"], row["error_code"], row["failures"]) for row in rows) == {
+        ("succeeded", None, 0): 100,
+        ("failed", reconnect, 0): 100,
+        ("queued", None, 1): 100,
+    }
+    # More users than a statement takes parameters.
+    crowd = [f"nobody{n}" for n in range(70_000)]
+    with stage.pipeline.engine.begin() as conn:
+        requests.finish(conn, key, None, crowd)
+        requests.put_back(conn, key, crowd)
+        assert requests.retry(conn, key, (down, ""), crowd) == requests.Retried(0, 0)
 
 
 def test_a_busy_user_does_not_hold_up_the_others_of_a_run_for_many(stage: Stage) -> None:
