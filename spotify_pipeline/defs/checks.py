@@ -19,16 +19,8 @@ from spotify_pipeline.defs.metadata import TABLES, asset_key
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.domain.steps import FETCHED, REBUILT
-from spotify_pipeline.storage.check_queries import Scope
-from spotify_pipeline.storage.checks import (
-    RULES,
-    Finding,
-    Rule,
-    all_users,
-    look,
-    one_user,
-    slice_of_the_hour,
-)
+from spotify_pipeline.storage.check_scopes import Scope, one_user
+from spotify_pipeline.storage.checks import RULES, Finding, Rule, look
 from spotify_pipeline.storage.drift import differences
 
 if TYPE_CHECKING:
@@ -97,14 +89,14 @@ def evaluate(
     wanted = set(wanted)
     now = pipeline.now()
     with pipeline.engine.connect() as conn:
-        part, everybody = slice_of_the_hour(conn, now), all_users(conn, now)
+        scopes = {of: of(conn, now) for of in {rule.scope for rule in RULES}}
     # First: with a column gone, a rule may not even be asked.
     for step in (*FETCHED, *REBUILT):
         if dg.AssetCheckKey(asset_key(step), SCHEMA_CHECK) in wanted:
             yield _compare(pipeline, step)
     for rule in RULES:
         if dg.AssetCheckKey(asset_key(rule.step), rule.name) in wanted:
-            yield _ask(pipeline, rule, everybody if rule.of_all else part)
+            yield _ask(pipeline, rule, scopes[rule.scope])
 
 
 def evaluate_user(

@@ -5,7 +5,8 @@ from sqlalchemy import Table, func, select, true
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.personality_definition import MIN_PLAYS
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.check_queries import Bad, Query, Scope, per_user
+from spotify_pipeline.storage.check_queries import Bad, Query, per_user
+from spotify_pipeline.storage.check_scopes import Scope
 from spotify_pipeline.storage.people import ELIGIBLE
 
 LISTS: dict[str, tuple[Table, str]] = {

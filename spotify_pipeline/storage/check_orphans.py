@@ -13,7 +13,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_lists import LISTS
-from spotify_pipeline.storage.check_queries import DAYS, Bad, Query, Scope
+from spotify_pipeline.storage.check_queries import DAYS, Bad, Query
+from spotify_pipeline.storage.check_scopes import Scope
 
 # What a row names, and where that has to stand.
 _NAMES: dict[str, list[tuple[Column[Any], Table]]] = {

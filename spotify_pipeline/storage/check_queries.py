@@ -5,7 +5,6 @@ an index. A join would sometimes be planned as a scan of all plays.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -30,8 +29,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.coverage import local_day
 from spotify_pipeline.domain.personality_definition import METRICS, WINDOW_DAYS
-from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.domain.zones import check_zone, is_valid_zone
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.check_scopes import Scope
 from spotify_pipeline.storage.people import ELIGIBLE
 
 DAYS = 35
@@ -40,17 +40,6 @@ PATIENCE = timedelta(hours=1)
 NEWS = timedelta(days=7)
 # A day may have this many minutes more than it is long.
 TOLERANCE_MINUTES = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose rows are looked at, as of `now` (the facts clock); `zones` has those they live in."""
-
-    now: datetime
-    zones: tuple[str, ...]
-    # A condition on users, and the same in words.
-    who: ColumnElement[bool]
-    words: str
 
 
 Bad = Select[tuple[str, datetime | None]]
@@ -147,6 +136,35 @@ def wrong_sums(scope: Scope) -> Bad:
     )
 
 
+def wrong_tallies(scope: Scope) -> Bad:
+    """Users whose kept numbers of plays and days are not those of their rows, or not there."""
+    u, tally = t.users, t.listening_tallies
+    plays, days = (
+        select(func.count().label("rows")).where(table.c.user_id == u.c.user_id).lateral(name)
+        for table, name in ((t.plays, "stored_plays"), (t.daily_listening, "stored_days"))
+    )
+    return (
+        select(u.c.user_id, _never())
+        .join_from(u, tally, tally.c.user_id == u.c.user_id, isouter=True)
+        .join(plays, true())
+        .join(days, true())
+        .where(
+            scope.who,
+            or_(
+                tally.c.plays.is_distinct_from(plays.c.rows),
+                tally.c.days.is_distinct_from(days.c.rows),
+            ),
+        )
+    )
+
+
+def unknown_zones(scope: Scope) -> Bad:
+    """Users in a zone that the tzdata package does not have, or has no more."""
+    u = t.users
+    lost = [zone for zone in scope.zones if not is_valid_zone(zone)]
+    return select(u.c.user_id, _never()).where(scope.who, u.c.timezone.in_(lost))
+
+
 def crowded_days(scope: Scope) -> Bad:
     """Days with more minutes than fit into them, 23- and 25-hour days too."""
     u, d = t.users, t.daily_listening
@@ -198,13 +216,16 @@ def per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
 
 
 def _local_days(scope: Scope) -> TableValuedAlias:
-    """The last dates of every zone in question: zone, date, since, until (half-open, UTC)."""
+    """The last dates of every zone in question: zone, date, since, until (half-open, UTC).
+
+    A zone that nobody knows has none: another rule counts who lives there.
+    """
     # Somewhere it is already tomorrow; a date without plays breaks no rule.
     last = (scope.now + timedelta(hours=14)).date()
     dates = [last - timedelta(days=back) for back in range(DAYS)]
     days = [
         (zone, date_, span.start, span.end)
-        for zone in scope.zones
+        for zone in filter(is_valid_zone, scope.zones)
         for date_ in dates
         for span in [local_day(date_, check_zone(zone))]
     ]

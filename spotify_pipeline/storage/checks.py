@@ -1,25 +1,29 @@
 """What has to hold of the stored rows, as data: rules, each with the query for what breaks it.
 
-The hourly look stays cheap with 100,000 users and tens of millions of plays. What needs plays,
-days or lists is asked of a slice of about 1,000 users, another one each hour, and of their last 35
-days. What stands in one row per user, or behind an index of the few that matter, is asked of
-everybody. Up to 1,000 users the slice is everybody.
+The hourly look stays cheap with 100,000 users and a hundred million plays. What needs plays, days
+or lists is asked of a slice of the users, another one each hour, and of their last 35 days; what
+needs all of somebody's plays, of a smaller slice. What stands in one row per user, or behind an
+index of the few that matter, is asked of everybody.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, distinct, func, select, true
+from sqlalchemy import Connection, distinct, func, select
 
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.storage import check_queries as q
-from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_lists import empty_lists, ranks_with_holes
 from spotify_pipeline.storage.check_orphans import without_catalogue, without_user
-from spotify_pipeline.storage.check_queries import Query, Scope
-
-SLICE_USERS = 1_000
+from spotify_pipeline.storage.check_queries import Query
+from spotify_pipeline.storage.check_scopes import (
+    Scope,
+    ScopeOf,
+    all_users,
+    slice_of_plays,
+    slice_of_the_hour,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Rule:
     severe: bool
     description: str
     queries: tuple[Query, ...]
-    # Each hour of all users, not of a slice.
-    of_all: bool = False
+    # Of whom it is asked each hour.
+    scope: ScopeOf = slice_of_the_hour
     # Cheap enough to ask of one user right after each of their syncs.
     of_one: bool = False
 
@@ -69,7 +73,7 @@ def _rules() -> Iterator[Rule]:
         "Nobody whose connection works has been due for more than an hour. Spotify keeps a "
         "listener's last 50 plays only, so a late poll may lose some.",
         (q.missed_polls,),
-        of_all=True,
+        scope=all_users,
     )
     yield Rule(
         "forgotten_people_are_gone",
@@ -79,7 +83,7 @@ def _rules() -> Iterator[Rule]:
         "The sensor partition_reconciler does that; a run that knew them and never ends holds it "
         "up.",
         (q.still_named,),
-        of_all=True,
+        scope=all_users,
     )
     yield Rule(
         "no_new_gaps",
@@ -88,7 +92,7 @@ def _rules() -> Iterator[Rule]:
         "No gap noticed in the last 7 days is open. Older ones stay in listening_gaps: only an "
         "import can fill them, and nobody reads a warning that never goes.",
         (q.open_gaps,),
-        of_all=True,
+        scope=all_users,
     )
     yield Rule(
         "nobody_has_to_reconnect",
@@ -96,7 +100,7 @@ def _rules() -> Iterator[Rule]:
         False,
         "Spotify accepts every connection. Who it refuses has to reconnect; only they can.",
         (q.needing_reconnect,),
-        of_all=True,
+        scope=all_users,
     )
     yield Rule(
         "days_sum_to_plays",
@@ -106,6 +110,26 @@ def _rules() -> Iterator[Rule]:
         "Days that wait for a rebuild are left out.",
         (q.wrong_sums,),
         of_one=True,
+    )
+    yield Rule(
+        "tallies_are_right",
+        s.DAILY_LISTENING,
+        True,
+        "The numbers of plays and days that are kept of each user are those of the stored rows. A "
+        "restore without triggers or a hand in the tables can part them; `spotify-pipeline "
+        "rebuild` counts again.",
+        (q.wrong_tallies,),
+        scope=slice_of_plays,
+    )
+    yield Rule(
+        "zones_are_known",
+        s.DAILY_LISTENING,
+        True,
+        "Everybody lives in a time zone that the installed tzdata package has. Who does not has no "
+        "days, and the other rules about days leave them out; `spotify-pipeline users set USER "
+        "--timezone ZONE` gives them another.",
+        (q.unknown_zones,),
+        scope=all_users,
     )
     yield Rule(
         "minutes_fit_in_the_day",
@@ -122,7 +146,7 @@ def _rules() -> Iterator[Rule]:
         True,
         "Every metric is in its range and fits the others; what is NULL has a reason.",
         (q.out_of_range,),
-        of_all=True,
+        scope=all_users,
         of_one=True,
     )
     for step in (*s.TOP_ARTISTS, *s.TOP_TRACKS):
@@ -152,34 +176,6 @@ def _rules() -> Iterator[Rule]:
 
 
 RULES: tuple[Rule, ...] = tuple(_rules())
-
-
-def slice_of_the_hour(conn: Connection, now: datetime) -> Scope:
-    """All users, or about 1,000 of them: another part each hour."""
-    u = t.users
-    users = conn.scalar(select(func.count()).select_from(u)) or 0
-    slices = -(-users // SLICE_USERS)
-    if slices <= 1:
-        return all_users(conn, now)
-    # A hash, not an offset: whoever comes or goes moves nobody else to another turn.
-    number = func.hashtextextended(u.c.user_id, 0).op("&")(0x7FFF_FFFF)
-    turn = number.op("%")(slices) == int(now.timestamp()) // 3600 % slices
-    return Scope(now, _zones(conn), turn, f"1 of {slices} parts of the users, the next in an hour")
-
-
-def all_users(conn: Connection, now: datetime) -> Scope:
-    """Everybody."""
-    return Scope(now, _zones(conn), true(), "all users")
-
-
-def one_user(conn: Connection, user_id: str, now: datetime) -> Scope:
-    """This user alone."""
-    zones = tuple(conn.scalars(select(t.users.c.timezone).where(t.users.c.user_id == user_id)))
-    return Scope(now, zones, t.users.c.user_id == user_id, "this user")
-
-
-def _zones(conn: Connection) -> tuple[str, ...]:
-    return tuple(conn.scalars(select(t.users.c.timezone).distinct()))
 
 
 def look(conn: Connection, rule: Rule, scope: Scope) -> Finding:

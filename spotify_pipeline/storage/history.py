@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from io import BytesIO
 
 import pandas as pd
-from sqlalchemy import Connection, Date, cast, func, select
+from sqlalchemy import ARRAY, Connection, Date, Text, cast, func, literal, select
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.frames import frame
@@ -137,7 +137,8 @@ class HistoryReader:
             k = t.tracks
             rows = self._conn.execute(
                 select(k.c.spotify_id, k.c.artist_ids[1], k.c.duration_ms).where(
-                    k.c.spotify_id.in_(missing)
+                    # An array: a statement has room for 65,535 parameters, and one may play more.
+                    k.c.spotify_id == func.any(literal(missing, ARRAY(Text)))
                 )
             ).all()
             found = frame(rows, ["id", "artist_id", "duration_ms"]).set_index("id")

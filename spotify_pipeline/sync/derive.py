@@ -25,6 +25,7 @@ from spotify_pipeline.storage.days import (
 )
 from spotify_pipeline.storage.history import HistoryReader, parts_of_history
 from spotify_pipeline.storage.plays import read_plays
+from spotify_pipeline.storage.tallies import recount
 from spotify_pipeline.storage.upsert import Written
 from spotify_pipeline.sync.outcome import StepRows
 
@@ -87,6 +88,9 @@ def _rebuild_all(
     computed_at: datetime,
 ) -> Iterator[Written]:
     """Write every day of these users, a part of their history at a time."""
+    # Parts are cut by the number of plays, and a number of days that is too low could not be
+    # lowered: a restore without triggers may have left either wrong.
+    recount(conn, user_ids)
     # A day that was stored under another zone may have no play under this one.
     stored = read_dates(conn, {user_id: whole.get(user_id, date.min) for user_id in user_ids})
     gone = set(zip(stored["user_id"], stored["date"], strict=True))

@@ -7,19 +7,19 @@ import pytest
 from sqlalchemy import Connection, Engine, insert, text, update
 
 from spotify_pipeline.domain.personality_definition import METRICS
-from spotify_pipeline.storage import checks
+from spotify_pipeline.storage import check_scopes
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_lists import LISTS
-from spotify_pipeline.storage.checks import (
-    RULES,
+from spotify_pipeline.storage.check_scopes import (
     all_users,
-    look,
     one_user,
+    slice_of_plays,
     slice_of_the_hour,
-    who_breaks,
 )
+from spotify_pipeline.storage.checks import RULES, look, who_breaks
 from spotify_pipeline.storage.drift import differences
 from spotify_pipeline.storage.engine import make_engine
+from spotify_pipeline.storage.tallies import recount
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.storage.rows import NOON, add_track, add_user
 
@@ -42,7 +42,10 @@ def two_people(_admin: Engine, _template: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def db(two_people: Engine) -> Iterator[Connection]:
-    """A transaction that comes to nothing, without foreign keys: as after a restore gone wrong."""
+    """A transaction that comes to nothing, without triggers: as after a restore gone wrong.
+
+    So no foreign key is asked, and nothing is counted.
+    """
     with two_people.connect() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         yield connection
@@ -135,6 +138,7 @@ def night_share(value: str) -> Plant:
 TABLES = t.metadata.sorted_tables
 PLAYS, DAYS, PERSONALITY = "recently_played", "daily_listening", "music_personality"
 SHORT = "top_artists/short_term"
+UNCOUNTED = (DAYS, "tallies_are_right")
 
 
 def second_play_of_that_instant(db: Connection) -> None:
@@ -150,15 +154,21 @@ def second_play_of_that_instant(db: Connection) -> None:
 PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
     "a second play at the same instant": (
         second_play_of_that_instant,
-        {(PLAYS, "no_duplicate_plays")},
+        {(PLAYS, "no_duplicate_plays"), UNCOUNTED},
     ),
     "a play without its day": (
         lambda db: add_play(db, ANNA, minutes_ago=24 * 60),
-        {(DAYS, "days_sum_to_plays")},
+        {(DAYS, "days_sum_to_plays"), UNCOUNTED},
     ),
     "a day without plays": (
         lambda db: add_day(db, ANNA, date(2026, 3, 10)),
-        {(DAYS, "days_sum_to_plays")},
+        {(DAYS, "days_sum_to_plays"), UNCOUNTED},
+    ),
+    "a number of plays that is not theirs": (change("listening_tallies", "plays = 0"), {UNCOUNTED}),
+    "no numbers at all": (sql(f"DELETE FROM our.listening_tallies WHERE {OF_ANNA}"), {UNCOUNTED}),
+    "a zone that the rules do not have": (
+        change("users", "timezone = 'Mars/Base'"),
+        {(DAYS, "zones_are_known")},
     ),
     "a day on the wrong side of midnight": (
         change("daily_listening", "date = '2026-03-14'"),
@@ -283,7 +293,18 @@ def test_what_time_or_people_allow_breaks_no_rule(db: Connection) -> None:
     add_user(db, "carl")
     sql("INSERT INTO our.sync_state (user_id, tops_fetched_at) VALUES ('carl', now())")(db)
     db.execute(insert(t.music_personality).values(personality("carl", play_count=12)))
+    recount(db, [ANNA, "carl"])
     assert broken(db) == {}
+
+
+def test_who_lives_in_a_zone_nobody_knows_keeps_no_rule_from_being_asked_of_others(
+    db: Connection,
+) -> None:
+    change("users", "timezone = 'Mars/Base'")(db)
+    change("daily_listening", "minutes = 1561, listened_ms = 93660000", "true")(db)
+    wrong = ("days_sum_to_plays", "minutes_fit_in_the_day", "zones_are_known")
+    assert broken(db) == {(DAYS, name): 1 for name in wrong}
+    assert [who_breaks(db, name, NOON) for name in wrong] == [[BEN], [BEN], [ANNA]]
 
 
 def test_one_user_is_looked_at_alone(db: Connection) -> None:
@@ -293,16 +314,20 @@ def test_one_user_is_looked_at_alone(db: Connection) -> None:
     assert look(db, rule, all_users(db, NOON)).users == 2
 
 
-def test_every_user_has_a_turn_in_a_slice(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "SLICE_USERS", 10)
-    db.execute(
-        text(
-            "INSERT INTO spotify_pipeline.users (user_id, connection)"
-            " SELECT 'user ' || n, 'needs_reauth' FROM generate_series(1, 98) AS n"
-        )
-    )
-    (rule,) = (rule for rule in RULES if rule.name == "nobody_has_to_reconnect")
-    hours = [slice_of_the_hour(db, NOON + timedelta(hours=hour)) for hour in range(10)]
+@pytest.mark.parametrize("slice_", [slice_of_the_hour, slice_of_plays])
+def test_every_user_has_a_turn_in_a_slice(
+    db: Connection, monkeypatch: pytest.MonkeyPatch, slice_: check_scopes.ScopeOf
+) -> None:
+    monkeypatch.setattr(check_scopes, "SLICE_USERS", 10)
+    monkeypatch.setattr(check_scopes, "SLICE_PLAYS", 10)
+    sql(
+        "INSERT INTO our.users (user_id) SELECT 'user ' || n FROM generate_series(1, 98) AS n",
+        "INSERT INTO our.plays (user_id, played_at, track_id, source)"
+        " SELECT 'user ' || n, now(), 'song', 'api' FROM generate_series(1, 98) AS n",
+        "ANALYZE our.plays",
+    )(db)
+    (rule,) = (rule for rule in RULES if rule.name == "tallies_are_right")
+    hours = [slice_(db, NOON + timedelta(hours=hour)) for hour in range(10)]
     found = [look(db, rule, scope).users for scope in hours]
     assert sum(found) == 98
     assert max(found) < 30
