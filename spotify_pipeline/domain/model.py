@@ -122,3 +122,8 @@ class Profile:
     def account(self) -> str:
         """What tells accounts apart: the account id or, where none was sent, the user's id."""
         return self.account_id or self.spotify_user_id
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What the account may have been noted by: both ids, as far as they were sent."""
+        return tuple(filter(None, (self.account_id, self.spotify_user_id)))

@@ -3,6 +3,7 @@
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
+from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.people import SealedToken, is_stored
 
@@ -19,10 +20,15 @@ class AccountTaken(Exception):
         self.owner = owner
 
 
-def owner_of(conn: Connection, account_id: str) -> str | None:
-    """The user whose Spotify account this is; None: nobody's."""
+def owner_of(conn: Connection, profile: Profile) -> str | None:
+    """The user whose Spotify account this is, under either of its ids; None: nobody's."""
     u = t.users
-    owner: str | None = conn.scalar(select(u.c.user_id).where(u.c.account_id == account_id))
+    owner: str | None = conn.scalar(
+        select(u.c.user_id)
+        .where(u.c.account_id.in_(profile.ids))
+        .order_by(u.c.account_id != profile.account)
+        .limit(1)
+    )
     return owner
 
 
@@ -43,7 +49,7 @@ def refuse_account(conn: Connection, user_id: str, token: SealedToken) -> None:
     conn.execute(update(u).where(u.c.user_id == user_id, stored).values(connection="needs_reauth"))
 
 
-def link_account(conn: Connection, user_id: str, account_id: str) -> None:
+def link_account(conn: Connection, user_id: str, profile: Profile) -> None:
     """Note that a registered user is this Spotify account. Raises AnotherAccount, AccountTaken.
 
     Of two that link one account at the same time the second hears IntegrityError.
@@ -51,23 +57,24 @@ def link_account(conn: Connection, user_id: str, account_id: str) -> None:
     u = t.users
     mine = select(u.c.account_id).where(u.c.user_id == user_id)
     known = conn.scalar(mine.with_for_update())
-    if known == account_id:
+    if known == profile.account:
         return
-    if known is not None:
+    if known is not None and known not in profile.ids:
         raise AnotherAccount
-    if owner := owner_of(conn, account_id):
+    owner = owner_of(conn, profile)
+    if owner not in (None, user_id):
         raise AccountTaken(owner)
-    conn.execute(update(u).where(u.c.user_id == user_id).values(account_id=account_id))
+    conn.execute(update(u).where(u.c.user_id == user_id).values(account_id=profile.account))
 
 
-def learn_account(conn: Connection, user_id: str, account_id: str) -> bool:
+def learn_account(conn: Connection, user_id: str, profile: Profile) -> bool:
     """Note which account a token is of, if the user's is not known yet; False: it is another one.
 
     An account that is somebody else's already, or becomes it at this moment, is not noted.
     """
     try:
         with conn.begin_nested():
-            link_account(conn, user_id, account_id)
+            link_account(conn, user_id, profile)
     except AnotherAccount:
         return False
     except (AccountTaken, IntegrityError):

@@ -138,7 +138,7 @@ def _store(
     timezone: str | None,
 ) -> Connected:
     assert grant.refresh_token is not None
-    user_id = user_id or owner_of(conn, profile.account) or profile.spotify_user_id
+    user_id = user_id or owner_of(conn, profile) or profile.spotify_user_id
     u = t.users
     known = select(u.c.display_name, u.c.timezone).where(u.c.user_id == user_id)
     # First of all: linking the account waits for a sync's write, which waits for what comes next.
@@ -146,7 +146,7 @@ def _store(
     # A name that somebody chose is kept.
     has_name = before is not None and before.display_name is not None
     register_user(conn, user_id, timezone, None if has_name else profile.display_name)
-    link_account(conn, user_id, profile.account)
+    link_account(conn, user_id, profile)
     key_id = pipeline.keyring.current_id
     connect_user(
         conn,

@@ -24,6 +24,7 @@ from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
 from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import (
+    BadResponse,
     MissingScope,
     OtherAccount,
     Reconnect,
@@ -45,6 +46,7 @@ REUSE_SECONDS = 120
 # a lease, which nobody can renew meanwhile.
 SAVE_SECONDS = 25.0
 SAVE_AGAIN_SECONDS = 0.5
+REPLACED = "the connection was replaced meanwhile"
 
 Result = TypeVar("Result")
 
@@ -76,6 +78,7 @@ class UserTokens:
         self._sleep = sleep
         self._monotonic = monotonic
         self._opened: str | None = None
+        self._is_refreshed = False
         self._failed: SpotifyError | None = None
 
     def access_token(self) -> str:
@@ -83,10 +86,10 @@ class UserTokens:
 
         Raises SpotifyError, SealError.
         """
-        token = self._token
-        if not token.sealed_access_token or (token.access_seconds_left or 0) <= REUSE_SECONDS:
-            return self.refresh()
         if self._opened is None:
+            token = self._token
+            if not token.sealed_access_token or (token.access_seconds_left or 0) <= REUSE_SECONDS:
+                return self.refresh()
             self._opened = self._keyring.open(
                 token.key_id, token.sealed_access_token, self._user_id
             )
@@ -96,8 +99,11 @@ class UserTokens:
         """Trade the refresh token for a new access token and commit both.
 
         Raises SpotifyError, SealError. In an outage a refusal is SpotifyUnavailable: this user has
-        nothing to do. What failed once in this sync is not asked again for its next step.
+        nothing to do. What failed once in this sync is not asked again for its next step, and a
+        token that is refused though this sync got it is not replaced.
         """
+        if self._failed is None and self._is_refreshed:
+            self._failed = BadResponse("token: the access token is refused, though it is new")
         if self._failed is None:
             try:
                 return self._refresh()
@@ -137,6 +143,7 @@ class UserTokens:
         if self._is_first_use:
             self._settle_account(grant.access_token, fresh)
         self._token, self._opened = fresh, grant.access_token
+        self._is_refreshed = True
         return grant.access_token
 
     def _save(self, conn: Connection, stored: SealedToken, fresh: SealedToken) -> bool:
@@ -157,9 +164,9 @@ class UserTokens:
 
         Raises OtherAccount and, for a user whose account is known, what hinders asking.
         """
-        account = None
+        profile = None
         try:
-            account = self._profile(access_token).account
+            profile = self._profile(access_token)
         except MissingScope:
             # The other calls may work, and asking again would not help this connection.
             if self._account_id is not None:
@@ -169,15 +176,18 @@ class UserTokens:
                 raise
             return
 
-        def settle(conn: Connection) -> bool:
-            if account is not None and not learn_account(conn, self._user_id, account):
+        def settle(conn: Connection) -> SpotifyError | None:
+            if profile is not None and not learn_account(conn, self._user_id, profile):
+                if profile.account_id is None:
+                    # By the id that Spotify did not send it may be the same account.
+                    return BadResponse("profile: without the account's id")
                 refuse_account(conn, self._user_id, fresh)
-                return False
+                return OtherAccount()
             self._save(conn, fresh, fresh)
-            return True
+            return None
 
-        if not self._commit(settle):
-            raise OtherAccount
+        if refusal := self._commit(settle):
+            raise refusal
         self._is_first_use = False
 
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
@@ -207,9 +217,9 @@ class UserTokens:
         except Reconnect:
             with self._engine.begin() as conn:
                 judged = note_refused(conn, self._user_id, self._token)
-            if judged == "suspect":
-                raise SpotifyUnavailable(OUTAGE) from None
-            raise
+            if judged == "needs_reauth":
+                raise
+        raise SpotifyUnavailable(OUTAGE if judged else REPLACED)
 
     def _commit(self, save: Callable[[Connection], Result]) -> Result:
         """Commits what must not be lost, again if need be: it is idempotent."""

@@ -58,6 +58,7 @@ def test_whatever_the_header_holds_the_wait_is_between_one_second_and_a_week(hea
         ("Wed, 01 Jan 2020 00:00:00 GMT", 1),
         ("Fri, 31 Feb 2026 00:00:00 GMT", 30),
         ("Fri, 20 Nov 99999 12:00:00 GMT", 30),
+        ("Fri, 20 Nov 2026 12:00:00 +99999999999999999999", 30),
     ],
 )
 def test_retry_after_is_read_as(header, seconds):

@@ -80,8 +80,13 @@ def gated_stages(stage: Stage) -> Iterator[Gated]:
 
 
 def connect(stage: Stage, *user_ids: str) -> tuple[str, ...]:
+    """People whose access tokens have ended; whose the tokens are was asked before."""
     for user_id in user_ids:
         stage.connect(user_id, person="light")
+    stage.execute(
+        "UPDATE spotify_pipeline.user_tokens"
+        " SET sealed_access_token = '', access_expires_at = now()"
+    )
     return user_ids
 
 

@@ -1,5 +1,6 @@
 """A user is one Spotify account for good, whoever hands tokens over."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,12 @@ from spotify_pipeline.domain.codes import OTHER_ACCOUNT
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.control import ListenerInfo
 from spotify_pipeline.simulator.faults.base import Fault
-from spotify_pipeline.simulator.faults.refusals import Forbidden, RateLimited, ServerError
+from spotify_pipeline.simulator.faults.refusals import (
+    Body,
+    Forbidden,
+    RateLimited,
+    ServerError,
+)
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline_tests.sync.stage import Stage
@@ -91,6 +97,38 @@ def test_until_spotify_says_whose_it_is_nothing_is_fetched_with_it(linked: Stage
     assert linked.row(t.user_tokens, "anna")["sealed_access_token"] is None
     linked.simulator.clear_faults(fault)
     linked.sync_well("anna")
+
+
+def tells(stage: Stage, **profile: str) -> None:
+    """From now on Spotify's profile is this."""
+    stage.simulator.clear_faults()
+    stage.simulator.add_fault(Body(text=json.dumps(profile)), endpoint="me")
+
+
+def test_an_account_is_the_same_under_the_id_it_was_noted_by(stage: Stage) -> None:
+    """Spotify has sent account_id since May 2026 only, and may not send it to every app."""
+    stage.connect("anna", person="light")
+    tells(stage, id="anna")
+    stage.sync_well("anna", steps=PLAYS)
+    tells(stage, id="anna", account_id="A1")
+    reconnect(stage)
+    stage.sync_well("anna", steps=PLAYS)
+    tells(stage, id="anna renamed", account_id="A1")
+    reconnect(stage)
+    stage.sync_well("anna", steps=PLAYS)
+    tells(stage, id="ben", account_id="B1")
+    reconnect(stage)
+    assert only(stage.sync("anna", steps=PLAYS)).error_code == "RECONNECT"
+
+
+def test_a_profile_without_the_id_that_was_noted_condemns_nobody(linked: Stage) -> None:
+    tells(linked, id="anna")
+    reconnect(linked)
+    assert only(linked.sync("anna", steps=PLAYS)).error_code == "BAD_RESPONSE"
+    assert linked.row(t.users, "anna")["connection"] == "connected"
+    assert linked.calls("recently_played") == []
+    linked.simulator.clear_faults()
+    linked.sync_well("anna", steps=PLAYS)
 
 
 # --- it is learned ------------------------------------------------------------------------------

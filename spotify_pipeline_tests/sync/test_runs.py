@@ -199,7 +199,7 @@ def test_a_chunk_of_selected_steps_asks_only_for_those(stage: Stage) -> None:
     choose(stage.pipeline, "run", "eligible", 100)
     (outcome,) = synced_chunk(stage, "run", [RECENTLY_PLAYED])
     assert set(outcome.done) == {RECENTLY_PLAYED} < set(STEPS)
-    assert [call.endpoint for call in stage.calls()] == ["token", "recently_played"]
+    assert [call.endpoint for call in stage.calls()] == ["token", "me", "recently_played"]
 
 
 def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
