@@ -35,6 +35,7 @@ EXIT_CODES = {
     "spotify_pipeline.storage.engine.BadDatabaseUrl": WRONG_USAGE,
     "spotify_pipeline.storage.engine.UnsupportedServer": WRONG_USAGE,
     "spotify_pipeline.storage.embedded.home.EmbeddedPostgresError": FAILED,
+    "spotify_pipeline.storage.schema.SchemaBusy": FAILED,
     "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
     "spotify_pipeline.sync.connect.ConnectFailed": FAILED,
 }

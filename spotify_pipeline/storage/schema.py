@@ -6,11 +6,14 @@ again at every init-db, so it always is the one of this version; only a view who
 their meaning, or a function that changes its result, is first dropped by a revision.
 """
 
+import time
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
 from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.domain.day_starts import all_day_starts
 from spotify_pipeline.domain.zones import all_zones
@@ -23,19 +26,49 @@ SCRIPTS = ("people.sql", "tallies.sql", "accounts.sql", "requests.sql", "status.
 # Any number will do that nobody else in this database uses for an advisory lock.
 LOCK = 0x5350_4F54_4946_59
 
+# Who waits for a lock on a table or view makes everybody who comes later wait too: an app that
+# reads sync_status stood still for as long as another session held it. So we let go and try again.
+LOCK_TIMEOUT = "5s"
+TRIES = 6
+PAUSE_SECONDS = 2.0
+_DEADLOCK, _LOCK_TIMEOUT = "40P01", "55P03"
+
 
 class SchemaOutdated(RuntimeError):
     """The database has no schema of ours or another revision of it; says what to do."""
 
 
-def init_db(engine: Engine) -> None:
+class SchemaBusy(RuntimeError):
+    """Other sessions kept locked what had to change; says what to do."""
+
+
+def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None:
     """Create or upgrade the schema, in one transaction; safe to run twice and by many at once.
 
-    Raises UnsupportedServer for a server that cannot hold it.
+    A deadlock with who uses the database, or a lock that is not let go, undoes all of it, and it is
+    tried again. Raises SchemaBusy after the last try, and UnsupportedServer for a server that
+    cannot hold the schema.
     """
+    for tried in range(1, TRIES + 1):
+        try:
+            return _init_db(engine)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in (_DEADLOCK, _LOCK_TIMEOUT):
+                raise
+            if tried == TRIES:
+                raise SchemaBusy(
+                    f"Other sessions kept tables or views of spotify_pipeline locked, {TRIES} "
+                    "times; nothing was changed. Stop the pipeline, and the app or whoever else "
+                    "holds a transaction open, then run `spotify-pipeline init-db` again."
+                ) from error
+        sleep(PAUSE_SECONDS)
+
+
+def _init_db(engine: Engine) -> None:
     with engine.begin() as connection:
         check_server(connection)
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+        connection.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
         # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))

@@ -1,4 +1,4 @@
-"""An upgrade of a database that is in use."""
+"""init-db on a database that is in use."""
 
 import time
 from collections.abc import Iterator
@@ -9,9 +9,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
+from spotify_pipeline.storage import schema
 from spotify_pipeline.storage.engine import make_engine
-from spotify_pipeline.storage.schema import check_revision, init_db
+from spotify_pipeline.storage.schema import SchemaBusy, check_revision, init_db
 
 WAITING = text(
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
@@ -61,3 +63,49 @@ def test_an_upgrade_and_who_reads_the_status_meanwhile_wait_in_no_circle(outdate
         upgrade.result(60)
         reader.result(60)
     check_revision(outdated)
+
+
+READ = text("SELECT * FROM spotify_pipeline.sync_status")
+
+
+def test_a_lock_that_is_not_let_go_is_waited_for_a_few_times_and_then_told(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT", "50ms")
+    pauses: list[float] = []
+    with engine.connect() as app:
+        app.execute(READ)
+        with pytest.raises(SchemaBusy, match="nothing was changed"):
+            init_db(engine, pauses.append)
+        assert len(pauses) == schema.TRIES - 1
+        init_db(engine, lambda _: app.rollback())
+
+
+def test_who_reads_the_status_and_who_replaces_it_take_their_locks_in_one_order(
+    engine: Engine,
+) -> None:
+    with ThreadPoolExecutor(1) as other, engine.connect() as look:
+        with engine.begin() as reader:
+            # A reader who has come as far as sync_status, and to request_cooldown not yet.
+            reader.execute(text("ALTER VIEW spotify_pipeline.sync_status RESET (check_option)"))
+            init = other.submit(init_db, engine)
+            until_waiting(look, 1)
+            reader.execute(text("SET LOCAL lock_timeout = '500ms'"))
+            reader.execute(text("SELECT * FROM spotify_pipeline.request_cooldown"))
+        init.result(60)
+
+
+def test_a_deadlock_with_an_app_is_tried_again(engine: Engine) -> None:
+    pauses: list[float] = []
+    with ThreadPoolExecutor(1) as other, engine.connect() as look:
+        # The other way round, and in one transaction. Either of the two may be the victim.
+        with engine.connect() as app:
+            app.execute(text("SELECT * FROM spotify_pipeline.request_cooldown"))
+            init = other.submit(init_db, engine, pauses.append)
+            until_waiting(look, 1)
+            try:
+                app.execute(READ)
+            except DBAPIError:
+                pauses.append(0)
+        init.result(60)
+    assert len(pauses) == 1

@@ -1,6 +1,10 @@
 -- Who may ask for a sync, and when. The rule is in the database, so that it holds for the app's
 -- INSERT, for request_sync() and for whatever is written next, and only the database's clock counts.
 
+-- Who reads sync_status locks it first and request_cooldown, which it reads, then. Whoever replaces
+-- both locks them in that order too, or the two wait in a circle. It changes nothing.
+ALTER VIEW IF EXISTS sync_status RESET (check_option);
+
 -- When a person may ask again, from the requests they made themselves:
 --   after a success: the cooldown of the settings;
 --   after n transient failures in a row: min(1 min * 2^n, 1 h) after the last of them.
