@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 
 import pytest
 from sqlalchemy import text
@@ -134,11 +135,16 @@ def test_a_profile_without_the_id_that_was_noted_condemns_nobody(linked: Stage) 
 # --- it is learned ------------------------------------------------------------------------------
 
 
-def test_who_was_connected_before_accounts_were_learned_is_learned_at_the_next_connection(
-    linked: Stage, anna: ListenerInfo
+@pytest.mark.parametrize("by", ["the upgrade", "the next connection"])
+def test_who_was_connected_before_accounts_were_learned_is_learned_by(
+    linked: Stage, anna: ListenerInfo, by: str
 ) -> None:
     linked.execute("UPDATE spotify_pipeline.users SET account_id = NULL")
-    reconnect(linked)
+    if by == "the upgrade":
+        versions = resources.files("spotify_pipeline.storage") / "migrations" / "versions"
+        linked.execute((versions / "0004_unknown_accounts.sql").read_text(encoding="utf-8"))
+    else:
+        reconnect(linked)
     linked.sync_well("anna", steps=PLAYS)
     assert account(linked, "anna") == anna.account_id
 

@@ -1,0 +1,6 @@
+-- Whose a token is, is asked where no access token is stored. So it is learned at the next sync of
+-- those who are connected now, and not from the next token that is handed over for them.
+UPDATE spotify_pipeline.user_tokens AS k
+SET sealed_access_token = NULL, access_expires_at = NULL
+FROM spotify_pipeline.users AS u
+WHERE u.user_id = k.user_id AND u.account_id IS NULL AND k.sealed_access_token IS NOT NULL;
