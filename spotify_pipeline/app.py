@@ -6,7 +6,8 @@
 It needs only the rights of the app's role, the standard library and SQLAlchemy with psycopg, and
 nothing else of this package. Every instant is aware. A function raises Refused when the database
 refuses by its rules; the transaction is then over and has to be rolled back, which leaving
-`engine.begin()` does.
+`engine.begin()` does. What an app passes that cannot be, such as an unknown time zone, is a mistake
+of the app and a DBAPIError with SQLSTATE 22023.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text, update
@@ -88,13 +89,50 @@ def test_while_spotify_makes_everybody_wait_the_request_says_until_when(
     assert (status.state, status.blocked_until) == ("blocked", until)
 
 
-def test_another_error_is_not_mistaken_for_a_refusal(app: Connection) -> None:
-    with pytest.raises(DBAPIError) as wrong_zone:
-        helper.register_user(app, "mira", "Mars/Base")
-    assert cause(wrong_zone.value).sqlstate == "22023"
-    with pytest.raises(DBAPIError) as wrong_id:
-        helper.register_user(app, "a\nb")
-    assert cause(wrong_id.value).sqlstate == "23514"
+USER_ID_RULE = "A user id has 1 to 255 characters, none of them a control character, and no"
+NOBODY: tuple[tuple[dict[str, Any], str], ...] = (
+    *(({"user_id": user_id}, USER_ID_RULE) for user_id in ("", "x" * 256, "a\nb", "...", None)),
+    ({"timezone": "Mars/Base"}, "There is no such time zone. Use an IANA name"),
+    ({"timezone": "oslo"}, "There is no such time zone: did you mean Europe/Oslo?"),
+)
+
+
+def test_who_cannot_be_registered_is_a_mistake_of_the_app_and_told_in_a_sentence(
+    app: Connection,
+) -> None:
+    for wrong, sentence in NOBODY:
+        with pytest.raises(DBAPIError) as refused:
+            helper.register_user(app, **{"user_id": "mira", **wrong})
+        error = cause(refused.value)
+        assert (error.sqlstate, error.diag.message_detail) == ("22023", None), wrong
+        assert (error.diag.message_primary or "").startswith(sentence)
+
+
+UNUSABLE = (
+    *((name, value) for name in ("client_id", "key_id") for value in (None, "")),
+    *(("sealed_refresh_token", value) for value in (None, b"")),
+    *(("scopes", value) for value in (None, "{a,NULL}")),
+    *(("authorized_at", value) for value in (None, "infinity", "0044-03-15 BC")),
+)
+
+
+def test_a_connection_that_cannot_be_used_is_not_stored(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection, "mira", connection="disconnected")
+    connect = text(
+        "SELECT spotify_pipeline.connect_user('mira', :client_id, :sealed_refresh_token, :key_id,"
+        " CAST(:scopes AS text[]), CAST(:authorized_at AS timestamptz))"
+    )
+    right = {"client_id": "app", "sealed_refresh_token": b"sealed", "key_id": "k1", "scopes": "{}"}
+    for name, value in UNUSABLE:
+        with pytest.raises(DBAPIError) as refused:
+            app.execute(connect, {**right, "authorized_at": NOON, name: value})
+        error = cause(refused.value)
+        assert error.sqlstate == "22023", (name, value)
+        sentence = f"The connection cannot be stored: {name} "
+        assert (error.diag.message_primary or "").startswith(sentence)
+    assert helper.sync_status(app, "mira").connection == "disconnected"
 
 
 def test_top_lists_come_in_their_order(app: Connection, connection: Connection) -> None:

@@ -2,6 +2,8 @@
 --
 -- Each locks in the order in which a sync's write does, so that no two wait in a circle: the person
 -- lightly (which only forgetting them conflicts with), then their state, then the person to change.
+--
+-- What the app passes and cannot be is refused in one sentence, with SQLSTATE 22023.
 
 -- Registers a person, or updates what is given. NULL leaves a known value as it is (and is 'UTC'
 -- for a new person), so that an app may call this at every login without moving anybody's days.
@@ -44,6 +46,11 @@ BEGIN
     ON CONFLICT (user_id) DO UPDATE SET
         timezone = coalesce(register_user.timezone, u.timezone),
         display_name = coalesce(register_user.display_name, u.display_name);
+EXCEPTION WHEN check_violation OR not_null_violation THEN
+    -- The table has the rule; nothing else here can break one.
+    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', CONSTRAINT = 'ck_users_user_id',
+        MESSAGE = 'A user id has 1 to 255 characters, none of them a control character, and no '
+            'three dots in a row.';
 END
 $$;
 
@@ -60,7 +67,24 @@ CREATE OR REPLACE FUNCTION connect_user(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    complaint text := CASE
+        WHEN coalesce(connect_user.client_id, '') = '' THEN 'client_id is missing'
+        WHEN coalesce(length(connect_user.sealed_refresh_token), 0) = 0
+            THEN 'sealed_refresh_token is missing'
+        WHEN coalesce(connect_user.key_id, '') = '' THEN 'key_id is missing'
+        WHEN connect_user.scopes IS NULL THEN 'scopes is missing'
+        WHEN array_position(connect_user.scopes, NULL) IS NOT NULL THEN 'scopes has a NULL'
+        WHEN connect_user.authorized_at IS NULL THEN 'authorized_at is missing'
+        -- It could be stored, and Python could not read it or the end half a year later.
+        WHEN connect_user.authorized_at NOT BETWEEN '1970-01-01Z' AND '9999-01-01Z'
+            THEN 'authorized_at is before 1970 or after 9998'
+    END;
 BEGIN
+    IF complaint IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('The connection cannot be stored: %s.', complaint);
+    END IF;
     PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR KEY SHARE;
     PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
     UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
