@@ -16,6 +16,7 @@ from spotify_pipeline.domain.portrait import (
     by_weeks,
     level,
     month_starts,
+    movement,
 )
 
 if TYPE_CHECKING:
@@ -88,19 +89,14 @@ def _print_top(heading: str, top: TopList) -> None:
     if not top.items:
         click.echo(f"No {heading} yet.")
         return
-    print_table(
-        ("", heading, "", "4 weeks ago"),
-        [
-            (str(rank), item.name, item.artist_name or "", _movement(top.moved(rank)))
-            for rank, item in enumerate(top.items, 1)
-        ],
-    )
-
-
-def _movement(moved: int | str | None) -> str:
-    if moved is None or isinstance(moved, str):
-        return moved or ""
-    return f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved else "="
+    headings = ("rank", heading, "by", "in 4 weeks")
+    rows = [
+        (str(rank), item.name, item.artist_name or "", movement(top.moved(rank)))
+        for rank, item in enumerate(top.items, 1)
+    ]
+    # Artists are by nobody, and of new listeners no older list is known.
+    shown = [column for column, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    print_table([headings[one] for one in shown], [[row[one] for one in shown] for row in rows])
 
 
 def _print_personality(portrait: Portrait) -> None:

@@ -21,6 +21,7 @@ from spotify_pipeline.domain.portrait import (
     by_weeks,
     level,
     month_starts,
+    movement,
 )
 from spotify_pipeline.storage.portrait import read_portrait
 
@@ -174,15 +175,9 @@ def _draw_artists(axes: "Axes", top: TopList) -> None:
         }
         axes.text(0.045, s=str(rank), color=FAINT, ha="right", **line)
         axes.text(0.08, s=name, color=INK, **line)
-        axes.text(0.99, s=_movement(top.moved(rank)), color=FAINT, ha="right", **line)
+        axes.text(0.99, s=movement(top.moved(rank)), color=FAINT, ha="right", **line)
     if not top.items:
         axes.text(0, 0.5, "Spotify has not sent a list yet.", color=FAINT, fontsize=10)
-
-
-def _movement(moved: int | str | None) -> str:
-    if isinstance(moved, int) and moved:
-        return f"▲ {moved}" if moved > 0 else f"▼ {-moved}"
-    return {"new": "new", 0: "="}.get(moved, "") if moved is not None else ""
 
 
 def _printable() -> Callable[[str], bool]:

@@ -76,6 +76,13 @@ def level(minutes: int | None) -> int | None:
     return None if minutes is None else sum(minutes >= start for start in LEVELS_FROM)
 
 
+def movement(moved: int | str | None) -> str:
+    """What `TopList.moved` says, in a sign and a number that need no colour; "" if not known."""
+    if moved is None or isinstance(moved, str):
+        return moved or ""
+    return f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved else "="
+
+
 def calendar_start(today: date) -> date:
     """The Monday with which the calendar begins."""
     return today - timedelta(days=today.weekday(), weeks=WEEKS - 1)

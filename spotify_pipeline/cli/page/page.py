@@ -11,7 +11,7 @@ from spotify_pipeline.cli.output import count
 from spotify_pipeline.cli.page.drawings import calendar, clock, hatching, in_words, legend, week
 from spotify_pipeline.cli.page.elements import Child, element, style, written
 from spotify_pipeline.domain.coverage import Interval
-from spotify_pipeline.domain.portrait import Day, Portrait, TopList
+from spotify_pipeline.domain.portrait import Day, Portrait, TopList, movement
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.accounts import UserStatus
 
@@ -145,16 +145,8 @@ def _movement(moved: int | str | None) -> Element | None:
         return None
     if isinstance(moved, str):
         return element("span", moved, class_="moved tag")
-    arrow, words = ("▲", "up") if moved > 0 else ("▼", "down")
-    if not moved:
-        return element("span", "=", class_="moved", role="img", aria_label="unchanged")
-    return element(
-        "span",
-        f"{arrow} {abs(moved)}",
-        class_="moved",
-        role="img",
-        aria_label=f"{words} {count(abs(moved), 'rank')}",
-    )
+    words = f"{'up' if moved > 0 else 'down'} {count(abs(moved), 'rank')}" if moved else "unchanged"
+    return element("span", movement(moved), class_="moved", role="img", aria_label=words)
 
 
 def _personality(portrait: Portrait) -> Iterator[Element]:
