@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, column, func, select, table, update
+from sqlalchemy import Connection, case, column, func, select, table, update
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.people import ELIGIBLE
 
 _sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)
 
@@ -104,7 +105,8 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             s.c.last_synced_at,
             s.c.last_error_code,
             s.c.last_error_message,
-            s.c.next_due_at,
+            # Nobody is due whom Spotify cannot be asked about.
+            case((u.c.connection.in_(ELIGIBLE), s.c.next_due_at)),
             k.c.expires_at,
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)

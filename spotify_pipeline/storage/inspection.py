@@ -63,6 +63,19 @@ def users_by_connection(conn: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def failures_by_code(conn: Connection) -> dict[str, int]:
+    """How many users' last sync failed with each code, most first."""
+    s = t.sync_state
+    failures = func.count()
+    rows = conn.execute(
+        select(s.c.last_error_code, failures)
+        .where(s.c.last_error_code.is_not(None))
+        .group_by(s.c.last_error_code)
+        .order_by(failures.desc(), s.c.last_error_code)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def overdue(conn: Connection, now: datetime, patience: timedelta) -> Overdue:
     """Users with a usable connection who have been due for longer than `patience`."""
     u, s, k = t.users, t.sync_state, t.user_tokens
