@@ -3,6 +3,7 @@
 import click
 
 from spotify_pipeline.cli.database import opened_database
+from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.people import one_user, quoted, require_known, unknown
 from spotify_pipeline.settings import load_settings
@@ -29,19 +30,23 @@ def disconnect(user_id: str) -> None:
 @click.command(epilog=example("spotify-pipeline users reset mira"))
 @one_user
 def reset(user_id: str) -> None:
-    """Forget a user's failures and let the stored token be tried once more.
+    """Let a user's stored token be tried once more.
 
-    For a user whom Spotify refused though nothing was wrong. needs_reauth and suspect become
-    connected, and the user is due at once. If Spotify refuses again, the state comes back. A token
-    past its end, or none at all, needs `spotify-pipeline connect`. No play is ever deleted.
+    For a user whom Spotify refused though nothing was wrong. Failures are forgotten, needs_reauth
+    and suspect become connected, and the user is due at once. If Spotify refuses again, the state
+    comes back. A token past its end, or none at all, needs `spotify-pipeline connect`. No play is
+    ever deleted.
     """
     with opened_database(load_settings()) as engine, engine.begin() as conn:
         connection = reset_connection(conn, user_id)
     if connection is None:
         raise unknown(user_id)
     user = quoted(user_id)
-    click.echo(f"Reset {user}: {connection}.")
     if connection in ("disconnected", "needs_reauth"):
-        click.echo(f"There is no token to try: spotify-pipeline connect {user}")
-    else:
-        click.echo(f"Next: spotify-pipeline sync {user}")
+        why = "has no token" if connection == "disconnected" else "has a token that is past its end"
+        raise WorkFailed(
+            f"{user} {why}, so there is nothing to try. Connect again: "
+            f"spotify-pipeline connect {user}"
+        )
+    click.echo(f"Reset {user}: {connection}.")
+    click.echo(f"Next: spotify-pipeline sync {user}")

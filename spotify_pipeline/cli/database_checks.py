@@ -1,7 +1,7 @@
 """The checks of `doctor` that ask the databases."""
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, Engine
@@ -141,6 +141,7 @@ def standing(engine: Engine) -> Iterator[Finding]:
     """How the users are connected, and whether anybody waits too long."""
     with engine.connect() as conn:
         by_connection = inspection.users_by_connection(conn)
+        failures = inspection.failures_by_code(conn)
         late = inspection.overdue(conn, datetime.now(UTC), PATIENCE)
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
@@ -159,7 +160,20 @@ def standing(engine: Engine) -> Iterator[Finding]:
             f"{by_connection['needs_reauth']:,} have to reconnect Spotify",
             "`spotify-pipeline users list --failed` names them",
         )
+    yield _failures(failures)
     yield _waiting(late)
+
+
+def _failures(by_code: Mapping[str, int]) -> Finding:
+    if not by_code:
+        return Finding("last syncs", OK, "nobody's has failed")
+    codes = ", ".join(f"{number:,} {code}" for code, number in by_code.items())
+    return Finding(
+        "last syncs",
+        NOTE,
+        f"{count(sum(by_code.values()), 'user')} failed: {codes}",
+        "`spotify-pipeline users list --failed` names them and says what to do",
+    )
 
 
 def _waiting(late: inspection.Overdue) -> Finding:

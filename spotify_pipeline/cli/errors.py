@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -22,6 +21,11 @@ from spotify_pipeline.redaction import scrub
 
 FAILED = 1
 WRONG_USAGE = 2
+
+NOBODY_ANSWERS = (
+    "This wants an answer, and nobody is there to give one: run it on a terminal, or give the "
+    "answer as an option (--help lists them)."
+)
 
 # By name and not by class: importing them all would take longer than most commands.
 EXIT_CODES = {
@@ -55,6 +59,11 @@ def report(error: BaseException) -> int:
         # Whoever read our output has left, as `| head` does. Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    if isinstance(error, click.Abort):
+        click.echo(err=True)  # it was asking something, on a line of its own
+        if isinstance(error.__context__, EOFError):
+            click.echo(f"Error: {NOBODY_ANSWERS}", err=True)
+            return WRONG_USAGE
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         click.echo("Stopped.", err=True)
         return INTERRUPTED
@@ -96,21 +105,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _log(error: BaseException) -> str:
     """Write the traceback into the log; return where it is, in words."""
+    from spotify_pipeline.cli.private_files import private_file
     from spotify_pipeline.settings import ConfigurationError, load_settings
 
     text = scrub("".join(traceback.format_exception(error)))
     try:
         path = load_settings().home / "logs" / "last-error.log"
-        _write_private(path, f"{datetime.now(UTC).isoformat()}\n{text}")
-    except (ConfigurationError, OSError):
+        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        with private_file(path) as file:
+            file.write(f"{datetime.now(UTC).isoformat()}\n{text}".encode(errors="backslashreplace"))
+    except (ConfigurationError, OSError, WrongUsage, WorkFailed):
         return "No log could be written: run `spotify-pipeline doctor`."
     return f"The details are in {path}."
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.mkdir(exist_ok=True)
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from datetime import date, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.output import count, example, printable
 from spotify_pipeline.cli.people import one_user, quoted, require_known
+from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import forget_user
 from spotify_pipeline.storage.export import KEPT_BACK, ExportedTable, export_user
@@ -45,27 +45,14 @@ def export(user_id: str, path: Path) -> None:
     """
     if path.exists():
         raise WrongUsage(f"{path} exists already: give --out another name, or delete it first.")
-    partial = path.with_name(f".{path.name}.partial")
     with (
         opened_database(load_settings()) as engine,
         engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn,
     ):
         require_known(conn, [user_id])
-        try:
-            with _private(partial) as file:
-                rows = _write(conn, user_id, file)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with private_file(path) as file:
+            rows = _write(conn, user_id, file)
     click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {path}.")
-
-
-def _private(path: Path) -> IO[bytes]:
-    try:
-        path.unlink(missing_ok=True)
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except OSError as error:
-        raise WrongUsage(f"{path.parent} cannot be written to: {error.strerror}.") from None
 
 
 def _write(conn: Connection, user_id: str, file: IO[bytes]) -> int:

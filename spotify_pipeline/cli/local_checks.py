@@ -64,17 +64,17 @@ def configuration(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fi
 
 def home(path: Path) -> Iterator[Finding]:
     """The directory for keys, logs and databases: writable, and closed to others."""
-    if not path.exists():
-        yield Finding("home", OK, f"{path} is made when it is first needed")
-        return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+    there = next(one for one in (path, *path.parents) if one.exists())
+    mode = stat.S_IMODE(there.stat().st_mode)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Finding(
             "home",
             PROBLEM,
-            f"{path} is no directory that this user can write",
+            f"{there} is no directory that this user can write",
             "set SPOTIFY_PIPELINE_HOME to one",
         )
+    elif there != path:
+        yield Finding("home", OK, f"{path} is made when it is first needed")
     elif mode & 0o022:
         yield Finding(
             "home", PROBLEM, f"{path} can be written by others ({mode:o})", f"chmod go-w {path}"

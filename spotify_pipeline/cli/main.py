@@ -9,6 +9,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the program and exit."""
     try:
+        _open_what_is_closed()
         from spotify_pipeline.cli.program import program
         from spotify_pipeline.redaction import install
 
@@ -26,6 +27,13 @@ def main() -> None:
             sys.stdout.flush()
             os._exit(INTERRUPTED)
         raise
+
+
+def _open_what_is_closed() -> None:
+    """`<&-` and `>&-` give us no stream, and the next connection its number: take /dev/null."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +18,8 @@ import click
 
 # Between two lines of progress where there is no terminal.
 LINE_SECONDS = 5.0
-# A table in a file or pipe is not cut to the width of a terminal that is not there.
-PIPE_WIDTH = 1000
+# Between two columns of a table.
+GUTTER = "   "
 # Overrides of the writing direction: they could make one name look like another.
 _DIRECTION = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
@@ -67,21 +69,49 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; cells are printed as they are, without markup."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """A table on stdout; cells are printed as they are, without markup.
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    view = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for heading in headings:
-        view.add_column(heading, overflow="fold")
+    In a file or pipe each row is one line, whatever its length. On a terminal the last column is
+    folded between words; where that does not help, each row becomes a block of lines.
+    """
+    from rich.cells import cell_len  # letters that are two columns wide, or none
+
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns
+        widths[-1] = min(widths[-1], room - sum(widths[:-1]) - len(GUTTER) * (len(widths) - 1))
+        words = [word for row in (headings, *cells) for word in row[-1].split()]
+        if widths[-1] < max(map(cell_len, words), default=1):
+            _print_blocks(headings, cells)
+            return
+    heading, *lines = [line for row in (headings, *cells) for line in _folded(row, widths)]
+    click.echo(click.style(heading, bold=True))
+    click.echo("─" * (sum(widths) + len(GUTTER) * (len(widths) - 1)))
+    for line in lines:
+        click.echo(line)
+
+
+def _folded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """The lines of a row; only the last cell may need more than one."""
+    from rich.cells import cell_len, set_cell_size
+
+    *first, last = row
+    start = "".join(
+        set_cell_size(cell, width) + GUTTER for cell, width in zip(first, widths, strict=False)
+    )
+    parts = [last] if cell_len(last) <= widths[-1] else textwrap.wrap(last, widths[-1])
+    for part in parts:
+        yield (start + part).rstrip()
+        start = " " * cell_len(start)
+
+
+def _print_blocks(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widest = max(map(len, headings))
     for row in rows:
-        view.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(view)
+        for heading, cell in zip(headings, row, strict=True):
+            click.echo(f"{click.style(heading.ljust(widest), bold=True)}{GUTTER}{cell}")
+        click.echo()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.output import count, example, instant, print_json, printable
 from spotify_pipeline.cli.people import one_user, trouble, unknown
+from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.domain.portrait import Portrait, TopItem, TopList
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import UserStatus, user_statuses
@@ -32,7 +32,7 @@ from spotify_pipeline.storage.portrait import read_portrait
     "file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write one page that needs no network, and print nothing else.",
+    help="Write one page that needs no network and that only you can read.",
 )
 def show(user_id: str, as_json: bool, file: Path | None) -> None:
     """Show a user: connection, half a year of days, hours, tops and personality."""
@@ -55,10 +55,9 @@ def show(user_id: str, as_json: bool, file: Path | None) -> None:
 def _write_page(file: Path, status: UserStatus, portrait: Portrait, now: datetime) -> None:
     from spotify_pipeline.cli.page.page import page
 
-    try:
-        file.write_text(page(status, portrait, now), encoding="utf-8")
-    except OSError as error:
-        raise WrongUsage(f"{file} cannot be written: {error.strerror}.") from None
+    html = page(status, portrait, now).encode()
+    with private_file(file) as opened:
+        opened.write(html)
     click.echo(f"Wrote {file}.")
 
 

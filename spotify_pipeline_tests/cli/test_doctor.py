@@ -59,6 +59,7 @@ def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listen
         f"ok       token key {KEY_ID}: opens its 1 token",
         "ok       api budget: not blocked; no limit per day, no limit in 30 seconds",
         "ok       users: 1 user: 1 connected",
+        "ok       last syncs: nobody's has failed",
         "ok       past due: nobody",
         "ok       dagster storage: can be reached",
         "ok       spotify: http://127.0.0.1:",
@@ -146,6 +147,13 @@ def test_a_home_that_others_can_write_is_a_problem(healthy, findings, tmp_path):
     code, found = findings()
     assert code == 1
     assert found["home"]["to_do"] == f"chmod go-w {tmp_path / 'home'}"
+
+
+def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
+    environ.setenv("SPOTIFY_PIPELINE_HOME", "/dev/null/home")
+    code, found = findings()
+    assert code == 1
+    assert problems(found)["home"].startswith("/dev/null is no directory")
 
 
 def test_a_database_that_is_down_hides_nothing_else(healthy, findings, environ):
@@ -257,6 +265,21 @@ def test_refused_users_are_worth_a_note_and_suspects_are_a_problem(
         conn.execute(update(u).values(connection="suspect"))
     code, found = findings()
     assert (code, found["users"]["status"]) == (1, "problem")
+
+
+def test_failed_users_are_counted_by_code_with_the_command_that_names_them(
+    healthy, listener, findings, engine
+):
+    codes = {"mira": "RECONNECT", "kenji": "INTERNAL", "ayo": "RECONNECT"}
+    s = t.sync_state
+    for user_id, code in codes.items():
+        listener(user_id)
+        with engine.begin() as conn:
+            conn.execute(update(s).where(s.c.user_id == user_id).values(last_error_code=code))
+    code, found = findings()
+    assert (code, found["last syncs"]["status"]) == (0, "note")
+    assert found["last syncs"]["detail"] == "3 users failed: 2 RECONNECT, 1 INTERNAL"
+    assert "spotify-pipeline users list --failed" in found["last syncs"]["to_do"]
 
 
 def test_a_spotify_that_cannot_be_reached_is_a_problem(healthy, findings, environ):

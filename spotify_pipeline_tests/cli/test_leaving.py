@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,13 +117,17 @@ def test_an_export_is_for_the_eyes_of_its_owner_and_replaces_no_file(
     run: Run, mira: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mira.zip"
-    exported(run, mira, path)
+    before = os.umask(0)
+    try:
+        exported(run, mira, path)
+    finally:
+        os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    before = path.read_bytes()
+    written = path.read_bytes()
     result = run("users", "export", mira, "--out", str(path))
     assert result.exit_code == 2
     assert "exists already" in only_line(result)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == written
     assert [one.name for one in tmp_path.glob("*mira*")] == ["mira.zip"]
 
 
@@ -138,6 +143,9 @@ def test_forgetting_deletes_every_row_about_the_person_and_nobody_else(
     run: Run, mira: str, engine: Engine
 ) -> None:
     assert run("users", "forget", mira, stdin="n\n").exit_code == 1
+    nobody_there = run("users", "forget", mira)
+    assert nobody_there.exit_code == 2
+    assert "give the answer as an option" in nobody_there.stderr
     result = run("users", "forget", mira, "--yes")
     assert result.exit_code == 0
     with engine.connect() as conn:

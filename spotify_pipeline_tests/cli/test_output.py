@@ -5,18 +5,22 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from spotify_pipeline.cli.output import count, printable
+from spotify_pipeline.cli.output import count, print_table, printable
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+# 14 letters wide and 28 characters long.
+ACCENTS = "e\u0301" * 14
+COLOUR_OR_WEIGHT = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_a_long_command_shows_a_bar_on_a_terminal_and_lines_elsewhere(run, on_a_terminal):
@@ -34,11 +38,38 @@ def test_no_color_is_respected(run, on_a_terminal):
     assert not COLOUR.search(on_a_terminal("rebuild", NO_COLOR="1"))
 
 
-def test_a_table_in_a_pipe_is_not_cut(run):
+def test_a_table_in_a_pipe_has_a_line_per_row_however_long_it_is(run, environ):
+    environ.setenv("COLUMNS", "40")
     user_id = "u" * 255
-    run("users", "add", user_id, "--display-name", "n" * 200)
-    (line,) = [line for line in run("users", "list").stdout.splitlines() if user_id in line]
-    assert "n" * 200 in line
+    run("users", "add", user_id, "--display-name", "n " * 500 + "end")
+    _, _, line, _ = run("users", "list").stdout.splitlines()
+    assert line.startswith(user_id)
+    assert "n " * 500 + "end" in line
+    assert line.endswith(" –")
+
+
+def test_a_table_that_is_too_wide_for_a_terminal_is_told_row_by_row(run, on_a_terminal):
+    run("users", "add", "mira", "--timezone", "America/Argentina/Buenos_Aires")
+    rows = [line.split()[:1] for line in on_a_terminal("users", "list", COLUMNS="200").splitlines()]
+    assert ["mira"] in rows
+    for columns in ("40", "80"):
+        shown = on_a_terminal("users", "list", COLUMNS=columns)
+        assert "America/Argentina/Buenos_Aires" in shown
+        assert max(map(len, COLOUR_OR_WEIGHT.sub("", shown).splitlines())) <= 50
+
+
+def test_the_last_column_is_folded_between_words(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(("who", "what"), [("雨", "one two three four"), ("b", ""), ("c", ACCENTS)])
+    assert COLOUR_OR_WEIGHT.sub("", capsys.readouterr().out).splitlines() == [
+        "who   what",
+        "─" * 20,
+        "雨    one two three",
+        "      four",
+        "b",
+        f"c     {ACCENTS}",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_every_error_that_has_an_exit_code_exists():
         assert f"{found.__module__}.{found.__qualname__}" == name
 
 
+def test_streams_that_are_closed_are_no_surprise(environ, database):
+    add = f"{shlex.join(COMMAND)} users add mira"
+    for closed, code in (("--refresh-token-stdin <&-", 2), (">&-", 0), ("<&- >&- 2>&-", 0)):
+        ended = subprocess.run(
+            ["bash", "-c", f"{add} {closed}"], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, "unexpected" in ended.stderr) == (code, False), closed
+
+
 def test_a_reader_that_leaves_is_no_error_to_talk_about(environ):
     left = subprocess.run(
         ["bash", "-c", f"{shlex.join(COMMAND)} --help | head -c 1"],

@@ -1,6 +1,9 @@
 """`users show`: the same facts in the terminal and on one page, whatever a name consists of."""
 
+import contextlib
+import os
 import re
+import stat
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, insert, text, update
 
 from spotify_pipeline.cli.meanings import MEANINGS, told
+from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.domain.personality_definition import METRICS
 from spotify_pipeline.domain.portrait import Day, by_weeks, level, minutes_by_hour, month_starts
 from spotify_pipeline.domain.zones import check_zone
@@ -183,7 +187,33 @@ def test_a_file_that_cannot_be_written_is_one_sentence(mira, run, tmp_path: Path
     result = run("users", "show", "mira", "--html", str(tmp_path / "nowhere" / "x.html"))
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
+    full = run("users", "show", "mira", "--html", "/dev/full")
+    assert (full.exit_code, full.stderr) == (
+        1,
+        "Error: /dev/full could not be written: No space left on device.\n",
+    )
     assert run("users", "show", "mira", "--json", "--html", "x").exit_code == 2
+
+
+def test_a_page_is_for_the_eyes_of_its_owner_and_replaces_the_last_one_whole(
+    mira, run, tmp_path: Path
+) -> None:
+    file, link = tmp_path / "mira.html", tmp_path / "link.html"
+    file.write_text("the last one")
+    link.symlink_to(file)
+    with contextlib.suppress(ZeroDivisionError), private_file(link) as half:
+        half.write(b"half a page")
+        half.flush()
+        raise ZeroDivisionError
+    assert file.read_text() == "the last one"
+    before = os.umask(0)
+    try:
+        run("users", "show", "mira", "--html", str(link))
+    finally:
+        os.umask(before)
+    assert "</html>" in file.read_text(encoding="utf-8")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert sorted(one.name for one in tmp_path.glob("*")) == ["link.html", "mira.html"]
 
 
 def test_the_users_whom_a_check_counts_are_listed(mira, run, engine: Engine) -> None:

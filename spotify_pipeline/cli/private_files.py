@@ -1,0 +1,41 @@
+"""Files for the eyes of their owner alone: what is known of a person, and what went wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+from spotify_pipeline.cli.errors import WorkFailed, WrongUsage
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yields a file of mode 0600, whatever the umask, that takes its name when it is complete.
+
+    What had the name before is replaced then, and stays if the block fails; a device or pipe is
+    written to as it is. Raises WrongUsage and WorkFailed when the disk does not take it.
+    """
+    file = _begun(path)
+    partial = None if file.name == str(path) else Path(file.name)
+    try:
+        with file:
+            yield file
+        if partial:
+            # What a link names is replaced, and not the link.
+            partial.replace(path.resolve())
+    except OSError as error:
+        raise WorkFailed(f"{path} could not be written: {error.strerror}.") from None
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> IO[bytes]:
+    try:
+        if path.exists() and not path.is_file():
+            return path.open("wb")
+        directory = path.resolve().parent
+        return NamedTemporaryFile(dir=directory, prefix=".partial.", delete=False)
+    except OSError as error:
+        raise WrongUsage(f"{path} cannot be written: {error.strerror}.") from None
