@@ -5,7 +5,7 @@ because Dagster writes one planned event per asset and partition of a range befo
 and marks all partitions materialized when one step ends.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from spotify_pipeline.domain.steps import STEPS
 
 if TYPE_CHECKING:
     from spotify_pipeline.storage.runs import RunTotals
+    from spotify_pipeline.sync.outcome import UserOutcome
 
 LARGEST_CHUNK = 1000
 SELECTIONS = ("active", "due", "eligible", "enlisted")
@@ -117,6 +118,11 @@ def sync_chunk(
     """Syncs one chunk's users; tells what changed, failed and recovered on their partitions."""
     from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
 
+    def tell(outcomes: "Sequence[UserOutcome]") -> None:
+        # What did not change is not told again.
+        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(news))
+
     with (
         pipeline.opened() as opened,
         chunk_synced(
@@ -126,11 +132,9 @@ def sync_chunk(
             context.op_config["steps"],
             scheduled=context.op_config["scheduled"],
             dispatch_key=request_key(context.run),
+            tell=tell,
         ) as outcomes,
     ):
-        # What did not change is not told again.
-        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
-        store_materializations(context, chain.from_iterable(news))
         # Yielded, because what is logged is kept back until the step ends.
         yield from filter(None, map(evaluation, outcomes))
     yield dg.Output(None)

@@ -27,9 +27,9 @@ STEPS: tuple[str, ...] = tuple(NEEDS)
 FETCHED: tuple[str, ...] = (RECENTLY_PLAYED, *TOP_ARTISTS, *TOP_TRACKS)
 REBUILT: tuple[str, ...] = (DAILY_LISTENING, MUSIC_PERSONALITY)
 
-# A failed step stops these. A failed top list keeps its old rows and stops nothing.
+# A failed step stops these. A failed top list keeps its old rows and stops nothing; the app is told
+# of whatever was done.
 STOPPED_BY: dict[str, tuple[str, ...]] = {
-    RECENTLY_PLAYED: (DAILY_LISTENING, MUSIC_PERSONALITY, PROFILE_REVALIDATION),
-    DAILY_LISTENING: (MUSIC_PERSONALITY, PROFILE_REVALIDATION),
-    MUSIC_PERSONALITY: (PROFILE_REVALIDATION,),
+    RECENTLY_PLAYED: (DAILY_LISTENING, MUSIC_PERSONALITY),
+    DAILY_LISTENING: (MUSIC_PERSONALITY,),
 }

@@ -4,7 +4,7 @@ A list is one user's of one time range.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -110,6 +110,16 @@ def replace_top_tracks(
     ]
     keys = [one.key for one in lists]
     return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
+
+
+def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
+    """The lengths of these users' lists in one of the two tables; empty ones are left out."""
+    rows = conn.execute(
+        select(table.c.user_id, table.c.time_range, func.count())
+        .where(table.c.user_id.in_(user_ids))
+        .group_by(table.c.user_id, table.c.time_range)
+    )
+    return {(user_id, time_range): length for user_id, time_range, length in rows}
 
 
 def _replace(

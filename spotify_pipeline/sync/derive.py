@@ -4,7 +4,7 @@ All functions work inside the caller's transaction.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -37,11 +37,11 @@ def rebuild_touched_days(
     stale: set[str],
     computed_at: datetime,
     plays_from: Mapping[str, datetime | None] | None = None,
-) -> dict[str, StepRows]:
+) -> Written:
     """Recompute exactly the local days that new plays fall on; every day of the `stale` users.
 
     `new_plays` are (user_id, played_at). Days that begin before a user's `plays_from` stay as they
-    are: retention has deleted their plays. Returns rows per user.
+    are: retention has deleted their plays. Returns the (user_id, date) written.
     """
     fresh = [play for play in new_plays if play[0] not in stale]
     whole = {
@@ -53,13 +53,10 @@ def rebuild_touched_days(
         *([_rebuild_touched(conn, zones, fresh, whole, computed_at)] if fresh else ()),
         *(_rebuild_all(conn, zones, sorted(stale), whole, computed_at) if stale else ()),
     ]
-    new = Counter(user_id for written in writes for user_id, _ in written.inserted)
-    changed = Counter(user_id for written in writes for user_id, _ in written.changed)
-    totals = count_days(conn, zones)
-    return {
-        user_id: StepRows(totals.get(user_id, 0), new[user_id], changed[user_id])
-        for user_id in zones
-    }
+    return Written(
+        inserted=tuple(key for written in writes for key in written.inserted),
+        changed=tuple(key for written in writes for key in written.changed),
+    )
 
 
 def _rebuild_touched(
@@ -122,11 +119,11 @@ def settle_completeness(
     fetched_at: Mapping[str, datetime | None],
     stale: set[str],
     computed_at: datetime,
-) -> None:
+) -> set[tuple[str, date]]:
     """Say again how complete the days are that are not complete; time alone makes them so.
 
     Looked at too: days near an open gap, and all days of the `stale`. `fetched_at` is each user's
-    last successful fetch of plays.
+    last successful fetch of plays. Returns the (user_id, date) of which it says something else.
     """
     covers, gaps = read_covers(conn, zones), read_open_gaps(conn, zones)
     changed = []
@@ -142,3 +139,19 @@ def settle_completeness(
         if now != stored.completeness:
             changed.append(replace(stored, completeness=now))
     save_completeness(conn, changed, computed_at)
+    return {(one.user_id, one.date) for one in changed}
+
+
+def day_rows(
+    conn: Connection, user_ids: Collection[str], written: Written, settled: set[tuple[str, date]]
+) -> dict[str, StepRows]:
+    """Each user's stored days: how many, and how many of them are new or say something else."""
+    new = Counter(user_id for user_id, _ in written.inserted)
+    changed = Counter(
+        user_id for user_id, _ in settled.union(written.changed) - {*written.inserted}
+    )
+    totals = count_days(conn, user_ids)
+    return {
+        user_id: StepRows(totals.get(user_id, 0), new[user_id], changed[user_id])
+        for user_id in user_ids
+    }

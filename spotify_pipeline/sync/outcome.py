@@ -49,7 +49,7 @@ class UserOutcome:
     gone: bool = False
     # No plays were ever fetched before.
     first: bool = False
-    # Perhaps synced by a process that died before it could tell what was new.
+    # Perhaps synced before by a process that died before it could tell what was new.
     retried: bool = False
     # The sync before this one failed, and what it failed at works again.
     recovered: bool = False

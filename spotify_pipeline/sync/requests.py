@@ -11,6 +11,8 @@ from spotify_pipeline.storage.requests import Failure
 from spotify_pipeline.sync.gate import LONGEST_WAIT_SECONDS
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.retelling import retell
+from spotify_pipeline.sync.revalidate import revalidate
 from spotify_pipeline.sync.users import BUSY
 
 # No call was made, or none may be made next: what the gate says is true for everybody.
@@ -35,6 +37,13 @@ LOOK_SECONDS = 0.2
 
 # Syncs these users without waiting for those whom somebody else is syncing.
 Work = Callable[[Sequence[str]], list[UserOutcome]]
+# Hears what came of users, before that is written down: whose request is answered is not looked
+# after again should this process die.
+Tell = Callable[[Sequence[UserOutcome]], None]
+
+
+def nobody_listens(_: Sequence[UserOutcome]) -> None:
+    """Whoever asked for the work tells what came of it."""
 
 
 def answer_requests(
@@ -43,23 +52,24 @@ def answer_requests(
     run_id: str,
     work: Work,
     user_ids: Sequence[str] | None = None,
+    tell: Tell = nobody_listens,
 ) -> list[UserOutcome]:
     """Do the work that these requests (of these users) asked for; write down what came of each.
 
     Nothing is done for users without an open request under this key. Whoever is synced by somebody
     else is waited for, and done if that sync was one of everything. What may pass is tried again
-    later; who has to wait longer than a run may is queued again. An exception closes the requests
-    as INTERNAL and goes on its way; a killed process, or a lost Postgres, leaves them open for the
-    reconciler.
+    later; who has to wait longer than a run may is queued again. `tell` hears of everybody before
+    the answer. An exception closes the requests as INTERNAL and goes on its way; a killed process,
+    or a lost Postgres, leaves them open for the reconciler.
     """
     with pipeline.engine.begin() as conn:
         asking = requests.start(conn, dispatch_key, run_id, user_ids)
     try:
-        outcomes = _answer(pipeline, dispatch_key, asking, work)
+        outcomes = _answer(pipeline, dispatch_key, asking, work, tell)
         busy = [user_id for user_id, outcome in outcomes.items() if outcome.skipped]
         if busy:
             _await_others(pipeline, busy)
-            outcomes |= _answer(pipeline, dispatch_key, busy, work)
+            outcomes |= _answer(pipeline, dispatch_key, busy, work, tell)
             still_busy = [user_id for user_id in busy if outcomes[user_id].skipped]
             with pipeline.engine.begin() as conn:
                 requests.retry(conn, dispatch_key, STILL_BUSY, still_busy)
@@ -92,19 +102,31 @@ def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
 
 
 def _answer(
-    pipeline: Pipeline, dispatch_key: str, user_ids: Sequence[str], work: Work
+    pipeline: Pipeline, dispatch_key: str, user_ids: Sequence[str], work: Work, tell: Tell
 ) -> dict[str, UserOutcome]:
     """Do the work for those for whom nobody has done it, and answer all who were not busy."""
-    with pipeline.engine.begin() as conn:
+    with pipeline.engine.connect() as conn:
         synced = set(requests.synced_by_others(conn, dispatch_key)).intersection(user_ids)
-        if synced:
-            requests.finish(conn, dispatch_key, None, synced)
-    left = [user_id for user_id in user_ids if user_id not in synced]
-    outcomes = work(left) if left else []
-    answered = [outcome for outcome in outcomes if not outcome.skipped]
-    waiting = _held_back(pipeline, answered)
+    done = [UserOutcome(user_id) for user_id in sorted(synced)]
+    if done:
+        # Whoever did it may have died before the app was told, or Dagster.
+        retell(pipeline, done)
+        revalidate(pipeline, done)
+        tell(done)
+        _write_answers(pipeline, dispatch_key, done)
+    if left := [user_id for user_id in user_ids if user_id not in synced]:
+        outcomes = work(left)
+        tell(outcomes)
+        _write_answers(pipeline, dispatch_key, [one for one in outcomes if not one.skipped])
+        done += outcomes
+    return {outcome.user_id: outcome for outcome in done}
+
+
+def _write_answers(pipeline: Pipeline, dispatch_key: str, outcomes: Sequence[UserOutcome]) -> None:
+    """Write down what these outcomes mean for the requests: a statement for each that differs."""
+    waiting = _held_back(pipeline, outcomes)
     verdicts: dict[Failure | None, list[str]] = {}
-    for outcome in answered:
+    for outcome in outcomes:
         if outcome.user_id not in waiting:
             verdicts.setdefault(_verdict(outcome), []).append(outcome.user_id)
     with pipeline.engine.begin() as conn:
@@ -115,10 +137,6 @@ def _answer(
                 requests.retry(conn, dispatch_key, verdict, users)
             else:
                 requests.finish(conn, dispatch_key, verdict, users)
-    return {
-        **{user_id: UserOutcome(user_id) for user_id in synced},
-        **{outcome.user_id: outcome for outcome in outcomes},
-    }
 
 
 def _await_others(pipeline: Pipeline, user_ids: Sequence[str]) -> None:

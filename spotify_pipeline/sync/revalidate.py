@@ -37,7 +37,8 @@ def revalidate(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:
         timestamp = str(int(pipeline.now().timestamp()))
         signed = signature(secret.get_secret_value(), timestamp, body)
         complaint = _call(pipeline, url, body, timestamp, signed)
-        rows = StepRows(total=int(complaint is None), remark=complaint)
+        told = int(complaint is None)
+        rows = StepRows(total=told, new=told, remark=complaint)
     for outcome in outcomes:
         outcome.done[PROFILE_REVALIDATION] = rows
 

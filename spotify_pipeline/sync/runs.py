@@ -15,7 +15,7 @@ from spotify_pipeline.storage.people import any_user, select_users
 from spotify_pipeline.storage.runs import ChunkCosts, RunTotals, RunUser
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
-from spotify_pipeline.sync.requests import answer_requests
+from spotify_pipeline.sync.requests import Tell, answer_requests, nobody_listens
 from spotify_pipeline.sync.users import sync_users
 
 # The users were enlisted under the run's id by whoever asked for the run.
@@ -73,12 +73,13 @@ def sync_chunk(
     *,
     scheduled: bool = False,
     dispatch_key: str | None = None,
+    tell: Tell = nobody_listens,
 ) -> Iterator[list[UserOutcome]]:
-    """Sync the users of one chunk who are left; what came of each is told inside the block.
+    """Sync the users of one chunk who are left, and `tell` what came of them.
 
-    With a dispatch key that answers their requests.
-    The outcomes are noted when the block has ended well: a caller that dies in it has the chunk
-    tried again. A second try waits for users whose lease the dead process still holds.
+    With a dispatch key that answers their requests, each after it was told. The outcomes are noted
+    when the block has ended well: a caller that dies in it has the chunk tried again. A second try
+    waits for users whose lease the dead process still holds, and tells what that one has stored.
     """
     started, calls = pipeline.monotonic(), pipeline.gate.calls
     throttled = pipeline.gate.throttled_seconds
@@ -87,20 +88,24 @@ def sync_chunk(
         user_ids = runs.users_left(conn, run_id, chunk)
     wait_seconds = LEASE_SECONDS + 1 if retried else 0
 
-    def work(users: Sequence[str]) -> list[UserOutcome]:
-        return sync_users(pipeline, users, steps, wait_seconds=wait_seconds, scheduled=scheduled)
+    def synced(users: Sequence[str]) -> list[UserOutcome]:
+        return sync_users(
+            pipeline,
+            users,
+            steps,
+            wait_seconds=wait_seconds,
+            scheduled=scheduled,
+            retried=retried,
+        )
 
-    outcomes = judged(
-        pipeline,
-        user_ids,
-        lambda: (
-            answer_requests(pipeline, dispatch_key, run_id, work, user_ids)
-            if dispatch_key
-            else work(user_ids)
-        ),
-    )
-    for outcome in outcomes:
-        outcome.retried = retried
+    def work(users: Sequence[str]) -> list[UserOutcome]:
+        return judged(pipeline, users, lambda: synced(users))
+
+    if dispatch_key:
+        outcomes = answer_requests(pipeline, dispatch_key, run_id, work, user_ids, tell)
+    else:
+        outcomes = work(user_ids)
+        tell(outcomes)
     yield outcomes
     costs = ChunkCosts(
         seconds=pipeline.monotonic() - started,

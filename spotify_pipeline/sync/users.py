@@ -9,8 +9,9 @@ from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_conne
 from spotify_pipeline.storage.leases import Lease, leased
 from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline.sync.collect import collect
-from spotify_pipeline.sync.outcome import StepFailure, UserOutcome, still_possible
+from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.retelling import retell
 from spotify_pipeline.sync.revalidate import revalidate
 from spotify_pipeline.sync.write import write
 
@@ -26,13 +27,15 @@ def sync_users(
     *,
     wait_seconds: float = 0,
     scheduled: bool = False,
+    retried: bool = False,
 ) -> list[UserOutcome]:
     """Bring the selected steps of these users up to date; one outcome per user, in their order.
 
     Waits up to `wait_seconds` for users that somebody else is syncing, then leaves them out as
     skipped. `scheduled`: nobody waits for it, so what was fetched a short while ago is not fetched
-    again, and calls that somebody waits for go first. One user's failure touches no other. Raises
-    only when Postgres cannot be reached.
+    again, calls that somebody waits for go first, and the app is told of changes only. `retried`:
+    a process that did this before may have died before it told what it had stored, so that is told
+    now. One user's failure touches no other. Raises only when Postgres cannot be reached.
     """
     with leased(
         pipeline.engine,
@@ -41,7 +44,7 @@ def sync_users(
         sleep=pipeline.sleep,
         monotonic=pipeline.monotonic,
     ) as lease:
-        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, scheduled)}
+        outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, scheduled, retried)}
         with pipeline.engine.connect() as conn:
             known = {listener.user_id for listener in load_listeners(conn, user_ids)}
     for user_id in user_ids:
@@ -53,7 +56,7 @@ def sync_users(
 
 
 def _sync_held(
-    pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool
+    pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool, retried: bool
 ) -> list[UserOutcome]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
@@ -63,13 +66,18 @@ def _sync_held(
         return []
     outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, scheduled), steps)
     _acquit(pipeline, outcomes)
-    ready = [
-        outcome
-        for outcome in outcomes
-        if not outcome.gone and PROFILE_REVALIDATION in still_possible(outcome.failures, steps)
-    ]
-    revalidate(pipeline, ready)
+    if retried:
+        retell(pipeline, outcomes, steps)
+    if PROFILE_REVALIDATION in steps:
+        revalidate(pipeline, [one for one in outcomes if _concerns_app(one, scheduled)])
     return outcomes
+
+
+def _concerns_app(outcome: UserOutcome, scheduled: bool) -> bool:
+    """Whether the app may show something new: when somebody asked, at least that it was done."""
+    if outcome.gone:
+        return False
+    return bool(outcome.news if scheduled else outcome.done or not outcome.failures)
 
 
 def _acquit(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:

@@ -27,7 +27,7 @@ from spotify_pipeline.storage.tops import (
     replace_top_tracks,
 )
 from spotify_pipeline.sync.collect import Collected
-from spotify_pipeline.sync.derive import rebuild_touched_days, settle_completeness
+from spotify_pipeline.sync.derive import day_rows, rebuild_touched_days, settle_completeness
 from spotify_pipeline.sync.isolation import by_halves
 from spotify_pipeline.sync.outcome import StepFailure, StepRows, UserOutcome, still_possible
 from spotify_pipeline.sync.pages import store_pages
@@ -130,15 +130,15 @@ def _write_plays_and_days(
     stale = {one.listener.user_id for one in days_of if rebuild or one.listener.days_stale}
     zones = {one.listener.user_id: one.listener.timezone for one in days_of}
     cuts = {one.listener.user_id: one.listener.plays_from for one in days_of}
-    rows = rebuild_touched_days(conn, zones, new_plays, stale, pipeline.now(), cuts)
-    for user_id, counts in rows.items():
-        outcomes[user_id].done[s.DAILY_LISTENING] = counts
+    written = rebuild_touched_days(conn, zones, new_plays, stale, pipeline.now(), cuts)
     _mark_days(conn, stale, stale=False, zones=zones)
     fetched_at = {
         one.listener.user_id: one.fetched_at if one.plays else one.listener.plays_fetched_at
         for one in days_of
     }
-    settle_completeness(conn, zones, fetched_at, stale, computed_at=pipeline.now())
+    settled = settle_completeness(conn, zones, fetched_at, stale, computed_at=pipeline.now())
+    for user_id, rows in day_rows(conn, zones, written, settled).items():
+        outcomes[user_id].done[s.DAILY_LISTENING] = rows
 
 
 def _mark_days(

@@ -13,7 +13,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.history import HistoryReader, parts_of_history
 from spotify_pipeline.storage.plays import read_plays
-from spotify_pipeline.sync.derive import rebuild_touched_days
+from spotify_pipeline.sync.derive import day_rows, rebuild_touched_days
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 # Texts that a reader of CSV could take for nothing, or for two.
@@ -88,7 +88,8 @@ def test_days_rebuilt_in_parts_are_those_of_all_plays_at_once(
     gone = {"user_id": "anna", "date": date(2020, 1, 1), "minutes": 1, "listened_ms": 1}
     counts = dict.fromkeys(("plays", "unique_tracks", "unique_artists"), 1)
     history.execute(insert(t.daily_listening).values(**gone, **counts))
-    rows = rebuild_touched_days(history, zones, [], set(SIZES), NOW)
+    written = rebuild_touched_days(history, zones, [], set(SIZES), NOW)
+    rows = day_rows(history, SIZES, written, set())
     wanted = daily_listening(read_plays(history, dict.fromkeys(SIZES)), zones)
     d = t.daily_listening
     columns = [d.c[name] for name in wanted.columns]

@@ -93,10 +93,10 @@ class Stage:
             register_user(conn, user_id, timezone, None)
 
     def sync(
-        self, *user_ids: str, steps: Sequence[str] = STEPS, **wait: float
+        self, *user_ids: str, steps: Sequence[str] = STEPS, **options: Any
     ) -> list[UserOutcome]:
         """One sync of these users."""
-        return sync_users(self.pipeline, user_ids, steps, **wait)
+        return sync_users(self.pipeline, user_ids, steps, **options)
 
     def sync_well(self, *user_ids: str, steps: Sequence[str] = STEPS) -> list[UserOutcome]:
         """One sync of these users in which everything succeeds."""

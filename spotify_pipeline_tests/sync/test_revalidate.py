@@ -4,18 +4,32 @@ import hashlib
 import hmac
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from spotify_pipeline.domain.steps import PROFILE_REVALIDATION
+from spotify_pipeline.domain.steps import (
+    DAILY_LISTENING,
+    PROFILE_REVALIDATION,
+    RECENTLY_PLAYED,
+    STEPS,
+    TOP_ARTISTS,
+)
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import revalidate
-from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline.sync import revalidate, users
+from spotify_pipeline.sync.outcome import StepRows, UserOutcome
+from spotify_pipeline.sync.requests import enlist_requests
+from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
+HOUR = timedelta(hours=1)
+# Without the personality, which time changes too.
+DAYS = (RECENTLY_PLAYED, DAILY_LISTENING, PROFILE_REVALIDATION)
 SECRET = "shared with the app"
 EVERYBODY = ("anna", "ben ✓", 'o"brien')
 
@@ -35,7 +49,7 @@ def hooked(open_another: Callable[..., Stage], app: ScriptedServer) -> Stage:
         SPOTIFY_PIPELINE_REVALIDATE_SECRET=SECRET,
     )
     for user_id in EVERYBODY:
-        stage.connect(user_id, person="light")
+        stage.connect(user_id)
     return stage
 
 
@@ -54,14 +68,114 @@ def test_the_app_is_told_once_and_can_verify_who_tells_it(
     assert {outcome.done[PROFILE_REVALIDATION].total for outcome in outcomes} == {1}
 
 
-def test_the_app_hears_only_of_those_whose_numbers_are_new(
+def test_the_app_hears_of_whatever_could_be_fetched_and_of_nobody_else(
     hooked: Stage, app: ScriptedServer
 ) -> None:
-    hooked.simulator.add_fault(ServerError(), endpoint="recently_played", user_id="anna")
-    anna, *_ = hooked.sync(*EVERYBODY)
-    (call,) = app.seen
-    assert json.loads(call.body) == {"user_ids": list(EVERYBODY[1:])}
-    assert PROFILE_REVALIDATION not in anna.done
+    anna, ben, brien = EVERYBODY
+    hooked.simulator.revoke(anna)
+    hooked.simulator.add_fault(ServerError(), endpoint="recently_played", user_id=ben)
+    outcomes = {outcome.user_id: outcome for outcome in hooked.sync(*EVERYBODY)}
+    # Ben's top lists are new.
+    assert told(app) == [[ben, brien]]
+    assert PROFILE_REVALIDATION not in outcomes[anna].done
+
+
+def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
+    hooked: Stage, app: ScriptedServer
+) -> None:
+    anna, ben, _ = EVERYBODY
+    for user_id in EVERYBODY:
+        hooked.serve_plays(user_id, [(NOON - HOUR, "one")])
+    hooked.sync_well(*EVERYBODY)
+    app.seen.clear()
+    hooked.at(NOON + HOUR)
+    outcomes = hooked.sync(*EVERYBODY, scheduled=True)
+    # That there is nothing to tell is no failure, and no call.
+    assert {(one.result, PROFILE_REVALIDATION in one.done) for one in outcomes} == {
+        ("synced", False)
+    }
+    assert told(app) == []
+    hooked.serve_plays(ben, [(NOON, "two"), (NOON - HOUR, "one")])
+    hooked.at(NOON + 2 * HOUR)
+    by_user = {one.user_id: one for one in hooked.sync(*EVERYBODY, scheduled=True)}
+    assert told(app) == [[ben]]
+    assert by_user[ben].news[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
+    assert by_user[anna].news == {}
+    # Whoever asked is shown that it was done.
+    hooked.sync_well(anna)
+    assert told(app) == [[ben], [anna]]
+    # Time alone has made the day complete.
+    hooked.at(NOON + 18 * HOUR)
+    by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
+    assert by_user[anna].news[DAILY_LISTENING] == StepRows(total=1, changed=1)
+    assert told(app) == [[ben], [anna], [anna]]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["scheduled", "requests"])
+def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
+    hooked: Stage, app: ScriptedServer, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """Once it was told, the requests are answered, and not before."""
+    heard: list[tuple[str, set[str], str]] = []
+    key = "batch-1" if asked else None
+    if asked:
+        hooked.execute(
+            "INSERT INTO spotify_pipeline.sync_requests (user_id)"
+            " SELECT user_id FROM spotify_pipeline.users"
+        )
+        hooked.execute("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'batch-1'")
+        enlist_requests(hooked.pipeline, "batch-1", "run")
+    choose(hooked.pipeline, "run", ENLISTED if asked else "eligible", 100)
+
+    def tell(outcomes: Sequence[UserOutcome]) -> None:
+        status = {row["user_id"]: row["status"] for row in hooked.rows(t.sync_requests)}
+        heard.extend((o.user_id, set(o.news), status.get(o.user_id, "")) for o in outcomes)
+
+    def attempt() -> list[UserOutcome]:
+        options: Any = {"scheduled": not asked, "dispatch_key": key, "tell": tell}
+        with sync_chunk(hooked.pipeline, "run", 0, **options) as outcomes:
+            return outcomes
+
+    with monkeypatch.context() as patch:
+        patch.setattr(users, "revalidate", raising(Killed))
+        with pytest.raises(Killed):
+            attempt()
+    hooked.simulator.forget_calls()
+    outcomes = attempt()
+    assert hooked.calls() == []
+    assert {outcome.result for outcome in outcomes} == {"synced"}
+    assert sorted(heard) == [
+        (user_id, set(STEPS), "running" if asked else "") for user_id in sorted(EVERYBODY)
+    ]
+    assert sorted(*told(app)) == sorted(EVERYBODY)
+    assert {row["status"] for row in hooked.rows(t.sync_requests)} == (
+        {"succeeded"} if asked else set()
+    )
+    for outcome in outcomes:
+        for step, table in {RECENTLY_PLAYED: t.plays, DAILY_LISTENING: t.daily_listening}.items():
+            assert outcome.done[step].total == len(hooked.rows(table, outcome.user_id))
+        tops = hooked.rows(t.user_top_artists, outcome.user_id)
+        stored = Counter(f"top_artists/{row['time_range']}" for row in tops)
+        assert stored == {step: outcome.done[step].total for step in TOP_ARTISTS}
+        assert stored.total() > 0
+
+
+def raising(error: type[BaseException]) -> Callable[..., None]:
+    """A function in which the process ends."""
+
+    def end(*_: object) -> None:
+        raise error
+
+    return end
+
+
+def told(app: ScriptedServer) -> list[list[str]]:
+    """The users of each call of the hook."""
+    return [json.loads(call.body)["user_ids"] for call in app.seen]
 
 
 @pytest.mark.parametrize(
