@@ -78,7 +78,7 @@ users = Table(
     described(
         "account_id",
         Text,
-        "Spotify's immutable account id; NULL until a token was used.",
+        "Spotify's immutable account id; NULL until a token was used, or if another person has it.",
         nullable=True,
         unique=True,
     ),

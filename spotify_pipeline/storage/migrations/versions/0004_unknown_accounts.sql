@@ -4,3 +4,5 @@ UPDATE spotify_pipeline.user_tokens AS k
 SET sealed_access_token = NULL, access_expires_at = NULL
 FROM spotify_pipeline.users AS u
 WHERE u.user_id = k.user_id AND u.account_id IS NULL AND k.sealed_access_token IS NOT NULL;
+
+COMMENT ON COLUMN spotify_pipeline.users.account_id IS 'Spotify''s immutable account id; NULL until a token was used, or if another person has it.';
