@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, column, func, select, table, update
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Text,
+    case,
+    column,
+    func,
+    literal,
+    select,
+    table,
+    update,
+)
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.people import ELIGIBLE
@@ -100,8 +111,8 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             u.c.timezone,
             u.c.connection,
             _sync_status.c.state,
-            tally.c.plays,
-            tally.c.days,
+            func.coalesce(tally.c.plays, 0),
+            func.coalesce(tally.c.days, 0),
             s.c.last_synced_at,
             s.c.last_error_code,
             s.c.last_error_message,
@@ -110,12 +121,14 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             k.c.expires_at,
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
-        .join(tally, tally.c.user_id == u.c.user_id)
+        # Who lost it, as a check tells, must not be lost here.
+        .outerjoin(tally, tally.c.user_id == u.c.user_id)
         .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .order_by(u.c.user_id)
     )
     if user_ids is not None:
-        statement = statement.where(u.c.user_id.in_(user_ids))
+        # An array: a statement has room for 65,535 parameters, and a check may count more users.
+        statement = statement.where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
     rows: Iterable[Sequence[Any]] = conn.execute(statement)
     return [UserStatus(*row) for row in rows]

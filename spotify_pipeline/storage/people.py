@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import ARRAY, Connection, Text, func, literal, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
@@ -82,7 +82,8 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
-        .where(u.c.user_id.in_(list(user_ids)))
+        # An array: a statement has room for 65,535 parameters.
+        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
         .order_by(u.c.user_id)
     )
     return [

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
 from spotify_pipeline.app import Refused, disconnect_user, forget_user
 from spotify_pipeline.storage import accounts
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import lock_held, take
+from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline_tests.storage.rows import (
     NOON,
     add_track,
@@ -90,6 +91,14 @@ def test_forgetting_leaves_no_row_that_names_the_person(
             named = select(func.count()).where(table.c.user_id == ada)
             assert connection.scalar(named) == 0, table.name
     assert connection.scalars(select(t.users.c.user_id)).all() == ["bob"]
+
+
+def test_any_number_of_people_may_be_asked_for(connection: Connection, ada: str) -> None:
+    """A statement has room for 65,535 parameters. Who has lost their tallies is there too."""
+    connection.execute(delete(t.listening_tallies))
+    names = [ada, *map(str, range(70_000))]
+    assert [one.user_id for one in accounts.user_statuses(connection, names)] == [ada]
+    assert [one.user_id for one in load_listeners(connection, names)] == [ada]
 
 
 @pytest.mark.parametrize("leave", [disconnect_user, forget_user])
