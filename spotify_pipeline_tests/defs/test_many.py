@@ -7,10 +7,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from spotify_pipeline.defs import many_users
+from spotify_pipeline.defs.event_batches import store_materializations
 from spotify_pipeline.defs.many_users import ChunkNumbers, sync_users
+from spotify_pipeline.defs.tags import DISPATCH_KEY
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
+from spotify_pipeline.storage import requests
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import runs
 from spotify_pipeline_tests.defs.staging import (
@@ -26,11 +31,13 @@ CHUNKS_OF_TWO = {"ops": {"choose_users": {"config": {"selection": "eligible", "c
 
 
 def run(
-    instance: dg.DagsterInstance, config: Mapping[str, Any] = CHUNKS_OF_TWO
+    instance: dg.DagsterInstance, config: Mapping[str, Any] = CHUNKS_OF_TWO, **tags: str
 ) -> dg.ExecuteInProcessResult:
     """The job sync_users."""
     job = staged_defs().resolve_job_def("sync_users")
-    return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
+    return job.execute_in_process(
+        instance=instance, run_config=config, tags=tags, raise_on_error=False
+    )
 
 
 def outcomes(stage: Stage, run_id: str | None = None) -> dict[str, str | None]:
@@ -82,7 +89,8 @@ def test_everybody_is_synced_in_chunks_and_shown_on_their_partition(
         "seconds throttled": 0.0,
         "who": f"spotify-pipeline users list --run {result.run_id}",
     }
-    assert numbers["API calls"] == 35
+    # Seven for what is shown, and one for whose account it is.
+    assert numbers["API calls"] == 40
     steps = {event.step_key for event in result.all_events if event.is_step_success}
     assert steps == {"choose_users", *(f"sync_chunk[{n}]" for n in range(3)), "report_run"}
 
@@ -196,7 +204,40 @@ def test_a_chunk_can_be_told_its_steps(five: Stage, instance: dg.DagsterInstance
     }
     assert run(instance, config).success
     assert {step for step, _ in materialized(instance)} == {RECENTLY_PLAYED}
-    assert {call.endpoint for call in five.calls()} == {"token", "recently_played"}
+    assert {call.endpoint for call in five.calls()} == {"token", "me", "recently_played"}
+
+
+def test_who_could_not_be_shown_at_the_first_try_is_shown_before_the_request_is_answered(
+    five: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is stored already, so the second try asks Spotify for nobody of the chunk."""
+    five.execute(
+        "INSERT INTO spotify_pipeline.sync_requests (user_id)"
+        " SELECT user_id FROM spotify_pipeline.users"
+    )
+    with five.pipeline.engine.begin() as conn:
+        (key,) = {one.dispatch_key for one in requests.assign(conn)}
+    seen: list[set[str]] = []
+
+    def store(*args: Any) -> None:
+        seen.append({row["status"] for row in five.rows(t.sync_requests)})
+        if len(seen) == 1:
+            raise OperationalError("INSERT", {}, Exception("Dagster's database went away"))
+        store_materializations(*args)
+
+    monkeypatch.setattr(many_users, "store_materializations", store)
+    config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
+    result = run(instance, config, **{DISPATCH_KEY: key})
+    assert result.success
+    assert seen == [{"running"}, {"running"}]
+    assert {row["status"] for row in five.rows(t.sync_requests)} == {"succeeded"}
+    names = ("anna", "ben", "cleo", "dora", "emil")
+    assert outcomes(five, result.run_id) == dict.fromkeys(names, "synced")
+    shown = materialized(instance)
+    assert set(shown) == {(step, name) for step in STEPS for name in names}
+    assert shown[RECENTLY_PLAYED, "anna"]["dagster/partition_row_count"] == 50
+    assert "earlier sync" in str(shown[RECENTLY_PLAYED, "anna"]["remark"])
+    assert len(five.calls("recently_played")) == len(names)
 
 
 def in_this_process() -> dg.JobDefinition:

@@ -95,7 +95,7 @@ def test_a_subset_asks_for_what_it_needs_and_materializes_only_that(
 ) -> None:
     stage.connect("anna")
     assert materialize(instance, "anna", steps).success
-    assert [call.endpoint for call in stage.calls()] == ["token", *asked]
+    assert [call.endpoint for call in stage.calls()] == ["token", "me", *asked]
     assert set(materialized(instance)) == {(step, "anna") for step in steps}
 
 
