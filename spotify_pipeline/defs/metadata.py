@@ -47,7 +47,10 @@ DESCRIPTIONS: dict[str, str] = {
         "What the last 28 days say about the listener; a metric without enough data is NULL and "
         "`reasons` says why."
     ),
-    s.PROFILE_REVALIDATION: "The call that tells the app's cache about new results.",
+    s.PROFILE_REVALIDATION: (
+        "The call that tells the app's cache about new results; a scheduled sync without any makes "
+        "none."
+    ),
 }
 
 _KINDS: dict[str, tuple[str, ...]] = {

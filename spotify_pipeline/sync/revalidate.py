@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def revalidate(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:
-    """Call the hook once for all these users and note the step as done for each.
+    """Call the hook once for all these users and note for each whether the app was told.
 
     A hook that fails fails no sync, for the numbers are stored and only a cache is old; what went
     wrong is told as a remark on the step.
