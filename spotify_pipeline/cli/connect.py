@@ -7,7 +7,7 @@ import click
 
 from spotify_pipeline.cli.callback import CallbackListener, redirect_uri
 from spotify_pipeline.cli.errors import WorkFailed, explain
-from spotify_pipeline.cli.output import example, printable
+from spotify_pipeline.cli.output import count, example, printable
 from spotify_pipeline.cli.people import quoted, text_only
 from spotify_pipeline.domain.zones import UnknownZone, check_zone
 from spotify_pipeline.redaction import scrub
@@ -132,9 +132,10 @@ def _say_stranger() -> None:
 
 def _too_late(seconds: int, home: str) -> str:
     return (
-        f"No answer came within {seconds} seconds, nothing was connected. If Spotify's page speaks "
-        f"of an invalid redirect URI, add exactly {home} to the app's redirect URIs in the Spotify "
-        "developer dashboard; if of an invalid client, check SPOTIFY_CLIENT_ID. Then run it again."
+        f"No answer came within {count(seconds, 'second')}, nothing was connected. If Spotify's "
+        f"page speaks of an invalid redirect URI, add exactly {home} to the app's redirect URIs in "
+        "the Spotify developer dashboard; if of an invalid client, check SPOTIFY_CLIENT_ID. Then "
+        "run it again."
     )
 
 

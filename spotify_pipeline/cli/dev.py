@@ -4,39 +4,51 @@ import signal
 import time
 
 import click
-from rich.console import Console
 
+from spotify_pipeline.cli.alone import alone
+from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.stack import Stack, running_stack
-from spotify_pipeline.settings import load_settings
+from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.database import leave_database, open_engine
 from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
 
+port_of_the_ui = click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port of the UI (default: from 3000)."
+)
 
-@click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port of the UI (default: from 3000).")
+
+@click.command(epilog=example("spotify-pipeline dev", "spotify-pipeline dev --port 3000"))
+@port_of_the_ui
 def dev(port: int | None) -> None:
-    """Run the database, Dagster's UI and its daemon; stop all when one dies.
+    """Run the database, the Dagster UI and its daemon.
 
-    Example: spotify-pipeline dev --port 3000
+    Creates the schema, or upgrades it. All stop with Ctrl-C, and when one of them dies.
     """
-    console = Console()
     settings = load_settings()
+    with alone(settings.home):
+        try:
+            set_up(settings)
+            click.echo("Starting Dagster ...")
+            with running_stack(settings, port) as stack:
+                serve(stack)
+        finally:
+            leave_database(settings)
+
+
+def set_up(settings: Settings) -> None:
+    """The schema of this version, and the app's role."""
     engine = open_engine(settings)
-    init_db(engine)
-    give_rights(engine, settings.app_role)
-    engine.dispose()
-    console.print("Starting Dagster ...")
     try:
-        with running_stack(settings, port) as stack:
-            serve(console, stack)
+        init_db(engine)
+        give_rights(engine, settings.app_role)
     finally:
-        leave_database(settings)
+        engine.dispose()
 
 
-def serve(console: Console, stack: Stack) -> None:
+def serve(stack: Stack) -> None:
     """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
-    console.print(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
+    click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
     # Both: a shell that starts us in the background lets SIGINT be ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -45,4 +57,4 @@ def serve(console: Console, stack: Stack) -> None:
             stack.check()
             time.sleep(0.5)
     except KeyboardInterrupt:
-        console.print("Stopping ...")
+        click.echo("Stopping ...")

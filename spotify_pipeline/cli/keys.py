@@ -72,7 +72,7 @@ def _save(key_id: str, text: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
 def list_(as_json: bool) -> None:
-    """List the keys with their public halves, and how many users' tokens each opens.
+    """List the keys, and how many users' tokens each opens.
 
     The app seals with the current public key. What is listed may be published.
     """
@@ -97,10 +97,10 @@ def list_(as_json: bool) -> None:
 
 @keys.command(epilog=example("spotify-pipeline keys rotate"))
 def rotate() -> None:
-    """Seal every stored token anew with the current key, while syncs go on.
+    """Seal every stored token anew with the current key.
 
-    Safe to stop and to repeat: what is left is done the next time. Tells which older keys no
-    stored token needs any more.
+    Syncs go on meanwhile. Safe to stop and to repeat: what is left is done the next time. Tells
+    which older keys no stored token needs any more.
     """
     with _opened() as (settings, engine, keyring):
         tokens = tokens_by_key(engine)
@@ -133,9 +133,10 @@ def rotate() -> None:
 @keys.command(epilog=example("spotify-pipeline keys drop 1f0c9a7b2d34"))
 @click.argument("key_id")
 def drop(key_id: str) -> None:
-    """Take an older key out of the home's key file; refused while a stored token needs it.
+    """Take an older key out of the home's key file.
 
-    Where keys come from SPOTIFY_PIPELINE_TOKEN_KEYS it only says whether the key can go.
+    Refused while a stored token needs it. Where keys come from SPOTIFY_PIPELINE_TOKEN_KEYS it only
+    says whether the key can go.
     """
     with _opened() as (settings, engine, keyring):
         if key_id not in keyring.key_ids:

@@ -35,7 +35,10 @@ from spotify_pipeline.storage.portrait import read_portrait
     help="Write one page that needs no network and that only you can read.",
 )
 def show(user_id: str, as_json: bool, file: Path | None) -> None:
-    """Show a user: connection, half a year of days, hours, tops and personality."""
+    """Show a user: connection, days, hours, tops and personality.
+
+    Days are those of half a year, hours those of the last 28 days.
+    """
     if as_json and file:
         raise click.UsageError("Give --json or --html, not both.")
     now = datetime.now(UTC)

@@ -12,12 +12,11 @@ import click
 import pytest
 
 from spotify_pipeline.cli import errors
+from spotify_pipeline.cli.alone import alone
 from spotify_pipeline.cli.program import COMMANDS, program
-from spotify_pipeline_tests.cli.conftest import COMMAND
+from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 
 HEAVY = ("dagster", "pandas", "requests", "sqlalchemy", "pydantic", "rich", "uvicorn")
-# Whose module and words belong to other tests.
-ELSEWHERE = {"demo", "dev"}
 
 
 def commands(group: click.Group = program, path: tuple[str, ...] = ()):
@@ -65,13 +64,31 @@ def test_every_command_has_help_with_an_example():
 def test_the_list_of_commands_says_what_the_commands_say():
     context = click.Context(program)
     for name, (_, about) in COMMANDS.items():
-        if name not in ELSEWHERE:
-            command = program.get_command(context, name)
-            assert command.get_short_help_str(limit=200).rstrip(".") == about.rstrip(".")
+        command = program.get_command(context, name)
+        assert command.get_short_help_str(limit=200).rstrip(".") == about.rstrip(".")
+
+
+def test_no_list_of_commands_is_cut_short(run):
+    for group in ("users", "keys"):
+        assert "..." not in run(group, "--help").stdout.partition("Commands:")[2]
 
 
 def test_the_version_is_that_of_the_package(run):
     assert run("--version").stdout.startswith("spotify-pipeline, version 0.")
+
+
+@pytest.mark.parametrize("command", ["dev", "demo"])
+def test_a_second_copy_on_the_same_home_is_refused_and_so_is_a_home_that_cannot_be(
+    run, environ, tmp_path, command
+):
+    with alone(tmp_path / "home"):
+        second = run(command)
+    assert second.exit_code == 2
+    assert "is running in" in only_line(second)
+    environ.setenv("SPOTIFY_PIPELINE_HOME", "/dev/null/home")
+    nowhere = run(command)
+    assert nowhere.exit_code == 2
+    assert "set SPOTIFY_PIPELINE_HOME to a directory of your own" in only_line(nowhere)
 
 
 @pytest.mark.parametrize(
