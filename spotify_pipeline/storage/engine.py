@@ -29,7 +29,7 @@ def normalise_url(text: str | URL) -> URL:
     except (ArgumentError, ValueError):  # ValueError: a port that is no number
         raise BadDatabaseUrl(
             "The database URL is not understood. "
-            "It looks like postgresql://user:password@host:5432/database."
+            "It has to look like postgresql://user:password@host:5432/database."
         ) from None
     if url.drivername.partition("+")[0] not in ("postgres", "postgresql"):
         raise BadDatabaseUrl(

@@ -75,6 +75,7 @@ def test_a_url_of_no_postgres_exits_2_and_is_not_repeated(run, environ, url):
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", url)
     result = run("init-db")
     assert result.exit_code == 2
+    assert "SPOTIFY_PIPELINE_DATABASE_URL is wrong." in only_line(result)
     assert "postgresql://" in only_line(result)
     assert "canary" not in result.output
 
