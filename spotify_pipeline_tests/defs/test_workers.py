@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,11 @@ def test_a_killed_chunk_is_tried_again_and_nothing_is_lost_or_doubled(
     assert stored == Counter({name: len(visible(stage, name)) for name in names})
     # The chunk that was not killed was not asked for again.
     assert len(stage.calls("recently_played", "anna")) == 1
+
+
+def test_all_that_steps_find_loaded_exists() -> None:
+    # The server that forks them passes over a name that is gone, and every step is slower.
+    assert all(find_spec(name) for name in executors.PRELOADED)
 
 
 def test_celery_without_its_extra_or_its_broker_is_one_sentence(
