@@ -22,7 +22,7 @@ _A_MONTH = timedelta(days=31)
 _COPY = """
 COPY (
     SELECT reading.number, (date_part('epoch', p.played_at) * 1000000)::bigint,
-        p.track_id, p.source, p.ms_played
+        ':' || p.track_id, p.source, p.ms_played
     FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])
         WITH ORDINALITY AS reading (user_id, since, until, number)
     JOIN spotify_pipeline.plays AS p ON p.user_id = reading.user_id
@@ -114,7 +114,9 @@ class HistoryReader:
             keep_default_na=False,
             na_values={"ms_played": [""]},
         )
-        track = plays["track_id"].cat
+        # Marked as text by a colon: ids of nothing but digits would have been read as numbers.
+        tracks = plays["track_id"].cat.rename_categories(lambda marked: marked[1:])
+        track = tracks.cat
         code = track.codes.to_numpy()
         of_track = self._known(list(track.categories)).reindex(track.categories)
         users = pd.Categorical.from_codes(plays["user"].to_numpy() - 1, pd.Index(list(windows)))
@@ -122,7 +124,7 @@ class HistoryReader:
             {
                 "user_id": users,
                 "played_at": pd.to_datetime(plays["played_at"], unit="us", utc=True),
-                "track_id": plays["track_id"],
+                "track_id": tracks,
                 "artist_id": pd.Categorical(of_track["artist_id"]).take(code),
                 "source": plays["source"],
                 "ms_played": plays["ms_played"],

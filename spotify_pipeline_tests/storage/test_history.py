@@ -16,6 +16,7 @@ from spotify_pipeline.storage.plays import read_plays
 from spotify_pipeline.sync.derive import day_rows, rebuild_touched_days
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
 # Texts that a reader of CSV could take for nothing, or for two.
 TRACKS = ("NA", "null", 'a "b", c', "Ü 1", "1e5")
 SIZES = {"anna": 90, "bert": 7, "null": 3, "çem": 0}
@@ -98,3 +99,17 @@ def test_days_rebuilt_in_parts_are_those_of_all_plays_at_once(
     assert {user_id: (rows[user_id].total, rows[user_id].new) for user_id in SIZES} == {
         user_id: (size, size) for user_id, size in SIZES.items()
     }
+
+
+def test_ids_that_look_like_numbers_are_texts_and_there_may_be_any_number(
+    history: Connection,
+) -> None:
+    save_tracks(history, [Track(name, name, n, ("by NA",)) for n, name in enumerate(("07", "7"))])
+    play = {"user_id": "çem", "source": "api"}
+    rows = [{"track_id": name, "played_at": NOW - n * DAY} for n, name in enumerate(("07", "7"))]
+    history.execute(insert(t.plays), [play | row for row in rows])
+    reader = HistoryReader(history)
+    plays = reader.read({"çem": None}).sort_values("duration_ms")
+    assert [*zip(plays["track_id"], plays["duration_ms"], strict=True)] == [("07", 0), ("7", 1)]
+    # A statement has room for 65,535 parameters.
+    assert len(reader._known([str(n) for n in range(70_000)])) == 2
