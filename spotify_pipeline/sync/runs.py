@@ -6,6 +6,7 @@ run's id and a chunk's number.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from spotify_pipeline.domain.budget import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
@@ -81,25 +82,21 @@ def sync_chunk(
     when the block has ended well: a caller that dies in it has the chunk tried again. A second try
     waits for users whose lease the dead process still holds, and tells what that one has stored.
     """
-    started, calls = pipeline.monotonic(), pipeline.gate.calls
-    throttled = pipeline.gate.throttled_seconds
+    before = _spent(pipeline)
     with pipeline.engine.begin() as conn:
         retried = runs.begin_chunk(conn, run_id, chunk) > 1
         user_ids = runs.users_left(conn, run_id, chunk)
-    wait_seconds = LEASE_SECONDS + 1 if retried else 0
-
-    def synced(users: Sequence[str]) -> list[UserOutcome]:
-        return sync_users(
-            pipeline,
-            users,
-            steps,
-            wait_seconds=wait_seconds,
-            scheduled=scheduled,
-            retried=retried,
-        )
+    sync = partial(
+        sync_users,
+        pipeline,
+        steps=steps,
+        wait_seconds=LEASE_SECONDS + 1 if retried else 0,
+        scheduled=scheduled,
+        retried=retried,
+    )
 
     def work(users: Sequence[str]) -> list[UserOutcome]:
-        return judged(pipeline, users, lambda: synced(users))
+        return judged(pipeline, users, lambda: sync(users))
 
     if dispatch_key:
         outcomes = answer_requests(pipeline, dispatch_key, run_id, work, user_ids, tell)
@@ -107,18 +104,24 @@ def sync_chunk(
         outcomes = work(user_ids)
         tell(outcomes)
     yield outcomes
-    costs = ChunkCosts(
-        seconds=pipeline.monotonic() - started,
-        api_calls=pipeline.gate.calls - calls,
-        throttled_seconds=pipeline.gate.throttled_seconds - throttled,
-    )
+    noted = [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes]
     with pipeline.engine.begin() as conn:
-        runs.save_outcomes(
-            conn,
-            run_id,
-            [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes],
-        )
-        runs.end_chunk(conn, run_id, chunk, costs)
+        runs.save_outcomes(conn, run_id, noted)
+        runs.end_chunk(conn, run_id, chunk, _since(before, _spent(pipeline)))
+
+
+def _spent(pipeline: Pipeline) -> ChunkCosts:
+    """What this process has spent so far."""
+    gate = pipeline.gate
+    return ChunkCosts(pipeline.monotonic(), gate.calls, gate.throttled_seconds)
+
+
+def _since(before: ChunkCosts, now: ChunkCosts) -> ChunkCosts:
+    return ChunkCosts(
+        seconds=now.seconds - before.seconds,
+        api_calls=now.api_calls - before.api_calls,
+        throttled_seconds=now.throttled_seconds - before.throttled_seconds,
+    )
 
 
 def judged(
