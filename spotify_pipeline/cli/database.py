@@ -40,8 +40,6 @@ def init_db() -> None:
     engine = open_engine(settings)
     try:
         before, newest = schema.current_revision(engine), schema.newest_revision()
-        if before is not None and before > newest:
-            check_revision(engine)
         schema.init_db(engine)
         click.echo(_what_happened(before, newest))
         if give_rights(engine, settings.app_role) is AppRole.NOT_ALLOWED:

@@ -46,8 +46,8 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
     """Create or upgrade the schema, in one transaction; safe to run twice and by many at once.
 
     A deadlock with who uses the database, or a lock that is not let go, undoes all of it, and it is
-    tried again. Raises SchemaBusy after the last try, and UnsupportedServer for a server that
-    cannot hold the schema.
+    tried again. Raises SchemaBusy after the last try, SchemaOutdated for the schema of a newer
+    version, and UnsupportedServer for a server that cannot hold ours.
     """
     for tried in range(1, TRIES + 1):
         try:
@@ -75,6 +75,7 @@ def _init_db(engine: Engine) -> None:
             connection.execute(
                 text(f"COMMENT ON SCHEMA {t.SCHEMA} IS 'What people listen to on Spotify.'")
             )
+        _refuse_newer(_revision(connection) or "")
         _upgrade(connection)
         _apply_scripts(connection)
         _fill_time_zones(connection)
@@ -97,6 +98,10 @@ def check_revision(engine: Engine) -> None:
             f"The database is at revision {found} and this version needs {newest_revision()}: "
             "run `spotify-pipeline init-db`."
         )
+    _refuse_newer(found)
+
+
+def _refuse_newer(found: str) -> None:
     if found > newest_revision():
         raise SchemaOutdated(
             f"The database is at revision {found}, which a newer spotify_pipeline made, and this "

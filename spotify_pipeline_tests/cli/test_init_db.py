@@ -33,9 +33,10 @@ def test_it_creates_the_schema_and_the_second_time_says_that_it_is_there(run, em
 def test_a_newer_database_is_left_alone(run, engine):
     with engine.begin() as conn:
         conn.execute(text("UPDATE spotify_pipeline.alembic_version SET version_num = '9999'"))
-    result = run("init-db")
-    assert result.exit_code == 2
-    assert "upgrade spotify_pipeline" in only_line(result)
+    for command in ("init-db", "dev"):
+        result = run(command)
+        assert result.exit_code == 2
+        assert "upgrade spotify_pipeline" in only_line(result)
 
 
 def test_a_user_without_the_right_is_told_so(run, environ, empty, empty_database):
