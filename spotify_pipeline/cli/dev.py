@@ -9,6 +9,7 @@ from spotify_pipeline.cli.alone import alone
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.stack import Stack, running_stack
 from spotify_pipeline.settings import Settings, load_settings
+from spotify_pipeline.storage.creation import create_dagster_database
 from spotify_pipeline.storage.database import leave_database, open_engine
 from spotify_pipeline.storage.roles import give_rights
 from spotify_pipeline.storage.schema import init_db
@@ -37,11 +38,12 @@ def dev(port: int | None) -> None:
 
 
 def set_up(settings: Settings) -> None:
-    """The schema of this version, and the app's role."""
+    """What init-db makes: schema, the app's role, Dagster's database."""
     engine = open_engine(settings)
     try:
         init_db(engine)
         give_rights(engine, settings.app_role)
+        create_dagster_database(settings, engine)
     finally:
         engine.dispose()
 
