@@ -19,6 +19,7 @@ PRELOADED = [
     "psycopg",
     "psycopg2.extras",
     "upath.core",
+    "spotify_pipeline.defs.frozen",
 ]
 
 
