@@ -15,7 +15,7 @@ from sqlalchemy import Connection, distinct, func, select
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.storage import check_queries as q
 from spotify_pipeline.storage.check_lists import empty_lists, ranks_with_holes
-from spotify_pipeline.storage.check_orphans import without_catalogue, without_user
+from spotify_pipeline.storage.check_orphans import orphans
 from spotify_pipeline.storage.check_queries import Query
 from spotify_pipeline.storage.check_scopes import (
     Scope,
@@ -171,7 +171,7 @@ def _rules() -> Iterator[Rule]:
             step,
             True,
             "Every row belongs to a user, and the tracks and artists it names are stored.",
-            (without_user(step), without_catalogue(step)),
+            orphans(step),
         )
 
 

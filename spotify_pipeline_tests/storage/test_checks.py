@@ -198,6 +198,10 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
         lambda db: add_play(db, "ghost"),
         {(PLAYS, "no_orphan_rows")},
     ),
+    "a line of nobody, in the list of whatever time range": (
+        lambda db: add_line(db, "top_artists/long_term", "ghost", 1),
+        {(SHORT, "no_orphan_rows")},
+    ),
     "a play of a track that is not stored": (
         change("plays", "track_id = 'lost'"),
         {(PLAYS, "no_orphan_rows"), (DAYS, "days_sum_to_plays")},
