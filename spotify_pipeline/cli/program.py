@@ -74,5 +74,5 @@ def program() -> None:
     """A faithful record of what people listen to on Spotify, in Postgres.
 
     Configuration comes from the environment; `spotify-pipeline doctor` lists it.
-    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 stopped with Ctrl-C.
     """

@@ -386,7 +386,7 @@ def test_when_nobody_comes_it_ends_and_says_which_address_has_to_be_registered(
     assert "Invalid redirect URI" in browser.last_page.text
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
-    assert "within 1 seconds" in last
+    assert "within 1 second" in last
     assert f"add exactly http://127.0.0.1:{port}/callback" in last
 
 
