@@ -109,6 +109,7 @@ def test_a_poll_asks_for_the_plays_of_those_who_are_due(
     assert execute(instance, request).success
     assert [(call.user_id, call.endpoint) for call in stage.calls()] == [
         ("due", "token"),
+        ("due", "me"),
         ("due", "recently_played"),
     ]
     assert stage.minutes("due")
