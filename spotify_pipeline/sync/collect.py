@@ -1,9 +1,10 @@
 """Asks Spotify for what the selected steps need, for many users side by side. Writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from threading import Event
 
 from spotify_pipeline.domain.budget import Priority, priority_of
@@ -11,7 +12,7 @@ from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
-from spotify_pipeline.spotify.errors import SpotifyError, Transient
+from spotify_pipeline.spotify.errors import MissingScope, SpotifyError, Transient
 from spotify_pipeline.spotify.session import UserSession
 from spotify_pipeline.storage.people import Listener
 from spotify_pipeline.sync.isolation import concerns_one, warn
@@ -35,6 +36,8 @@ class Collected:
     due_stretch: float = 1.0
 
 
+# Users who are written at once. A write costs as much as 15 users, before its first one.
+PART = 50
 # A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
 PLAYS_FRESH_FOR = timedelta(minutes=10)
@@ -46,14 +49,17 @@ def collect(
     listeners: Sequence[Listener],
     steps: Sequence[str],
     scheduled: bool = False,
-) -> list[Collected]:
+) -> Iterator[list[Collected]]:
     """Fetch for all these users with at most `settings.connections` threads.
 
-    One user's slow or broken answers delay nobody else by more than a thread.
+    Yields them in parts, in order: while one is written the next ones are fetched. Close it when it
+    is left before its end. One user's slow or broken answers delay nobody else's by more than a
+    thread.
     """
     wanted = [step for step in FETCHED if step in steps]
     if not wanted:
-        return [Collected(listener, pipeline.now()) for listener in listeners]
+        yield [Collected(listener, pipeline.now()) for listener in listeners]
+        return
 
     def asked(listener: Listener) -> list[str]:
         return _without_fresh(listener, wanted, pipeline.now()) if scheduled else wanted
@@ -69,16 +75,17 @@ def collect(
     workers = min(pipeline.settings.connections, len(listeners)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
-        everybody = list(pool.map(collect_one, listeners))
+        everybody = pool.map(collect_one, listeners)
+        while part := list(islice(everybody, PART)):
+            stretch = pipeline.gate.due_stretch()
+            for one in part:
+                one.due_stretch = stretch
+            yield part
     finally:
         # All is done here, unless this was interrupted: then nobody asks on, and calls that may
         # take minutes are not waited for.
         interrupted.set()
         pool.shutdown(wait=False, cancel_futures=True)
-    stretch = pipeline.gate.due_stretch()
-    for one in everybody:
-        one.due_stretch = stretch
-    return everybody
 
 
 def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> list[str]:
@@ -152,8 +159,10 @@ def _fetch(
         message = f"{error.what_to_do} ({error.what_happened})"
         failure = StepFailure(error.code, message, error.what_to_do)
         collected.failures[step] = failure
+        # Plays and top lists need a permission each: without the first the second may still do.
+        plays_only = isinstance(error, MissingScope) and step == RECENTLY_PLAYED
         # A refusal of the user or the app, or a rate limit, holds for the next call too.
-        return None if isinstance(error, Transient) else failure
+        return None if plays_only or isinstance(error, Transient) else failure
     except SealError as error:
         return _failure(ErrorCode.INTERNAL, str(error))
     return None

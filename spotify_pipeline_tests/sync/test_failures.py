@@ -9,6 +9,7 @@ from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     FETCHED,
+    PROFILE_REVALIDATION,
     RECENTLY_PLAYED,
     STEPS,
     TOP_ARTISTS,
@@ -125,9 +126,9 @@ def test_a_token_sealed_for_another_person_opens_nothing(two: Stage) -> None:
         (ServerError(502), "SPOTIFY_UNAVAILABLE", 28),
         (ServerError(503, form="html"), "SPOTIFY_UNAVAILABLE", 28),
         (Truncated(), "BAD_RESPONSE", 28),
-        # Holds for the user's other calls too: one is enough.
+        # Holds for the user's other calls too: one is enough, or one for each permission.
         (Forbidden("not_allowlisted"), "NOT_ALLOWLISTED", 1),
-        (Forbidden("scope"), "MISSING_SCOPE", 1),
+        (Forbidden("scope"), "MISSING_SCOPE", 2),
     ],
 )
 def test_a_refusal_of_one_user_fails_that_user_only(
@@ -174,13 +175,16 @@ def test_a_failed_top_list_keeps_its_rows_and_stops_nothing(two: Stage) -> None:
     assert state["tops_fetched_at"] == state["last_success_at"] == NOON
 
 
-def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Stage) -> None:
+# Plays need a permission of their own.
+@pytest.mark.parametrize("fault", [ServerError(500), Forbidden("scope")])
+def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Stage, fault: Fault) -> None:
     days, plays = two.rows(t.daily_listening, "anna"), two.rows(t.plays, "anna")
     personality = two.rows(t.music_personality, "anna")
-    two.simulator.add_fault(ServerError(500), endpoint="recently_played", user_id="anna")
+    two.simulator.add_fault(fault, endpoint="recently_played", user_id="anna")
     (outcome,) = two.sync("anna")
     assert set(outcome.failures) == {RECENTLY_PLAYED}
-    assert set(outcome.done) == set(TOPS)
+    # The app is told of the new lists.
+    assert set(outcome.done) == {*TOPS, PROFILE_REVALIDATION}
     assert (two.rows(t.daily_listening, "anna"), two.rows(t.plays, "anna")) == (days, plays)
     assert two.rows(t.music_personality, "anna") == personality
     assert {row["fetched_at"] for row in two.rows(t.user_top_artists, "anna")} == {two.clock()}
