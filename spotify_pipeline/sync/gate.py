@@ -85,6 +85,9 @@ class BudgetGate:
         self._blocked = _Span()
         self._patience = LONGEST_WAIT_SECONDS
         self._mine = threading.local()
+        # Set unless a thread of this process is trying whether the app is still refused.
+        self._probe_over = threading.Event()
+        self._probe_over.set()
 
     @property
     def calls(self) -> int:
@@ -111,13 +114,16 @@ class BudgetGate:
 
     def closed_to(self, priority: Priority) -> Hindrance | None:
         """What refuses calls of this priority for longer than they may wait; None: they may go."""
-        with self._lock:
-            if self._is_probing() or self._use_permit(priority, 0):
-                return None
-            held_back = self._remembered(priority) or self._look(priority)
-            if held_back is None or self._may_wait(held_back, self._monotonic()):
-                return None
-            return held_back
+        while True:
+            probe_over = self._probe_over
+            with self._lock:
+                if self._is_probing() or self._use_permit(priority, 0):
+                    return None
+                held_back = self._remembered(priority) or self._look(priority)
+                if held_back is None or self._may_wait(held_back, self._monotonic()):
+                    return None
+            if not self._probe_awaited(held_back, probe_over):
+                return held_back
 
     def check(self, priority: Priority) -> None:
         """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
@@ -127,7 +133,12 @@ class BudgetGate:
     def acquire(self, priority: Priority | None) -> None:
         """See RateGate."""
         slept = 0.0
-        while (held_back := self._pass(priority)) is not None:
+        while True:
+            probe_over = self._probe_over
+            if (held_back := self._pass(priority)) is None:
+                break
+            if self._probe_awaited(held_back, probe_over):
+                continue
             seconds = max(held_back.seconds, SHORTEST_WAIT_SECONDS)
             with self._lock:
                 now = self._monotonic()
@@ -145,23 +156,21 @@ class BudgetGate:
     def blocked(self, seconds: int, reason: BlockReason) -> bool:
         """See RateGate. Every process sees it at its next call."""
         log.warning("No call to Spotify for %s s: %s", seconds, reason)
-        self._mine.probing_until = -math.inf
         with self._lock:
             with self._engine.connect() as conn:
                 budget.block(conn, seconds, reason)
             self._permits.clear()
-            self._hindered.clear()
+            self._end_probe()
             return self._may_wait(Hindrance(reason, seconds), self._monotonic())
 
     def succeeded(self) -> None:
         """See RateGate. After a probe everybody may call again."""
         if not self._is_probing():
             return
-        self._mine.probing_until = -math.inf
         with self._lock:
             with self._engine.connect() as conn:
                 budget.clear_block(conn, "APP")
-            self._hindered.clear()
+            self._end_probe()
 
     def _pass(self, priority: Priority | None) -> Hindrance | None:
         """None: the call may go out now. Else what holds it back."""
@@ -204,6 +213,7 @@ class BudgetGate:
             if not budget.claim_probe(conn):
                 return Hindrance("APP", APP_BLOCK_SECONDS)
             self._mine.probing_until = self._monotonic() + PROBE_SECONDS
+            self._probe_over = threading.Event()
             return self._ask(conn, priority, 1, probing=True)
         # Counted: there is room since a moment ago, so it is asked again.
         return Hindrance("PACE", 0.0) if counted else math.inf
@@ -219,6 +229,25 @@ class BudgetGate:
         """Whether this thread is the one that tries whether the app is still refused."""
         until: float = getattr(self._mine, "probing_until", -math.inf)
         return self._monotonic() < until
+
+    def _end_probe(self) -> None:
+        """What there is to know is in Postgres, for all who wait for it."""
+        self._hindered.clear()
+        if self._is_probing():
+            self._mine.probing_until = -math.inf
+            self._probe_over.set()
+
+    def _probe_awaited(self, held_back: Hindrance, probe_over: threading.Event) -> bool:
+        """Whether a probe here has ended, or had its time, since `probe_over` was the last one's.
+
+        Everybody next to the probe would fail though the app is let in again.
+        """
+        if held_back.reason != "APP" or (probe_over is self._probe_over and probe_over.is_set()):
+            return False
+        probe_over = self._probe_over
+        probe_over.wait(PROBE_SECONDS)
+        probe_over.set()
+        return True
 
     def _use_permit(self, priority: Priority | None, calls: int = 1) -> bool:
         left, until = self._permits.get(priority, (0, 0.0))

@@ -8,6 +8,7 @@ from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import (
     Forbidden,
     InvalidClient,
+    Latency,
     QuotaExceeded,
     RateLimited,
     ServerError,
@@ -142,12 +143,14 @@ def test_after_the_hour_one_call_probes_and_the_others_are_still_refused(
 
 
 def test_a_probe_that_succeeds_opens_the_gate_for_everybody(gated: Gated) -> None:
-    stage, _ = gated(Allowance(1000, 1000))
+    stage, _ = gated(Allowance(1000, 1000), connections=8)
     other, _ = gated(Allowance(1000, 1000))
-    users = connect(stage, "anna", "ben")
+    users = connect(stage, *(f"user {n}" for n in range(8)))
     stage.execute(
         "UPDATE spotify_pipeline.api_budget SET blocked_until = now(), blocked_reason = 'APP'"
     )
+    # Also for those who ask while the probe is under way.
+    stage.simulator.add_fault(Latency(0.2), endpoint="token", times=1)
     stage.sync_well(*users)
     assert block_of(stage) == (None, 0)
     other.sync_well(*users)
