@@ -85,8 +85,8 @@ def _rebuild_all(
     computed_at: datetime,
 ) -> Iterator[Written]:
     """Write every day of these users, a part of their history at a time."""
-    # Parts are cut by the number of plays, and a number of days that is too low could not be
-    # lowered: a restore without triggers may have left either wrong.
+    # Parts are cut by the tallies, and who has none has no part: a restore without triggers may
+    # have left them wrong, or left them out.
     recount(conn, user_ids)
     # A day that was stored under another zone may have no play under this one.
     stored = read_dates(conn, {user_id: whole.get(user_id, date.min) for user_id in user_ids})

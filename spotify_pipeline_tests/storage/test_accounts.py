@@ -93,6 +93,15 @@ def test_forgetting_leaves_no_row_that_names_the_person(
     assert connection.scalars(select(t.users.c.user_id)).all() == ["bob"]
 
 
+def test_plays_can_be_deleted_where_a_restore_left_fewer_counted(
+    connection: Connection, ada: str
+) -> None:
+    add_play(connection, ada)
+    connection.execute(update(t.listening_tallies).values(plays=0))
+    connection.execute(delete(t.plays))
+    assert connection.scalar(select(t.listening_tallies.c.plays)) == 0
+
+
 def test_any_number_of_people_may_be_asked_for(connection: Connection, ada: str) -> None:
     """A statement has room for 65,535 parameters. Who has lost their tallies is there too."""
     connection.execute(delete(t.listening_tallies))

@@ -1,5 +1,8 @@
 -- What plays and days add up to, counted by the statement that writes them, whoever writes. A
 -- statement counts all its rows at once: 0.1 ms a statement, however many rows it has.
+--
+-- A restore without triggers may leave fewer counted than there are. That must keep nobody from
+-- deleting them, so no number falls below 0; a check tells, and a rebuild counts again.
 
 -- New or deleted plays: the number changes, and the personality is to be computed again.
 CREATE OR REPLACE FUNCTION tally_plays() RETURNS trigger
@@ -8,7 +11,9 @@ AS $$
 DECLARE
     sign int := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
 BEGIN
-    UPDATE listening_tallies AS t SET plays = t.plays + sign * c.plays, personality_key = NULL
+    UPDATE listening_tallies AS t SET
+        plays = greatest(t.plays + sign * c.plays, 0),
+        personality_key = NULL
     FROM (SELECT user_id, count(*) AS plays FROM changed GROUP BY user_id) AS c
     WHERE t.user_id = c.user_id;
     RETURN NULL;
@@ -24,7 +29,7 @@ DECLARE
     sign int := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
 BEGIN
     UPDATE listening_tallies AS t SET
-        days = t.days + sign * c.days,
+        days = greatest(t.days + sign * c.days, 0),
         personality_key = NULL,
         streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
     FROM (
