@@ -35,7 +35,7 @@ WAIT_SECONDS = 30
     check_specs=OF_USER,
     can_subset=True,
     partitions_def=listeners,
-    # Many partitions at once from the UI: one set, one transaction, one process for 200 users.
+    # Many partitions at once from the UI: one set, one process for 200 users.
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=200),
 )
 def listener_assets(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 
 from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, STEPS
@@ -64,7 +65,10 @@ def _sync_held(
         listeners = load_listeners(conn, lease.held)
     if not listeners:
         return []
-    outcomes = write(pipeline, lease, collect(pipeline, listeners, steps, scheduled), steps)
+    outcomes: list[UserOutcome] = []
+    with closing(collect(pipeline, listeners, steps, scheduled)) as parts:
+        for part in parts:
+            outcomes += write(pipeline, lease, part, steps)
     _acquit(pipeline, outcomes)
     if retried:
         retell(pipeline, outcomes, steps)

@@ -1,6 +1,7 @@
 """A chunk is written as one: few statements, nothing twice, and nobody fails for another."""
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -10,8 +11,11 @@ from sqlalchemy import event
 
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import write
+from spotify_pipeline.storage.people import Listener
+from spotify_pipeline.sync import collect, write
 from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.tokens import UserTokens
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
 HOUR = timedelta(hours=1)
@@ -72,6 +76,24 @@ def test_the_statements_of_a_chunk_do_not_grow_with_its_users(
         assert {outcome.new_plays for outcome in stage.sync_well(*names)} == {1}
         needed.append(count_statements())
     assert needed[3] - needed[2] <= 2
+
+
+def test_what_was_fetched_is_written_while_others_are_asked(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(stage, *THREE)
+    monkeypatch.setattr(collect, "PART", 2)
+    tokens = collect._tokens
+
+    def after_two_are_stored(pipeline: Pipeline, listener: Listener, *rest: Any) -> UserTokens:
+        deadline = time.monotonic() + 30
+        while listener.user_id == "cleo" and len(stage.rows(t.fetch_log)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return tokens(pipeline, listener, *rest)
+
+    monkeypatch.setattr(collect, "_tokens", after_two_are_stored)
+    assert [outcome.user_id for outcome in stage.sync_well(*THREE)] == [*THREE]
 
 
 def test_a_chunk_that_runs_twice_changes_nothing_twice(stage: Stage) -> None:
