@@ -1,6 +1,6 @@
 """Asks Spotify for what the selected steps need, for many users side by side. Writes nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,7 +49,7 @@ def collect(
     listeners: Sequence[Listener],
     steps: Sequence[str],
     scheduled: bool = False,
-) -> Iterator[list[Collected]]:
+) -> Generator[list[Collected], None, None]:
     """Fetch for all these users with at most `settings.connections` threads.
 
     Yields them in parts, in order: while one is written the next ones are fetched. Close it when it
