@@ -113,6 +113,7 @@ def _log(error: BaseException) -> str:
         path = load_settings().home / "logs" / "last-error.log"
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # a link that somebody put there is not followed
         with private_file(path) as file:
             file.write(f"{datetime.now(UTC).isoformat()}\n{text}".encode(errors="backslashreplace"))
     except (ConfigurationError, OSError, WrongUsage, WorkFailed):

@@ -11,7 +11,6 @@ import click
 from sqlalchemy import Connection
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.errors import WrongUsage
 from spotify_pipeline.cli.output import count, example, printable
 from spotify_pipeline.cli.people import one_user, quoted, require_known
 from spotify_pipeline.cli.private_files import private_file
@@ -43,14 +42,12 @@ def export(user_id: str, path: Path) -> None:
 
     A README in it explains each table and column. Only you can read the file.
     """
-    if path.exists():
-        raise WrongUsage(f"{path} exists already: give --out another name, or delete it first.")
     with (
         opened_database(load_settings()) as engine,
         engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn,
     ):
         require_known(conn, [user_id])
-        with private_file(path) as file:
+        with private_file(path, replace=False) as file:
             rows = _write(conn, user_id, file)
     click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {path}.")
 

@@ -10,13 +10,15 @@ from spotify_pipeline.cli.errors import WorkFailed, WrongUsage
 
 
 @contextmanager
-def private_file(path: Path) -> Iterator[IO[bytes]]:
+def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
     """Yields a file of mode 0600, whatever the umask, that takes its name when it is complete.
 
     What had the name before is replaced then, and stays if the block fails; a device or pipe is
-    written to as it is. Raises WrongUsage and WorkFailed when the disk does not take it.
+    written to as it is. Without `replace` whatever exists is refused.
+
+    Raises WrongUsage and WorkFailed when the disk does not take it.
     """
-    file = _begun(path)
+    file = _begun(path, replace)
     partial = None if file.name == str(path) else Path(file.name)
     try:
         with file:
@@ -31,8 +33,10 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
             partial.unlink(missing_ok=True)
 
 
-def _begun(path: Path) -> IO[bytes]:
+def _begun(path: Path, replace: bool) -> IO[bytes]:
     try:
+        if path.exists() and not replace:
+            raise WrongUsage(f"{path} exists already: give another name, or delete it first.")
         if path.exists() and not path.is_file():
             return path.open("wb")
         directory = path.resolve().parent
