@@ -33,15 +33,14 @@ _NAMES: dict[str, list[tuple[Column[Any], Table]]] = {
 
 
 def orphans(step: str) -> tuple[Query, ...]:
-    """Both, of the table of the step."""
-    # Lists of three time ranges share a table. Its users are walked through once, not three times:
-    # a second and a half for 100,000 of them.
+    """The queries for rows of either kind in the table of the step."""
+    # Lists of three time ranges share a table: whoever has one is looked up once, not three times.
     if step in LISTS and LISTS[step][1] != "short_term":
-        return (without_catalogue(step),)
-    return without_user(step), without_catalogue(step)
+        return (_without_catalogue(step),)
+    return _without_user(step), _without_catalogue(step)
 
 
-def without_user(step: str) -> Query:
+def _without_user(step: str) -> Query:
     """User ids that stand in the table of the step and no more in users."""
     owner = _NAMES[step][0][0].table.c.user_id
 
@@ -58,7 +57,7 @@ def without_user(step: str) -> Query:
     return query
 
 
-def without_catalogue(step: str) -> Query:
+def _without_catalogue(step: str) -> Query:
     """Rows of the users that name a track or artist which is not there."""
     named = _NAMES[step]
     table = named[0][0].table

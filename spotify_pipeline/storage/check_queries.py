@@ -41,7 +41,6 @@ NEWS = timedelta(days=7)
 # A day may have this many minutes more than it is long.
 TOLERANCE_MINUTES = 120
 
-
 Bad = Select[tuple[str, datetime | None]]
 Query = Callable[[Scope], Bad]
 
@@ -145,7 +144,7 @@ def wrong_tallies(scope: Scope) -> Bad:
     )
     return (
         select(u.c.user_id, _never())
-        .join_from(u, tally, tally.c.user_id == u.c.user_id, isouter=True)
+        .outerjoin_from(u, tally, tally.c.user_id == u.c.user_id)
         .join(plays, true())
         .join(days, true())
         .where(
