@@ -6,13 +6,13 @@ one alert per class and hour pass over all processes. Only a process that dies b
 answer and its note makes an alert come twice.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import datetime
 
-import requests
-
 from spotify_pipeline.storage import alerts
+from spotify_pipeline.sync.hooks import post
 from spotify_pipeline.sync.pipeline import Pipeline
 
 TIMEOUT_SECONDS = 5.0
@@ -100,18 +100,7 @@ def _post(url: str, alert: alerts.Untold, count: int) -> bool:
         "message": message,
         "command": command,
     }
-    try:
-        # The answer's body is not read, however long it is.
-        with requests.post(
-            url, json=body, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
-        ) as response:
-            status = response.status_code
-    except requests.RequestException as error:
-        # The kind only: the words quote the address, which may hold a secret.
-        log.warning("The alert hook did not answer: %s", type(error).__name__)
-        return False
-    # A redirect is no success either: it is not followed, so nobody was told.
-    if not 200 <= status < 300:
-        log.warning("The alert hook answered %d", status)
-        return False
-    return True
+    complaint = post("The alert hook", url, json.dumps(body).encode(), TIMEOUT_SECONDS)
+    if complaint:
+        log.warning("%s", complaint.sentence)
+    return complaint is None

@@ -11,9 +11,8 @@ import json
 import logging
 from collections.abc import Sequence
 
-import requests
-
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION
+from spotify_pipeline.sync.hooks import post
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 
@@ -51,36 +50,12 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 def _call(pipeline: Pipeline, url: str, body: bytes, timestamp: str, signed: str) -> str | None:
     """Tell the app, up to three times. None: it was told; else why not."""
-    for pause in (*PAUSES_SECONDS, None):
-        complaint, may_pass = _post(url, body, timestamp, signed)
-        if complaint is None or not may_pass or pause is None:
-            break
+    headers = {"X-Spotify-Pipeline-Timestamp": timestamp, "X-Spotify-Pipeline-Signature": signed}
+    pauses = iter(PAUSES_SECONDS)
+    while complaint := post("The cache hook", url, body, TIMEOUT_SECONDS, headers):
+        pause = next(pauses, None)
+        if not complaint.may_pass or pause is None:
+            log.warning("%s", complaint.sentence)
+            return complaint.sentence
         pipeline.sleep(pause)
-    if complaint:
-        log.warning("%s", complaint)
-    return complaint
-
-
-def _post(url: str, body: bytes, timestamp: str, signed: str) -> tuple[str | None, bool]:
-    """One call: what went wrong, and whether another may go well."""
-    try:
-        # Streamed: what the app answers is of no interest, however long it is.
-        with requests.post(
-            url,
-            data=body,
-            headers={
-                "Content-Type": "application/json",
-                "X-Spotify-Pipeline-Timestamp": timestamp,
-                "X-Spotify-Pipeline-Signature": signed,
-            },
-            timeout=TIMEOUT_SECONDS,
-            allow_redirects=False,
-            stream=True,
-        ) as response:
-            status = response.status_code
-    except requests.RequestException as error:
-        return f"The cache hook did not answer: {type(error).__name__}", True
-    # A redirect is no success either: it is not followed, so nobody was told.
-    if 200 <= status < 300:
-        return None, False
-    return f"The cache hook answered {status}", status >= 500 or status == 429
+    return None
