@@ -62,7 +62,9 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
     is_dagsters |= DAGSTERS in getattr(error, "__notes__", ())
     variable = DAGSTERS if is_dagsters else OURS
     reason = _STATES.get(state or "")
-    if reason is None and isinstance(error, ProgrammingError) and state is None:
+    # The client refuses the URL itself, without asking a server.
+    is_misread = reason is None and isinstance(error, ProgrammingError) and state is None
+    if is_misread:
         reason = "{variable} has an option that Postgres's client does not know; correct it"
     if reason is None and isinstance(error, (OperationalError, InterfaceError)):
         reason = _reason(str(error.orig).lower())
@@ -74,7 +76,7 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
             f"{variable} has more than one @: write an @ that belongs to the password as %40.",
             2,
         )
-    return f"{where} cannot be used: {reason.format(variable=variable)}.", 1
+    return f"{where} cannot be used: {reason.format(variable=variable)}.", 2 if is_misread else 1
 
 
 def _reason(said: str) -> str:

@@ -84,7 +84,7 @@ def test_an_option_of_the_url_that_nobody_knows_is_said_to_be_one(run, environ, 
     url = with_password(database.update_query_dict({"canary_option": "1"}))
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", url)
     result = run("users", "list")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "an option that Postgres's client does not know" in only_line(result)
 
 
