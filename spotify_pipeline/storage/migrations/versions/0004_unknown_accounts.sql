@@ -6,3 +6,7 @@ FROM spotify_pipeline.users AS u
 WHERE u.user_id = k.user_id AND u.account_id IS NULL AND k.sealed_access_token IS NOT NULL;
 
 COMMENT ON COLUMN spotify_pipeline.users.account_id IS 'Spotify''s immutable account id; NULL until a token was used, or if another person has it.';
+
+-- Every table and column says what it means, Alembic's own too.
+COMMENT ON TABLE spotify_pipeline.alembic_version IS 'One row: which revision of the schema this is.';
+COMMENT ON COLUMN spotify_pipeline.alembic_version.version_num IS 'The revision, such as 0004.';
