@@ -21,7 +21,8 @@ WAIT_SECONDS = 60
 def rebuild(users: tuple[str, ...]) -> None:
     """Compute days and personality again from stored plays.
 
-    For these users, or for everybody. Spotify is not asked, so it works without SPOTIFY_CLIENT_ID.
+    For these users, or for everybody; their plays and days are counted again too. Spotify is not
+    asked, so it works without SPOTIFY_CLIENT_ID.
     """
     from spotify_pipeline.sync.pipeline import open_pipeline
     from spotify_pipeline.sync.users import sync_users
