@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -37,10 +37,12 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.retention import delete_whole_run
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage.forgetting import Tombstone
 
-# A run that a sensor was just asking for may not be recorded yet when somebody is forgotten.
+# A run that a sensor was just asking for may not be recorded yet when somebody is forgotten, and
+# what a killed process had sent may still be carried out.
 GRACE = timedelta(minutes=1)
 
 NAMING_TAGS = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
@@ -92,17 +94,18 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
 
 
 def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
-    """Whether a run is at work that was there in their days, or that is theirs."""
-    filters = [dg.RunsFilter(created_before=tombstone.forgotten_at + GRACE)]
+    """Whether a run that was there in their days, or that is theirs, may still write.
+
+    It is at work, or ended a moment ago: a statement of a killed process may outlive it.
+    """
+    known: list[dict[str, Any]] = [{"created_before": tombstone.forgotten_at + GRACE}]
     if tombstone.born_again_at is None:
-        filters += [dg.RunsFilter(tags={tag: tombstone.user_id}) for tag in NAMING_TAGS]
+        known += [{"tags": {tag: tombstone.user_id}} for tag in NAMING_TAGS]
+    just_now = datetime.now(UTC) - GRACE
     return any(
-        instance.get_runs_count(
-            dg.RunsFilter(
-                statuses=NOT_FINISHED_STATUSES, tags=one.tags, created_before=one.created_before
-            )
-        )
-        for one in filters
+        instance.get_runs_count(dg.RunsFilter(**runs, statuses=NOT_FINISHED_STATUSES))
+        or instance.get_runs_count(dg.RunsFilter(**runs, updated_after=just_now))
+        for runs in known
     )
 
 
@@ -116,8 +119,7 @@ def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
             created_before=tombstone.born_again_at,
         )
         for run in instance.get_runs(theirs):
-            instance.delete_run(run.run_id)
-            instance.compute_log_manager.delete_logs(prefix=[run.run_id])
+            delete_whole_run(instance, run.run_id)
             deleted += 1
     return deleted
 

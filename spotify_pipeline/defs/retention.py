@@ -42,8 +42,18 @@ def delete_old_runs(instance: dg.DagsterInstance, keep: timedelta) -> dict[str, 
         for entry in _latest_of(instance, run_id, people):
             instance.handle_new_event(entry._replace(run_id=NO_RUN))
             kept += 1
-        instance.delete_run(run_id)
+        delete_whole_run(instance, run_id)
     return {"dagster runs deleted": len(old), "materializations kept": kept}
+
+
+def delete_whole_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete what a run printed, its events, and then the run: a crash in between repeats it.
+
+    Dagster deletes the run first, and after a crash nothing would lead to its events any more.
+    """
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.event_log_storage.delete_events(run_id)
+    instance.delete_run(run_id)
 
 
 def _latest_of(

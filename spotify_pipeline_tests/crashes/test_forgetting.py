@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterUnknownPartitionError
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine
 
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
@@ -28,7 +28,7 @@ from spotify_pipeline_tests.crashes.conftest import Scale
 from spotify_pipeline_tests.crashes.processes import Worker
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.crashes.world import UNLIMITED, World, open_world
-from spotify_pipeline_tests.defs.staging import StagedPipeline, on_stage
+from spotify_pipeline_tests.defs.staging import StagedPipeline, crashing, on_stage
 from spotify_pipeline_tests.defs.theatre import dagster_environment, set_environment
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
@@ -56,10 +56,6 @@ def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
                         instance=instance, raise_on_error=False
                     )
                 orders.send(Report())
-
-
-class Crash(Exception):
-    """Stands for the death of the process that scrubs."""
 
 
 @dataclass
@@ -96,25 +92,13 @@ class Fire:
 
     def reconcile(self, crash_after: int | None = None) -> None:
         """A tick of the reconciler; it dies after so many statements."""
-        left = [crash_after]
-
-        def count(*_: object) -> None:
-            if left[0] is not None:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Crash
-
-        event.listen(Engine, "before_cursor_execute", count)
-        try:
-            with on_stage(self.world.stage.pipeline), suppress(Crash):
-                partition_reconciler(
-                    dg.build_sensor_context(
-                        instance=self.instance, resources={"pipeline": StagedPipeline()}
-                    )
+        with on_stage(self.world.stage.pipeline), crashing(crash_after) as crashed:
+            partition_reconciler(
+                dg.build_sensor_context(
+                    instance=self.instance, resources={"pipeline": StagedPipeline()}
                 )
-        finally:
-            event.remove(Engine, "before_cursor_execute", count)
-        self.crashes += left[0] is not None and left[0] < 0
+            )
+        self.crashes += crashed[0]
 
     def naming(self) -> dict[str, object]:
         """Where anything names somebody who is forgotten."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
+from sqlalchemy import Engine, event
 
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.resources import PipelineResource
@@ -29,6 +30,35 @@ def on_stage(pipeline: Pipeline) -> Iterator[None]:
         yield
     finally:
         _on_stage.pop()
+
+
+class Crash(BaseException):
+    """Stands for the death of a process: nothing catches it."""
+
+
+@contextmanager
+def crashing(statements: int | None) -> Iterator[list[bool]]:
+    """Within the block this process dies before it has sent one more than so many statements.
+
+    The list says, afterwards, whether it did.
+    """
+    left = statements
+    crashed = [False]
+
+    def count(*_: object) -> None:
+        nonlocal left
+        if left is not None:
+            left -= 1
+            if left < 0:
+                raise Crash
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        yield crashed
+    except Crash:
+        crashed[0] = True
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
 
 
 def staged_defs() -> dg.Definitions:

@@ -15,6 +15,7 @@ from spotify_pipeline.defs.partition_reconciler import partition_reconciler
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import (
     StagedPipeline,
+    crashing,
     materialize,
     materialized,
     staged_defs,
@@ -153,6 +154,26 @@ def test_who_registers_again_keeps_what_comes_after(
     assert ("recently_played", WHO) in materialized(instance)
     assert lived.rows(t.forgotten)[0]["user_id"] is None
     assert len(list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO})))) == 1
+
+
+def test_a_scrub_that_dies_at_any_statement_is_ended_by_the_next(
+    lived: Stage,
+    instance: dg.DagsterInstance,
+    naming: Callable[[], dict[str, Any]],
+    no_grace: None,
+) -> None:
+    (run,) = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO}))
+    # As Dagster's own errors do; nothing but the run tells whose this is.
+    instance.report_engine_event(f"Could not find a partition with key `{WHO}`.", run)
+    lived.forget(WHO)
+    statements, died = 0, True
+    while died:
+        with crashing(statements) as crashed:
+            reconcile(instance)
+        died = crashed[0] or any(row["user_id"] for row in lived.rows(t.forgotten))
+        statements += 1
+    assert statements > 20
+    assert naming() == {}
 
 
 def test_the_scrub_of_one_person_failing_keeps_nobody_else_waiting(

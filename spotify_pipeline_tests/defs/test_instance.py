@@ -188,7 +188,7 @@ def test_the_scan_would_find_what_is_compressed() -> None:
 
 
 def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
-    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PAGE", 3)
     for user_id in ("anna", "ben", "gone"):
@@ -198,12 +198,14 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     instance.delete_dynamic_partition("spotify_users", "gone")
     before = materialized(instance)
     times = latest_times(instance)
+    assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)]
     assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
     done = delete_old_runs(instance, timedelta(0))
     # Ben's first run was replaced by his second, and nobody is left to look at the third person's.
     assert done == {"dagster runs deleted": 4, "materializations kept": 20}
     assert instance.get_runs_count() == 0
     assert all(instance.all_logs(run.run_id) == [] for run in runs)
+    assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)] == []
     people = {at: told for at, told in before.items() if at[1] != "gone"}
     assert materialized(instance) == people
     assert latest_times(instance) == {at: time for at, time in times.items() if at in people}
