@@ -12,7 +12,7 @@ import pytest
 import spotify_pipeline
 from spotify_pipeline.cli.reach import reach
 from spotify_pipeline.settings import variables
-from spotify_pipeline.sync import revalidate
+from spotify_pipeline.sync.hooks import Complaint, post
 from spotify_pipeline_tests.spotify.server import ScriptedServer, answer
 
 # What switches it off in other programs, or did so in older versions of our libraries.
@@ -105,8 +105,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_in_one_sentence(
 def test_a_hook_is_not_told_to_somebody_who_reads_along(
     impostor: ScriptedServer, hostile: None
 ) -> None:
-    complaint, may_pass = revalidate._post(f"{impostor.url}/hook", b"{}", "0", "sha256=0")
-    assert (complaint, may_pass) == ("The cache hook did not answer: SSLError", True)
+    complaint = post("The cache hook", f"{impostor.url}/hook", b"{}", 5)
+    assert complaint == Complaint("The cache hook did not answer: SSLError", may_pass=True)
     assert impostor.connections == 1
     assert impostor.seen == []
 
@@ -115,6 +115,6 @@ def test_a_certificate_authority_can_be_added(
     impostor: ScriptedServer, certificate: tuple[Path, Path], environ: pytest.MonkeyPatch
 ) -> None:
     environ.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
-    assert revalidate._post(f"{impostor.url}/hook", b"{}", "0", "sha256=0") == (None, False)
+    assert post("The cache hook", f"{impostor.url}/hook", b"{}", 5) is None
     assert [call.path for call in impostor.seen] == ["/hook"]
     assert reach(impostor.url).status == "ok"
