@@ -28,7 +28,7 @@ from spotify_pipeline_tests.crashes.conftest import Scale
 from spotify_pipeline_tests.crashes.processes import Worker
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.crashes.world import UNLIMITED, World, open_world
-from spotify_pipeline_tests.defs.staging import StagedPipeline, crashing, on_stage
+from spotify_pipeline_tests.defs.staging import crashing, evaluated, on_stage
 from spotify_pipeline_tests.defs.theatre import dagster_environment, set_environment
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
@@ -93,11 +93,7 @@ class Fire:
     def reconcile(self, crash_after: int | None = None) -> None:
         """A tick of the reconciler; it dies after so many statements."""
         with on_stage(self.world.stage.pipeline), crashing(crash_after) as crashed:
-            partition_reconciler(
-                dg.build_sensor_context(
-                    instance=self.instance, resources={"pipeline": StagedPipeline()}
-                )
-            )
+            evaluated(partition_reconciler, self.instance)
         self.crashes += crashed[0]
 
     def naming(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 from sqlalchemy import Engine, event
@@ -64,6 +65,13 @@ def crashing(statements: int | None) -> Iterator[list[bool]]:
 def staged_defs() -> dg.Definitions:
     """The project's definitions around the pipeline on stage."""
     return build_defs(StagedPipeline())
+
+
+def evaluated(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> Any:
+    """What one tick of a sensor says or asks for."""
+    resources = {"pipeline": StagedPipeline()}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+        return sensor(context)
 
 
 def materialize(

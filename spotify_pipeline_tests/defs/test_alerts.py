@@ -22,8 +22,9 @@ def failing() -> None:
 
 
 def tick(instance: dg.DagsterInstance) -> str | None:
-    context = dg.build_sensor_context(instance=instance, resources={"pipeline": PipelineResource()})
-    said = alert_sensor(context)
+    resources = {"pipeline": PipelineResource()}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+        said = alert_sensor(context)
     assert isinstance(said, dg.SkipReason)
     return said.skip_message
 

@@ -14,8 +14,8 @@ from sqlalchemy import URL
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.staging import (
-    StagedPipeline,
     crashing,
+    evaluated,
     materialize,
     materialized,
     staged_defs,
@@ -30,9 +30,7 @@ WORD = "vergissmeinnicht"
 
 def reconcile(instance: dg.DagsterInstance) -> str:
     """One tick; what it says."""
-    said = partition_reconciler(
-        dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
-    )
+    said = evaluated(partition_reconciler, instance)
     assert isinstance(said, dg.SkipReason)
     return said.skip_message or ""
 

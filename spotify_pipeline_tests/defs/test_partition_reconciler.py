@@ -3,14 +3,13 @@
 import dagster as dg
 
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
-from spotify_pipeline_tests.defs.staging import StagedPipeline
+from spotify_pipeline_tests.defs.staging import evaluated
 from spotify_pipeline_tests.sync.stage import Stage
 
 
 def tick(instance: dg.DagsterInstance) -> str:
     """One evaluation: what it says. Dagster keeps that, so it names nobody."""
-    context = dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
-    said = partition_reconciler(context)
+    said = evaluated(partition_reconciler, instance)
     assert isinstance(said, dg.SkipReason)
     return said.skip_message or ""
 

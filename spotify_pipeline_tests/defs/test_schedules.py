@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.domain.steps import STEPS
@@ -23,12 +24,17 @@ def last_tick(hour: int) -> datetime:
 
 def evaluate(instance: dg.DagsterInstance, name: str, moment: datetime) -> list[dg.RunRequest]:
     """The runs that a tick asks for."""
-    context = dg.build_schedule_context(
+    return list(tick_of(instance, name, moment).run_requests or [])
+
+
+def tick_of(instance: dg.DagsterInstance, name: str, moment: datetime) -> ScheduleExecutionData:
+    """What a tick asks for, or says instead."""
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=moment,
         resources={"pipeline": StagedPipeline()},
-    )
-    return list(BY_NAME[name].evaluate_tick(context).run_requests or [])
+    ) as context:
+        return BY_NAME[name].evaluate_tick(context)
 
 
 def execute(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
@@ -134,12 +140,7 @@ def test_the_weekly_tick_asks_for_the_lists_of_everybody_who_can_be_asked(
 
 def why_skipped(instance: dg.DagsterInstance, name: str, moment: datetime) -> str:
     """What the tick says instead of asking for a run."""
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=moment,
-        resources={"pipeline": StagedPipeline()},
-    )
-    result = BY_NAME[name].evaluate_tick(context)
+    result = tick_of(instance, name, moment)
     assert not result.run_requests
     return result.skip_message or ""
 

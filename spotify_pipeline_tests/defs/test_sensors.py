@@ -14,7 +14,7 @@ from spotify_pipeline.domain.budget import Allowance
 from spotify_pipeline.storage import budget, requests
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.gate import BudgetGate
-from spotify_pipeline_tests.defs.staging import StagedPipeline, on_stage, staged_defs
+from spotify_pipeline_tests.defs.staging import evaluated, on_stage, staged_defs
 from spotify_pipeline_tests.storage.rows import sync_status
 from spotify_pipeline_tests.sync.stage import Stage
 
@@ -46,8 +46,7 @@ def ask(stage: Stage, *user_ids: str) -> None:
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """One evaluation: the runs it asks for. Dagster keeps its result, so it names nobody else."""
-    context = dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
-    result = sync_request_sensor(context)
+    result = evaluated(sync_request_sensor, instance)
     if isinstance(result, dg.SkipReason):
         return []
     assert isinstance(result, dg.SensorResult)
@@ -259,9 +258,7 @@ def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterIn
     tick(instance)
     a_run(instance, "request-1-1", Status.CANCELED)
     a_run(instance, "request-2-1", Status.FAILURE)
-    said = sync_request_sensor(
-        dg.build_sensor_context(instance=instance, resources={"pipeline": StagedPipeline()})
-    )
+    said = evaluated(sync_request_sensor, instance)
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == (
         "0 requests assigned, 0 runs asked for; of ended runs 1 requests tried again, 0 failed, "
