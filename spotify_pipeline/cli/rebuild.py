@@ -22,10 +22,10 @@ def rebuild(users: tuple[str, ...]) -> None:
     """Compute days and personality again from stored plays.
 
     For these users, or for everybody; their plays and days are counted again too. Spotify is not
-    asked, so it works without SPOTIFY_CLIENT_ID.
+    asked, so it works without SPOTIFY_CLIENT_ID. The cache hook is told of whom something changed.
     """
     from spotify_pipeline.sync.pipeline import open_pipeline
-    from spotify_pipeline.sync.users import sync_users
+    from spotify_pipeline.sync.users import rebuild_users
 
     changed = 0
     unfinished: dict[str, str] = {}
@@ -35,8 +35,9 @@ def rebuild(users: tuple[str, ...]) -> None:
         with progress("Rebuilding", len(chosen)) as advance:
             for start in range(0, len(chosen), BATCH):
                 batch = chosen[start : start + BATCH]
-                for outcome in sync_users(pipeline, batch, REBUILT, wait_seconds=WAIT_SECONDS):
-                    changed += sum(rows.new + rows.changed for rows in outcome.done.values())
+                for outcome in rebuild_users(pipeline, batch, wait_seconds=WAIT_SECONDS):
+                    rebuilt = [outcome.done[step] for step in REBUILT if step in outcome.done]
+                    changed += sum(rows.new + rows.changed for rows in rebuilt)
                     if outcome.failure:
                         failure = outcome.failure
                         unfinished[outcome.user_id] = f"{failure.code}. {failure.message}"

@@ -33,7 +33,8 @@ def next_due_at(
     """The quarter hour (UTC) of the next collection after one at `fetched_at`.
 
     `item_times` are the times of the page's items, newest first; None when the fetch failed, which
-    is tried again at the shortest interval. `heard_at` is when the user last connected or asked.
+    is tried again at the next quarter hour (times `stretch`). `heard_at` is when the user last
+    connected or asked.
 
     With times t1 > t2 > ... the wait is 25 * min((t_i - t_j) / (j - i)) over all j >= i + 8: the
     time in which 25 plays gather at the fastest pace on the page, within 15 to 60 minutes, times
@@ -43,7 +44,8 @@ def next_due_at(
     The instant is rounded down to the quarter hour, unless that is less than 10 minutes away.
     """
     if item_times is None:
-        return _on_the_quarter(fetched_at, AT_MOST_EVERY * stretch)
+        # Nothing fresh is left out for it.
+        return _on_the_quarter(fetched_at, AT_MOST_EVERY * stretch, timedelta(0))
     heard = [*item_times[:1], *([heard_at] if heard_at else [])]
     if not heard or fetched_at - max(heard) > INACTIVE_AFTER:
         return _on_the_quarter(fetched_at, INACTIVE_EVERY)
@@ -63,7 +65,9 @@ def _gathering_time(item_times: Sequence[datetime]) -> timedelta:
     return GATHERED * min(paces, default=AT_LEAST_EVERY)
 
 
-def _on_the_quarter(fetched_at: datetime, wait: timedelta) -> datetime:
+def _on_the_quarter(
+    fetched_at: datetime, wait: timedelta, at_earliest: timedelta = AT_EARLIEST
+) -> datetime:
     due_at = fetched_at + wait
     quarter = due_at - (due_at - _EPOCH) % QUARTER
-    return quarter if quarter - fetched_at >= AT_EARLIEST else quarter + QUARTER
+    return quarter if quarter - fetched_at >= at_earliest else quarter + QUARTER

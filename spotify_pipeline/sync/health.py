@@ -2,13 +2,12 @@
 
 from datetime import timedelta
 
-from spotify_pipeline.domain.steps import REBUILT
 from spotify_pipeline.storage.connections import drop_dead_tokens, settle_connections
 from spotify_pipeline.storage.people import stale_user_ids
 from spotify_pipeline.storage.retention import delete_old_logs
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.retention import delete_old_plays
-from spotify_pipeline.sync.users import sync_users
+from spotify_pipeline.sync.users import rebuild_users
 
 REBUILD_AT_ONCE = 100
 
@@ -21,7 +20,7 @@ def look_after(pipeline: Pipeline) -> dict[str, int]:
         stale = stale_user_ids(conn)
     logs = delete_old_logs(pipeline.engine, timedelta(days=pipeline.settings.keep_logs_days))
     for start in range(0, len(stale), REBUILD_AT_ONCE):
-        sync_users(pipeline, stale[start : start + REBUILD_AT_ONCE], REBUILT)
+        rebuild_users(pipeline, stale[start : start + REBUILD_AT_ONCE])
     return {
         "dead tokens deleted": tokens,
         "log rows deleted": logs,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from spotify_pipeline.domain.codes import ErrorCode
-from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, STEPS
+from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, REBUILT, STEPS
 from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_connections
 from spotify_pipeline.storage.leases import Lease, leased
 from spotify_pipeline.storage.people import load_listeners
@@ -54,6 +54,17 @@ def sync_users(
         elif user_id not in outcomes:
             outcomes[user_id] = UserOutcome(user_id, skipped=BUSY)
     return [outcomes[user_id] for user_id in dict.fromkeys(user_ids)]
+
+
+def rebuild_users(
+    pipeline: Pipeline, user_ids: Sequence[str], *, wait_seconds: float = 0
+) -> list[UserOutcome]:
+    """Compute days and personality again from stored plays; the app is told of what changed.
+
+    As `sync_users`, without a call to Spotify.
+    """
+    steps = (*REBUILT, PROFILE_REVALIDATION)
+    return sync_users(pipeline, user_ids, steps, wait_seconds=wait_seconds, scheduled=True)
 
 
 def _sync_held(

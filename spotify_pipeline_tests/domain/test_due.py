@@ -91,6 +91,8 @@ def test_the_delay_of_a_run_does_not_cost_a_whole_quarter(after: int, minutes: i
     assert due_at == NOON + minutes * MINUTE
     slow = next_due_at(NOON + after * SECOND, every(4 * MINUTE))
     assert slow == NOON + HOUR
+    # What failed is not fresh.
+    assert next_due_at(NOON + after * SECOND, None) == NOON + 15 * MINUTE
 
 
 @given(pauses=pauses)

@@ -24,6 +24,7 @@ from spotify_pipeline.sync import revalidate, users
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
+from spotify_pipeline.sync.users import rebuild_users
 from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
@@ -109,6 +110,13 @@ def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
     by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
     assert by_user[anna].news[DAILY_LISTENING] == StepRows(total=1, changed=1)
     assert told(app) == [[ben], [anna], [anna]]
+    # A rebuild, too, tells of what it changes.
+    rebuild_users(hooked.pipeline, EVERYBODY)
+    app.seen.clear()
+    moved = "UPDATE spotify_pipeline.users SET timezone = 'Pacific/Auckland' WHERE user_id = :u"
+    hooked.execute(moved, u=ben)
+    rebuild_users(hooked.pipeline, EVERYBODY)
+    assert told(app) == [[ben]]
 
 
 class Killed(BaseException):
