@@ -4,13 +4,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from random import Random
 from statistics import median
 from time import monotonic, sleep
 
+import psutil
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.embedded.supervisor import YOUNG_S
 from spotify_pipeline_tests.crashes.books import read
 from spotify_pipeline_tests.crashes.processes import Worker, working
@@ -109,6 +112,19 @@ def stop_again_and_again(world: World, stops: int, rng: Random) -> Tally:
             _look(world, tally)
     sync_in_peace(world, run_pipeline, 1)
     return tally
+
+
+def kill_postgres(home: Path) -> None:
+    """SIGKILL for the embedded Postgres of a home, over once nobody is served any more.
+
+    Sessions outlive the server for a moment, in which they can still commit.
+    """
+    server = embedded.running_server(home)
+    assert server is not None
+    postmaster = psutil.Process(server.pid)
+    sessions = postmaster.children()
+    postmaster.kill()
+    psutil.wait_procs([postmaster, *sessions], timeout=10)
 
 
 def kill_postgres_again_and_again(

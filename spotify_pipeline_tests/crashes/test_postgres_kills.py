@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-import psutil
 import pytest
 
 from spotify_pipeline.domain.sealing import new_key
@@ -15,7 +14,7 @@ from spotify_pipeline.storage.engine import make_engine
 from spotify_pipeline.storage.schema import init_db
 from spotify_pipeline_tests.crashes.books import compare
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.killing import kill_postgres_again_and_again
+from spotify_pipeline_tests.crashes.killing import kill_postgres, kill_postgres_again_and_again
 from spotify_pipeline_tests.crashes.world import World, open_world
 
 
@@ -42,20 +41,8 @@ def world(home: Path, seed: int) -> Iterator[World]:
 
 @pytest.fixture
 def kill(home: Path) -> Callable[[], None]:
-    """SIGKILL for Postgres, over once nobody is served any more; its supervisor starts it again.
-
-    Sessions outlive the server for a moment, in which they can still commit.
-    """
-
-    def kill() -> None:
-        server = embedded.running_server(home)
-        assert server is not None
-        postmaster = psutil.Process(server.pid)
-        sessions = postmaster.children()
-        postmaster.kill()
-        psutil.wait_procs([postmaster, *sessions], timeout=10)
-
-    return kill
+    """SIGKILL for Postgres; its supervisor starts it again."""
+    return lambda: kill_postgres(home)
 
 
 def test_nothing_is_lost_or_doubled_when_postgres_is_killed_in_the_middle_of_syncs(

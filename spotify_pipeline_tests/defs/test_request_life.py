@@ -4,8 +4,6 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from time import sleep
 
 import dagster as dg
@@ -14,58 +12,11 @@ import pytest
 
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.defs.theatre import SECONDS, Theatre, kill_tree, pid_of
+from spotify_pipeline_tests.defs.theatre import SECONDS, Life, Theatre, kill_tree, midway, pid_of
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
 SOAK = os.environ.get("SOAK") == "1"
-
-
-@dataclass
-class Life:
-    """A person whose request is in the middle of this run."""
-
-    theatre: Theatre
-    user_id: str
-    run_id: str
-
-    @property
-    def request(self) -> dict[str, object]:
-        return self.theatre.request(self.user_id)
-
-    def until(self, done: Callable[[], bool], what: str) -> None:
-        self.theatre.stack.wait(SECONDS, done, f"{self.user_id}: {what}")
-
-    def let_time_pass(self) -> None:
-        """The leases of the dead run out, and the pauses before the next attempts are over."""
-        self.theatre.stage.execute(
-            "WITH paused AS (UPDATE spotify_pipeline.sync_requests SET not_before = now()"
-            " WHERE status = 'queued' AND not_before > now() RETURNING user_id)"
-            " UPDATE spotify_pipeline.sync_state SET lease_until = least(lease_until, now())"
-            " WHERE user_id IN (SELECT user_id FROM paused)"
-        )
-
-    def ends(self) -> tuple[object, object, object]:
-        """Status, code and attempts, once it has ended."""
-
-        def ended() -> bool:
-            self.let_time_pass()
-            return self.request["status"] in ("succeeded", "failed")
-
-        self.until(ended, "the end")
-        row = self.request
-        return row["status"], row["error_code"], row["attempts"]
-
-
-def midway(theatre: Theatre, user_id: str) -> Life:
-    """A person who has asked, and whose run waits for an answer of Spotify's for a minute."""
-    theatre.connect(user_id)
-    theatre.stage.simulator.add_fault(
-        Latency(60), endpoint="recently_played", user_id=user_id, times=1
-    )
-    theatre.ask(user_id)
-    theatre.stack.wait(SECONDS, lambda: bool(theatre.stage.calls("token", user_id)), "the run")
-    return Life(theatre, user_id, str(theatre.request(user_id)["run_id"]))
 
 
 def test_the_run_worker_is_killed(theatre: Theatre) -> None:
@@ -123,6 +74,18 @@ def test_the_code_server_is_killed_and_started_again(theatre: Theatre) -> None:
     theatre.kill("code server")
     theatre.stage.simulator.clear_faults()
     status, code, _ = emil.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_code_location_is_reloaded_in_the_ui(theatre: Theatre) -> None:
+    lea = midway(theatre, "lea")
+    theatre.graphql(
+        "mutation ($name: String!) {"
+        " reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }",
+        name="spotify_pipeline",
+    )
+    theatre.stage.simulator.clear_faults()
+    status, code, _ = lea.ends()
     assert (status, code) == ("succeeded", None)
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,12 @@ import psutil
 import pytest
 import requests
 from sqlalchemy import URL, Engine
+from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.cli.stack import Child, Stack, free_port, running_stack
 from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.settings import load_settings, variables
+from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
@@ -124,6 +126,56 @@ class Theatre:
         for child in self.stack.children:
             child.process.kill()
             child.process.wait()
+
+
+@dataclass
+class Life:
+    """A person whose request is in the middle of this run."""
+
+    theatre: Theatre
+    user_id: str
+    run_id: str
+
+    @property
+    def request(self) -> dict[str, object]:
+        return self.theatre.request(self.user_id)
+
+    def until(self, done: Callable[[], bool], what: str) -> None:
+        self.theatre.stack.wait(SECONDS, done, f"{self.user_id}: {what}")
+
+    def let_time_pass(self) -> None:
+        """The leases of the dead run out, and the pauses before the next attempts are over."""
+        self.theatre.stage.execute(
+            "WITH paused AS (UPDATE spotify_pipeline.sync_requests SET not_before = now()"
+            " WHERE status = 'queued' AND not_before > now() RETURNING user_id)"
+            " UPDATE spotify_pipeline.sync_state SET lease_until = least(lease_until, now())"
+            " WHERE user_id IN (SELECT user_id FROM paused)"
+        )
+
+    def ends(self) -> tuple[object, object, object]:
+        """Status, code and attempts, once it has ended."""
+
+        def ended() -> bool:
+            # Postgres itself may be what died.
+            with suppress(OperationalError):
+                self.let_time_pass()
+                return self.request["status"] in ("succeeded", "failed")
+            return False
+
+        self.until(ended, "the end")
+        row = self.request
+        return row["status"], row["error_code"], row["attempts"]
+
+
+def midway(theatre: Theatre, user_id: str) -> Life:
+    """A person who has asked, and whose run waits for an answer of Spotify's for a minute."""
+    theatre.connect(user_id)
+    theatre.stage.simulator.add_fault(
+        Latency(60), endpoint="recently_played", user_id=user_id, times=1
+    )
+    theatre.ask(user_id)
+    theatre.stack.wait(SECONDS, lambda: bool(theatre.stage.calls("token", user_id)), "the run")
+    return Life(theatre, user_id, str(theatre.request(user_id)["run_id"]))
 
 
 def kill_tree(*processes: psutil.Process) -> None:
