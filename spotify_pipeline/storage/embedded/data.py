@@ -14,11 +14,7 @@ import tempfile
 from pathlib import Path
 
 from spotify_pipeline.storage.embedded.account import Account
-from spotify_pipeline.storage.embedded.home import (
-    SUPERUSER,
-    EmbeddedPostgresError,
-    PostgresHome,
-)
+from spotify_pipeline.storage.embedded.home import SUPERUSER, EmbeddedPostgresError, PostgresHome
 
 
 def find_program(name: str) -> Path:

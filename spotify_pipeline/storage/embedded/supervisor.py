@@ -20,11 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spotify_pipeline.storage.embedded.account import choose_account
-from spotify_pipeline.storage.embedded.data import (
-    find_program,
-    prepare_data,
-    server_version,
-)
+from spotify_pipeline.storage.embedded.data import find_program, prepare_data, server_version
 from spotify_pipeline.storage.embedded.home import (
     EmbeddedPostgresError,
     PostgresHome,

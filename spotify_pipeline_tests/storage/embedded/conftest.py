@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.storage.embedded.client import (
-    start,
-)
-from spotify_pipeline_tests.storage.embedded.processes import (
-    end_all,
-    processes_of,
-    until,
-)
+from spotify_pipeline.storage.embedded.client import start
+from spotify_pipeline_tests.storage.embedded.processes import end_all, processes_of, until
 
 
 @pytest.fixture

@@ -16,11 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded.client import (
-    URL,
-    EmbeddedPostgres,
-    running_server,
-)
+from spotify_pipeline.storage.embedded.client import URL, EmbeddedPostgres, running_server
 
 ROOT = os.geteuid() == 0
 REPOSITORY = Path(__file__).parents[3]

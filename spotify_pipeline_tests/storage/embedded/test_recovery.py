@@ -11,17 +11,9 @@ import psutil
 import psycopg
 import pytest
 
-from spotify_pipeline.storage.embedded.client import (
-    EmbeddedPostgresError,
-    running_server,
-    start,
-)
+from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, running_server, start
 from spotify_pipeline.storage.embedded.home import PostgresHome
-from spotify_pipeline.storage.embedded.supervisor import (
-    MAX_YOUNG_DEATHS,
-    Supervisor,
-    lock_home,
-)
+from spotify_pipeline.storage.embedded.supervisor import MAX_YOUNG_DEATHS, Supervisor, lock_home
 from spotify_pipeline_tests.storage.embedded.processes import (
     ROOT,
     client,
