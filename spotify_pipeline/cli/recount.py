@@ -6,7 +6,7 @@ simulator really played. Days follow from that with the standard library's time 
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, select
@@ -17,6 +17,7 @@ from spotify_pipeline.storage.coverage import read_open_gaps
 
 Day = tuple[int, int, int]  # minutes, listened_ms, plays
 PlayKey = tuple[datetime, str]
+_A_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,14 @@ def _day_before(instant: datetime) -> datetime:
 def _days(plays: list[LedgerPlay], zone: ZoneInfo) -> dict[date, Day]:
     milliseconds: dict[date, int] = defaultdict(int)
     count: dict[date, int] = defaultdict(int)
-    for play in plays:
+    before: datetime | None = None
+    for play in sorted(plays, key=lambda play: (play.played_at, play.track_id)):
         day = play.played_at.astimezone(zone).date()
-        milliseconds[day] += play.duration_ms
+        # No more than the time since the play before, unless both ended within 30 s.
+        since = (play.played_at - before) // _A_MILLISECOND if before else play.duration_ms
+        milliseconds[day] += since if 30_000 <= since < play.duration_ms else play.duration_ms
         count[day] += 1
+        before = play.played_at
     return {day: ((ms + 30_000) // 60_000, ms, count[day]) for day, ms in milliseconds.items()}
 
 

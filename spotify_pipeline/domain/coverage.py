@@ -1,9 +1,9 @@
-"""What is known about completeness: which time is covered, and where plays may be missing.
+"""Coverage: which time is known completely, and where plays may be missing.
 
-Spotify keeps the last 50 plays. A fetched page therefore vouches for the time from its oldest item
-to the moment of the fetch, and for nothing before, unless Spotify said that there is nothing more.
-Pages that overlap make one cover. Where two pages do not meet, plays may have fallen out of the
-window in between: that is a gap. All instants are aware, UTC; intervals include both ends.
+Spotify serves at most the last 50 plays, and only those of the last 7 days. A page covers the time
+from its oldest item to the fetch; a page that is clearly short, or empty, covers 7 days. Covers
+that touch merge. Where a page does not reach back to the coverage before it, plays may have been
+lost: a gap. All instants are aware, UTC; intervals include both ends.
 """
 
 from bisect import bisect_right
@@ -18,7 +18,12 @@ from spotify_pipeline.domain.parsing import FUTURE_AFTER
 
 _A_DAY = timedelta(days=1)
 
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+# Spotify serves no older play (since 2026-05-26), so a short or empty page covers this much.
+SERVED_WINDOW = timedelta(days=7)
+# Items that Spotify is asked for. A full window may come with 49, so a page is short only when it
+# is clearly so.
+PAGE_SIZE = 50
+SHORT_BY = 10
 
 # Plays arrive up to hours late: a day is called complete only this long after its end.
 SETTLED_AFTER = timedelta(hours=6)
@@ -44,20 +49,19 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was known of a user before a page."""
+    """What was known of a user before a page, and how the page compares with it."""
 
     # Disjoint and sorted. Empty: nothing was ever fetched.
     covers: tuple[Interval, ...] = ()
     open_gaps: tuple[Interval, ...] = ()
-    # Of all plays, and of those that Spotify's API has shown.
-    newest_play_at: datetime | None = None
-    oldest_api_play_at: datetime | None = None
-    # The item times of the page that are API plays already stored.
+    # The item times of the page that stood on an earlier page, re-stamped ones included.
     seen: frozenset[datetime] = frozenset()
+    # Instants of stored API plays of the last 7 days that the page does not show.
+    not_shown: frozenset[datetime] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class CoverageChange:
     """What a page changes: all covers after it, a gap it opened, the gaps it closed."""
 
     covers: tuple[Interval, ...]
@@ -66,50 +70,72 @@ class Account:
     closed: tuple[Interval, ...] = ()
 
 
-def account_for_page(
-    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_all: bool
-) -> Account:
-    """Take a fetched page into account.
+def is_short_page(items: int, readable_items: int, *, has_more: bool) -> bool:
+    """Whether a page shows all plays of the last 7 days: empty, or clearly shorter than asked for.
 
-    `item_times` are those of all its raw items, also of skipped ones. `is_all`: Spotify says that
-    there is nothing before the page, because it is empty or `next` is null. A first page opens no
-    gap, and neither does one that overlaps or reaches back to the beginning.
+    `items` are the raw items, `readable_items` those with a readable time. A page of nothing but
+    unreadable items is not an empty one.
     """
-    start = _vouched_from(item_times, known, is_all=is_all)
+    if items == 0:
+        return True
+    return readable_items > 0 and not has_more and items <= PAGE_SIZE - SHORT_BY
+
+
+def page_span_start(
+    item_times: Collection[datetime], fetched_at: datetime, *, is_short: bool
+) -> datetime | None:
+    """Since when a page shows every play, if it is no answer of a failing service; None: never."""
+    times = [*item_times, *([fetched_at - SERVED_WINDOW] if is_short else ())]
+    return min(times, default=None)
+
+
+def apply_page(
+    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_short: bool
+) -> CoverageChange:
+    """Extend the coverage by a fetched page; open and close gaps.
+
+    `item_times` are those of all its raw items, also of skipped ones. A page that does not overlap
+    with what was known opens a gap from the end of the coverage before it. The first page opens
+    none, and neither does an empty one.
+    """
+    start = _covered_from(item_times, fetched_at, known, is_short=is_short)
     if start is None:
-        return Account(known.covers, overlapped=False)
-    overlapped = any(time in known.seen or _inside(known.covers, time) for time in item_times)
+        return CoverageChange(known.covers, overlapped=False)
     # Items may lie a little after the fetch, because Spotify's clock is not ours.
-    first = min(start, fetched_at)
-    opened = None
-    if known.covers and overlapped:
+    cover = Interval(min(start, fetched_at), fetched_at)
+    overlapped = any(time in known.seen or _inside(known.covers, time) for time in item_times)
+    if overlapped and known.covers:
         # The item that was seen may lie after the earlier fetch by the same difference of clocks.
-        first = min(first, known.covers[-1].end)
-    elif known.covers:
-        since = known.newest_play_at or known.covers[-1].end
+        cover = Interval(min(cover.start, known.covers[-1].end), fetched_at)
+    overlapped = overlapped or any(cover.touches(before) for before in known.covers)
+    opened = None
+    if item_times and not overlapped:
+        since = max((c.end for c in known.covers if c.end < cover.start), default=None)
+        # The gap ends with the oldest item, also when our clock is behind Spotify's.
         until = min(start, fetched_at + FUTURE_AFTER)
-        opened = Interval(since, until) if since < until else None
-    return Account(
-        covers=merge([*known.covers, Interval(first, fetched_at)]),
+        opened = Interval(since, until) if since is not None and since < until else None
+    return CoverageChange(
+        covers=merge([*known.covers, cover]),
         overlapped=overlapped,
         opened=opened,
         closed=tuple(gap for gap in known.open_gaps if start <= gap.start),
     )
 
 
-def _vouched_from(
-    item_times: Collection[datetime], known: Known, *, is_all: bool
+def _covered_from(
+    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_short: bool
 ) -> datetime | None:
-    """Since when a page shows every play; None: it shows nothing.
+    """Since when a page is believed to show every play; None: it is believed nothing.
 
-    Spotify may claim that nothing is older, yet have shown an older play before. An empty answer
-    to somebody who has listened is the plainest case: it is a failure that looks like a success,
-    and believing it would call every lost play known.
+    A short page without a play that Spotify has shown before, of the last 7 days and older than
+    all its items, is the answer of a failing service that looks like success. Believing it would
+    call every lost play known.
     """
     oldest = min(item_times, default=None)
-    shown = known.oldest_api_play_at
-    contradicted = shown is not None and (oldest is None or shown < oldest)
-    return BEGINNING if is_all and not contradicted else oldest
+    # Spotify's clock may be ahead of ours: what has just left its window contradicts nothing.
+    since = fetched_at - SERVED_WINDOW + FUTURE_AFTER
+    contradicted = any(since <= t and (oldest is None or t < oldest) for t in known.not_shown)
+    return page_span_start(item_times, fetched_at, is_short=is_short and not contradicted)
 
 
 def merge(covers: Sequence[Interval]) -> tuple[Interval, ...]:

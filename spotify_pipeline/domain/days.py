@@ -8,10 +8,10 @@ A frame of plays has the columns
     user_id      text
     played_at    datetime64, UTC: the end of the play
     track_id     text
-    artist_id    text: the primary artist
+    artist_id    text: the primary artist when the play was stored
     source       'api' or 'export'
     ms_played    integer, missing for API plays
-    duration_ms  integer: the length of the track
+    duration_ms  integer: the length of the track when the play was stored; missing if not known
 with the rows in any order, any index and any further columns. `zones` maps every user_id of the
 frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for a name
 that is none.
@@ -23,28 +23,39 @@ from datetime import UTC, date, datetime, time, timedelta
 import numpy as np
 import pandas as pd
 
-from spotify_pipeline.domain.frames import Bools, Coded, dates, days_of, local_times, utc_times
+from spotify_pipeline.domain.frames import (
+    Bools,
+    Coded,
+    Integers,
+    dates,
+    day_numbers,
+    days_of,
+    local_times,
+    places,
+    utc_times,
+)
+from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.domain.zones import check_zone
-
-# An export lists skips too; Spotify itself, and so its API, counts a play from 30 seconds on.
-COUNTED_FROM_MS = 30_000
 
 # Offsets are smaller than this: datetime itself allows no more.
 _WIDEST_OFFSET = timedelta(hours=24)
 
 
-def daily_listening(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataFrame:
+def daily_listening(
+    plays: pd.DataFrame, zones: Mapping[str, str], only: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """One row per user and local date with a play, sorted by both.
 
     Columns: user_id (text), date (datetime.date), minutes, listened_ms, plays, unique_tracks,
-    unique_artists (int64), top_track_id, top_artist_id (text, or None). Needs every stored play
-    of the dates it is asked for.
+    unique_artists (int64), top_track_id, top_artist_id (text, or None). `only` (columns user_id,
+    date) names the days to return. Needs every stored play of these days and each user's play
+    before the first of them.
 
-    listened_ms = Σ coalesce(ms_played, duration_ms) over all plays, an upper estimate for API
-    plays; minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
+    listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`);
+    minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
     (see `counted`). The top has the most plays, then the most listened ms, then the earliest play
     of that day, then the lowest id by code point. A date with nothing but skips keeps its row,
-    because somebody listened: 0 plays and no top.
+    because the user listened: 0 plays and no top.
     """
     user, track, artist = (Coded.of(plays[name]) for name in ("user_id", "track_id", "artist_id"))
     played = pd.DataFrame(
@@ -54,10 +65,18 @@ def daily_listening(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataFra
             "track": track.codes,
             "artist": artist.codes,
             "counted": counted(plays),
-            "listened_ms": _listened_ms(plays),
+            "listened_ms": _listened_ms(plays, user, track),
             "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
         }
     )
+    if only is not None:
+        wanted = pd.DataFrame(
+            {
+                "user": places(pd.Index(user.names, dtype=object), only["user_id"]),
+                "day": day_numbers(only["date"]),
+            }
+        )
+        played = played.merge(wanted, on=["user", "day"])
     days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
     heard = played[played["counted"]]
     tracks, artists = (_tops(heard, item).reindex(days.index) for item in ("track", "artist"))
@@ -75,6 +94,18 @@ def daily_listening(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataFra
             "top_artist_id": artist.texts(artists["top"].fillna(-1)),
         }
     )
+
+
+def listened_ms(plays: pd.DataFrame) -> pd.Series:
+    """Milliseconds heard of each play: int64, indexed like `plays`.
+
+    ms_played where it is known. Else the length of the track, or, where the user's play before it
+    ended at least 30 s and less than that length earlier, that shorter time: nobody hears two
+    tracks at once. 0 while no length is known. Plays of one instant follow each other by track id.
+    Needs the play before the first of each user, too.
+    """
+    user, track = Coded.of(plays["user_id"]), Coded.of(plays["track_id"])
+    return pd.Series(_listened_ms(plays, user, track), index=plays.index)
 
 
 def counted(plays: pd.DataFrame) -> Bools:
@@ -110,8 +141,8 @@ def touched_days(user_times: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataF
 def reading_window(first: date, last: date) -> tuple[datetime, datetime]:
     """UTC bounds [start, end) around every instant whose date in any zone lies in [first, last].
 
-    A day wider than needed on both sides: who reads plays in it assigns the dates per play
-    afterwards, because in some zones a date is no contiguous interval, or does not exist at all.
+    A day wider than needed on both sides: the reader assigns the dates per play afterwards,
+    because in some zones a date is no contiguous interval, or does not exist at all.
     """
     start = datetime.combine(max(first, date.min + _WIDEST_OFFSET), time(), UTC) - _WIDEST_OFFSET
     margin = timedelta(days=1) + _WIDEST_OFFSET
@@ -138,9 +169,17 @@ def _tops(heard: pd.DataFrame, item: str) -> pd.DataFrame:
     return pd.DataFrame({"top": per_day.first(), "unique": per_day.size()})
 
 
-def _listened_ms(plays: pd.DataFrame) -> pd.Series:
-    listened = _integers(plays["ms_played"]).fillna(_integers(plays["duration_ms"]))
-    return listened.astype("int64").reset_index(drop=True)
+def _listened_ms(plays: pd.DataFrame, user: Coded, track: Coded) -> Integers:
+    # Instants have milliseconds; their column may count microseconds.
+    at = utc_times(plays["played_at"]).astype("int64").to_numpy() // 1000
+    order = np.lexsort((track.codes, at, user.codes))
+    length = _integers(plays["duration_ms"]).fillna(0).to_numpy(dtype=np.int64)
+    since = np.full(len(plays), np.iinfo(np.int64).max)
+    follows = np.diff(user.codes[order]) == 0
+    since[order[1:][follows]] = np.diff(at[order])[follows]
+    estimate = np.where(since >= CAPPED_FROM_MS, np.minimum(since, length), length)
+    known = _integers(plays["ms_played"])
+    return known.to_numpy(dtype=np.int64, na_value=0) + np.where(known.isna(), estimate, 0)
 
 
 def _integers(column: pd.Series) -> pd.Series:

@@ -12,6 +12,12 @@ from typing import Literal
 TimeRange = Literal["short_term", "medium_term", "long_term"]
 TIME_RANGES: tuple[TimeRange, ...] = ("short_term", "medium_term", "long_term")
 
+# An export lists skips too; Spotify itself, and so its API, counts a play from 30 seconds on.
+COUNTED_FROM_MS = 30_000
+# Two plays that end closer than this are a burst of offline plays stamped at upload, or an echo:
+# the time between them is not the time heard.
+CAPPED_FROM_MS = 30_000
+
 
 @dataclass(frozen=True, slots=True)
 class Artist:
@@ -26,16 +32,21 @@ class Artist:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One track; `artist_ids[0]` is the primary artist. `release_date` is text as sent."""
+    """One track; `artist_ids[0]` is the primary artist. `release_date` is text as sent.
+
+    Spotify sometimes sends emptied tracks: `name` is then "" and `duration_ms` None (sent as 0).
+    """
 
     spotify_id: str
     name: str
-    duration_ms: int
+    duration_ms: int | None
     artist_ids: tuple[str, ...]
     album_id: str | None = None
     album_name: str | None = None
     release_date: str | None = None
     popularity: int | None = None
+    # The International Standard Recording Code: the same for all ids of a recording.
+    isrc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

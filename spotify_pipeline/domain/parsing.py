@@ -10,10 +10,11 @@ Nothing an item can contain fails its page: it is left out and counted by its re
     no_artist     no artist, or none with an id
     bad_time      played_at is missing or cannot be read
     future        played_at is more than 5 minutes after `now`
-    bad_item      an id, a name or the duration is missing or of the wrong type
+    bad_item      an id, a name or the duration is missing or of the wrong type (an empty name and
+                  a length of 0 are not: Spotify sends such tracks, and the play is one)
     duplicate     the same play, artist or track stood further up on the page
     beyond_limit  the top list is longer than Spotify says it can be
-    same_instant  another track at the same millisecond stood further up
+    relinked      the same recording at the same instant, under another id, stood further up
     no_id         an artist or track without an id in a top list
     cleaned_text  no item, but a text that had NUL or half a surrogate pair removed from it
 """
@@ -44,6 +45,7 @@ from spotify_pipeline.domain.model import (
     TopTracks,
     Track,
 )
+from spotify_pipeline.domain.recordings import without_relinked
 
 # Clocks differ; a play further ahead than this would open tomorrow's day.
 FUTURE_AFTER = timedelta(minutes=5)
@@ -69,14 +71,15 @@ LONGEST_LIST = 50
 def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
     """One recently-played page; `now` is an aware datetime. Raises BadPayload.
 
-    Plays stand in the order sent. At one millisecond at most one play is kept, the first as sent,
-    because Spotify repeats a play under another track id when it relinks the track. `item_times`
-    holds every readable time, skipped items and those in the future included.
+    Plays stand in the order sent. Of one recording at one instant only the first is kept, because
+    Spotify repeats a play under another track id when it relinks the track; different recordings
+    may share an instant. `item_times` holds every readable time, skipped items and those in the
+    future included.
     """
     items = _items(payload)
     texts, skipped = Texts(), Counter[str]()
     times: list[datetime] = []
-    heard: dict[datetime, tuple[Play, Track]] = {}
+    heard: dict[tuple[datetime, str], tuple[Play, Track]] = {}
     artists: dict[str, Artist] = {}
 
     def parse(item: Json) -> None:
@@ -90,18 +93,21 @@ def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
             raise _Skip("bad_time")
         if played_at > now + FUTURE_AFTER:
             raise _Skip("future")
-        if played_at in heard:
-            same = heard[played_at][1].spotify_id == track.spotify_id
-            raise _Skip("duplicate" if same else "same_instant")
+        if (played_at, track.spotify_id) in heard:
+            raise _Skip("duplicate")
         context_uri = texts.read(read_object(item.get("context")).get("uri"))
-        heard[played_at] = Play(played_at, track.spotify_id, context_uri), track
+        play = Play(played_at, track.spotify_id, context_uri)
+        heard[played_at, track.spotify_id] = play, track
         _collect(artists, by)
 
     _each(items, parse, skipped)
+    kept = list(without_relinked(list(heard.values())))
+    if relinked := len(heard) - len(kept):
+        skipped["relinked"] = relinked
     tracks: dict[str, Track] = {}
-    _collect(tracks, (track for _, track in heard.values()))
+    _collect(tracks, (track for _, track in kept))
     return PlaysPage(
-        plays=tuple(play for play, _ in heard.values()),
+        plays=tuple(play for play, _ in kept),
         tracks=tuple(tracks.values()),
         artists=tuple(artists.values()),
         item_times=tuple(sorted(times, reverse=True)),
@@ -217,12 +223,13 @@ def _track(value: object, texts: Texts, without_id: str) -> tuple[Track, tuple[A
     track = Track(
         spotify_id=track_id,
         name=_name(sent, texts),
-        duration_ms=duration_ms,
+        duration_ms=duration_ms or None,
         artist_ids=tuple(dict.fromkeys(artist.spotify_id for artist in artists)),
         album_id=read_id(album.get("id")),
         album_name=texts.read(album.get("name")),
         release_date=texts.read(album.get("release_date")),
         popularity=read_integer(sent.get("popularity"), 0, 100),
+        isrc=read_id(read_object(sent.get("external_ids")).get("isrc")),
     )
     return track, artists
 
@@ -261,7 +268,7 @@ def _name(sent: Json, texts: Texts) -> str:
     name = texts.read(sent.get("name"))
     if name is None:
         raise _Skip("bad_item")
-    return name
+    return name if name.strip() else ""
 
 
 def _collect(known: dict[str, Catalogued], values: Iterable[Catalogued]) -> None:

@@ -1,8 +1,9 @@
 """Artists and tracks: facts about Spotify's catalogue, shared by all users."""
 
 from collections.abc import Iterable
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ARRAY, Connection, Table, Text, func, literal, select
 
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
@@ -11,23 +12,49 @@ from spotify_pipeline.storage.upsert import Written, upsert_changed
 
 
 def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:
-    """Insert new artists, update changed ones. What this answer leaves out stays as known."""
-    known: dict[str, Artist] = {}
-    for artist in artists:
-        seen = known.get(artist.spotify_id)
-        # Plays bring artists without picture and genres, top lists bring them with both.
-        if seen is None or (artist.genres, artist.image_url) != (None, None):
-            known[artist.spotify_id] = artist
-    rows: list[Row] = [as_row(artist) for artist in known.values()]
-    return upsert_changed(conn, t.artists, rows, keep_known=("genres", "popularity", "image_url"))
+    """Insert new artists, update changed ones. What an answer leaves out or empties stays known."""
+    return upsert_changed(
+        conn,
+        t.artists,
+        _merged(artists),
+        keep_known=("name", "genres", "popularity", "image_url"),
+    )
 
 
 def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
-    """Insert new tracks, update changed ones. What this answer leaves out stays as known."""
-    rows: dict[str, Row] = {track.spotify_id: as_row(track) for track in tracks}
+    """Insert new tracks, update changed ones. What an answer leaves out or empties stays known."""
     return upsert_changed(
         conn,
         t.tracks,
-        list(rows.values()),
-        keep_known=("album_id", "album_name", "release_date", "popularity"),
+        _merged(tracks),
+        keep_known=(
+            "name",
+            "duration_ms",
+            "album_id",
+            "album_name",
+            "release_date",
+            "popularity",
+            "isrc",
+        ),
     )
+
+
+def read_names(conn: Connection, table: Table, spotify_ids: Iterable[str]) -> dict[str, str]:
+    """Names of these artists or tracks; those that were never sent are left out."""
+    c = table.c
+    rows = conn.execute(
+        select(c.spotify_id, c.name).where(
+            c.spotify_id == func.any(literal(list(spotify_ids), ARRAY(Text))), c.name != ""
+        )
+    )
+    return {row.spotify_id: row.name for row in rows}
+
+
+def _merged(items: Iterable[Artist] | Iterable[Track]) -> list[Row]:
+    """One row per id: of each field the last value sent, because answers say more or less."""
+    rows: dict[str, dict[str, Any]] = {}
+    for item in items:
+        sent = as_row(item)
+        row = rows.setdefault(item.spotify_id, dict(sent))
+        row.update({name: value for name, value in sent.items() if value not in (None, "")})
+    return list(rows.values())

@@ -18,7 +18,7 @@ from spotify_pipeline.storage.check_scopes import Scope
 
 # What a row names, and where that has to stand.
 _NAMES: dict[str, list[tuple[Column[Any], Table]]] = {
-    s.RECENTLY_PLAYED: [(t.plays.c.track_id, t.tracks)],
+    s.RECENTLY_PLAYED: [(t.plays.c.track_id, t.tracks), (t.plays.c.artist_id, t.artists)],
     s.DAILY_LISTENING: [
         (t.daily_listening.c.top_track_id, t.tracks),
         (t.daily_listening.c.top_artist_id, t.artists),

@@ -28,10 +28,12 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.coverage import local_day
+from spotify_pipeline.domain.model import COUNTED_FROM_MS
 from spotify_pipeline.domain.personality_definition import METRICS, WINDOW_DAYS
 from spotify_pipeline.domain.zones import check_zone, is_valid_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_scopes import Scope
+from spotify_pipeline.storage.listened import plays_heard, previous_play
 from spotify_pipeline.storage.people import ELIGIBLE
 
 DAYS = 35
@@ -45,18 +47,37 @@ Bad = Select[tuple[str, datetime | None]]
 Query = Callable[[Scope], Bad]
 
 
-def same_instant(scope: Scope) -> Bad:
-    """Instants at which two counted plays of a user end."""
-    p = t.plays
+def repeated_plays(scope: Scope) -> Bad:
+    """Instants at which one recording is stored twice: under two ids after a relink."""
+    p, other = t.plays, t.plays.alias("other")
+    track, relinked = t.tracks.alias("track"), t.tracks.alias("relinked")
     twice = (
         select(p.c.played_at)
+        .join_from(
+            p,
+            other,
+            and_(
+                other.c.user_id == p.c.user_id,
+                other.c.played_at == p.c.played_at,
+                other.c.track_id < p.c.track_id,
+                other.c.source == p.c.source,
+            ),
+        )
+        .join(track, track.c.spotify_id == p.c.track_id)
+        .join(relinked, relinked.c.spotify_id == other.c.track_id)
         .where(
             p.c.user_id == t.users.c.user_id,
             p.c.played_at >= scope.now - timedelta(days=DAYS),
-            _is_counted(),
+            p.c.source == "api",
+            or_(
+                track.c.isrc == relinked.c.isrc,
+                and_(
+                    track.c.name == relinked.c.name,
+                    track.c.name != "",
+                    p.c.artist_id == other.c.artist_id,
+                ),
+            ),
         )
-        .group_by(p.c.played_at)
-        .having(func.count() > 1)
     )
     return per_user(scope, twice, "played_at")
 
@@ -100,20 +121,26 @@ def needing_reconnect(scope: Scope) -> Bad:
 
 def wrong_sums(scope: Scope) -> Bad:
     """Days that are not what their stored plays add up to."""
-    u, d, p, k = t.users, t.daily_listening, t.plays, t.tracks
+    u, d, p = t.users, t.daily_listening, t.plays
     day = _local_days(scope)
+    each = (
+        plays_heard(
+            p.c.user_id == u.c.user_id,
+            p.c.played_at >= previous_play(u.c.user_id, day.c.since),
+            p.c.played_at < day.c.until,
+        )
+        .correlate(u, day)
+        .subquery("each")
+    )
+    is_counted = or_(each.c.source == "api", each.c.ms_played >= COUNTED_FROM_MS)
     heard = (
         select(
             func.count().label("rows"),
-            func.count().filter(_is_counted()).label("plays"),
-            func.coalesce(func.sum(func.coalesce(p.c.ms_played, k.c.duration_ms)), 0).label("ms"),
+            func.count().filter(is_counted).label("plays"),
+            func.coalesce(func.sum(each.c.listened_ms), 0).label("ms"),
         )
-        .join_from(p, k, k.c.spotify_id == p.c.track_id)
-        .where(
-            p.c.user_id == u.c.user_id,
-            p.c.played_at >= day.c.since,
-            p.c.played_at < day.c.until,
-        )
+        .where(each.c.played_at >= day.c.since)
+        .correlate(u, day)
         .lateral("heard")
     )
     same_day = (d.c.user_id == u.c.user_id) & (d.c.date == day.c.date)
@@ -239,13 +266,6 @@ def _local_days(scope: Scope) -> TableValuedAlias:
         .table_valued("zone", "date", "since", "until", name="day")
         .render_derived()
     )
-
-
-def _is_counted() -> ColumnElement[bool]:
-    # Lazy: the code location reads the rules, and has to load without pandas.
-    from spotify_pipeline.domain.days import COUNTED_FROM_MS
-
-    return or_(t.plays.c.source == "api", t.plays.c.ms_played >= COUNTED_FROM_MS)
 
 
 def _never() -> ColumnElement[datetime | None]:

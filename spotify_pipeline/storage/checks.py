@@ -63,8 +63,9 @@ def _rules() -> Iterator[Rule]:
         "no_duplicate_plays",
         s.RECENTLY_PLAYED,
         True,
-        "No two counted plays of a user end at the same instant.",
-        (q.same_instant,),
+        "No recording is stored twice for a user at one instant. Different recordings may share a "
+        "millisecond.",
+        (q.repeated_plays,),
     )
     yield Rule(
         "users_are_polled_in_time",

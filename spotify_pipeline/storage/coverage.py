@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import (
-    ARRAY,
     Column,
     Connection,
-    DateTime,
-    Text,
     delete,
     func,
-    literal,
     select,
     true,
     tuple_,
@@ -22,7 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from spotify_pipeline.domain.coverage import Account, Interval, Known
+from spotify_pipeline.domain.coverage import CoverageChange, Interval, Known
+from spotify_pipeline.domain.recordings import PageMatch
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.recordset import insert_rows
 
@@ -38,70 +35,22 @@ class FetchedPage:
     item_times: tuple[datetime, ...]
     new_plays: int
     skipped: Mapping[str, int]
-    account: Account
+    change: CoverageChange
 
 
-def read_known(conn: Connection, item_times: Mapping[str, Sequence[datetime]]) -> dict[str, Known]:
-    """What is known of each user before a page with these item times is taken into account."""
-    user_ids = list(item_times)
-    covers = read_covers(conn, user_ids)
-    gaps = read_open_gaps(conn, user_ids)
-    ends = _first_and_last_plays(conn, user_ids)
-    p = t.plays
-    asked = [(user_id, time) for user_id, times in item_times.items() for time in set(times)]
-    items = (
-        func.unnest(
-            literal([user_id for user_id, _ in asked], ARRAY(Text)),
-            literal([time for _, time in asked], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "played_at", name="items")
-        .render_derived()
-    )
-    seen: dict[str, set[datetime]] = defaultdict(set)
-    for user_id, played_at in conn.execute(
-        select(p.c.user_id, p.c.played_at).join_from(
-            p,
-            items,
-            (p.c.user_id == items.c.user_id)
-            & (p.c.played_at == items.c.played_at)
-            & (p.c.source == "api"),
-        )
-    ):
-        seen[user_id].add(played_at)
+def read_known(conn: Connection, matches: Mapping[str, PageMatch]) -> dict[str, Known]:
+    """What is known of each user before a page, which was compared with the stored plays."""
+    covers = read_covers(conn, matches)
+    gaps = read_open_gaps(conn, matches)
     return {
         user_id: Known(
             covers=tuple(covers.get(user_id, ())),
             open_gaps=tuple(gaps.get(user_id, ())),
-            oldest_api_play_at=ends[user_id][0],
-            newest_play_at=ends[user_id][1],
-            seen=frozenset(seen[user_id]),
+            seen=match.seen,
+            not_shown=match.not_shown,
         )
-        for user_id in user_ids
+        for user_id, match in matches.items()
     }
-
-
-def _first_and_last_plays(
-    conn: Connection, user_ids: Sequence[str]
-) -> dict[str, tuple[datetime | None, datetime | None]]:
-    """Each user's oldest API play and newest play of any source."""
-    p = t.plays
-    users = (
-        func.unnest(literal(user_ids, ARRAY(Text)))
-        .table_valued("user_id", name="users")
-        .render_derived()
-    )
-    # A subquery per user looks at one entry of an index; GROUP BY would read all their plays.
-    of_user = p.c.user_id == users.c.user_id
-    oldest = select(func.min(p.c.played_at)).where(of_user, p.c.source == "api")
-    newest = select(func.max(p.c.played_at)).where(of_user)
-    rows = conn.execute(
-        select(
-            users.c.user_id,
-            oldest.correlate(users).scalar_subquery(),
-            newest.correlate(users).scalar_subquery(),
-        )
-    )
-    return {user_id: (first, last) for user_id, first, last in rows}
 
 
 def read_covers(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
@@ -118,7 +67,11 @@ def read_open_gaps(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[
     )
 
 
-def save_pages(conn: Connection, pages: Sequence[FetchedPage], known: Mapping[str, Known]) -> None:
+def save_pages(
+    conn: Connection,
+    pages: Sequence[FetchedPage],
+    covers_before: Mapping[str, Sequence[Interval]],
+) -> None:
     """Log the pages; write the covers and gaps that changed."""
     if not pages:
         return
@@ -131,21 +84,23 @@ def save_pages(conn: Connection, pages: Sequence[FetchedPage], known: Mapping[st
             "skipped": dict(page.skipped),
             "oldest_item_at": min(page.item_times, default=None),
             "newest_item_at": max(page.item_times, default=None),
-            "overlapped": page.account.overlapped,
+            "overlapped": page.change.overlapped,
         }
         for page in pages
     ]
     conn.execute(insert_rows(t.fetch_log, log))
-    _save_covers(conn, pages, known)
+    _save_covers(conn, pages, covers_before)
     _save_gaps(conn, pages)
 
 
 def _save_covers(
-    conn: Connection, pages: Sequence[FetchedPage], known: Mapping[str, Known]
+    conn: Connection,
+    pages: Sequence[FetchedPage],
+    covers_before: Mapping[str, Sequence[Interval]],
 ) -> None:
     c = t.coverage
-    before = {(p.user_id, cover) for p in pages for cover in known[p.user_id].covers}
-    after = {(p.user_id, cover) for p in pages for cover in p.account.covers}
+    before = {(p.user_id, cover) for p in pages for cover in covers_before[p.user_id]}
+    after = {(p.user_id, cover) for p in pages for cover in p.change.covers}
     if gone := before - after:
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
         conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))
@@ -160,7 +115,7 @@ def _save_covers(
 def _save_gaps(conn: Connection, pages: Sequence[FetchedPage]) -> None:
     g = t.listening_gaps
     for page in pages:
-        for gap in page.account.closed:
+        for gap in page.change.closed:
             conn.execute(
                 update(g)
                 .where(
@@ -170,10 +125,9 @@ def _save_gaps(conn: Connection, pages: Sequence[FetchedPage]) -> None:
                 )
                 .values(closed_at=page.fetched_at, closed_by="page")
             )
-    opened = [(page, page.account.opened) for page in pages if page.account.opened]
+    opened = [(page, page.change.opened) for page in pages if page.change.opened]
     if opened:
-        # A page of nothing but skipped items leaves the newest play where it was: the next page
-        # without overlap then widens the gap that begins there.
+        # The same gap noticed again, after coverage was taken back by hand: it only widens.
         statement = insert(g)
         conn.execute(
             statement.on_conflict_do_update(

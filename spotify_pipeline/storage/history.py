@@ -1,14 +1,13 @@
-"""Reads whole histories in parts of bounded size: somebody may have a million plays."""
+"""Reads whole histories in parts of bounded size: a user may have a million plays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from io import BytesIO
 
 import pandas as pd
-from sqlalchemy import ARRAY, Connection, Date, Text, cast, func, literal, select
+from sqlalchemy import Connection, Date, cast, func, select
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.frames import frame
 from spotify_pipeline.storage.plays import ALWAYS, PLAY_DTYPES, Window
 
 # 100,000 plays take 100 MB while their days are computed.
@@ -22,11 +21,18 @@ _A_MONTH = timedelta(days=31)
 _COPY = """
 COPY (
     SELECT reading.number, (date_part('epoch', p.played_at) * 1000000)::bigint,
-        ':' || p.track_id, p.source, p.ms_played
+        ':' || p.track_id, ':' || p.artist_id, p.source, p.ms_played, p.duration_ms
     FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])
         WITH ORDINALITY AS reading (user_id, since, until, number)
     JOIN spotify_pipeline.plays AS p ON p.user_id = reading.user_id
-        AND p.played_at >= reading.since AND p.played_at < reading.until
+        AND p.played_at < reading.until
+        AND p.played_at >= coalesce(
+            (
+                SELECT max(q.played_at) FROM spotify_pipeline.plays AS q
+                WHERE q.user_id = reading.user_id AND q.played_at < reading.since
+            ),
+            reading.since
+        )
 ) TO STDOUT (FORMAT csv, HEADER)
 """
 
@@ -82,15 +88,14 @@ def _dates_of_parts(conn: Connection, user_id: str, plays: int) -> list[tuple[da
 class HistoryReader:
     """Reads plays as `read_plays` does, in any order and without release dates, but faster.
 
-    COPY has no row in Python, and a track is asked for once, however often it was played.
+    COPY has no row in Python.
     """
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._tracks = pd.DataFrame(columns=["artist_id", "duration_ms"])
 
     def read(self, windows: Mapping[str, Window]) -> pd.DataFrame:
-        """Plays of each user in their half-open UTC window (None: all plays)."""
+        """Plays of each user in their half-open UTC window (None: all), and the one before it."""
         spans = [window or ALWAYS for window in windows.values()]
         since, until = ([span[n] for span in spans] for n in (0, 1))
         text = BytesIO()
@@ -102,47 +107,43 @@ class HistoryReader:
         plays = pd.read_csv(
             text,
             header=0,
-            names=["user", "played_at", "track_id", "source", "ms_played"],
+            names=[
+                "user",
+                "played_at",
+                "track_id",
+                "artist_id",
+                "source",
+                "ms_played",
+                "duration_ms",
+            ],
             dtype={
                 "user": "int64",
                 "played_at": "int64",
                 "track_id": "category",
+                "artist_id": "category",
                 "source": "category",
                 "ms_played": "Int64",
+                "duration_ms": "Int64",
             },
             # An id may be any text, NA and the empty one included.
             keep_default_na=False,
-            na_values={"ms_played": [""]},
+            na_values={"ms_played": [""], "duration_ms": [""], "artist_id": [""]},
         )
-        # Marked as text by a colon: ids of nothing but digits would have been read as numbers.
-        tracks = plays["track_id"].cat.rename_categories(lambda marked: marked[1:])
-        track = tracks.cat
-        code = track.codes.to_numpy()
-        of_track = self._known(list(track.categories)).reindex(track.categories)
         users = pd.Categorical.from_codes(plays["user"].to_numpy() - 1, pd.Index(list(windows)))
         return pd.DataFrame(
             {
                 "user_id": users,
                 "played_at": pd.to_datetime(plays["played_at"], unit="us", utc=True),
-                "track_id": tracks,
-                "artist_id": pd.Categorical(of_track["artist_id"]).take(code),
+                "track_id": _unmarked(plays["track_id"]),
+                "artist_id": _unmarked(plays["artist_id"]),
                 "source": plays["source"],
                 "ms_played": plays["ms_played"],
-                "duration_ms": of_track["duration_ms"].to_numpy(dtype="int64")[code],
+                "duration_ms": plays["duration_ms"],
             },
             columns=[name for name in PLAY_DTYPES if name != "release_date"],
         )
 
-    def _known(self, track_ids: Sequence[str]) -> pd.DataFrame:
-        """Primary artist and length of these tracks, and of others met before, by track id."""
-        if missing := [one for one in track_ids if one not in self._tracks.index]:
-            k = t.tracks
-            rows = self._conn.execute(
-                select(k.c.spotify_id, k.c.artist_ids[1], k.c.duration_ms).where(
-                    # An array: a statement has room for 65,535 parameters, and one may play more.
-                    k.c.spotify_id == func.any(literal(missing, ARRAY(Text)))
-                )
-            ).all()
-            found = frame(rows, ["id", "artist_id", "duration_ms"]).set_index("id")
-            self._tracks = pd.concat([self._tracks, found]) if len(self._tracks) else found
-        return self._tracks
+
+def _unmarked(ids: pd.Series) -> pd.Series:
+    """Ids without the colon that marks them as text: digits would have been read as numbers."""
+    return ids.cat.rename_categories(lambda marked: str(marked)[1:])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Table, cast, func, select
+from sqlalchemy import BigInteger, Connection, Table, cast, func, literal, select
 
 from spotify_pipeline.domain.coverage import Interval, completeness, local_day
 from spotify_pipeline.domain.portrait import (
@@ -20,6 +20,7 @@ from spotify_pipeline.domain.portrait import (
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
+from spotify_pipeline.storage.listened import plays_heard, previous_play
 
 SHOWN_ITEMS = 10
 CLOCK_DAYS = timedelta(days=28)
@@ -75,14 +76,17 @@ def _days(conn: Connection, user_id: str, today: date, gaps: Sequence[Interval])
 
 def _quarters(conn: Connection, user_id: str, now: datetime) -> list[tuple[int, int]]:
     """Milliseconds heard per quarter of an hour of the last four weeks."""
-    p, k = t.plays, t.tracks
-    epoch = func.extract("epoch", p.c.played_at)
+    p, since = t.plays, now - CLOCK_DAYS
+    heard = plays_heard(
+        p.c.user_id == user_id,
+        p.c.played_at >= previous_play(literal(user_id), since),
+        p.c.played_at <= now,
+    ).subquery("heard")
+    epoch = func.extract("epoch", heard.c.played_at)
     quarter = cast(func.floor(epoch / QUARTER_SECONDS), BigInteger).label("quarter")
-    heard = cast(func.sum(func.coalesce(p.c.ms_played, k.c.duration_ms)), BigInteger)
     rows = conn.execute(
-        select(quarter, heard)
-        .join_from(p, k, k.c.spotify_id == p.c.track_id)
-        .where(p.c.user_id == user_id, p.c.played_at.between(now - CLOCK_DAYS, now))
+        select(quarter, cast(func.sum(heard.c.listened_ms), BigInteger))
+        .where(heard.c.played_at >= since)
         .group_by(quarter)
     )
     return [(row[0], row[1]) for row in rows]

@@ -21,7 +21,15 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import check_server
 
 # The order matters: a function may use a view, and a view another view.
-SCRIPTS = ("people.sql", "tallies.sql", "accounts.sql", "requests.sql", "status.sql", "history.sql")
+SCRIPTS = (
+    "people.sql",
+    "plays.sql",
+    "tallies.sql",
+    "accounts.sql",
+    "requests.sql",
+    "status.sql",
+    "history.sql",
+)
 
 # Any number will do that nobody else in this database uses for an advisory lock.
 LOCK = 0x5350_4F54_4946_59

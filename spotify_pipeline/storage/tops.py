@@ -29,6 +29,7 @@ from sqlalchemy.types import TypeEngine
 
 from spotify_pipeline.domain.model import TimeRange, TopArtists, TopTracks
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.catalogue import read_names
 from spotify_pipeline.storage.frames import frame
 from spotify_pipeline.storage.recordset import Row, recordset
 from spotify_pipeline.storage.upsert import upsert_changed
@@ -85,6 +86,7 @@ def replace_top_artists(
         for rank, artist in enumerate(one.top.artists, start=1)
     ]
     keys = [one.key for one in lists]
+    rows = _with_known_names(conn, rows, "name", t.artists, "spotify_id")
     return _replace(conn, t.user_top_artists, t.top_artists_history, keys, rows)
 
 
@@ -99,6 +101,7 @@ def replace_top_tracks(
             "rank": rank,
             "spotify_id": entry.spotify_id,
             "name": entry.name,
+            "artist_id": track.artist_ids[0],
             "artist_name": entry.artist_name,
             "album_name": entry.album_name,
             "image_url": entry.image_url,
@@ -106,9 +109,14 @@ def replace_top_tracks(
             "fetched_at": one.fetched_at,
         }
         for one in lists
-        for rank, entry in enumerate(one.top.entries, start=1)
+        for rank, (entry, track) in enumerate(
+            zip(one.top.entries, one.top.tracks, strict=True), start=1
+        )
     ]
     keys = [one.key for one in lists]
+    rows = _with_known_names(conn, rows, "name", t.tracks, "spotify_id")
+    rows = _with_known_names(conn, rows, "artist_name", t.artists, "artist_id")
+    rows = [{name: row[name] for name in row if name != "artist_id"} for row in rows]
     return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
 
 
@@ -120,6 +128,17 @@ def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> di
         .group_by(table.c.user_id, table.c.time_range)
     )
     return {(user_id, time_range): length for user_id, time_range, length in rows}
+
+
+def _with_known_names(
+    conn: Connection, rows: list[Row], name: str, catalogue: Table, id_: str
+) -> list[Row]:
+    """The rows with names from the catalogue where Spotify sent an empty one."""
+    unnamed = {row[id_] for row in rows if not row[name]}
+    if not unnamed:
+        return rows
+    names = read_names(conn, catalogue, unnamed)
+    return [row if row[name] else {**row, name: names.get(row[id_], "")} for row in rows]
 
 
 def _replace(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table, and_, func, literal_column, not_, or_, select
+from sqlalchemy import Connection, Table, Text, and_, func, literal_column, not_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -35,9 +35,10 @@ def upsert_changed(
 ) -> Written:
     """Insert rows by primary key; update those that differ; leave equal ones alone.
 
-    `keep_known` columns are not overwritten with NULL: a response that leaves a field out says
-    nothing about it. `stamps` are written with a change but are no reason for one. Rows are sorted
-    by key, so that two writers of a shared table cannot deadlock. Returns the keys written.
+    `keep_known` columns are not overwritten with NULL or an empty text: a response that leaves a
+    field out, or empties it, says nothing about it. `stamps` are written with a change but are no
+    reason for one. Rows are sorted by key, so that two writers of a shared table cannot deadlock.
+    Returns the keys written.
     """
     if not rows:
         return Written()
@@ -82,4 +83,9 @@ def upsert_changed(
 def _value(new: Any, table: Table, name: str, keep_known: Sequence[str]) -> ColumnElement[Any]:
     """What a column is to hold: the new value, or the known one where the new one says nothing."""
     value: ColumnElement[Any] = new[name]
-    return func.coalesce(value, table.c[name]) if name in keep_known else value
+    if name not in keep_known:
+        return value
+    if isinstance(table.c[name].type, Text):
+        # Where nothing was ever known an empty text stays one, for columns that are NOT NULL.
+        return func.coalesce(func.nullif(value, ""), table.c[name], value)
+    return func.coalesce(value, table.c[name])

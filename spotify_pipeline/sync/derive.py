@@ -6,7 +6,7 @@ All functions work inside the caller's transaction.
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ from spotify_pipeline.storage.days import (
     write_days,
 )
 from spotify_pipeline.storage.history import HistoryReader, parts_of_history
-from spotify_pipeline.storage.plays import read_plays
+from spotify_pipeline.storage.plays import complete_plays, read_next_plays, read_plays
 from spotify_pipeline.storage.tallies import recount
 from spotify_pipeline.storage.upsert import Written
 from spotify_pipeline.sync.outcome import StepRows
@@ -38,14 +38,18 @@ def rebuild_touched_days(
     computed_at: datetime,
     plays_from: Mapping[str, datetime | None] | None = None,
 ) -> Written:
-    """Recompute exactly the local days that new plays fall on; every day of the `stale` users.
+    """Recompute the local days that depend on new plays; every day of the `stale` users.
 
-    `new_plays` are (user_id, played_at). Days that begin before a user's `plays_from` stay as they
-    are: retention has deleted their plays. Returns the (user_id, date) written.
+    `new_plays` are (user_id, played_at). A new play shortens the estimate of the play after it, so
+    that one's day depends on it, too. Days of which retention has deleted plays, or the play before
+    them, stay as they are: those up to the first that begins after a user's `plays_from`. Returns
+    the (user_id, date) written.
     """
+    new_plays = [*new_plays, *complete_plays(conn, list(zones))]
     fresh = [play for play in new_plays if play[0] not in stale]
+    fresh += read_next_plays(conn, fresh) if fresh else []
     whole = {
-        user_id: first_whole_day(cut, check_zone(zones[user_id]))
+        user_id: first_whole_day(cut, check_zone(zones[user_id])) + timedelta(days=1)
         for user_id, cut in (plays_from or {}).items()
         if cut is not None
     }
@@ -73,8 +77,7 @@ def _rebuild_touched(
         for user_id, dates in touched.groupby("user_id")["date"]
     }
     plays = read_plays(conn, windows)
-    plays = plays.assign(date=day.local_dates(plays, zones)).merge(touched, on=["user_id", "date"])
-    return write_days(conn, day.daily_listening(plays, zones), computed_at)
+    return write_days(conn, day.daily_listening(plays, zones, touched), computed_at)
 
 
 def _rebuild_all(

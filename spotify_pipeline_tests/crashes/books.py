@@ -4,18 +4,20 @@ Plain Python and the standard library's time zones: a mistake that both sides ma
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, text
 
 from spotify_pipeline.simulator.control import LedgerPlay
+from spotify_pipeline_tests import oracle
 from spotify_pipeline_tests.crashes.world import LISTENED_BEFORE, START, World
 
-# Spotify shows the last 50 plays and nothing before.
-WINDOW = 50
+# Spotify shows the last 50 plays of the last 7 days and nothing before.
+WINDOW, WINDOW_TIME = 50, timedelta(days=7)
 
 PlayKey = tuple[str, datetime, str]
 DayKey = tuple[str, date]
@@ -119,17 +121,29 @@ def compare(world: World) -> Findings:
 
 
 def shown(ledger: Sequence[LedgerPlay], at: datetime) -> list[LedgerPlay]:
-    """The plays that Spotify showed at an instant: the last 50 of those published by then."""
-    return [play for play in ledger if play.published_at <= at][-WINDOW:]
+    """The plays that Spotify showed at an instant: the last 50 of the last 7 days."""
+    return [
+        play for play in ledger if play.published_at <= at and play.played_at > at - WINDOW_TIME
+    ][-WINDOW:]
 
 
 def recount(plays: Iterable[Heard], zones: Mapping[str, str]) -> dict[DayKey, Day]:
     """Every local day of these plays."""
     days: dict[DayKey, list[Heard]] = defaultdict(list)
+    of_user: dict[str, list[Heard]] = defaultdict(list)
     for heard in plays:
+        of_user[heard.user_id].append(heard)
+    for heard in chain.from_iterable(_capped(of) for of in of_user.values()):
         zone = ZoneInfo(zones[heard.user_id])
         days[heard.user_id, heard.played_at.astimezone(zone).date()].append(heard)
     return {key: _day(sorted(plays, key=lambda h: h.played_at)) for key, plays in days.items()}
+
+
+def _capped(plays: Sequence[Heard]) -> Iterator[Heard]:
+    """A user's plays with the time that each is counted for in place of the track's length."""
+    listened = oracle.listened_ms((h.played_at, h.track_id, None, h.duration_ms) for h in plays)
+    for heard in plays:
+        yield replace(heard, duration_ms=listened[heard.played_at, heard.track_id])
 
 
 def unequal(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
@@ -143,9 +157,8 @@ def read(engine: Engine) -> Stored:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
         plays = conn.execute(
             text(
-                "SELECT p.user_id, p.played_at, p.track_id, t.artist_ids[1], t.duration_ms"
-                " FROM spotify_pipeline.plays AS p"
-                " JOIN spotify_pipeline.tracks AS t ON t.spotify_id = p.track_id"
+                "SELECT user_id, played_at, track_id, artist_id, duration_ms"
+                " FROM spotify_pipeline.plays"
             )
         ).all()
         days = conn.execute(

@@ -53,7 +53,7 @@ def play(
     track_id: str = "t1",
     artist_id: str = "a1",
     ms_played: int | None = None,
-    duration_ms: int = 200_000,
+    duration_ms: int | None = 200_000,
     release_date: str | None = None,
 ) -> dict[str, object]:
     """One row; with `ms_played` it is an imported play, without it one of the API."""
@@ -74,7 +74,7 @@ def plays_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["played_at"] = pd.to_datetime(frame["played_at"], utc=True).dt.as_unit("us")
     frame["ms_played"] = frame["ms_played"].astype("Int64")
-    frame["duration_ms"] = frame["duration_ms"].astype("int64")
+    frame["duration_ms"] = frame["duration_ms"].astype("Int64")
     return frame
 
 
@@ -109,7 +109,7 @@ def listening(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, str]]:
             track_id=track,
             artist_id=draw(_ids),
             ms_played=draw(st.sampled_from([None, 0, 29_999, 30_000, 100_000])),
-            duration_ms=draw(st.sampled_from([30_000, 100_000])),
+            duration_ms=draw(st.sampled_from([30_000, 100_000, 4_000_000, None])),
         )
         for user, at, track in keys
     ]

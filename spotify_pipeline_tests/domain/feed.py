@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
 
-from spotify_pipeline.domain.coverage import Account, Interval, Known, account_for_page
+from spotify_pipeline.domain.coverage import CoverageChange, Interval, Known, apply_page
 from spotify_pipeline_tests.domain.builders import utc
 
 SIZE = 5
@@ -75,7 +75,7 @@ class Record:
     stored: set[datetime] = field(default_factory=set)
     covers: tuple[Interval, ...] = ()
     gaps: dict[datetime, datetime] = field(default_factory=dict)
-    pages: list[tuple[set[datetime], Account]] = field(default_factory=list)
+    pages: list[tuple[set[datetime], CoverageChange]] = field(default_factory=list)
 
     @property
     def open_gaps(self) -> tuple[Interval, ...]:
@@ -91,20 +91,17 @@ def recorded(story: Story) -> Record:
         known = Known(
             covers=record.covers,
             open_gaps=record.open_gaps,
-            newest_play_at=max(record.stored, default=None),
-            oldest_api_play_at=min(record.stored, default=None),
             seen=frozenset(items & record.stored),
+            not_shown=frozenset(record.stored - items),
         )
-        account = account_for_page(
-            items, poll.at - story.behind, known, is_all=not story.has_more(poll)
-        )
-        for gap in account.closed:
+        change = apply_page(items, poll.at - story.behind, known, is_short=not story.has_more(poll))
+        for gap in change.closed:
             del record.gaps[gap.start]
-        if gap := account.opened:
+        if gap := change.opened:
             record.gaps[gap.start] = max(gap.end, record.gaps.get(gap.start, gap.end))
-        record.covers = account.covers
+        record.covers = change.covers
         record.stored |= {heard.ended_at for heard in window if heard.usable}
-        record.pages.append((items, account))
+        record.pages.append((items, change))
     return record
 
 

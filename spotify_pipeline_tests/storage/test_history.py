@@ -101,15 +101,13 @@ def test_days_rebuilt_in_parts_are_those_of_all_plays_at_once(
     }
 
 
-def test_ids_that_look_like_numbers_are_texts_and_there_may_be_any_number(
-    history: Connection,
-) -> None:
-    save_tracks(history, [Track(name, name, n, ("by NA",)) for n, name in enumerate(("07", "7"))])
+def test_ids_that_look_like_numbers_are_texts(history: Connection) -> None:
+    save_tracks(
+        history, [Track(name, name, n + 1, ("by NA",)) for n, name in enumerate(("07", "7"))]
+    )
     play = {"user_id": "çem", "source": "api"}
     rows = [{"track_id": name, "played_at": NOW - n * DAY} for n, name in enumerate(("07", "7"))]
     history.execute(insert(t.plays), [play | row for row in rows])
     reader = HistoryReader(history)
     plays = reader.read({"çem": None}).sort_values("duration_ms")
-    assert [*zip(plays["track_id"], plays["duration_ms"], strict=True)] == [("07", 0), ("7", 1)]
-    # A statement has room for 65,535 parameters.
-    assert len(reader._known([str(n) for n in range(70_000)])) == 2
+    assert [*zip(plays["track_id"], plays["duration_ms"], strict=True)] == [("07", 1), ("7", 2)]

@@ -17,6 +17,14 @@ HOUR = timedelta(hours=1)
 ARTIST = {"spotify_id": "a", "name": "A"}
 TRACK = {"spotify_id": "t", "name": "T", "duration_ms": 1, "artist_ids": ["a"]}
 PLAY = {"user_id": "ada", "played_at": NOON, "track_id": "song", "source": "api"}
+RESTAMPED = {
+    "user_id": "ada",
+    "shown_at": NOON - HOUR,
+    "shown_track_id": "t",
+    "played_at": NOON,
+    "track_id": "song",
+    "noticed_at": NOON,
+}
 TOKEN = {
     "user_id": "ada",
     "client_id": "app",
@@ -68,6 +76,7 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.user_tokens, TOKEN),
     (t.coverage, COVER),
     (t.fetch_log, FETCH),
+    (t.restamped_plays, RESTAMPED),
     (t.listening_gaps, GAP),
     (t.daily_listening, DAY),
     (t.user_top_artists, TOP_ARTIST),
@@ -183,15 +192,27 @@ def test_rows_that_break_a_rule_are_refused_by_its_name(connection: Connection, 
         assert rule in str(cause(refusal.value).diag.constraint_name), (table.name, row)
 
 
-def test_a_relinked_track_does_not_double_a_play_but_an_import_may_stand_beside_it(
+def test_different_recordings_may_share_a_millisecond_and_one_track_may_not(
     connection: Connection, ada: str
 ) -> None:
-    add_track(connection, "relinked")
+    add_track(connection, "other")
     connection.execute(insert(t.plays).values(PLAY))
-    with pytest.raises(IntegrityError, match="uq_plays_api"):
-        connection.execute(insert(t.plays).values(PLAY | {"track_id": "relinked"}))
-    exported = PLAY | {"track_id": "relinked", "source": "export", "ms_played": 31_000}
-    connection.execute(insert(t.plays).values(exported))
+    connection.execute(insert(t.plays).values(PLAY | {"track_id": "other"}))
+    with pytest.raises(IntegrityError, match="pk_plays"):
+        connection.execute(insert(t.plays).values(PLAY))
+
+
+def test_a_play_stored_without_the_facts_of_its_track_takes_them_from_the_catalogue(
+    connection: Connection, ada: str
+) -> None:
+    connection.execute(insert(t.plays).values(PLAY))
+    facts = (t.plays.c.artist_id, t.plays.c.duration_ms)
+    (before,) = connection.execute(select(*facts)).all()
+    assert (
+        before == connection.execute(select(t.tracks.c.artist_ids[1], t.tracks.c.duration_ms)).one()
+    )
+    connection.execute(update(t.tracks).values(duration_ms=7, artist_ids=["another"]))
+    assert connection.execute(select(*facts)).all() == [before]
 
 
 @pytest.mark.parametrize("hours", [(0, 1), (-1, 0), (1, 2), (0.5, 0.6), (-1, 5)])
@@ -229,11 +250,6 @@ def test_one_statement_may_replace_covers_by_their_union(connection: Connection,
     )
     (cover,) = connection.execute(select(t.coverage)).all()
     assert cover == ("ada", NOON, NOON + 3 * HOUR)
-
-
-def test_a_cover_may_reach_back_to_the_beginning(connection: Connection, ada: str) -> None:
-    connection.execute(insert(t.coverage).values(COVER | {"covered_from": t.BEGINNING}))
-    assert connection.scalar(select(t.coverage.c.covered_from)) == t.BEGINNING
 
 
 def test_the_same_gap_is_open_only_once(connection: Connection, ada: str) -> None:

@@ -1,7 +1,7 @@
 """A pipeline on a fresh database, pointed at a simulated Spotify, and people who connect to it."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -113,15 +113,19 @@ class Stage:
         *,
         more: bool = False,
         unusable: Sequence[datetime] = (),
+        tracks: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         """From now on Spotify shows exactly these plays, in the order given.
 
-        `more`: it offers a page behind them; `unusable`: those at these times have no track.
+        `more`: it offers a page behind them; `unusable`: those at these times have no track;
+        `tracks`: fields of tracks that differ from those of `track_body`, by id.
         """
         for rule in self.simulator.faults():
             if (rule["kind"], rule["user_id"]) == ("body", user_id):
                 self.simulator.clear_faults(rule["number"])
-        body = plays_body(heard) | {"next": "https://api.spotify.com/older" if more else None}
+        body = plays_body(heard, tracks or {}) | {
+            "next": "https://api.spotify.com/older" if more else None
+        }
         for item, (played_at, _) in zip(body["items"], heard, strict=True):
             if played_at in unusable:
                 item["track"] = None
@@ -218,19 +222,27 @@ class Meanwhile:
         return call
 
 
-def plays_body(heard: Sequence[Heard]) -> dict[str, Any]:
-    """A recently-played page; every track is 3 minutes long, `t1` is by the artist `by t1`."""
+def track_body(track_id: str) -> dict[str, Any]:
+    """A track of 3 minutes; `t1` is called "Song t1" and by the artist `by t1`."""
+    return {
+        "id": track_id,
+        "name": f"Song {track_id}",
+        "duration_ms": 180_000,
+        "artists": [{"id": f"by {track_id}", "name": f"Singer of {track_id}"}],
+        "album": {"id": f"album {track_id}", "name": "Album", "images": []},
+    }
+
+
+def plays_body(
+    heard: Sequence[Heard], tracks: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """A recently-played page; `tracks` has the fields that differ from `track_body`, by id."""
+    changed = tracks or {}
     return {
         "items": [
             {
                 "played_at": played_at.isoformat(timespec="milliseconds"),
-                "track": {
-                    "id": track_id,
-                    "name": f"Song {track_id}",
-                    "duration_ms": 180_000,
-                    "artists": [{"id": f"by {track_id}", "name": f"Singer of {track_id}"}],
-                    "album": {"id": f"album {track_id}", "name": "Album", "images": []},
-                },
+                "track": track_body(track_id) | changed.get(track_id, {}),
                 "context": None,
             }
             for played_at, track_id in heard

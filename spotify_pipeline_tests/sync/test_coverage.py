@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Engine, insert
 
-from spotify_pipeline.domain.coverage import BEGINNING
+from spotify_pipeline.domain.coverage import SERVED_WINDOW
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.edits import EmptyPage, Put
@@ -91,22 +91,22 @@ def test_pages_that_overlap_are_one_cover(anna: Stage) -> None:
     assert [page["overlapped"] for page in pages(anna)] == [False, True, True]
 
 
-def test_a_page_without_overlap_opens_a_gap_from_the_newest_play_to_its_oldest_item(
+def test_a_page_without_overlap_opens_a_gap_from_the_coverage_before_it_to_its_oldest_item(
     anna: Stage,
 ) -> None:
     look(anna, 12, [9, 10, 11])
     look(anna, 20, [18, 19])
     assert covers(anna) == [(at(9), at(12)), (at(18), at(20))]
-    assert gaps(anna) == [(at(11), at(18), at(20), None, None)]
+    assert gaps(anna) == [(at(12), at(18), at(20), None, None)]
 
 
 def test_a_later_page_that_reaches_back_closes_the_gap_and_joins_the_covers(anna: Stage) -> None:
     look(anna, 12, [9, 10, 11])
     look(anna, 20, [18, 19])
-    look(anna, 21, [11.5, 18, 19])
-    assert gaps(anna) == [(at(11), at(18), at(20), None, None)]
+    look(anna, 21, [12.5, 18, 19])
+    assert gaps(anna) == [(at(12), at(18), at(20), None, None)]
     look(anna, 22, [11, 14, 18, 19])
-    assert gaps(anna) == [(at(11), at(18), at(20), at(22), "page")]
+    assert gaps(anna) == [(at(12), at(18), at(20), at(22), "page")]
     assert covers(anna) == [(at(9), at(22))]
 
 
@@ -114,40 +114,51 @@ def test_each_gap_is_a_row_and_a_closed_one_stays_closed(anna: Stage) -> None:
     look(anna, 2, [0, 1])
     look(anna, 5, [4])
     look(anna, 8, [7])
-    assert [gap[:2] for gap in gaps(anna)] == [(at(1), at(4)), (at(4), at(7))]
+    assert [gap[:2] for gap in gaps(anna)] == [(at(2), at(4)), (at(5), at(7))]
     look(anna, 9, [1, 4, 7])
     look(anna, 12, [11])
     assert [(*gap[:2], gap[4]) for gap in gaps(anna)] == [
-        (at(1), at(4), "page"),
-        (at(4), at(7), "page"),
-        (at(7), at(11), None),
+        (at(2), at(4), "page"),
+        (at(5), at(7), "page"),
+        (at(9), at(11), None),
     ]
 
 
-def test_the_same_gap_noticed_twice_is_one_that_grew(anna: Stage) -> None:
+def test_a_page_of_skipped_items_covers_its_time_like_any_other(anna: Stage) -> None:
     look(anna, 2, [0, 1])
-    look(anna, 5, [4], unusable=[4])  # the newest play is still that of 1:00
+    look(anna, 5, [4], unusable=[4])
     look(anna, 8, [7])
-    assert gaps(anna) == [(at(1), at(7), at(5), None, None)]
+    assert [gap[:2] for gap in gaps(anna)] == [(at(2), at(4)), (at(5), at(7))]
     assert covers(anna) == [(at(0), at(2)), (at(4), at(5)), (at(7), at(8))]
 
 
-def test_an_empty_first_page_covers_from_the_beginning(anna: Stage) -> None:
+def test_an_empty_first_page_covers_7_days_and_not_the_years_before(anna: Stage) -> None:
     look(anna, 2, [], more=False)
-    assert covers(anna) == [(BEGINNING, at(2))]
+    assert covers(anna) == [(at(2) - SERVED_WINDOW, at(2))]
     look(anna, 5, [4])
-    assert gaps(anna) == [(at(2), at(4), at(5), None, None)]
+    assert [gap[:2] for gap in gaps(anna)] == [(at(2), at(4))]
 
 
-def test_a_page_with_nothing_behind_it_covers_from_the_beginning(anna: Stage) -> None:
+def test_a_short_page_with_nothing_behind_it_covers_7_days(anna: Stage) -> None:
     look(anna, 2, [0, 1], more=False)
-    assert covers(anna) == [(BEGINNING, at(2))]
+    assert covers(anna) == [(at(2) - SERVED_WINDOW, at(2))]
     look(anna, 5, [0, 1, 4], more=False)
-    assert covers(anna) == [(BEGINNING, at(5))]
+    assert covers(anna) == [(at(2) - SERVED_WINDOW, at(5))]
     assert gaps(anna) == []
 
 
-def test_an_empty_page_proves_nothing_of_somebody_who_was_heard(anna: Stage) -> None:
+def test_ten_silent_days_between_plays_are_no_gap(anna: Stage) -> None:
+    look(anna, 2, [0, 1], more=False)
+    for hour in range(12, 10 * 24, 12):
+        look(anna, hour, [0, 1] if hour < 7 * 24 else [], more=False)
+    look(anna, 10 * 24, [239], more=False)
+    assert gaps(anna) == []
+    assert covers(anna) == [(at(2) - SERVED_WINDOW, at(240))]
+
+
+def test_an_empty_page_proves_nothing_while_a_play_of_the_last_7_days_is_known(
+    anna: Stage,
+) -> None:
     look(anna, 2, [0, 1])
     look(anna, 5, [4])
     before = (covers(anna), gaps(anna), said(anna), anna.rows(t.plays))
@@ -156,7 +167,7 @@ def test_an_empty_page_proves_nothing_of_somebody_who_was_heard(anna: Stage) -> 
     assert pages(anna)[-1]["items"] == 0
     # Had it been believed, this page would lie inside coverage.
     look(anna, 42, [39])
-    assert [gap[:2] for gap in gaps(anna)] == [(at(1), at(4)), (at(4), at(39))]
+    assert [gap[:2] for gap in gaps(anna)] == [(at(2), at(4)), (at(5), at(39))]
 
 
 def test_skipped_items_count_for_the_overlap_and_for_the_cover(anna: Stage) -> None:
@@ -238,7 +249,7 @@ def test_users_of_one_sync_do_not_get_each_others_covers(anna: Stage) -> None:
     anna.clock.instant = at(20)
     anna.sync_well("anna", "ben", steps=DAYS)
     assert covers(anna) == [(at(9), at(12)), (at(18), at(20))]
-    assert [gap[:2] for gap in gaps(anna)] == [(at(11), at(18))]
+    assert [gap[:2] for gap in gaps(anna)] == [(at(12), at(18))]
     (ben,) = anna.rows(t.coverage, "ben")
     assert (ben["covered_from"], ben["covered_to"]) == (at(1), at(20))
     assert anna.rows(t.listening_gaps, "ben") == []
@@ -292,17 +303,16 @@ def test_a_gap_keeps_every_day_it_touches_from_being_complete_until_it_closes(an
 
 
 def test_a_gap_that_opens_takes_complete_back_from_the_days_it_touches(anna: Stage) -> None:
-    look(anna, 20, [1, 19], more=False)
-    look(anna, 54, [19], more=False)
-    assert said(anna) == {4: "complete"}
-    # Plays after 19:00 may have been published late and lost.
+    look(anna, 24, [1, 19], more=False)
+    # A clock that was ahead: the day was called complete before it was over.
+    anna.execute("UPDATE spotify_pipeline.daily_listening SET completeness = 'complete'")
     look(anna, 80, [78])
     assert said(anna) == {4: "at_least", 7: "at_least"}
 
 
 def test_a_gap_that_opened_while_no_days_were_computed_is_not_forgotten(anna: Stage) -> None:
-    look(anna, 20, [1, 19], more=False)
-    look(anna, 54, [19], more=False)
+    look(anna, 24, [1, 19], more=False)
+    anna.execute("UPDATE spotify_pipeline.daily_listening SET completeness = 'complete'")
     anna.serve_plays("anna", [(at(78), "t1")], more=True, unusable=[at(78)])
     anna.clock.instant = at(80)
     anna.sync_well("anna", steps=(RECENTLY_PLAYED,))
@@ -352,7 +362,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
             window = story.window(poll)
             page = PlaysPage(
                 plays=tuple(Play(heard.ended_at, "t") for heard in window if heard.usable),
-                tracks=(),
+                tracks=(Track("t", "t", 200_000, ("a",)),),
                 artists=(),
                 item_times=tuple(heard.ended_at for heard in window),
                 has_more=story.has_more(poll),
@@ -364,7 +374,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
         assert tuple(read_covers(conn, ["anna"]).get("anna", [])) == record.covers
         assert tuple(read_open_gaps(conn, ["anna"]).get("anna", [])) == record.open_gaps
         logged = [(row.items, row.overlapped) for row in conn.execute(t.fetch_log.select())]
-        assert logged == [(len(items), account.overlapped) for items, account in record.pages]
+        assert logged == [(len(items), change.overlapped) for items, change in record.pages]
         conn.rollback()
 
 

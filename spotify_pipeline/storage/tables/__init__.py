@@ -7,12 +7,12 @@ from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
 from spotify_pipeline.storage.tables.forgetting import forgotten
 from spotify_pipeline.storage.tables.listening import (
-    BEGINNING,
     artists,
     coverage,
     fetch_log,
     listening_gaps,
     plays,
+    restamped_plays,
     tracks,
 )
 from spotify_pipeline.storage.tables.people import day_starts, time_zones, user_tokens, users
@@ -35,7 +35,6 @@ from spotify_pipeline.storage.tables.runs import sync_run_chunks
 from spotify_pipeline.storage.tables.tallies import listening_tallies
 
 __all__ = [
-    "BEGINNING",
     "EVENTS",
     "SCHEMA",
     "alerts",
@@ -51,6 +50,7 @@ __all__ = [
     "metadata",
     "music_personality",
     "plays",
+    "restamped_plays",
     "settings",
     "sync_requests",
     "sync_run_chunks",

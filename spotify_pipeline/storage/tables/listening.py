@@ -1,13 +1,12 @@
 """The facts: the catalogue, the plays, and what is known about their completeness."""
 
-from datetime import UTC, datetime
-
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
     Connection,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -30,17 +29,11 @@ from spotify_pipeline.storage.tables.base import (
     user_column,
 )
 
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""`covered_from` of a cover that reaches back to the first play there can be.
-
-Not '-infinity', which Python's datetime cannot hold; Spotify did not exist in 1970 either.
-"""
-
 artists = Table(
     "artists",
     metadata,
     described("spotify_id", Text, "Spotify's id of the artist.", primary_key=True),
-    described("name", Text, "Name as Spotify shows it."),
+    described("name", Text, "Name as Spotify shows it; empty if it never sent one."),
     described(
         "genres",
         ARRAY(Text),
@@ -57,8 +50,13 @@ tracks = Table(
     "tracks",
     metadata,
     described("spotify_id", Text, "Spotify's id of the track.", primary_key=True),
-    described("name", Text, "Title as Spotify shows it."),
-    described("duration_ms", Integer, "Length in milliseconds."),
+    described("name", Text, "Title as Spotify shows it; empty if it never sent one."),
+    described(
+        "duration_ms",
+        Integer,
+        "Length in milliseconds; NULL if Spotify never sent one. A play keeps its own.",
+        nullable=True,
+    ),
     described("artist_ids", ARRAY(Text), "Ids of its artists; the first is the primary artist."),
     described("album_id", Text, "Spotify's id of the album.", nullable=True),
     described("album_name", Text, "Title of the album.", nullable=True),
@@ -69,7 +67,14 @@ tracks = Table(
         nullable=True,
     ),
     described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
-    rule("duration_ms", "duration_ms >= 0"),
+    described(
+        "isrc",
+        Text,
+        "International Standard Recording Code, equal for all ids of a recording; NULL when not "
+        "said.",
+        nullable=True,
+    ),
+    rule("duration_ms", "duration_ms > 0"),
     rule("artist_ids", "cardinality(artist_ids) > 0 AND array_position(artist_ids, NULL) IS NULL"),
     rule("popularity", "popularity BETWEEN 0 AND 100"),
     comment="One row per track that was ever played or listed.",
@@ -95,17 +100,56 @@ plays = Table(
         nullable=True,
     ),
     described("context_uri", Text, "Playlist, album or artist it was played from.", nullable=True),
+    described(
+        "artist_id",
+        Text,
+        "The track's primary artist when the play was stored; NULL until it is known.",
+        nullable=True,
+    ),
+    described(
+        "duration_ms",
+        Integer,
+        "The track's length in milliseconds when the play was stored; NULL until it is known.",
+        nullable=True,
+    ),
+    described(
+        "release_date",
+        Text,
+        "The album's release date, as sent, when the play was stored; NULL until it is known.",
+        nullable=True,
+    ),
     one_of("source", ("api", "export")),
     rule("ms_played", "ms_played >= 0"),
-    # Spotify may relink a track: the same play then comes back under another track id.
+    rule("duration_ms", "duration_ms > 0"),
+    # Plays that still lack a fact of their track: filled in from the catalogue at the next sync.
     Index(
-        "uq_plays_api",
+        "ix_plays_incomplete",
         "user_id",
-        "played_at",
-        unique=True,
-        postgresql_where=text("source = 'api'"),
+        postgresql_where=text("artist_id IS NULL OR duration_ms IS NULL OR release_date IS NULL"),
     ),
-    comment="One row per play. Facts: never overwritten, everything else is computed from them.",
+    comment="One row per play that the API lists or an export holds. Facts: never overwritten, "
+    "everything else is computed from them.",
+)
+
+restamped_plays = Table(
+    "restamped_plays",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "shown_at", Instant, "played_at under which Spotify showed the play.", primary_key=True
+    ),
+    described("shown_track_id", Text, "Track id under which it was shown then.", primary_key=True),
+    described("played_at", Instant, "played_at under which the play is stored."),
+    described("track_id", Text, "Track id under which the play is stored."),
+    described("noticed_at", Instant, "When the page that showed it so was fetched."),
+    ForeignKeyConstraint(
+        ["user_id", "played_at", "track_id"],
+        [f"{SCHEMA}.plays.{name}" for name in ("user_id", "played_at", "track_id")],
+        ondelete="CASCADE",
+    ),
+    Index("ix_restamped_plays_play", "user_id", "played_at", "track_id"),
+    comment="One row per other instant under which Spotify showed a stored play: one play is one "
+    "play.",
 )
 
 
@@ -131,12 +175,12 @@ coverage = Table(
     described(
         "covered_from",
         Instant,
-        "Start of the interval; 1970-01-01T00:00:00Z: from the beginning.",
+        "Start of the interval: the oldest item of a page, or 7 days before a short or empty one.",
         primary_key=True,
     ),
     described("covered_to", Instant, "End of the interval, inclusive."),
     rule("interval", "covered_from <= covered_to"),
-    rule("finite", f"covered_from >= '{BEGINNING.isoformat()}' AND isfinite(covered_to)"),
+    rule("finite", "isfinite(covered_from) AND isfinite(covered_to)"),
     # Closed ends: intervals that touch are one interval. Checked at the end of each statement,
     # so that one statement may replace several covers by their union.
     ExcludeConstraint(
@@ -147,7 +191,7 @@ coverage = Table(
         initially="IMMEDIATE",
         name="ex_coverage_overlap",
     ),
-    comment="One row per interval in which every play of a person is known; merged.",
+    comment="One row per interval in which every play that the API lists is known; merged.",
 )
 
 fetch_log = Table(
@@ -169,7 +213,8 @@ fetch_log = Table(
     described(
         "overlapped",
         Boolean,
-        "True when a raw item stood on an earlier page or lay inside coverage.",
+        "True when a raw item stood on an earlier page or lay inside coverage, or when what the "
+        "page covers touches coverage.",
     ),
     rule("counts", "items >= 0 AND new_plays BETWEEN 0 AND items"),
     rule("skipped", "jsonb_typeof(skipped) = 'object'"),
@@ -185,8 +230,8 @@ listening_gaps = Table(
     metadata,
     described("id", BigInteger, "Number of the gap.", Identity(always=True), primary_key=True),
     user_column(),
-    described("gap_start", Instant, "Newest play known before the page that missed its link."),
-    described("gap_end", Instant, "Oldest item of that page."),
+    described("gap_start", Instant, "End of the coverage before the page that did not reach it."),
+    described("gap_end", Instant, "Where the coverage of that page begins."),
     described("detected_at", Instant, "When that page was fetched."),
     described("closed_at", Instant, "When the gap was filled; NULL: open.", nullable=True),
     described(

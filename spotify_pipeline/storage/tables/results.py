@@ -39,8 +39,8 @@ daily_listening = Table(
     described(
         "listened_ms",
         BigInteger,
-        "Milliseconds heard: ms_played, or the track's length where it is not known (an upper "
-        "estimate).",
+        "Milliseconds heard: ms_played; where it is not known, the track's length, or the time "
+        "since the play before if that is shorter and at least 30 s.",
     ),
     described("plays", Integer, "API plays, and imported ones of 30 s or more."),
     described("unique_tracks", Integer, "Distinct tracks among them."),
@@ -55,7 +55,8 @@ daily_listening = Table(
     described(
         "completeness",
         Text,
-        "complete: every play of the day is known; at_least: there may be more; unknown.",
+        "complete: every play of the day that the API lists is known; at_least: there may be more; "
+        "unknown.",
         server_default="unknown",
     ),
     described(

@@ -1,0 +1,186 @@
+"""Recordings: which items of a page are plays that are stored already, under another id or instant.
+
+Spotify relinks (the same play comes back under another track id) and re-stamps (the same play comes
+back with a `played_at` that differs by up to a minute, and the old instant vanishes from the page).
+Either way one play is one play.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from spotify_pipeline.domain.model import Play, Track
+
+# Observed when Spotify re-stamped a whole feed: 0.8 to 31 s earlier, one play 55.7 s later.
+RESTAMPED_WITHIN = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What identifies a recording: its id, else its ISRC, else its name and primary artist."""
+
+    track_id: str
+    isrc: str | None
+    name: str
+    artist_id: str | None
+
+    @classmethod
+    def of(cls, track: Track) -> "Recording":
+        """The recording of a track as sent."""
+        return cls(track.spotify_id, track.isrc, track.name, track.artist_ids[0])
+
+    def identities(self) -> Iterator[Hashable]:
+        """Two recordings that share one of these are the same."""
+        yield "id", self.track_id
+        if self.isrc:
+            yield "isrc", self.isrc
+        if self.name and self.artist_id:
+            yield "name", self.name, self.artist_id
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlay:
+    """A stored API play and the instants under which pages have shown it, `played_at` first."""
+
+    played_at: datetime
+    recording: Recording
+    shown_at: tuple[datetime, ...]
+
+    @property
+    def last_shown_at(self) -> datetime:
+        """The instant under which the last page that moved it showed it."""
+        return self.shown_at[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Restamped:
+    """An item of a page that is a stored play under another instant."""
+
+    play: Play
+    stored: StoredPlay
+
+
+@dataclass(frozen=True, slots=True)
+class PageMatch:
+    """A page compared with what is stored.
+
+    `new` are the plays to store. `restamped` are known plays whose instant is new. `seen` are the
+    instants of all items that are known plays. `not_shown` are the instants of stored plays that
+    do not stand on the page.
+    """
+
+    new: tuple[Play, ...]
+    restamped: tuple[Restamped, ...]
+    seen: frozenset[datetime]
+    not_shown: frozenset[datetime]
+
+
+def match_page(
+    plays: Sequence[Play],
+    tracks: Mapping[str, Track],
+    stored: Sequence[StoredPlay],
+    span_start: datetime | None,
+) -> PageMatch:
+    """Tell the new plays of a page from those that are stored under another id or instant.
+
+    `stored` are the API plays since RESTAMPED_WITHIN before `span_start`, the instant since when
+    the page shows every play. Two items of one page are two plays, however close.
+    """
+    recordings = [Recording.of(tracks[play.track_id]) for play in plays]
+    group = _groups([*recordings, *(known.recording for known in stored)])
+    of_stored = group[len(plays) :]
+    shown = {
+        (instant, number): index
+        for index, (known, number) in enumerate(zip(stored, of_stored, strict=True))
+        for instant in known.shown_at
+    }
+    on_page = {index: shown.get((play.played_at, group[index])) for index, play in enumerate(plays)}
+    present = {index for index in on_page.values() if index is not None}
+    unknown = [index for index, found in on_page.items() if found is None]
+    vanished = [index for index in range(len(stored)) if index not in present]
+    inside = [
+        index
+        for index in vanished
+        if span_start is not None and stored[index].last_shown_at >= span_start
+    ]
+
+    def pairs(of: Iterable[int], among: Iterable[int]) -> dict[int, int]:
+        return _pairs(
+            [(group[i], plays[i].played_at, i) for i in of],
+            [(of_stored[i], stored[i].last_shown_at, i) for i in among],
+        )
+
+    matched = pairs(unknown, inside)
+    if matched:
+        # The page was re-stamped, so what stood just before it may have been moved into it.
+        rest = [index for index in vanished if index not in inside]
+        matched |= pairs([index for index in unknown if index not in matched], rest)
+    restamped = [Restamped(plays[i], stored[s]) for i, s in sorted(matched.items())]
+    gone = set(vanished) - set(matched.values())
+    return PageMatch(
+        new=tuple(plays[index] for index in unknown if index not in matched),
+        restamped=tuple(restamped),
+        seen=frozenset(
+            play.played_at
+            for index, play in enumerate(plays)
+            if on_page[index] is not None or index in matched
+        ),
+        not_shown=frozenset(stored[index].last_shown_at for index in gone),
+    )
+
+
+def without_relinked(plays: Sequence[tuple[Play, Track]]) -> Iterator[tuple[Play, Track]]:
+    """The plays without those that repeat a recording at the same instant; the first one stays."""
+    by_instant: dict[datetime, list[int]] = defaultdict(list)
+    for index, (play, _) in enumerate(plays):
+        by_instant[play.played_at].append(index)
+    repeated: set[int] = set()
+    for indexes in by_instant.values():
+        if len(indexes) > 1:
+            groups = _groups([Recording.of(plays[index][1]) for index in indexes])
+            first = dict(reversed(list(zip(groups, indexes, strict=True))))
+            repeated |= set(indexes) - set(first.values())
+    return (pair for index, pair in enumerate(plays) if index not in repeated)
+
+
+def _groups(recordings: Sequence[Recording]) -> list[int]:
+    """A number per recording; the same for recordings that share a key, directly or by others."""
+    parent = list(range(len(recordings)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[Hashable, int] = {}
+    for index, recording in enumerate(recordings):
+        for key in recording.identities():
+            parent[root(index)] = root(first.setdefault(key, index))
+    return [root(index) for index in range(len(recordings))]
+
+
+def _pairs(
+    items: Iterable[tuple[int, datetime, int]], vanished: Iterable[tuple[int, datetime, int]]
+) -> dict[int, int]:
+    """Pair items with vanished plays of the same group within a minute, as many as possible.
+
+    Both are (group, instant, index). In order of time, the earliest fitting pair first: for a fixed
+    distance no other way makes more pairs.
+    """
+    queues: dict[int, list[tuple[datetime, int]]] = defaultdict(list)
+    for number, instant, index in sorted(vanished):
+        queues[number].append((instant, index))
+    places: dict[int, int] = defaultdict(int)
+    matched: dict[int, int] = {}
+    for number, instant, index in sorted(items):
+        queue = queues.get(number, [])
+        while places[number] < len(queue) and (
+            queue[places[number]][0] < instant - RESTAMPED_WITHIN
+        ):
+            places[number] += 1
+        if places[number] < len(queue) and (queue[places[number]][0] <= instant + RESTAMPED_WITHIN):
+            matched[index] = queue[places[number]][1]
+            places[number] += 1
+    return matched

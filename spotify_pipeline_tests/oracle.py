@@ -1,0 +1,26 @@
+"""The rules of listening again, a play at a time and without the pipeline's code."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+# played_at, track_id, ms_played, length of the track
+PlayFacts = tuple[datetime, str, int | None, int | None]
+
+
+def listened_ms(plays: Iterable[PlayFacts]) -> dict[tuple[datetime, str], int]:
+    """Milliseconds heard of each of one user's plays, by (played_at, track_id).
+
+    What was measured; else the length, or the shorter time since the play before ended, if that is
+    at least 30 s.
+    """
+    heard: dict[tuple[datetime, str], int] = {}
+    before: datetime | None = None
+    for played_at, track_id, ms_played, length in sorted(plays, key=lambda play: play[:2]):
+        estimate = length or 0
+        if before is not None:
+            since = (played_at - before) // timedelta(milliseconds=1)
+            if 30_000 <= since < estimate:
+                estimate = since
+        heard[played_at, track_id] = estimate if ms_played is None else ms_played
+        before = played_at
+    return heard
