@@ -29,7 +29,8 @@ _RANGES = {
 
 DESCRIPTIONS: dict[str, str] = {
     s.RECENTLY_PLAYED: (
-        "Every play that Spotify still has (its last 50), stored once and never changed."
+        "Every play that Spotify's API lists (the last 50 of the last 7 days), stored once and "
+        "never changed."
     ),
     **{
         step: f"The user's top artists of {_RANGES[time_range]}, best first, as they stand now."

@@ -2,9 +2,8 @@
 
 It depends on plays, days, top artist lists, covers, the zone and the definition, and on the time:
 each local day moves the window, and a top list grows old. Triggers note that plays or days have
-changed; everything else is in a key that is stored with the personality (see `_key`). One thing is
-not: a release date or primary artist that Spotify corrects for a known track. It is taken up with
-the next play or the next local day, as the days of such a track are with a rebuild.
+changed; everything else is in a key that is stored with the personality (see `_key`). The catalogue
+is no input: plays keep the artist and release date that they were stored with.
 """
 
 import hashlib

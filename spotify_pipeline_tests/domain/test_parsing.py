@@ -203,15 +203,31 @@ def test_the_same_play_twice_on_a_page_is_one():
     assert result.skipped == {"duplicate": 1}
 
 
-def test_at_one_millisecond_the_first_as_sent_is_the_play():
+@pytest.mark.parametrize(
+    "same", [{"name": "Song"}, {"external_ids": {"isrc": "USX9P1234567"}}], ids=["name", "isrc"]
+)
+def test_of_one_recording_at_one_millisecond_the_first_id_as_sent_is_the_play(same):
     """A relinked track is sent under both ids; 0.1237 and 0.1231 s are the same millisecond."""
     result = parsed(
-        item("2026-11-20T11:00:00.1237Z", track=track("new")),
-        item("2026-11-20T11:00:00.1231Z", track=track("old")),
+        item("2026-11-20T11:00:00.1237Z", track=track("new", **same)),
+        item("2026-11-20T11:00:00.1231Z", track=track("old", **same)),
     )
     assert [play.track_id for play in result.plays] == ["new"]
     assert [kept.spotify_id for kept in result.tracks] == ["new"]
-    assert result.skipped == {"same_instant": 1}
+    assert result.skipped == {"relinked": 1}
+
+
+def test_different_recordings_at_one_millisecond_are_both_plays():
+    result = parsed(item(track=track("one")), item(track=track("two")))
+    assert [play.track_id for play in result.plays] == ["one", "two"]
+    assert result.skipped == {}
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_emptied_track_is_a_play_without_a_length_and_a_name(name):
+    result = parsed(item(track=track(name=name, duration_ms=0)))
+    assert len(result.plays) == 1
+    assert (result.tracks[0].name, result.tracks[0].duration_ms) == ("", None)
 
 
 def test_a_relinked_track_keeps_the_id_it_was_sent_with():

@@ -63,7 +63,8 @@ def outdated(empty_database: URL) -> Iterator[Engine]:
             conn.execute(
                 text(
                     "INSERT INTO spotify_pipeline.tracks"
-                    " (spotify_id, name, duration_ms, artist_ids) VALUES (:id, :name, 290000, ARRAY[:artist])"
+                    " (spotify_id, name, duration_ms, artist_ids)"
+                    " VALUES (:id, :name, 290000, ARRAY[:artist])"
                 ),
                 {"id": f"t{n}", "name": f"Song {n}", "artist": f"a{n % 4}"},
             )

@@ -44,7 +44,10 @@ def let_leases_end(stage: Stage) -> None:
 
 def compute_again(stage: Stage, *user_ids: str) -> None:
     """The results as one undisturbed sync of an empty database makes them."""
-    stage.execute("TRUNCATE " + ", ".join(f"spotify_pipeline.{name}" for name in RESULTS))
+    stage.execute(
+        "TRUNCATE "
+        + ", ".join(f"spotify_pipeline.{name}" for name in (*RESULTS, "restamped_plays"))
+    )
     stage.sync_well(*user_ids)
 
 

@@ -40,21 +40,24 @@ class Life:
     now: datetime = START
     zone: str = "UTC"
     listened: list[tuple[str, datetime]] = field(default_factory=list)
+    tracks: dict[str, Track] = field(default_factory=dict)
 
     def begin(self) -> "Life":
         save_artists(self.conn, [Artist(name, name) for name in ARTISTS])
         dates = {"a1": "2026-02-01", "a2": "1999"}
-        save_tracks(
-            self.conn,
-            [Track(name, name, 200_000, (name,), release_date=dates.get(name)) for name in ARTISTS],
-        )
+        self.tracks = {
+            name: Track(name, name, 200_000, (name,), release_date=dates.get(name))
+            for name in ARTISTS
+        }
+        save_tracks(self.conn, self.tracks.values())
         self.conn.execute(insert(t.users).values(user_id=ANNA, timezone=self.zone))
         return self
 
     def listen(self, artist: int, plays: int, ago: timedelta = MINUTE) -> None:
         """Plays of one artist, the last one so long ago, and the days they fall on."""
         times = [self.now - ago - n * MINUTE for n in range(plays)]
-        new = insert_plays(self.conn, {ANNA: [Play(at, ARTISTS[artist]) for at in times]})
+        track = self.tracks[ARTISTS[artist]]
+        new = insert_plays(self.conn, {ANNA: [(Play(at, track.spotify_id), track) for at in times]})
         rebuild_touched_days(self.conn, {ANNA: self.zone}, new, set(), self.now)
 
     def be_observed(self, since: timedelta) -> None:

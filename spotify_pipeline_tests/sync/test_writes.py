@@ -107,16 +107,21 @@ def test_only_plays_that_were_not_known_are_reported_as_new(
     connection: Connection, anna: str
 ) -> None:
     save_artists(connection, [Artist("a", "Ay")])
-    save_tracks(connection, [Track(name, name, 180_000, ("a",)) for name in ("t1", "t2")])
+    tracks = {name: Track(name, name, 180_000, ("a",)) for name in ("t1", "t2")}
+    save_tracks(connection, tracks.values())
     connection.execute(
         insert(t.plays).values(
             user_id=anna, played_at=NOON - HOUR, track_id="t1", source="export", ms_played=5
         )
     )
-    first = [Play(NOON, "t1"), Play(NOON - HOUR, "t2")]
+
+    def of(*plays: tuple[datetime, str]) -> list[tuple[Play, Track]]:
+        return [(Play(at, name), tracks[name]) for at, name in plays]
+
+    first = of((NOON, "t1"), (NOON - HOUR, "t2"))
     assert insert_plays(connection, {anna: first}) == [(anna, NOON), (anna, NOON - HOUR)]
-    # The same again, one of them relinked, and an imported one that the API knows too.
-    again = [Play(NOON, "t2"), Play(NOON - HOUR, "t1"), Play(NOON + HOUR, "t1")]
+    # The same again, and an imported one that the API knows too.
+    again = of((NOON, "t1"), (NOON - HOUR, "t1"), (NOON + HOUR, "t1"))
     assert insert_plays(connection, {anna: again}) == [(anna, NOON + HOUR)]
     assert insert_plays(connection, {anna: []}) == []
 

@@ -1,0 +1,96 @@
+"""How far estimated minutes are from the minutes heard, for generated users who skip.
+
+The API does not say how long a track was heard. By the full length, and by the length capped by the
+time since the play before, for users who skip 10, 30 and 50 % of their tracks.
+
+    python -m benchmarks.estimates
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import click
+import pandas as pd
+
+from benchmarks.machine import RESULTS, save
+from spotify_pipeline.domain.days import listened_ms
+from spotify_pipeline.simulator.catalogue import Catalogue
+from spotify_pipeline.simulator.listeners import Listener, Play, from_ms, to_ms
+from spotify_pipeline.simulator.persons import HEAVY
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SKIPS = (0.1, 0.3, 0.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Minutes of all plays of these users, three times."""
+
+    skipped_percent: int
+    plays: int
+    heard_minutes: float
+    full_length_minutes: float
+    capped_minutes: float
+
+    @property
+    def full_length_error(self) -> float:
+        """Per cent above what was heard."""
+        return 100 * (self.full_length_minutes / self.heard_minutes - 1)
+
+    @property
+    def capped_error(self) -> float:
+        """Per cent above what was heard."""
+        return 100 * (self.capped_minutes / self.heard_minutes - 1)
+
+
+def measure(skip: float, users: int, days: int) -> Estimate:
+    """Estimate the plays of some users whom nobody disturbs, and compare with the truth."""
+    catalogue = Catalogue(1)
+    frames, heard = [], 0
+    for number in range(users):
+        listener = Listener(
+            catalogue, number, f"user{number}", "Europe/Oslo", replace(HEAVY, skip=skip)
+        )
+        plays = listener.plays(to_ms(START), to_ms(START + timedelta(days=days)))
+        heard += sum(play.end_ms - play.start_ms for play in plays)
+        frames.append(_frame(catalogue, listener.user_id, plays))
+    frame = pd.concat(frames, ignore_index=True)
+    return Estimate(
+        skipped_percent=round(100 * skip),
+        plays=len(frame),
+        heard_minutes=heard / 60_000,
+        full_length_minutes=int(frame["duration_ms"].sum()) / 60_000,
+        capped_minutes=int(listened_ms(frame).sum()) / 60_000,
+    )
+
+
+def _frame(catalogue: Catalogue, user_id: str, plays: Sequence[Play]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "user_id": user_id,
+            "played_at": [from_ms(play.end_ms) for play in plays],
+            "track_id": [str(play.track) for play in plays],
+            "ms_played": pd.array([None] * len(plays), dtype="Int64"),
+            "duration_ms": [catalogue.duration_ms(play.track) for play in plays],
+        }
+    )
+
+
+@click.command()
+@click.option("--users", default=20, show_default=True)
+@click.option("--days", default=60, show_default=True)
+def main(users: int, days: int) -> None:
+    """Print and save the table."""
+    estimates = [measure(skip, users, days) for skip in SKIPS]
+    click.echo("skipped    plays   heard min   full length      capped")
+    for one in estimates:
+        click.echo(
+            f"{one.skipped_percent:>6} % {one.plays:>8,} {one.heard_minutes:>11,.0f}"
+            f" {one.full_length_error:>+11.1f} % {one.capped_error:>+9.1f} %"
+        )
+    save(RESULTS / "estimates.json", {"estimates": [asdict(one) for one in estimates]})
+
+
+if __name__ == "__main__":
+    main()
