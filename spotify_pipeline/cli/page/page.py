@@ -42,7 +42,8 @@ def page(status: UserStatus, portrait: Portrait, now: datetime) -> str:
         element(
             "footer",
             "Minutes count the length of what Spotify lists as played, or the time since the play "
-            "before if that is shorter, and are an upper estimate. What is not known is shown as not known, never as 0.",
+            "before if that is shorter, and are an upper estimate. What is not known is shown as "
+            "not known, never as 0.",
         ),
     )
     return written(element("html", head, body, lang="en"))
