@@ -139,7 +139,7 @@ def ledger(world: World, request: Request, body: Json) -> list[Json]:
     visible: dict[int, list[Served]] = {}
     for item in account.feed.window(now_ms)[0]:
         visible.setdefault(item.play.end_ms, []).append(account.shown(item, now_ms))
-    # Until now, whatever `until` is: a re-stamping of the last N plays counts back from later ones.
+    # Computed until now: a re-stamping of the last N plays depends on plays after `until`.
     return [
         _line(world, account, entry, now_ms, visible.get(entry.play.end_ms, []))
         for entry in account.feed.entries(to_ms(since), now_ms)
