@@ -189,13 +189,23 @@ class Simulator:
         return [ListenerInfo(**shown) for shown in self._call("GET", "listeners")]
 
     def ledger(
-        self, user_id: str, since: dt.datetime | None = None, until: dt.datetime | None = None
+        self,
+        user_id: str,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        *,
+        at: dt.datetime | None = None,
     ) -> list[LedgerPlay]:
-        """Everything a listener played in (since, until], oldest first. Nothing after the world's
-        now; `until` defaults to now, `since` to 31 days before."""
+        """Everything a listener played in (since, until], oldest first.
+
+        `published`, `visible`, `vanished` and `visible_as` tell of `at`, which defaults to the
+        world's now and is never after it: what a call at that instant was shown. Nothing that ended
+        after `at` is listed; `until` defaults to `at`, `since` to 31 days before `until`.
+        """
         query = {"user_id": user_id}
         query |= {"since": timestamp(since)} if since else {}
         query |= {"until": timestamp(until)} if until else {}
+        query |= {"at": timestamp(at)} if at else {}
         return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
 
     def calls(self) -> list[CallRecord]:

@@ -130,19 +130,21 @@ def set_oddities(world: World, request: Request, body: Json) -> Json:
 
 
 def ledger(world: World, request: Request, body: Json) -> list[Json]:
-    """What a listener played in (`since`, `until`], oldest first, until the world's now."""
+    """What a listener played in (`since`, `until`], oldest first, as of `at` (default: now)."""
     query = request.query_params
     account = world.accounts[query["user_id"]]
-    until = _instant(query["until"]) if "until" in query else world.clock.now()
+    now = world.clock.now()
+    at = min(_instant(query["at"]), now) if "at" in query else now
+    until = _instant(query["until"]) if "until" in query else at
     since = _instant(query["since"]) if "since" in query else until - dt.timedelta(days=31)
-    now_ms, until_ms = world.now_ms(), to_ms(until)
+    at_ms, until_ms = to_ms(at), to_ms(until)
     visible: dict[int, list[Served]] = {}
-    for item in account.feed.window(now_ms)[0]:
-        visible.setdefault(item.play.end_ms, []).append(account.shown(item, now_ms))
-    # Computed until now: a re-stamping of the last N plays depends on plays after `until`.
+    for item in account.feed.window(at_ms)[0]:
+        visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
+    # Computed until `at`: a re-stamping of the last N plays depends on plays after `until`.
     return [
-        _line(world, account, entry, now_ms, visible.get(entry.play.end_ms, []))
-        for entry in account.feed.entries(to_ms(since), now_ms)
+        _line(world, account, entry, at_ms, visible.get(entry.play.end_ms, []))
+        for entry in account.feed.entries(to_ms(since), at_ms)
         if entry.play.end_ms <= until_ms
     ]
 
@@ -227,7 +229,7 @@ def _shown(account: Account) -> Json:
 
 
 def _line(
-    world: World, account: Account, entry: Entry, now_ms: int, visible_as: list[Served]
+    world: World, account: Account, entry: Entry, at_ms: int, visible_as: list[Served]
 ) -> Json:
     play = entry.play
     track = world.catalogue.track(play.track)
@@ -237,7 +239,7 @@ def _line(
         "played_at": timestamp(from_ms(play.end_ms)),
         "started_at": timestamp(from_ms(play.start_ms)),
         "published_at": timestamp(from_ms(entry.listed_ms)),
-        "published": entry.listed_ms <= now_ms and not entry.missing,
+        "published": entry.listed_ms <= at_ms and not entry.missing,
         "visible": bool(visible_as),
         "served": bool(served_as),
         "track_id": track.spotify_id,
@@ -248,7 +250,7 @@ def _line(
         "isrc": track.isrc,
         "heard_ms": play.end_ms - play.start_ms,
         "missing": entry.missing,
-        "vanished": entry.gone_ms is not None and entry.gone_ms <= now_ms,
+        "vanished": entry.gone_ms is not None and entry.gone_ms <= at_ms,
         "visible_as": [_shown_as(served) for served in visible_as],
         "served_as": [_shown_as(served) for served in served_as],
     }

@@ -218,6 +218,23 @@ def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
         assert any(len({s.played_at for s in play.served_as}) == 2 for play in plays)
 
 
+def test_the_ledger_tells_what_an_earlier_call_was_shown(
+    simulator: Simulator, somebody: AddPerson
+) -> None:
+    odd = Oddities.everything(NOON + HOUR)
+    person = somebody(oddities=odd, longest_delay=6 * HOUR)
+    pages = {}
+    for _ in range(6):
+        pages[simulator.now()] = [listing(item) for item in items(person)]
+        simulator.advance(8 * HOUR)
+    for at, page in pages.items():
+        plays = simulator.ledger(person.user_id, at - 8 * DAY, at=at)
+        assert Counter(page) == Counter(shown for play in plays for shown in play.visible_as)
+        assert all(play.played_at <= at for play in plays)
+    future = simulator.ledger(person.user_id, at=simulator.now() + DAY)
+    assert future == simulator.ledger(person.user_id)
+
+
 def test_the_same_seed_serves_the_same_odd_pages(simulator: Simulator, somebody: AddPerson) -> None:
     def serve() -> list[list[Item]]:
         simulator.set_clock(NOON)
