@@ -1,4 +1,7 @@
-"""The odd feed over HTTP: what apps get, and that the ledger tells the truth about it."""
+"""The odd feed over HTTP: what apps get, and that the ledger tells the truth about it.
+
+Listeners have fixed ids: their plays, and so which oddities they meet, depend on them.
+"""
 
 import datetime as dt
 from collections import Counter
@@ -37,7 +40,7 @@ def test_the_ledger_lists_every_instant_under_which_a_play_was_served(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
     odd = Oddities(restamps=(Restamp(NOON + HOUR), Restamp(NOON + 2 * HOUR)))
-    person = somebody(oddities=odd)
+    person = somebody("odd-ada", oddities=odd)
     pages = []
     for hours in range(3):
         simulator.set_clock(NOON + hours * HOUR)
@@ -56,7 +59,7 @@ def test_the_ledger_lists_every_instant_under_which_a_play_was_served(
 def test_a_relinked_play_keeps_isrc_name_and_primary_artist(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
-    person = somebody(oddities=Oddities(relinked=0.5))
+    person = somebody("odd-bea", oddities=Oddities(relinked=0.5))
     page = items(person)
     by_id = {
         (play.played_at, shown.track_id): play for play in books(person) for shown in play.served_as
@@ -77,7 +80,7 @@ def test_a_relinked_play_keeps_isrc_name_and_primary_artist(
 
 
 def test_plays_of_one_instant_change_their_order_from_call_to_call(somebody: AddPerson) -> None:
-    person = somebody(oddities=Oddities(same_instant=0.3, relinked=0.3))
+    person = somebody("odd-cai", oddities=Oddities(same_instant=0.3, relinked=0.3))
     pages = [[listing(item) for item in items(person)] for _ in range(8)]
     assert len({tuple(page) for page in pages}) == 2
     assert len({frozenset(page) for page in pages}) == 1
@@ -86,7 +89,7 @@ def test_plays_of_one_instant_change_their_order_from_call_to_call(somebody: Add
 def test_recently_played_and_top_tracks_hold_the_isrc_of_the_recording(
     somebody: AddPerson,
 ) -> None:
-    person = somebody()
+    person = somebody("odd-dov")
     isrcs = {play.track_id: play.isrc for play in books(person)}
     for item in items(person):
         assert item["track"]["external_ids"] == {"isrc": isrcs[item["track"]["id"]]}
@@ -102,7 +105,7 @@ def test_a_changed_catalogue_shows_in_plays_and_top_tracks_of_that_listener_only
     change = TrackChange(
         NOON + HOUR, fields=("length", "name", "primary_artist", "other_artists", "popularity")
     )
-    person = somebody(oddities=Oddities(changes=(change,)), shape="full", seed=8)
+    person = somebody("odd-eda", oddities=Oddities(changes=(change,)), shape="full", seed=8)
     top = "/v1/me/top/tracks?limit=50"
     before, top_before = items(person), person.get(top).json()["items"]
     simulator.advance(HOUR)
@@ -132,7 +135,7 @@ def test_emptied_tracks_are_empty_for_one_listener_and_whole_for_another(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
     emptied = TrackChange(NOON + HOUR, fields=("emptied",))
-    person, other = somebody(oddities=Oddities(changes=(emptied,))), somebody()
+    person, other = somebody("odd-finn", oddities=Oddities(changes=(emptied,))), somebody("odd-gus")
     whole = {item["track"]["id"] for item in items(person)}
     simulator.advance(HOUR)
     for item in items(person):
@@ -145,7 +148,7 @@ def test_emptied_tracks_are_empty_for_one_listener_and_whole_for_another(
 
 
 def test_a_single_track_can_be_empty(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+    person = somebody("odd-hal")
     track = items(person)[0]["track"]
     change = TrackChange(NOON, fields=("emptied",), track_id=track["id"])
     simulator.set_oddities(person.user_id, Oddities(changes=(change,)))
@@ -158,7 +161,7 @@ def test_a_single_track_can_be_empty(simulator: Simulator, somebody: AddPerson) 
 def test_the_ledger_calls_only_plays_of_the_last_seven_days_visible(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
-    person = somebody(person="light", seed=4)
+    person = somebody("odd-ida", person="light", seed=4)
     short = 0
     for _ in range(30):
         now = simulator.advance(DAY)
@@ -176,7 +179,8 @@ def test_the_ledger_knows_what_is_missing_what_vanished_and_what_was_heard(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
     person = somebody(
-        oddities=Oddities(vanishing=0.2, skipped_missing=0.5, short_tracks=0.1, offline=0.2)
+        "odd-jon",
+        oddities=Oddities(vanishing=0.2, skipped_missing=0.5, short_tracks=0.1, offline=0.2),
     )
     for _ in range(8):
         items(person)
@@ -202,7 +206,7 @@ def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
     simulator: Simulator, somebody: AddPerson, person_kind: str
 ) -> None:
     odd = Oddities.everything(NOON + 2 * DAY)
-    person = somebody(person=person_kind, oddities=odd, longest_delay=6 * HOUR)
+    person = somebody("odd-kim", person=person_kind, oddities=odd, longest_delay=6 * HOUR)
     served: set[tuple[dt.datetime, str]] = set()
     for _ in range(24):
         page = [listing(item) for item in items(person)]
@@ -222,7 +226,7 @@ def test_the_ledger_tells_what_an_earlier_call_was_shown(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
     odd = Oddities.everything(NOON + HOUR)
-    person = somebody(oddities=odd, longest_delay=6 * HOUR)
+    person = somebody("odd-lea", oddities=odd, longest_delay=6 * HOUR)
     pages = {}
     for _ in range(6):
         pages[simulator.now()] = [listing(item) for item in items(person)]
@@ -251,7 +255,7 @@ def test_the_same_seed_serves_the_same_odd_pages(simulator: Simulator, somebody:
 def test_wrong_oddities_are_refused_with_a_sentence(
     simulator: Simulator, somebody: AddPerson
 ) -> None:
-    person = somebody()
+    person = somebody("odd-max")
     odd = Oddities()
     object.__setattr__(odd, "vanishing", 2.0)
     with pytest.raises(SimulatorError, match="vanishing must be between 0 and 1"):
