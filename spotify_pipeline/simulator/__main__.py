@@ -6,6 +6,7 @@ import json
 
 from spotify_pipeline.simulator.faults.kinds import KINDS
 from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
+from spotify_pipeline.simulator.oddities import Oddities
 from spotify_pipeline.simulator.server import Trouble, serve
 from spotify_pipeline.simulator.state import World
 
@@ -30,6 +31,12 @@ def main() -> None:
         "--longest-delay", type=float, default=0, help="seconds until the latest play appears"
     )
     parser.add_argument(
+        "--oddities",
+        type=oddities,
+        default=Oddities(),
+        help='of every feed: JSON such as {"vanishing": 0.1}, or everything',
+    )
+    parser.add_argument(
         "--child", action="store_true", help="print one line of JSON; exit when stdin ends"
     )
     options = parser.parse_args()
@@ -40,6 +47,7 @@ def main() -> None:
         options.calls_per_30s,
         options.calls_per_day,
         dt.timedelta(seconds=options.longest_delay),
+        options.oddities,
     )
     try:
         serve(
@@ -53,6 +61,16 @@ def main() -> None:
         )
     except (OSError, ValueError) as wrong:
         parser.error(str(wrong))
+
+
+def oddities(text: str) -> Oddities:
+    """Reads the argument `--oddities`."""
+    if text == "everything":
+        return Oddities.everything()
+    try:
+        return Oddities.from_json(json.loads(text))
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
 
 
 def announce_json(url: str, world: World) -> None:

@@ -4,18 +4,25 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
-from spotify_pipeline.simulator.listeners import Listener, Play
+from spotify_pipeline.simulator.feed import Feed, Item
+from spotify_pipeline.simulator.listeners import Listener
+from spotify_pipeline.simulator.oddities import Oddities
 from spotify_pipeline.simulator.shapes import Shape
 
-WINDOW = 50
 RANGE_DAYS = {"short_term": 28, "medium_term": 182, "long_term": 365}
-# How far back the feed looks for 50 plays. The lightest listener has weeks of silence.
-_FEED_DAYS = 200
 TopKind = Literal["artists", "tracks"]
+
+
+class Served(NamedTuple):
+    """A play as it stands on a page: its `played_at` in Unix ms, track id and length."""
+
+    played_ms: int
+    track_id: str
+    duration_ms: int
 
 
 @dataclass
@@ -29,8 +36,12 @@ class Account:
     shape: Shape = "development"
     scopes: tuple[str, ...] = SCOPES
     longest_delay_ms: int = 0
-    # played_at in ms of every play in an answer that was sent whole → instant of the first one.
-    served: dict[int, dt.datetime] = field(default_factory=dict)
+    oddities: Oddities = field(default_factory=Oddities)
+    # Answers of recently-played so far; plays of one instant change their order with it.
+    pages: int = 0
+    # `Play.end_ms` of every play in an answer that was sent whole → each (played_at, track id)
+    # under which it was served, as it was at the first time.
+    served: dict[int, dict[tuple[int, str], Served]] = field(default_factory=dict)
     tops: dict[tuple[TopKind, str], tuple[int, list[int]]] = field(default_factory=dict)
 
     @property
@@ -38,24 +49,22 @@ class Account:
         """Spotify's id of the user, which is the listener's."""
         return self.listener.user_id
 
-    def delay_ms(self, play: Play) -> int:
-        """How long after its end a play appears in the feed."""
-        return self.listener.delay_ms(play, self.longest_delay_ms)
+    @property
+    def feed(self) -> Feed:
+        """What Spotify lists of the listener's plays."""
+        return Feed(self.listener, self.oddities, self.longest_delay_ms)
 
-    def mark_served(self, plays: Iterable[Play], now: dt.datetime) -> None:
-        """Notes that plays were in an answer."""
-        for play in plays:
-            self.served.setdefault(play.end_ms, now)
+    def shown(self, item: Item, now_ms: int) -> Served:
+        """An item as a page at this instant has it."""
+        names = self.feed.track(item.play.track, now_ms, relinked=item.relinked)
+        return Served(item.stamp_ms, names.spotify_id, names.duration_ms)
 
-    def window(self, now_ms: int) -> tuple[list[Play], bool]:
-        """The last 50 published plays, newest first, and whether older ones exist."""
-        window: list[Play] = []
-        for play in self.listener.backwards(now_ms, _FEED_DAYS):
-            if play.end_ms + self.delay_ms(play) <= now_ms:
-                if len(window) == WINDOW:
-                    return window, True
-                window.append(play)
-        return window, False
+    def mark_served(self, items: Iterable[Item], now_ms: int) -> None:
+        """Notes that plays were in an answer, and under which instant and id."""
+        for item in items:
+            shown = self.shown(item, now_ms)
+            versions = self.served.setdefault(item.play.end_ms, {})
+            versions.setdefault((shown.played_ms, shown.track_id), shown)
 
     def top(self, kind: TopKind, time_range: str, now: dt.datetime) -> list[int]:
         """Artists or tracks by plays in the days before today, best first; made once a day."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
-from spotify_pipeline.simulator.listeners import Play, from_ms
+from spotify_pipeline.simulator.feed import Item
+from spotify_pipeline.simulator.listeners import from_ms
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.shapes import Json, profile, timestamp
 from spotify_pipeline.simulator.state import World
@@ -42,8 +43,8 @@ def me(world: World, account: Account) -> Json:
 
 def recently_played(
     world: World, account: Account, query: Mapping[str, str], url: str
-) -> tuple[Json, list[Play]]:
-    """A page of the last 50 plays, newest first, and the plays on it.
+) -> tuple[Json, list[Item]]:
+    """A page of the last 50 plays, newest first, and the plays on it as the feed lists them.
 
     `next` is there as long as anything older exists at Spotify, although nothing older can be had:
     the page behind the last one is empty.
@@ -52,23 +53,25 @@ def recently_played(
     if "after" in query and "before" in query:
         raise Refusal.api(400, "Cannot specify both before and after parameters")
     after, before = _integer(query, "after", 0), _integer(query, "before", 0)
-    window, older = account.window(world.now_ms())
+    now_ms, feed = world.now_ms(), account.feed
+    window, older = feed.window(now_ms)
+    account.pages += 1
     matching = [
-        play
-        for play in window
-        if play.end_ms > after and ("before" not in query or play.end_ms < before)
+        item
+        for item in feed.in_order_of_call(window, account.pages)
+        if item.stamp_ms > after and ("before" not in query or item.stamp_ms < before)
     ]
     page = matching[:limit]
     cursors = following = None
     if page:
-        newest, oldest = str(page[0].end_ms), str(page[-1].end_ms)
+        newest, oldest = str(page[0].stamp_ms), str(page[-1].stamp_ms)
         cursors = {"after": newest, "before": oldest}
         if "after" in query:
             following = {"after": newest, "limit": limit}
         elif older or len(matching) > limit:
             following = {"before": oldest, "limit": limit}
     answer = {
-        "items": [world.shapes.play(play, account.shape) for play in page],
+        "items": [_item(world, account, item, now_ms) for item in page],
         "next": following and f"{url}?{urlencode(following)}",
         "cursors": cursors,
         "limit": limit,
@@ -77,19 +80,19 @@ def recently_played(
     return answer, page
 
 
-def plays_in(world: World, plays: list[Play], body: object) -> list[Play]:
-    """Those of `plays` that can be read from a body as it is sent, faults and all."""
-    items = body.get("items") if isinstance(body, dict) else None
+def readable_items(account: Account, items: list[Item], body: object, now_ms: int) -> list[Item]:
+    """Those of `items` that can be read from a body as it is sent, with its faults."""
+    sent = body.get("items") if isinstance(body, dict) else None
     readable = set()
-    for item in items if isinstance(items, list) else ():
+    for item in sent if isinstance(sent, list) else ():
         track = item.get("track") if isinstance(item, dict) else None
         if isinstance(track, dict) and track.get("artists") and not track.get("is_local"):
             readable.add((item["played_at"], track.get("id")))
     return [
-        play
-        for play in plays
-        if (timestamp(from_ms(play.end_ms)), world.catalogue.track(play.track).spotify_id)
-        in readable
+        item
+        for item in items
+        for shown in [account.shown(item, now_ms)]
+        if (timestamp(from_ms(shown.played_ms)), shown.track_id) in readable
     ]
 
 
@@ -101,13 +104,18 @@ def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str],
     limit = _integer(query, "limit", 20, 1, 50)
     offset = _integer(query, "offset", 0, 0, 10_000)
     best = account.top(kind, time_range, world.clock.now())
-    draw = world.shapes.artist if kind == "artists" else world.shapes.track
+    now_ms, feed = world.now_ms(), account.feed
+
+    def draw(number: int) -> Json:
+        if kind == "artists":
+            return world.shapes.artist(number, account.shape)
+        return world.shapes.track_as(number, feed.track(number, now_ms), account.shape)
 
     def page(start: int) -> str:
         return f"{url}?{urlencode({'time_range': time_range, 'limit': limit, 'offset': start})}"
 
     return {
-        "items": [draw(item, account.shape) for item in best[offset : offset + limit]],
+        "items": [draw(item) for item in best[offset : offset + limit]],
         "total": len(best),
         "limit": limit,
         "offset": offset,
@@ -115,6 +123,12 @@ def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str],
         "next": page(offset + limit) if offset + limit < len(best) else None,
         "previous": page(max(0, offset - limit)) if offset else None,
     }
+
+
+def _item(world: World, account: Account, item: Item, now_ms: int) -> Json:
+    names = account.feed.track(item.play.track, now_ms, relinked=item.relinked)
+    track = world.shapes.track_as(item.play.track, names, account.shape)
+    return world.shapes.item(track, item.stamp_ms, item.play.context)
 
 
 def _integer(

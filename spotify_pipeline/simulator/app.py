@@ -18,7 +18,8 @@ from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.control_api import control_routes
 from spotify_pipeline.simulator.faults.base import Delays, Edits, Fault, Replaces, Scene
 from spotify_pipeline.simulator.faults.refusals import Echo
-from spotify_pipeline.simulator.listeners import Play
+from spotify_pipeline.simulator.feed import Item
+from spotify_pipeline.simulator.listeners import to_ms
 from spotify_pipeline.simulator.oauth import Accounts
 from spotify_pipeline.simulator.refusal import Refusal
 from spotify_pipeline.simulator.responses import error_response, json_response
@@ -108,7 +109,7 @@ class Spotify:
         self,
         request: Request,
         endpoint: str,
-        answer: Callable[[Account, str], tuple[Json, list[Play]]],
+        answer: Callable[[Account, str], tuple[Json, list[Item]]],
     ) -> Response:
         authorization = request.headers.get("authorization")
         url = str(request.url.replace(query=""))
@@ -125,7 +126,7 @@ class Spotify:
         self,
         endpoint: str,
         identify: Callable[[], Account],
-        answer: Callable[[Account], tuple[Json, list[Play]]],
+        answer: Callable[[Account], tuple[Json, list[Item]]],
         said: Json,
     ) -> Response:
         at, account, rules = time.time(), None, []
@@ -144,14 +145,14 @@ class Spotify:
         self,
         account: Account,
         faults: list[Fault],
-        answer: Callable[[Account], tuple[Json, list[Play]]],
+        answer: Callable[[Account], tuple[Json, list[Item]]],
         said: Json,
     ) -> Response:
         """The good answer, after the faults have done to it what they do."""
         for fault in faults:
             if isinstance(fault, Delays):
                 await asyncio.sleep(fault.seconds)
-        body, plays = answer(account)
+        body, items = answer(account)
         now = self.world.clock.now()
         scene = Scene(now, lambda: self.world.rotate_refresh_token(account))
         for fault in faults:
@@ -159,8 +160,8 @@ class Spotify:
                 body = fault.edit(body, scene)
             elif isinstance(fault, Replaces):
                 return fault.response(said if isinstance(fault, Echo) else body)
-        sent = answers.plays_in(self.world, plays, body)
-        account.mark_served(sent, now)
+        now_ms = to_ms(now)
+        account.mark_served(answers.readable_items(account, items, body, now_ms), now_ms)
         return json_response(body)
 
 

@@ -10,6 +10,7 @@ import requests
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
 from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
+from spotify_pipeline.simulator.oddities import Oddities
 from spotify_pipeline.simulator.shapes import Json, Shape, timestamp
 
 _TIMEOUT_SECONDS = 60.0
@@ -33,11 +34,32 @@ class ListenerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """A play as a page lists it: it may differ from the true play in all three."""
+
+    played_at: dt.datetime
+    track_id: str
+    duration_ms: int
+
+    @classmethod
+    def from_json(cls, line: Json) -> Self:
+        """One of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
+        return cls(**{**line, "played_at": dt.datetime.fromisoformat(line["played_at"])})
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerPlay:
     """What really was played; times are UTC, `played_at` is the end of the play.
 
-    `published`: it is in the feed by the world's now, `visible`: it is among the last 50,
-    `served`: it was in an answer that the simulator sent whole.
+    The pair of user and `played_at` identifies a play; its track, names, `duration_ms` and `isrc`
+    are the original ones, whatever is served. `heard_ms` of the track were heard.
+
+    `published`: the feed has listed it by the world's now, `visible`: it is on the full page now,
+    `served`: it was in an answer that the simulator sent whole. `missing`: the feed never lists it;
+    `vanished`: it listed it and does so no longer.
+    `visible_as`: how the full page lists it now, twice when under two track ids. `served_as`: each
+    pair of instant and track id under which it was served, the first one first, each with the
+    length of its first time.
     """
 
     played_at: dt.datetime
@@ -51,6 +73,12 @@ class LedgerPlay:
     duration_ms: int
     artist_id: str
     artist_name: str
+    isrc: str
+    heard_ms: int
+    missing: bool
+    vanished: bool
+    visible_as: tuple[Listing, ...]
+    served_as: tuple[Listing, ...]
 
     @classmethod
     def from_json(cls, line: Json) -> Self:
@@ -59,7 +87,10 @@ class LedgerPlay:
             name: dt.datetime.fromisoformat(line[name])
             for name in ("played_at", "started_at", "published_at")
         }
-        return cls(**{**line, **times})
+        listings = {
+            name: tuple(map(Listing.from_json, line[name])) for name in ("visible_as", "served_as")
+        }
+        return cls(**{**line, **times, **listings})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +153,13 @@ class Simulator:
         since: dt.date | None = None,
         longest_delay: dt.timedelta = dt.timedelta(0),
         scopes: Sequence[str] | None = None,
+        oddities: Oddities | None = None,
     ) -> ListenerInfo:
         """Adds a listener, or replaces the one of that id.
 
         `person` is a key of `persons.PERSONS`; `seed` defaults to the simulator's; `since` is the
-        first local date with plays; plays appear in the feed up to `longest_delay` after their end.
+        first local date with plays; plays appear in the feed up to `longest_delay` after their end;
+        `oddities` are those of the feed (None: the 7-day window only).
         """
         body: Json = {
             "user_id": user_id,
@@ -140,20 +173,39 @@ class Simulator:
         }
         if scopes is not None:
             body["scopes"] = list(scopes)
+        if oddities is not None:
+            body["oddities"] = oddities.to_json()
         return ListenerInfo(**self._call("POST", "listeners", body))
+
+    def set_oddities(self, user_id: str, oddities: Oddities) -> None:
+        """Replaces the oddities of a listener's feed; what was served so far stays in the ledger.
+
+        Plays are listed as if the new oddities had always been there.
+        """
+        self._call("POST", "oddities", {"user_id": user_id, "oddities": oddities.to_json()})
 
     def listeners(self) -> list[ListenerInfo]:
         """All listeners, in the order in which they came."""
         return [ListenerInfo(**shown) for shown in self._call("GET", "listeners")]
 
     def ledger(
-        self, user_id: str, since: dt.datetime | None = None, until: dt.datetime | None = None
+        self,
+        user_id: str,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        *,
+        at: dt.datetime | None = None,
     ) -> list[LedgerPlay]:
-        """Everything a listener played in (since, until], oldest first. Nothing after the world's
-        now; `until` defaults to now, `since` to 31 days before."""
+        """Everything a listener played in (since, until], oldest first.
+
+        `published`, `visible`, `vanished` and `visible_as` tell of `at`, which defaults to the
+        world's now and is never after it: what a call at that instant was shown. Nothing that ended
+        after `at` is listed; `until` defaults to `at`, `since` to 31 days before `until`.
+        """
         query = {"user_id": user_id}
         query |= {"since": timestamp(since)} if since else {}
         query |= {"until": timestamp(until)} if until else {}
+        query |= {"at": timestamp(at)} if at else {}
         return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
 
     def calls(self) -> list[CallRecord]:

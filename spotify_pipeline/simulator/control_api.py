@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from spotify_pipeline.simulator.accounts import Account
+from spotify_pipeline.simulator.accounts import Account, Served
 from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.faults.kinds import add_fault
+from spotify_pipeline.simulator.feed import Entry
 from spotify_pipeline.simulator.limits import Limits
-from spotify_pipeline.simulator.listeners import Play, from_ms
+from spotify_pipeline.simulator.listeners import from_ms, to_ms
+from spotify_pipeline.simulator.oddities import Oddities
 from spotify_pipeline.simulator.responses import json_response
 from spotify_pipeline.simulator.shapes import SHAPES, Json, timestamp
 from spotify_pipeline.simulator.state import World
@@ -32,6 +34,7 @@ def control_routes(world: World) -> list[Route]:
         ("POST", "clock"): set_clock,
         ("GET", "listeners"): list_listeners,
         ("POST", "listeners"): add_listener,
+        ("POST", "oddities"): set_oddities,
         ("GET", "ledger"): ledger,
         ("GET", "calls"): calls,
         ("DELETE", "calls"): forget_calls,
@@ -112,21 +115,37 @@ def add_listener(world: World, request: Request, body: Json) -> Json:
     )
     account.shape = shape
     account.longest_delay_ms = int(body.get("longest_delay_seconds", 0) * 1000)
+    if "oddities" in body:
+        account.oddities = Oddities.from_json(body["oddities"])
     if "scopes" in body:
         account.scopes = tuple(body["scopes"])
     return _shown(account)
 
 
+def set_oddities(world: World, request: Request, body: Json) -> Json:
+    """`{"user_id", "oddities"}`: the listener's feed has these from now on, and no others."""
+    account = world.accounts[body["user_id"]]
+    account.oddities = Oddities.from_json(body["oddities"])
+    return account.oddities.to_json()
+
+
 def ledger(world: World, request: Request, body: Json) -> list[Json]:
-    """What a listener played in (`since`, `until`], oldest first, until the world's now."""
+    """What a listener played in (`since`, `until`], oldest first, as of `at` (default: now)."""
     query = request.query_params
     account = world.accounts[query["user_id"]]
-    until = _instant(query["until"]) if "until" in query else world.clock.now()
+    now = world.clock.now()
+    at = min(_instant(query["at"]), now) if "at" in query else now
+    until = _instant(query["until"]) if "until" in query else at
     since = _instant(query["since"]) if "since" in query else until - dt.timedelta(days=31)
-    now_ms = world.now_ms()
-    visible = {play.end_ms for play in account.window(now_ms)[0]}
+    at_ms, until_ms = to_ms(at), to_ms(until)
+    visible: dict[int, list[Served]] = {}
+    for item in account.feed.window(at_ms)[0]:
+        visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
+    # Computed until `at`: a re-stamping of the last N plays depends on plays after `until`.
     return [
-        _line(world, account, play, now_ms, visible) for play in world.ledger(account, since, until)
+        _line(world, account, entry, at_ms, visible.get(entry.play.end_ms, []))
+        for entry in account.feed.entries(to_ms(since), at_ms)
+        if entry.play.end_ms <= until_ms
     ]
 
 
@@ -209,22 +228,39 @@ def _shown(account: Account) -> Json:
     }
 
 
-def _line(world: World, account: Account, play: Play, now_ms: int, visible: set[int]) -> Json:
+def _line(
+    world: World, account: Account, entry: Entry, at_ms: int, visible_as: list[Served]
+) -> Json:
+    play = entry.play
     track = world.catalogue.track(play.track)
     artist = world.catalogue.artist(play.track // TRACKS_PER_ARTIST)
-    published_ms = play.end_ms + account.delay_ms(play)
+    served_as = account.served.get(play.end_ms, {}).values()
     return {
         "played_at": timestamp(from_ms(play.end_ms)),
         "started_at": timestamp(from_ms(play.start_ms)),
-        "published_at": timestamp(from_ms(published_ms)),
-        "published": published_ms <= now_ms,
-        "visible": play.end_ms in visible,
-        "served": play.end_ms in account.served,
+        "published_at": timestamp(from_ms(entry.listed_ms)),
+        "published": entry.listed_ms <= at_ms and not entry.missing,
+        "visible": bool(visible_as),
+        "served": bool(served_as),
         "track_id": track.spotify_id,
         "track_name": track.name,
-        "duration_ms": track.duration_ms,
+        "duration_ms": account.feed.duration_ms(play.track),
         "artist_id": artist.spotify_id,
         "artist_name": artist.name,
+        "isrc": track.isrc,
+        "heard_ms": play.end_ms - play.start_ms,
+        "missing": entry.missing,
+        "vanished": entry.gone_ms is not None and entry.gone_ms <= at_ms,
+        "visible_as": [_shown_as(served) for served in visible_as],
+        "served_as": [_shown_as(served) for served in served_as],
+    }
+
+
+def _shown_as(served: Served) -> Json:
+    return {
+        "played_at": timestamp(from_ms(served.played_ms)),
+        "track_id": served.track_id,
+        "duration_ms": served.duration_ms,
     }
 
 

@@ -21,7 +21,8 @@ from spotify_pipeline.simulator.seeds import seeded, spotify_id
 from spotify_pipeline.simulator.taste import Taste
 
 SESSION_PAUSE_MS = 20 * 60_000
-# Spotify counts a play after about 30 seconds; nothing shorter ever appears in the feed.
+# Spotify counts a play after about 30 seconds; only tracks that are shorter themselves (see
+# `Oddities.short_tracks`) are listed when they ended sooner.
 SHORTEST_PLAY_MS = 31_000
 _DAYS_KEPT = 40
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -78,14 +79,6 @@ class Listener:
             for play in self.day(ordinal)
             if from_ms_ < play.end_ms <= to_ms_
         ]
-
-    def backwards(self, to_ms_: int, days: int) -> Iterator[Play]:
-        """The plays that ended by `to_ms_`, newest first, through the last `days` days."""
-        last = self._ordinal(to_ms_) + 1
-        for ordinal in range(last, last - days, -1):
-            for play in reversed(self.day(ordinal)):
-                if play.end_ms <= to_ms_:
-                    yield play
 
     def tracks_of_day(self, ordinal: int) -> "array[int]":
         """The track numbers played on a listening day: what top lists count."""

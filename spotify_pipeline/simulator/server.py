@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -18,6 +18,7 @@ from spotify_pipeline.simulator.app import make_app
 from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.faults.wire import TRANSPORT
 from spotify_pipeline.simulator.limits import Limits
+from spotify_pipeline.simulator.oddities import Oddities
 from spotify_pipeline.simulator.state import World
 
 HOST = "127.0.0.1"
@@ -42,19 +43,22 @@ class Trouble:
 
     `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency",
     "options": {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web
-    API. Plays appear in the feed up to `longest_delay` after their end.
+    API. Plays appear in the feed up to `longest_delay` after their end; every listener's feed has
+    the `oddities`.
     """
 
     faults: tuple[str, ...] = ()
     calls_per_30s: int | None = None
     calls_per_day: int | None = None
     longest_delay: dt.timedelta = dt.timedelta(0)
+    oddities: Oddities = field(default_factory=Oddities)
 
     def make(self, world: World) -> None:
         """Brings it over a world. Raises ValueError with a sentence about a wrong fault."""
         world.limits = Limits(self.calls_per_30s, self.calls_per_day)
         for account in world.accounts.values():
             account.longest_delay_ms = self.longest_delay // dt.timedelta(milliseconds=1)
+            account.oddities = self.oddities
         for fault in self.faults:
             about = json.loads(fault) if fault.startswith("{") else {"kind": fault}
             try:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
 
-from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST, Catalogue
-from spotify_pipeline.simulator.listeners import Play, from_ms
+from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST, Catalogue, TrackNames
+from spotify_pipeline.simulator.listeners import from_ms
 from spotify_pipeline.simulator.seeds import spotify_id
 
 Json = dict[str, Any]
@@ -88,13 +88,23 @@ class Shapes:
         self.artist = lru_cache(4096)(self._artist)
         self.track = lru_cache(8192)(self._track)
 
-    def play(self, play: Play, shape: Shape) -> Json:
+    def item(self, track: Json, played_ms: int, context_uri: str | None) -> Json:
         """An item of recently-played."""
         return {
-            "track": self.track(play.track, shape),
-            "played_at": timestamp(from_ms(play.end_ms)),
-            "context": context(play.context),
+            "track": track,
+            "played_at": timestamp(from_ms(played_ms)),
+            "context": context(context_uri),
         }
+
+    def track_as(self, track: int, names: TrackNames, shape: Shape) -> Json:
+        """A track with other names than the catalogue's: relinked, changed or emptied."""
+        shown = self.track(track, shape)
+        if names == self._catalogue.track(track):
+            return shown
+        shown = shown | link("track", names.spotify_id)
+        shown["artists"] = [self._simple_artist(artist) for artist in names.artists]
+        shown |= {"name": names.name, "duration_ms": names.duration_ms}
+        return shown | {"popularity": names.popularity} if shape == "full" else shown
 
     def _simple_artist(self, artist: int) -> Json:
         names = self._catalogue.artist(artist)

@@ -14,7 +14,7 @@ from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.catalogue import Catalogue
 from spotify_pipeline.simulator.faults.base import FaultBook
 from spotify_pipeline.simulator.limits import Limits
-from spotify_pipeline.simulator.listeners import Play, make_listener, to_ms
+from spotify_pipeline.simulator.listeners import make_listener, to_ms
 from spotify_pipeline.simulator.persons import cast
 from spotify_pipeline.simulator.shapes import Shapes, account_id
 from spotify_pipeline.simulator.tokens import Tokens
@@ -91,7 +91,3 @@ class World:
     def now_ms(self) -> int:
         """The world's time in Unix milliseconds."""
         return to_ms(self.clock.now())
-
-    def ledger(self, account: Account, since: dt.datetime, until: dt.datetime) -> list[Play]:
-        """The plays of (since, until], until the world's now at most, oldest first."""
-        return account.listener.plays(to_ms(since), min(to_ms(until), self.now_ms()))

@@ -55,11 +55,25 @@ def test_trouble_can_be_there_from_the_start() -> None:
         assert process.wait(20) == 0
 
 
+def test_every_listener_can_have_every_oddity_from_the_start() -> None:
+    command = [*COMMAND, "--child", "--port", "0", "--listeners", "2", "--oddities", "everything"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        simulator = Simulator(json.loads(process.stdout.readline())["url"])
+        for listener in simulator.listeners():
+            assert any(play.missing for play in simulator.ledger(listener.user_id))
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(20) == 0
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
         ("--fault=earthquake", "fault earthquake is none of"),
         ('--fault={"knid": "latency"}', "knid"),
+        ('--oddities={"vanishing": 2}', "vanishing must be between 0 and 1"),
+        ('--oddities={"colour": 1}', "colour"),
         ("--now=2026-01-01T00:00:00", "--now needs an offset"),
     ],
 )
