@@ -53,6 +53,14 @@ def _role(text: str) -> str:
     return text
 
 
+def _host_names(text: str) -> str:
+    """Names of hosts, without scheme and port, in lower case."""
+    names = [name.strip().lower() for name in text.split(",")]
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) for name in names):
+        raise ValueError("must be host names without scheme and port, comma separated")
+    return ",".join(names)
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # For addresses that let in whoever knows them, as those of chat hooks do.
 SecretUrl = Annotated[
@@ -161,6 +169,14 @@ class Settings(BaseModel):
         description=(
             "Receives a JSON POST with counts, at most one per class of events and hour, when "
             "something has to be looked at. Unset: no call."
+        ),
+    )
+    ui_hosts: Annotated[str, AfterValidator(_host_names)] | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_UI_HOSTS",
+        description=(
+            "Host names, comma separated, under which your proxy with a sign-in serves the Dagster "
+            "UI. Unset: loopback names only."
         ),
     )
     executor: Literal["multiprocess", "celery"] = Field(

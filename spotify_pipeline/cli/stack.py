@@ -119,7 +119,8 @@ def running_stack(
             *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
         ],
         "webserver": [
-            *("dagster_webserver", "-h", loopback, "-p", str(ui_port), "-w", str(workspace)),
+            *("spotify_pipeline.defs.webserver", "-h", loopback, "-p", str(ui_port)),
+            *("-w", str(workspace)),
         ],
         "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
     }
