@@ -70,11 +70,18 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         said = io.StringIO()
         error.show(said)
-        click.echo(scrub(said.getvalue()), err=True, nl=False)
+        click.echo(_shown(said.getvalue()), err=True, nl=False)
         return error.exit_code
     sentence, code = explain(error)
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(_shown(f"Error: {sentence}"), err=True)
     return code
+
+
+def _shown(text: str) -> str:
+    """Without secrets, and without what would steer the terminal."""
+    from spotify_pipeline.cli.output import printable_lines
+
+    return printable_lines(scrub(text))
 
 
 def explain(error: BaseException) -> tuple[str, int]:
