@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -147,6 +148,31 @@ def test_a_home_that_others_can_write_is_a_problem(healthy, findings, tmp_path):
     code, found = findings()
     assert code == 1
     assert found["home"]["to_do"] == f"chmod go-w {tmp_path / 'home'}"
+
+
+def test_files_that_an_older_version_left_open_are_a_problem(run, healthy, tmp_path):
+    home = tmp_path / "home"
+    home.chmod(0o755)
+    (home / "logs").mkdir(mode=0o755)
+    (home / "logs" / "daemon.log").touch(0o644)
+    (home / "closed").mkdir(mode=0o700)
+    (home / "closed" / "file").touch(0o644)
+    result = run("doctor", "--json")
+    (found,) = [one for one in json.loads(result.stdout) if "other accounts" in one["detail"]]
+    assert (found["check"], found["status"]) == ("home", "problem")
+    assert found["detail"].endswith(f"{home}/logs and 1 more")
+    subprocess.run(found["to_do"], shell=True, check=True)
+    assert "other accounts" not in run("doctor").stdout
+
+
+def test_a_ui_behind_a_proxy_is_noted(healthy, findings, environ):
+    environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "UI.example.org, dagster.internal")
+    code, found = findings()
+    assert code == 0
+    assert found["dagster ui"]["status"] == "note"
+    assert "ui.example.org,dagster.internal" in found["dagster ui"]["detail"]
+    environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "https://ui.example.org:8443/")
+    assert "without scheme" in problems(findings()[1])["configuration"]
 
 
 def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
