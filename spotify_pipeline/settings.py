@@ -268,7 +268,19 @@ def variables() -> dict[str, str]:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    limits = error.get("ctx", {})
+    if error["type"] == "value_error":
+        message = error["msg"].removeprefix("Value error, ")
+        if not message.startswith("must"):  # urlsplit's own words
+            message = "must be an address such as https://api.spotify.com"
+    elif error["type"] == "literal_error":
+        message = f"must be {limits['expected']}"
+    elif error["type"] == "greater_than_equal":
+        message = f"must be {limits['ge']} or more"
+    elif error["type"] == "less_than_equal":
+        message = f"must be {limits['le']} or less"
+    else:
+        message = "must be a whole number" if error["type"].startswith("int_") else "is not valid"
     return f"{error['loc'][0]} {message}. Correct or unset it."
 
 

@@ -55,10 +55,19 @@ def below(program: "subprocess.Popen[str]") -> list[psutil.Process]:
     return psutil.Process(program.pid).children(recursive=True)
 
 
+def inherited(process: psutil.Process) -> set[int]:
+    """Which signals of IGNORING a process ignores or blocks."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    masks = [int(found, 16) for found in re.findall(r"Sig(?:Ign|Blk):\s*(\w+)", status)]
+    return {number for number in IGNORING for mask in masks if mask >> (number - 1) & 1}
+
+
 def test_killed_by_sigkill_it_leaves_no_process_whatever_signals_were_ignored(dev) -> None:
     program = dev()
     children = below(program)
     assert len(children) >= 3
+    for child in children:
+        assert inherited(child) == set()
     program.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     try:
