@@ -8,7 +8,7 @@ import click
 
 from spotify_pipeline.cli import database_checks, local_checks, reach
 from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.findings import PROBLEM, Finding, guarded
+from spotify_pipeline.cli.findings import PROBLEM, Finding, guarded, problem
 from spotify_pipeline.cli.output import count, example, print_json, printable
 from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
@@ -52,7 +52,7 @@ def all_checks() -> Iterator[Finding]:
         settings = load_settings()
     except ConfigurationError as error:
         for sentence in str(error).splitlines():
-            yield Finding("configuration", PROBLEM, sentence)
+            yield problem("configuration", sentence)
         return
     yield from local_checks.configuration(settings, os.environ)
     yield from guarded("home", local_checks.home(settings.home))

@@ -172,7 +172,9 @@ def test_a_ui_behind_a_proxy_is_noted(healthy, findings, environ):
     assert found["dagster ui"]["status"] == "note"
     assert "ui.example.org,dagster.internal" in found["dagster ui"]["detail"]
     environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "https://ui.example.org:8443/")
-    assert "without scheme" in problems(findings()[1])["configuration"]
+    found = findings()[1]
+    assert "without scheme" in problems(found)["configuration"]
+    assert found["configuration"]["to_do"] == "correct or unset it"
 
 
 def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
@@ -189,6 +191,9 @@ def test_a_database_that_is_down_hides_nothing_else(healthy, findings, environ):
     code, found = findings()
     assert code == 1
     assert "nothing listens there" in problems(found)["database"]
+    assert found["database"]["to_do"] == (
+        "start the server or correct SPOTIFY_PIPELINE_DATABASE_URL"
+    )
     assert found["dagster storage"]["status"] == "ok"
     assert found["spotify"]["status"] == "ok"
 
@@ -204,7 +209,7 @@ def test_dagsters_database_is_named_when_it_is_missing(healthy, findings, enviro
     environ.setenv("DAGSTER_PG_URL", with_password(database.set(database="none_here")))
     _, found = findings()
     assert "none_here" in problems(found)["dagster storage"]
-    assert "DAGSTER_PG_URL" in problems(found)["dagster storage"]
+    assert "DAGSTER_PG_URL" in found["dagster storage"]["to_do"]
 
 
 def test_tokens_whose_key_is_gone_are_counted(healthy, listener, findings, environ):
