@@ -53,6 +53,14 @@ def _role(text: str) -> str:
     return text
 
 
+def _host_names(text: str) -> str:
+    """Names of hosts, without scheme and port, in lower case."""
+    names = [name.strip().lower() for name in text.split(",")]
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) for name in names):
+        raise ValueError("must be host names without scheme and port, comma separated")
+    return ",".join(names)
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # For addresses that let in whoever knows them, as those of chat hooks do.
 SecretUrl = Annotated[
@@ -163,6 +171,14 @@ class Settings(BaseModel):
             "something has to be looked at. Unset: no call."
         ),
     )
+    ui_hosts: Annotated[str, AfterValidator(_host_names)] | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_UI_HOSTS",
+        description=(
+            "Host names, comma separated, under which your proxy with a sign-in serves the Dagster "
+            "UI. Unset: loopback names only."
+        ),
+    )
     executor: Literal["multiprocess", "celery"] = Field(
         "multiprocess",
         alias="SPOTIFY_PIPELINE_EXECUTOR",
@@ -252,7 +268,19 @@ def variables() -> dict[str, str]:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    limits = error.get("ctx", {})
+    if error["type"] == "value_error":
+        message = error["msg"].removeprefix("Value error, ")
+        if not message.startswith("must"):  # urlsplit's own words
+            message = "must be an address such as https://api.spotify.com"
+    elif error["type"] == "literal_error":
+        message = f"must be {limits['expected']}"
+    elif error["type"] == "greater_than_equal":
+        message = f"must be {limits['ge']} or more"
+    elif error["type"] == "less_than_equal":
+        message = f"must be {limits['le']} or less"
+    else:
+        message = "must be a whole number" if error["type"].startswith("int_") else "is not valid"
     return f"{error['loc'][0]} {message}. Correct or unset it."
 
 

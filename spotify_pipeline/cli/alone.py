@@ -1,6 +1,7 @@
 """One `dev` or `demo` per home: two would share logs, and two demos move the same people."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ def alone(home: Path) -> Iterator[None]:
     """Holds the home, which is made if it is missing. Raises ConfigurationError."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (home / "running.lock").open("w")
+        file = os.fdopen(os.open(home / "running.lock", os.O_WRONLY | os.O_CREAT, 0o600), "w")
     except OSError as error:
         raise ConfigurationError(
             f"{home} cannot be written ({error.strerror}): set SPOTIFY_PIPELINE_HOME to a "

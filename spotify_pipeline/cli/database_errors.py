@@ -76,7 +76,9 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
             f"{variable} has more than one @: write an @ that belongs to the password as %40.",
             2,
         )
-    return f"{where} cannot be used: {reason.format(variable=variable)}.", 2 if is_misread else 1
+    # What a variable may have to be corrected for is wrong configuration.
+    code = 2 if "{variable}" in reason else 1
+    return f"{where} cannot be used: {reason.format(variable=variable)}.", code
 
 
 def _reason(said: str) -> str:

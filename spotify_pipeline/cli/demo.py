@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 from spotify_pipeline.cli.alone import alone
 from spotify_pipeline.cli.demo_request import press_sync
 from spotify_pipeline.cli.demo_results import show_listeners, show_recount
-from spotify_pipeline.cli.dev import port_of_the_ui, serve, set_up
+from spotify_pipeline.cli.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import example, progress
 from spotify_pipeline.cli.recount import PlayKey, stored_plays
@@ -53,6 +53,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
     Uses the embedded database in SPOTIFY_PIPELINE_HOME and a simulator of Spotify on this machine;
     nothing leaves it. Run again, it continues from the kept data.
     """
+    heed_signals()
     with contextlib.ExitStack() as running:
         # The demo never touches a database of one's own, whatever the environment says.
         for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):

@@ -7,7 +7,7 @@ import click
 
 from spotify_pipeline.cli.alone import alone
 from spotify_pipeline.cli.output import example
-from spotify_pipeline.cli.stack import Stack, running_stack
+from spotify_pipeline.cli.stack import STOP_SECONDS, Stack, running_stack
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.creation import create_dagster_database
 from spotify_pipeline.storage.database import leave_database, open_engine
@@ -18,6 +18,12 @@ port_of_the_ui = click.option(
     "--port", type=click.IntRange(1, 65535), help="Port of the UI (default: from 3000)."
 )
 
+NEXT_STEPS = """\
+In another terminal, with the same environment:
+  spotify-pipeline doctor        what is configured, and what is wrong
+  spotify-pipeline connect       connect a Spotify account
+  spotify-pipeline users list    who is kept, and how they are"""
+
 
 @click.command(epilog=example("spotify-pipeline dev", "spotify-pipeline dev --port 3000"))
 @port_of_the_ui
@@ -26,6 +32,7 @@ def dev(port: int | None) -> None:
 
     Creates the schema, or upgrades it. All stop with Ctrl-C, and when one of them dies.
     """
+    heed_signals()
     settings = load_settings()
     with alone(settings.home):
         try:
@@ -48,15 +55,19 @@ def set_up(settings: Settings) -> None:
         engine.dispose()
 
 
-def serve(stack: Stack) -> None:
-    """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
-    click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
-    # Both: a shell that starts us in the background lets SIGINT be ignored.
+def heed_signals() -> None:
+    """End in order at SIGTERM as at Ctrl-C, also where a script's `dev &` ignores SIGINT."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+
+
+def serve(stack: Stack) -> None:
+    """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
     try:
+        click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
+        click.echo(NEXT_STEPS)
         while True:
             stack.check()
             time.sleep(0.5)
     except KeyboardInterrupt:
-        click.echo("Stopping ...")
+        click.echo(f"Stopping Dagster and the database, which takes up to {STOP_SECONDS + 2} s ...")

@@ -8,7 +8,7 @@ import click
 
 from spotify_pipeline.cli import database_checks, local_checks, reach
 from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.findings import PROBLEM, Finding
+from spotify_pipeline.cli.findings import PROBLEM, Finding, guarded, problem
 from spotify_pipeline.cli.output import count, example, print_json, printable
 from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
@@ -52,9 +52,10 @@ def all_checks() -> Iterator[Finding]:
         settings = load_settings()
     except ConfigurationError as error:
         for sentence in str(error).splitlines():
-            yield Finding("configuration", PROBLEM, sentence)
+            yield problem("configuration", sentence)
         return
     yield from local_checks.configuration(settings, os.environ)
-    yield from local_checks.home(settings.home)
+    yield from guarded("home", local_checks.home(settings.home))
+    yield from local_checks.shared_ui(settings)
     yield from database_checks.all_checks(settings)
     yield from reach.all_checks(settings)

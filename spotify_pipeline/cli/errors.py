@@ -70,11 +70,18 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         said = io.StringIO()
         error.show(said)
-        click.echo(scrub(said.getvalue()), err=True, nl=False)
+        click.echo(_shown(said.getvalue()), err=True, nl=False)
         return error.exit_code
     sentence, code = explain(error)
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(_shown(f"Error: {sentence}"), err=True)
     return code
+
+
+def _shown(text: str) -> str:
+    """Without secrets, and without what would steer the terminal."""
+    from spotify_pipeline.cli.output import printable_lines
+
+    return printable_lines(scrub(text))
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -106,13 +113,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _log(error: BaseException) -> str:
     """Write the traceback into the log; return where it is, in words."""
     from spotify_pipeline.cli.private_files import private_file
+    from spotify_pipeline.home import private_folder
     from spotify_pipeline.settings import ConfigurationError, load_settings
 
     text = scrub("".join(traceback.format_exception(error)))
     try:
-        path = load_settings().home / "logs" / "last-error.log"
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(exist_ok=True)
+        path = private_folder(load_settings().home, "logs") / "last-error.log"
         path.unlink(missing_ok=True)  # a link that somebody put there is not followed
         with private_file(path) as file:
             file.write(f"{datetime.now(UTC).isoformat()}\n{text}".encode(errors="backslashreplace"))

@@ -27,4 +27,14 @@ def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
         yield from findings
     except Exception as error:
         sentence, _ = explain(error)
-        yield Finding(check, PROBLEM, sentence)
+        yield problem(check, sentence)
+
+
+def problem(check: str, sentence: str) -> Finding:
+    """A problem from a sentence of ours, whose end says what to do."""
+    for separator in ("; ", ". Correct"):
+        what, found, to_do = sentence.rpartition(separator)
+        if found:
+            to_do = f"{separator[2:]}{to_do}".removesuffix(".")
+            return Finding(check, PROBLEM, what, f"{to_do[:1].lower()}{to_do[1:]}")
+    return Finding(check, PROBLEM, sentence)

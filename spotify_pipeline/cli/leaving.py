@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from datetime import date, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +19,20 @@ from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.accounts import forget_user
 from spotify_pipeline.storage.export import KEPT_BACK, ExportedTable, export_user
 
+# Makes a spreadsheet run a text as a formula, in the widths of East Asian keyboards too. The
+# apostrophe is among them so that a program may always take the first one away.
+_FORMULA = re.compile("[=+@'\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+
 README = """\
 Everything that spotify_pipeline stores about the user {user}, as of {now}.
 
 One CSV file per table, in UTF-8, with a heading. An empty cell is "not known"; an empty text is "".
 Instants are in UTC, ISO 8601. Lists and objects are JSON. Not here, because they are keys and not
 data: {hidden}.
+
+A text that begins with = + - @ (also in full width), a tab, a line break or an apostrophe has one
+apostrophe more before it, so that no spreadsheet runs it as a formula: a program takes the first
+apostrophe of a text away.
 
 """
 
@@ -49,7 +58,7 @@ def export(user_id: str, path: Path) -> None:
         require_known(conn, [user_id])
         with private_file(path, replace=False) as file:
             rows = _write(conn, user_id, file)
-    click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {path}.")
+    click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {printable(str(path))}.")
 
 
 def _write(conn: Connection, user_id: str, file: IO[bytes]) -> int:
@@ -79,7 +88,10 @@ def _write_csv(table: ExportedTable, file: IO[str]) -> int:
 
 
 def _cell(value: Any) -> str:
-    return '"' + _text(value).replace('"', '""') + '"'
+    text = _text(value)
+    if isinstance(value, str) and _FORMULA.match(text):
+        text = f"'{text}"
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _text(value: Any) -> str:

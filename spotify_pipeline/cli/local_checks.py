@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding
+from spotify_pipeline.home import open_to_others
 from spotify_pipeline.settings import Settings, variables
 
 _PACKAGES = (
@@ -81,3 +83,30 @@ def home(path: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding("home", OK, f"{path} ({mode:o})")
+        yield from _modes(path)
+
+
+def _modes(home: Path) -> Iterator[Finding]:
+    """What an older version, or another umask, left open."""
+    found = list(open_to_others(home))
+    # Not the home itself: as root, the account that runs Postgres passes through it.
+    tops = sorted({str(home / path.relative_to(home).parts[0]) for path in found})
+    if found:
+        yield Finding(
+            "home",
+            PROBLEM,
+            f"other accounts can read or write {found[0]}"
+            + (f" and {len(found) - 1:,} more" if found[1:] else ""),
+            f"chmod -R go-rwx {shlex.join(tops)}",
+        )
+
+
+def shared_ui(settings: Settings) -> Iterator[Finding]:
+    """A Dagster UI that others are to reach wants a sign-in, which it does not have."""
+    if settings.ui_hosts:
+        yield Finding(
+            "dagster ui",
+            NOTE,
+            f"it answers to {settings.ui_hosts} too, and has no sign-in of its own",
+            "let the proxy ask for one on every path: SECURITY.md",
+        )

@@ -10,6 +10,7 @@ def main() -> None:
     """Run the program and exit."""
     try:
         _open_what_is_closed()
+        os.umask(0o077)  # what we and our children write is for the owner
         from spotify_pipeline.cli.program import program
         from spotify_pipeline.redaction import install
 

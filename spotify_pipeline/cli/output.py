@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -21,7 +22,9 @@ LINE_SECONDS = 5.0
 # Between two columns of a table.
 GUTTER = "   "
 # Overrides of the writing direction: they could make one name look like another.
+# (The same stand in _UNSHOWN, beside C1 controls, separators of lines and halves of letters.)
 _DIRECTION = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
+_UNSHOWN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Advance = Callable[[int], None]
 
@@ -37,12 +40,17 @@ def printable(text: str | None) -> str:
 
     None is an empty text.
     """
-    return "".join(
-        "\ufffd"
-        if character in _DIRECTION or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        else character
-        for character in text or ""
-    )
+    return "".join("\ufffd" if _is_unshown(character) else character for character in text or "")
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of our own with several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _is_unshown(character: str) -> bool:
+    is_control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return is_control or character in _DIRECTION
 
 
 def instant(value: datetime | None) -> str:
@@ -56,8 +64,12 @@ def count(number: int, noun: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON; instants are ISO 8601 in UTC with Z, dates ISO 8601."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+    """Indented JSON; instants are ISO 8601 in UTC with Z, dates ISO 8601.
+
+    What `printable` hides is escaped, so that a terminal shows it and a program reads it unchanged.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+    click.echo(_UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _plain(value: Any) -> Any:

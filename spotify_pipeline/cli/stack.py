@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.home import UMASK, private_folder, private_log, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 
 READY_SECONDS = 90
@@ -100,9 +101,10 @@ def running_stack(
     # Nobody sees this port: two stacks that start together must not find the same one free.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
-    workspace.write_text(
+    write_private(
+        workspace,
         f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {grpc_port}, "
-        f"location_name: {LOCATION}}}\n"
+        f"location_name: {LOCATION}}}\n",
     )
     env = {
         **os.environ,
@@ -119,7 +121,8 @@ def running_stack(
             *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
         ],
         "webserver": [
-            *("dagster_webserver", "-h", loopback, "-p", str(ui_port), "-w", str(workspace)),
+            *("spotify_pipeline.defs.webserver", "-h", loopback, "-p", str(ui_port)),
+            *("-w", str(workspace)),
         ],
         "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
     }
@@ -135,12 +138,10 @@ def running_stack(
 
 
 def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:
-    logs = settings.home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{name.replace(' ', '-')}.log"
+    log = private_folder(settings.home, "logs") / f"{name.replace(' ', '-')}.log"
     # When this process is killed, its children must not live on and hold the database.
     with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    with log.open("wb") as out:
+    with private_log(log) as out:
         process = subprocess.Popen(
             [*with_parent, sys.executable, "-m", *arguments],
             env=dict(env),
@@ -149,8 +150,20 @@ def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str
             stderr=subprocess.STDOUT,
             # Ctrl-C is for us; we stop them in order.
             start_new_session=True,
+            umask=UMASK,
+            preexec_fn=_default_signals,
         )
     return Child(name, process, log)
+
+
+def _default_signals() -> None:
+    """Undo what a child would inherit: a script's `dev &` ignores SIGINT.
+
+    Dagster gives SIGTERM the handler of SIGINT, so its processes would ignore both and outlive us.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _stop(children: Sequence[Child]) -> None:

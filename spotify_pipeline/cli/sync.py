@@ -146,8 +146,8 @@ def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
             if status.last_error_code == failed[status.user_id]
         }
     for user_id, code in failed.items():
-        line = f"{printable(user_id)}: {_sentence(code, messages.get(user_id))}"
-        click.echo(scrub(line), err=True)
+        line = f"{user_id}: {_sentence(code, messages.get(user_id))}"
+        click.echo(printable(scrub(line)), err=True)
     for row in rows:
         if row.outcome == "skipped":
             click.echo(f"{printable(row.user_id)}: left out, somebody else is syncing.", err=True)

@@ -1,7 +1,6 @@
 """Runs the jobs in this process, recorded in Dagster like any run. For the command line."""
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import dagster as dg
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.tags import HOST, TRIGGER
+from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.database import reach_dagster
 
@@ -31,9 +31,8 @@ def dagster_home(settings: Settings) -> Path:
         raise ConfigurationError(
             "There is no dagster.yaml here: run this command in a checkout of spotify_pipeline."
         )
-    home = settings.home / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(config, home / "dagster.yaml")
+    home = private_folder(settings.home, "dagster")
+    write_private(home / "dagster.yaml", config.read_text())
     return home
 
 

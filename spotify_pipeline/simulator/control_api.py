@@ -8,10 +8,12 @@ import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from spotify_pipeline.loopback import SameOriginOnly
 from spotify_pipeline.simulator.accounts import Account, Served
 from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.faults.kinds import add_fault
@@ -27,7 +29,7 @@ Handler = Callable[[World, Request, Json], Json | list[Json]]
 
 
 def control_routes(world: World) -> list[Route]:
-    """All routes under `/_sim/`."""
+    """All routes under `/_sim/`. They hand out tokens: closed to web pages of other origins."""
     handlers: dict[tuple[str, str], Handler] = {
         ("GET", "health"): health,
         ("GET", "clock"): read_clock,
@@ -49,7 +51,12 @@ def control_routes(world: World) -> list[Route]:
         ("POST", "redirects"): register_redirects,
     }
     return [
-        Route(f"/_sim/{path}", _endpoint(world, handler), methods=[method])
+        Route(
+            f"/_sim/{path}",
+            _endpoint(world, handler),
+            methods=[method],
+            middleware=[Middleware(SameOriginOnly)],
+        )
         for (method, path), handler in handlers.items()
     ]
 

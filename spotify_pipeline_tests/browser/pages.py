@@ -28,11 +28,11 @@ class Seen:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*options: str) -> Iterator[Browser]:
     """A headless browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=OPTIONS, env={**os.environ}
+            executable_path=CHROMIUM, args=[*OPTIONS, *options], env={**os.environ}
         )
         try:
             yield browser

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -149,6 +150,33 @@ def test_a_home_that_others_can_write_is_a_problem(healthy, findings, tmp_path):
     assert found["home"]["to_do"] == f"chmod go-w {tmp_path / 'home'}"
 
 
+def test_files_that_an_older_version_left_open_are_a_problem(run, healthy, tmp_path):
+    home = tmp_path / "home"
+    home.chmod(0o755)
+    (home / "logs").mkdir(mode=0o755)
+    (home / "logs" / "daemon.log").touch(0o644)
+    (home / "closed").mkdir(mode=0o700)
+    (home / "closed" / "file").touch(0o644)
+    result = run("doctor", "--json")
+    (found,) = [one for one in json.loads(result.stdout) if "other accounts" in one["detail"]]
+    assert (found["check"], found["status"]) == ("home", "problem")
+    assert found["detail"].endswith(f"{home}/logs and 1 more")
+    subprocess.run(found["to_do"], shell=True, check=True)
+    assert "other accounts" not in run("doctor").stdout
+
+
+def test_a_ui_behind_a_proxy_is_noted(healthy, findings, environ):
+    environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "UI.example.org, dagster.internal")
+    code, found = findings()
+    assert code == 0
+    assert found["dagster ui"]["status"] == "note"
+    assert "ui.example.org,dagster.internal" in found["dagster ui"]["detail"]
+    environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "https://ui.example.org:8443/")
+    found = findings()[1]
+    assert "without scheme" in problems(found)["configuration"]
+    assert found["configuration"]["to_do"] == "correct or unset it"
+
+
 def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
     environ.setenv("SPOTIFY_PIPELINE_HOME", "/dev/null/home")
     code, found = findings()
@@ -163,6 +191,9 @@ def test_a_database_that_is_down_hides_nothing_else(healthy, findings, environ):
     code, found = findings()
     assert code == 1
     assert "nothing listens there" in problems(found)["database"]
+    assert found["database"]["to_do"] == (
+        "start the server or correct SPOTIFY_PIPELINE_DATABASE_URL"
+    )
     assert found["dagster storage"]["status"] == "ok"
     assert found["spotify"]["status"] == "ok"
 
@@ -178,7 +209,7 @@ def test_dagsters_database_is_named_when_it_is_missing(healthy, findings, enviro
     environ.setenv("DAGSTER_PG_URL", with_password(database.set(database="none_here")))
     _, found = findings()
     assert "none_here" in problems(found)["dagster storage"]
-    assert "DAGSTER_PG_URL" in problems(found)["dagster storage"]
+    assert "DAGSTER_PG_URL" in found["dagster storage"]["to_do"]
 
 
 def test_tokens_whose_key_is_gone_are_counted(healthy, listener, findings, environ):

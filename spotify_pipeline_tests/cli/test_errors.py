@@ -23,7 +23,7 @@ def test_a_database_that_is_not_there_is_named_without_its_password(process, env
     address = f"postgresql://someone:{PASSWORD}@127.0.0.1:{closed_port}/music"
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", address)
     result = process("users", "list")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == (
         f"Error: The database music on 127.0.0.1:{closed_port} cannot be used: nothing listens "
         "there; start the server or correct SPOTIFY_PIPELINE_DATABASE_URL.\n"
@@ -36,7 +36,7 @@ def test_a_wrong_password_is_said_to_be_one(run, environ, database):
         pytest.skip("this server asks nobody for a password")
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(database.set(password=PASSWORD)))
     result = run("users", "list")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "refuses this user or password" in only_line(result)
     assert PASSWORD not in result.output
 
@@ -46,7 +46,7 @@ def test_a_database_that_does_not_exist_is_to_be_created(run, environ, database)
         "SPOTIFY_PIPELINE_DATABASE_URL", with_password(database.set(database="no_such_one"))
     )
     result = run("init-db")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no_such_one" in only_line(result)
     assert "there is no such database; create it" in result.stderr
 
@@ -54,7 +54,7 @@ def test_a_database_that_does_not_exist_is_to_be_created(run, environ, database)
 def test_a_host_that_does_not_exist_is_said_to_be_unknown(run, environ):
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", "postgresql://u@db.invalid/music")
     result = run("users", "list")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "db.invalid:5432" in only_line(result)
     assert "there is no such host" in result.stderr
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, func, insert, select, text, update
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.accounts import forget_user, register_user
@@ -79,6 +79,28 @@ def test_texts_come_back_from_an_export_as_they_were(run: Run, mira: str, tmp_pa
     (play,) = rows(files["plays.csv"])
     assert play["played_at"] == "2026-03-01T12:00:00Z"
     assert [one["spotify_id"] for one in rows(files["artists.csv"])] == ["a1", "a2"]
+
+
+@pytest.mark.parametrize("beginning", [*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20"])
+def test_no_cell_of_an_export_is_a_formula_and_none_is_lost(
+    run: Run, mira: str, engine: Engine, tmp_path: Path, beginning: str
+) -> None:
+    name = f'{beginning}HYPERLINK("http://evil.example")'
+    with engine.begin() as conn:
+        conn.execute(update(t.tracks).values(name=name, album_name=f"x{name}"))
+    files = exported(run, mira, tmp_path / "mira.zip")
+    (track,) = rows(files["tracks.csv"])
+    assert track["name"] == f"'{name}"
+    assert track["album_name"] == f"x{name}"
+    assert "takes the first\napostrophe of a text away" in files["README.txt"]
+    cells = [
+        cell
+        for name, file in files.items()
+        if name != "README.txt"
+        for row in rows(file)
+        for cell in row.values()
+    ]
+    assert not any(cell[:1] in "=+@\t\r\n" and cell for cell in cells)
 
 
 def test_an_export_tells_what_is_not_known_from_what_is_empty(

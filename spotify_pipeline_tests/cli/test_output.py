@@ -1,5 +1,6 @@
 """A bar on a terminal, lines in a pipe, colours where they are wanted; keys and simulator."""
 
+import json
 import os
 import re
 import shlex
@@ -78,6 +79,28 @@ def test_the_last_column_is_folded_between_words(capsys, monkeypatch):
 )
 def test_names_are_shown_as_they_are_but_for_control_characters(text, shown):
     assert printable(text) == shown
+
+
+def test_no_output_lets_a_name_steer_the_terminal(run):
+    hostile = "\x1b[2J\x9b2J\x85\x7f\u202eevil\u2066\u2029\r"
+    name = f"Mira{hostile}"
+    run("users", "add", "mira", "--display-name", name)
+    outputs = [
+        run("users", "list"),
+        run("users", "list", "--json"),
+        run("users", "show", "mira"),
+        run("users", "show", "mira", "--json"),
+        run("users", "show", f"nobody{hostile}"),
+        run("users", "set", "mira", "--timezone", f"Nowhere{hostile}"),
+        run("users", "list", "--check", f"none{hostile}"),
+        run("sync", f"nobody{hostile}"),
+        run(f"none{hostile}"),
+    ]
+    for result in outputs:
+        assert set(result.output).isdisjoint(set(hostile) - set("[2Jevil")), result.output
+    # A program reads what it was.
+    (user,) = json.loads(outputs[1].stdout)
+    assert user["display_name"] == name
 
 
 def test_one_user_is_not_one_users():

@@ -151,3 +151,29 @@ def answers(url: str) -> bool:
         return requests.get(url, timeout=5).ok
     except requests.ConnectionError:
         return False
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "image"},
+        {"Content-Type": "text/plain"},
+    ],
+)
+def test_the_control_interface_refuses_pages_of_other_origins(
+    simulator: Simulator, headers: dict[str, str]
+) -> None:
+    answer = requests.post(
+        f"{simulator.url}/_sim/clock",
+        data='{"advance_seconds": 60}',
+        headers={"Content-Type": "application/json", **headers},
+        timeout=20,
+    )
+    assert answer.status_code == 403
+    assert simulator.now() == NOON
+    if "Content-Type" not in headers:
+        url = f"{simulator.url}/_sim/tokens"
+        assert requests.get(url, headers=headers, timeout=20).status_code == 403

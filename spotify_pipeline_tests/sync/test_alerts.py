@@ -11,7 +11,14 @@ from spotify_pipeline.storage import budget
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import alerts
 from spotify_pipeline.sync.alerts import WHAT_TO_DO, tell_operator
-from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
+from spotify_pipeline_tests.spotify.server import (
+    ScriptedServer,
+    Step,
+    answer,
+    dripping,
+    reset,
+    silence,
+)
 from spotify_pipeline_tests.sync.stage import Stage
 
 SECRET = "hook-secret"
@@ -151,8 +158,16 @@ def test_what_happened_is_told_once(watched: Stage, operator: ScriptedServer) ->
 
 @pytest.mark.parametrize(
     "step",
-    [answer(500), answer(404), answer(307, headers={"Location": "/again"}), reset(), silence()],
-    ids=["500", "404", "redirect", "reset", "silence"],
+    [
+        answer(500),
+        answer(404),
+        answer(307, headers={"Location": "/again"}),
+        answer(307, headers={"Location": "http://[::1"}),
+        reset(),
+        silence(),
+        dripping(b"HTTP/1.1 204 No Content\r\nX: "),
+    ],
+    ids=["500", "404", "redirect", "redirect to nowhere", "reset", "silence", "drips"],
 )
 def test_an_alert_that_does_not_arrive_is_sent_later(
     watched: Stage,

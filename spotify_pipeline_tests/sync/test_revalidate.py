@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -25,7 +26,15 @@ from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline.sync.users import rebuild_users
-from spotify_pipeline_tests.spotify.server import ScriptedServer, Step, answer, reset, silence
+from spotify_pipeline_tests.spotify.server import (
+    ScriptedServer,
+    Step,
+    answer,
+    dripping,
+    raw,
+    reset,
+    silence,
+)
 from spotify_pipeline_tests.sync.stage import NOON, Stage
 
 HOUR = timedelta(hours=1)
@@ -213,6 +222,44 @@ def test_an_app_that_refuses_is_not_asked_again(
     app.script(step)
     assert not_told(hooked.sync_well(*EVERYBODY))
     assert len(app.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        answer(307, headers={"Location": "http://[::1"}),
+        answer(302, headers={"Location": "http://\x80/"}),
+        raw(b"HTTP/1.1 ??? What\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nno header\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n"),
+        raw(b"\x00" * 1000),
+    ],
+    ids=["location", "bytes", "status", "length", "headers", "long", "zeros"],
+)
+def test_no_answer_of_the_hook_fails_a_sync(hooked: Stage, app: ScriptedServer, step: Step) -> None:
+    app.script(step)
+    assert not_told(hooked.sync_well(*EVERYBODY))
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"HTTP/1.1 204 No Content\r\nX: "],
+    ids=["status line", "header"],
+)
+def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
+    hooked: Stage,
+    app: ScriptedServer,
+    beginning: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
+    app.script(dripping(beginning))
+    begun = time.monotonic()
+    assert not_told(hooked.sync_well(*EVERYBODY))
+    assert len(app.seen) == 3
+    # Three times 0.3 s, the pauses between them, and the sync itself; it dripped for ever.
+    assert time.monotonic() - begun < 10
 
 
 def test_an_app_that_stumbled_is_told_all_the_same(hooked: Stage, app: ScriptedServer) -> None:

@@ -54,6 +54,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Whoever started us may have blocked signals, or ignored the deaths of children.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self.account = choose_account(self.home, find_program("postgres"))
         self.version = server_version(self.account)
         prepare_data(self.home, self.account, self.version)

@@ -1,0 +1,67 @@
+"""Makes folders and files in the home that only their owner can enter and read.
+
+The modes are set whatever the umask, and set right where an older version or somebody else made
+them wider. The home itself is only made: as root, another account has to pass through it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+# For processes that make files by themselves, as Dagster's do.
+UMASK = 0o077
+_OTHERS = 0o077
+
+
+def private_folder(home: Path, name: str) -> Path:
+    """The folder of this name in the home, 0700."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = home / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _close(folder)
+    return folder
+
+
+@contextmanager
+def private_log(path: Path) -> Iterator[IO[bytes]]:
+    """Yields an empty file to write to, 0600."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        _close(path)
+        yield file
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file, 0600."""
+    with private_log(path) as file:
+        file.write(text.encode())
+
+
+def open_to_others(home: Path) -> Iterator[Path]:
+    """What others could read or write: a folder that is closed to them protects what is in it.
+
+    The folder of the embedded Postgres is left out: as root, its account passes through it.
+    """
+    folders = [home] if _is_open(home) else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.is_symlink() or path == home / "postgres" or not _is_open(path):
+                    continue
+                yield path
+                if entry.is_dir():
+                    folders.append(path)
+
+
+def _is_open(path: Path) -> bool:
+    return bool(path.stat().st_mode & _OTHERS)
+
+
+def _close(path: Path) -> None:
+    # Somebody else's file, which doctor names.
+    with suppress(PermissionError):
+        if _is_open(path):
+            path.chmod(path.stat().st_mode & ~_OTHERS)
