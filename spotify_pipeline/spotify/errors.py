@@ -93,7 +93,7 @@ class OtherAccount(UserRefused):
 
 
 class MissingScope(UserRefused):
-    """403: the access token lacks the scope that this endpoint needs."""
+    """401 or 403: the access token lacks the scope that this endpoint needs."""
 
     def __init__(self, what_happened: str) -> None:
         super().__init__(ErrorCode.MISSING_SCOPE, what_happened)
