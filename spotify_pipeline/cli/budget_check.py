@@ -27,6 +27,15 @@ def api_budget(settings: Settings, engine: Engine) -> Iterator[Finding]:
     """
     with engine.connect() as conn:
         state = budget.budget_state(conn, settings)
+        ignored = budget.ignored_instants(conn)
+    if ignored:
+        yield Finding(
+            "api budget",
+            NOTE,
+            f"{' and '.join(ignored)} of api_budget lie further in the future than they can, "
+            "as after a wrong clock or a restore; they are ignored",
+            "check the clock of the database's machine",
+        )
     if state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
     elif state.blocked_reason == "APP" and _accepted(settings):

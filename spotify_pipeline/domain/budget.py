@@ -29,6 +29,14 @@ BlockReason = Literal["RATE", "QUOTA", "APP"]
 PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
+# The longest Retry-After that is believed: a typo in a header must not block an app for years.
+LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
+# No block lasts longer. One that ends later was written by a wrong clock, and is ignored.
+LONGEST_BLOCK_SECONDS: dict[BlockReason, int] = {
+    "RATE": LONGEST_PAUSE_SECONDS,
+    "QUOTA": LONGEST_PAUSE_SECONDS,
+    "APP": APP_BLOCK_SECONDS,
+}
 
 # A permit that was not used this soon after it was asked for is thrown away.
 PERMIT_SECONDS = 1.0
@@ -86,6 +94,15 @@ class Allowance:
         seconds = self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS
         return seconds / (self.calls_per_window - self.burst + 1)
 
+    @property
+    def longest_pace_seconds(self) -> float:
+        """How far ahead `rate_tat` can be; beyond that a wrong clock wrote it, and it is ignored.
+
+        A full burst takes no longer than a window to drain. A second more, for a clock that is
+        set back by less.
+        """
+        return self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS + 1
+
     def burst_of(self, priority: Priority) -> int:
         """The part of the burst that this priority may use; everybody gets at least one call."""
         return max(1, self.burst * PER_CENT[priority] // 100)
@@ -109,9 +126,17 @@ class BudgetState:
     blocked_reason: BlockReason | None
 
     @property
+    def blocked_seconds(self) -> float:
+        """How long the block still lasts; 0 if there is none, or none that can be true."""
+        if self.blocked_until is None or self.blocked_reason is None:
+            return 0.0
+        seconds = (self.blocked_until - self.now).total_seconds()
+        return max(0.0, seconds) if seconds <= LONGEST_BLOCK_SECONDS[self.blocked_reason] else 0.0
+
+    @property
     def is_blocked(self) -> bool:
         """Whether nobody may call now."""
-        return self.blocked_until is not None and self.blocked_until > self.now
+        return self.blocked_seconds > 0
 
     @property
     def probe_is_due(self) -> bool:
@@ -155,14 +180,9 @@ def hindrance(
     A priority of None is a call that Spotify does not count: only a block holds it back. `probing`:
     for the one call that is let through to see whether the app is still refused.
     """
-    if (
-        state.blocked_until
-        and state.blocked_reason
-        and not (probing and state.blocked_reason == "APP")
-    ):
-        seconds = (state.blocked_until - state.now).total_seconds()
-        if seconds > 0:
-            return Hindrance(state.blocked_reason, seconds)
+    is_app_probe = probing and state.blocked_reason == "APP"
+    if state.blocked_reason and state.is_blocked and not is_app_probe:
+        return Hindrance(state.blocked_reason, state.blocked_seconds)
     if priority is None:
         return None
     if allowance.calls_per_day:
@@ -171,9 +191,9 @@ def hindrance(
             return Hindrance("DAY", seconds)
     if allowance.calls_per_window:
         room = allowance.interval_seconds * (allowance.burst_of(priority) - 1)
-        seconds = (state.rate_tat - state.now).total_seconds() - room
-        if seconds > 0:
-            return Hindrance("PACE", seconds)
+        ahead = (state.rate_tat - state.now).total_seconds()
+        if room < ahead <= allowance.longest_pace_seconds:
+            return Hindrance("PACE", ahead - room)
     return None
 
 

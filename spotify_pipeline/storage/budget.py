@@ -7,10 +7,12 @@ anywhere holds nothing that others wait for. The rules and their arithmetic are 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, text, update
 
 from spotify_pipeline.domain.budget import (
     APP_BLOCK_SECONDS,
+    LONGEST_BLOCK_SECONDS,
+    LONGEST_PAUSE_SECONDS,
     SLOT_SECONDS,
     SLOTS,
     Allowance,
@@ -37,8 +39,10 @@ WITH held AS (
 counted AS (
     SELECT
         h.now,
-        greatest(h.rate_tat, h.now) AS tat,
-        greatest(h.day_slot, s.slot) AS slot,
+        CASE WHEN h.rate_tat <= h.now + make_interval(secs => :longest_pace)
+            THEN greatest(h.rate_tat, h.now) ELSE h.now END AS tat,
+        -- Never a slot of the future, which a wrong clock wrote: its calls would count for ever.
+        s.slot,
         -- A zero for every slot since the newest that was counted.
         (array_fill(0, ARRAY[least(greatest(s.slot - h.day_slot, 0), :slots)::integer])
             || h.day_calls)[1 : :slots] AS slots
@@ -46,7 +50,9 @@ counted AS (
     CROSS JOIN LATERAL
         (SELECT floor(extract(epoch FROM h.now) / :slot_seconds)::bigint AS slot) AS s
     WHERE h.blocked_until IS NULL
-        OR (h.blocked_until <= h.now AND h.blocked_reason <> 'APP')
+        OR (h.blocked_reason <> 'APP' AND (
+            h.blocked_until <= h.now
+            OR h.blocked_until > h.now + make_interval(secs => :longest_pause)))
         OR (h.blocked_reason = 'APP' AND :probing)
 ),
 granted AS (
@@ -94,6 +100,8 @@ def take(
             "slots": SLOTS,
             "slot_seconds": SLOT_SECONDS,
             "probing": probing,
+            "longest_pace": allowance.longest_pace_seconds,
+            "longest_pause": LONGEST_PAUSE_SECONDS,
             "calls": calls,
             "calls_of_day": allowance.day_of(priority) if allowance.calls_per_day else None,
             "burst": allowance.burst_of(priority),
@@ -116,9 +124,30 @@ def block(
     until = now + literal(timedelta(seconds=seconds))
     conn.execute(
         update(_b)
-        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until))
+        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(now)))
         .values(blocked_until=until, blocked_reason=reason, updated_at=now)
     )
+
+
+def is_absurd(now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """The block ends later than any can: a wrong clock wrote it."""
+    longest = case(LONGEST_BLOCK_SECONDS, value=_b.c.blocked_reason)
+    return _b.c.blocked_until > now + func.make_interval(0, 0, 0, 0, 0, 0, longest)
+
+
+def ignored_instants(conn: Connection) -> list[str]:
+    """The columns whose instants lie further in the future than they can: they are not believed."""
+    row = conn.execute(
+        select(
+            func.coalesce(is_absurd(CLOCK), False).label("blocked_until"),
+            # Of the widest pace that can be configured, which has the default window.
+            (_b.c.rate_tat > CLOCK + timedelta(seconds=Allowance(1, 0).longest_pace_seconds)).label(
+                "rate_tat"
+            ),
+            (_b.c.day_slot > func.extract("epoch", CLOCK) / SLOT_SECONDS + 1).label("day_slot"),
+        )
+    ).one()
+    return [name for name, ignored in row._mapping.items() if ignored]
 
 
 def note_full_day(conn: Connection, seconds: float | None) -> None:
@@ -135,7 +164,7 @@ def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bo
     """
     claimed = conn.execute(
         update(_b)
-        .where(_b.c.blocked_reason == "APP", _b.c.blocked_until <= now)
+        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= now, is_absurd(now)))
         .values(blocked_until=now + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=now)
     )
     return claimed.rowcount > 0
