@@ -21,6 +21,11 @@ QUARTER = timedelta(minutes=15)
 # What is fresher a scheduled run leaves out.
 AT_EARLIEST = timedelta(minutes=10)
 
+# No user waits longer for the next collection: a later instant was written by a wrong clock.
+LONGEST_WAIT = INACTIVE_EVERY + QUARTER
+# Instants that are further ahead than this were written by a wrong clock.
+CLOCKS_MAY_DIFFER = timedelta(minutes=1)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -9,6 +9,7 @@ from threading import Event
 
 from spotify_pipeline.domain.budget import Priority, priority_of
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
@@ -92,7 +93,8 @@ def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> l
     """The steps whose last successful fetch is not a short while ago."""
 
     def fresh(fetched_at: datetime | None, lasts: timedelta) -> bool:
-        return fetched_at is not None and now - fetched_at < lasts
+        # An instant of the future, which a wrong clock wrote, is not fresh.
+        return fetched_at is not None and -CLOCKS_MAY_DIFFER <= now - fetched_at < lasts
 
     plays = fresh(listener.plays_fetched_at, PLAYS_FRESH_FOR)
     tops = fresh(listener.tops_fetched_at, TOPS_FRESH_FOR)
