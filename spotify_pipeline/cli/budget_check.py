@@ -40,7 +40,15 @@ def api_budget(settings: Settings, engine: Engine) -> Iterator[Finding]:
             "as after a wrong clock or a restore; they are ignored",
             "check the clock of the database's machine",
         )
-    if state.blocked_until is None:
+    if state.outage_until is not None:
+        yield Finding(
+            "api budget",
+            PROBLEM,
+            "Spotify did not answer several users in a row: one call probes every 10 minutes, and "
+            "everybody else waits",
+            "nothing, it ends by itself; `spotify-pipeline doctor --probe` tries now",
+        )
+    elif state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:

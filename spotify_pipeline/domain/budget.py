@@ -1,12 +1,15 @@
 """What the developer account may still ask of Spotify: the arithmetic, without clock or database.
 
-Three rules decide whether a call may go out, in this order:
+Four rules decide whether a call may go out, in this order:
 
 1. The block. After a 429 nobody calls before it has passed. After a refusal of the app itself it
    lasts an hour, and then one call probes while everybody else waits for what comes of it.
-2. The day. The calls of the last 24 hours, whoever made them, must be below a share of
+2. The circuit breaker. When Spotify answers none of OUTAGE_USERS users in a row, the outage is the
+   account's: nobody calls, and every OUTAGE_PROBE_SECONDS one call probes. A user who waits may
+   have a probe after REQUEST_PROBE_SECONDS. Any answer closes it.
+3. The day. The calls of the last 24 hours, whoever made them, must be below a share of
    `calls_per_day` that depends on who asks: see PER_CENT.
-3. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
+4. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
 """
 
 import math
@@ -37,6 +40,11 @@ LONGEST_BLOCK_SECONDS: dict[BlockReason, int] = {
     "QUOTA": LONGEST_PAUSE_SECONDS,
     "APP": APP_BLOCK_SECONDS,
 }
+
+OUTAGE_USERS = 3
+# Less than a quarter of an hour: one probe at each tick of `plays_poll`.
+OUTAGE_PROBE_SECONDS = 600
+REQUEST_PROBE_SECONDS = 60
 
 # A permit that was not used this soon after it was asked for is thrown away.
 PERMIT_SECONDS = 1.0
@@ -124,6 +132,22 @@ class BudgetState:
     day_calls: Sequence[int]
     blocked_until: datetime | None
     blocked_reason: BlockReason | None
+    # NULL while the circuit breaker is closed.
+    outage_until: datetime | None = None
+
+    def outage_seconds(self, priority: Priority | None) -> float | None:
+        """How long until a call of this priority may probe; None: there is no outage.
+
+        An end that is later than it can be was written by a wrong clock: the probe is due.
+        """
+        if self.outage_until is None:
+            return None
+        seconds = (self.outage_until - self.now).total_seconds()
+        if seconds > OUTAGE_PROBE_SECONDS:
+            return 0.0
+        if priority == "request":
+            seconds -= OUTAGE_PROBE_SECONDS - REQUEST_PROBE_SECONDS
+        return max(0.0, seconds)
 
     @property
     def blocked_seconds(self) -> float:
@@ -158,7 +182,7 @@ class BudgetState:
 class Hindrance:
     """Why a call must not go out now, and for how long at least."""
 
-    reason: BlockReason | Literal["DAY", "PACE"]
+    reason: BlockReason | Literal["OUTAGE", "DAY", "PACE"]
     seconds: float
 
     @property
@@ -167,22 +191,32 @@ class Hindrance:
         seconds = f"{math.ceil(self.seconds)} s"
         return {
             "APP": f"Spotify refused the app and is asked again in {seconds}",
+            "OUTAGE": f"Spotify answers nobody and is asked again in {seconds}",
             "DAY": f"the calls of these 24 hours are used up, the next is in {seconds}",
             "PACE": "more calls wait than the pace lets through",
         }.get(self.reason, f"Spotify asked for a pause of {seconds}")
 
 
 def hindrance(
-    state: BudgetState, allowance: Allowance, priority: Priority | None, *, probing: bool = False
+    state: BudgetState,
+    allowance: Allowance,
+    priority: Priority | None,
+    *,
+    probing: bool = False,
+    on_behalf_of: Priority | None = None,
 ) -> Hindrance | None:
     """What keeps a call of this priority back; None if nothing does.
 
-    A priority of None is a call that Spotify does not count: only a block holds it back. `probing`:
-    for the one call that is let through to see whether the app is still refused.
+    A priority of None is a call that Spotify does not count: only a block or an outage holds it
+    back; `on_behalf_of` is then the priority of the call that needs it. `probing`: for the one call
+    that is let through to see whether the app is still refused, or the outage has ended.
     """
     is_app_probe = probing and state.blocked_reason == "APP"
     if state.blocked_reason and state.is_blocked and not is_app_probe:
         return Hindrance(state.blocked_reason, state.blocked_seconds)
+    outage = None if probing else state.outage_seconds(priority or on_behalf_of)
+    if outage:
+        return Hindrance("OUTAGE", outage)
     if priority is None:
         return None
     if allowance.calls_per_day:

@@ -3,6 +3,7 @@
     SpotifyError                 code, what_happened
     ├── Transient                this user, this time: due again soon
     │   ├── SpotifyUnavailable   no answer, or 5xx
+    │   │   └── Outage           not even asked, because nobody is answered
     │   └── BadResponse          an answer that is not understood
     ├── RateLimited              429, or the budget: everybody waits for retry_after_seconds
     ├── UserRefused              this user, until somebody acts: no retry helps
@@ -47,6 +48,10 @@ class SpotifyUnavailable(Transient):
 
     def __init__(self, what_happened: str) -> None:
         super().__init__(ErrorCode.SPOTIFY_UNAVAILABLE, what_happened)
+
+
+class Outage(SpotifyUnavailable):
+    """No call was made: Spotify answers nobody, and one call every few minutes probes."""
 
 
 class BadResponse(Transient):

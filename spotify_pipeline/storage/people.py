@@ -44,6 +44,8 @@ class Listener:
     plays_from: datetime | None = None
     # Their Spotify account, if it is known.
     account_id: str | None = None
+    # Failed syncs since the last success.
+    consecutive_failures: int = 0
 
     @property
     def heard_at(self) -> datetime | None:
@@ -73,6 +75,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             requested_at.label("requested_at"),
             u.c.plays_from,
             u.c.account_id,
+            s.c.consecutive_failures,
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -111,6 +114,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             requested_at=row.requested_at,
             plays_from=row.plays_from,
             account_id=row.account_id,
+            consecutive_failures=row.consecutive_failures,
         )
         for row in rows
     ]

@@ -46,6 +46,7 @@ def probe(pipeline: Pipeline) -> bool:
                     continue  # it says nothing about the others
                 with engine.begin() as change:
                     budget.clear_block(change)
+                    budget.note_answered(change)
                 return True
         return False
     finally:

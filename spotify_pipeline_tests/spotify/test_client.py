@@ -114,6 +114,12 @@ def test_the_gate_is_told_who_waits(server):
         def blocked(self, seconds, reason):
             return False
 
+        def answered(self):
+            pass
+
+        def unanswered(self, caller):
+            return True
+
         def succeeded(self):
             self.heard.append("succeeded")
 
