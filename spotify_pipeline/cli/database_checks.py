@@ -2,26 +2,30 @@
 
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
-from spotify_pipeline.cli.budget_check import api_budget
+from spotify_pipeline.cli.budget_check import api_budget, probed
 from spotify_pipeline.cli.findings import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.cli.output import count, instant
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import inspection, roles
+from spotify_pipeline.storage.checks import who_breaks
 from spotify_pipeline.storage.database import dagster_url, open_engine, reach_dagster
 from spotify_pipeline.storage.engine import check_server, make_engine, server_version
+from spotify_pipeline.storage.inspection import database_now
+from spotify_pipeline.storage.mending import take_back_future
 from spotify_pipeline.storage.schema import check_revision, current_revision
 from spotify_pipeline.sync.keys import KEY_FILE, load_keyring
+from spotify_pipeline.sync.pipeline import check_clock
 
 # A poll may wait for a nightly run or for a restart; for longer it should not.
 PATIENCE = timedelta(hours=1)
 
 
-def all_checks(settings: Settings) -> Iterator[Finding]:
+def all_checks(settings: Settings, *, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
     """Database, keys, budget, users and Dagster's storage."""
     if settings.database_url is None and not (settings.home / "postgres").exists():
         yield Finding(
@@ -36,6 +40,12 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
         engine = open_engine(settings)
         try:
             yield from guarded("token keys", keys(settings, engine))
+            yield from guarded("clock", clock(engine))
+            if mend:
+                yield from guarded("instants", mended(engine))
+            yield from guarded("instants", instants(engine))
+            if probe:
+                yield from guarded("probe", probed(settings))
             yield from guarded("api budget", api_budget(settings, engine))
             yield from guarded("users", standing(engine))
         finally:
@@ -137,12 +147,50 @@ def _opened(keyring: Keyring, key: inspection.StoredKey) -> Finding:
     return Finding(name, OK, f"opens its {tokens} (one was tried)")
 
 
+def clock(engine: Engine) -> Iterator[Finding]:
+    """This machine's clock is the database's; an error says how far they are apart."""
+    check_clock(engine)
+    yield Finding("clock", OK, "it is the database's, to the minute")
+
+
+def mended(engine: Engine) -> Iterator[Finding]:
+    """Instants of the future are taken back."""
+    check_clock(engine)
+    with engine.begin() as conn:
+        users = take_back_future(conn)
+    yield Finding("instants", OK, f"taken back what a wrong clock left of {count(users, 'user')}")
+
+
+def instants(engine: Engine) -> Iterator[Finding]:
+    """No stored instant lies further in the future than it can."""
+    with engine.connect() as conn:
+        users = len(who_breaks(conn, "no_instants_of_the_future", database_now(conn)))
+        leases = inspection.leases_too_long(conn)
+    if leases:
+        yield Finding(
+            "instants",
+            NOTE,
+            f"{count(leases, 'lease')} of sync_state end later than any can; they are ignored",
+        )
+    if users:
+        yield Finding(
+            "instants",
+            PROBLEM,
+            f"{count(users, 'user')} were fetched, are covered or due in the future: a sync under "
+            "a wrong clock left that",
+            "`spotify-pipeline doctor --mend` takes it back; `spotify-pipeline users list --check "
+            "no_instants_of_the_future` names them",
+        )
+    else:
+        yield Finding("instants", OK, "none is in the future")
+
+
 def standing(engine: Engine) -> Iterator[Finding]:
     """How the users are connected, and whether anybody waits too long."""
     with engine.connect() as conn:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
-        late = inspection.overdue(conn, datetime.now(UTC), PATIENCE)
+        late = inspection.overdue(conn, database_now(conn), PATIENCE)
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)

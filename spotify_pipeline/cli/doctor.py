@@ -1,4 +1,7 @@
-"""`spotify-pipeline doctor`: looks at everything, changes nothing, says what to fix."""
+"""`spotify-pipeline doctor`: looks at everything, changes nothing, says what to fix.
+
+`--probe` and `--mend` fix two things: a block that Spotify has lifted, instants of the future.
+"""
 
 import os
 from collections.abc import Iterator
@@ -14,19 +17,36 @@ from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, load_settings
 
 
-@click.command(epilog=example("spotify-pipeline doctor", "spotify-pipeline doctor --json"))
+@click.command(
+    epilog=example(
+        "spotify-pipeline doctor",
+        "spotify-pipeline doctor --json",
+        "spotify-pipeline doctor --probe",
+    )
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="A list of objects: check, status, detail, to_do."
 )
-def doctor(as_json: bool) -> None:
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Make one call to Spotify; when it is answered, end every block at once.",
+)
+@click.option(
+    "--mend", is_flag=True, help="Take back instants of the future that a wrong clock left."
+)
+def doctor(as_json: bool, probe: bool, mend: bool) -> None:
     """Check configuration, database, keys, Spotify and users.
 
     A line per check: ok, note (worth knowing), or problem and what to do. Secrets are shown as set,
-    never as they are. Changes nothing, but lets a refused app be tried again when Spotify takes its
-    id and secret. Exits 1 if there is a problem.
+    never as they are. Changes nothing without --probe and --mend, but lets a refused app be tried
+    again when Spotify takes its id and secret. Exits 1 if there is a problem.
+
+    --probe ends a block whose wait Spotify has lifted early, or that was never right. Spotify was
+    seen to ban longer who asks before a wait is over: so once, and not every hour.
     """
     findings = []
-    for found in all_checks():
+    for found in all_checks(probe=probe, mend=mend):
         finding = replace(found, detail=scrub(found.detail))
         findings.append(finding)
         if not as_json:
@@ -45,7 +65,7 @@ def _print(finding: Finding) -> None:
     click.echo(printable(f"{finding.status:<8} {finding.check}: {finding.detail}{to_do}"))
 
 
-def all_checks() -> Iterator[Finding]:
+def all_checks(*, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
     """Every check, in the order in which one thing needs the other."""
     yield from local_checks.versions()
     try:
@@ -57,5 +77,5 @@ def all_checks() -> Iterator[Finding]:
     yield from local_checks.configuration(settings, os.environ)
     yield from guarded("home", local_checks.home(settings.home))
     yield from local_checks.shared_ui(settings)
-    yield from database_checks.all_checks(settings)
+    yield from database_checks.all_checks(settings, probe=probe, mend=mend)
     yield from reach.all_checks(settings)

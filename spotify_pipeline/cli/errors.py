@@ -42,6 +42,7 @@ EXIT_CODES = {
     "spotify_pipeline.storage.schema.SchemaBusy": FAILED,
     "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
     "spotify_pipeline.sync.connect.ConnectFailed": FAILED,
+    "spotify_pipeline.sync.pipeline.ClockIsWrong": WRONG_USAGE,
 }
 
 

@@ -1,10 +1,9 @@
 """`spotify-pipeline users`: who is listened to."""
 
 import sys
-from datetime import UTC, datetime
 
 import click
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from spotify_pipeline.cli.connection import disconnect, reset
 from spotify_pipeline.cli.database import opened_database
@@ -106,7 +105,8 @@ def _connect(conn: Connection, user_id: str, token: str, keyring: Keyring, clien
         sealed_refresh_token=seal(keyring.public_key(keyring.current_id), user_id, token),
         key_id=keyring.current_id,
         scopes=SCOPES,
-        authorized_at=datetime.now(UTC),
+        # The database's clock: this machine's may be wrong.
+        authorized_at=conn.execute(select(func.now())).scalar_one(),
     )
 
 

@@ -1,12 +1,15 @@
 """What the developer account may still ask of Spotify: the arithmetic, without clock or database.
 
-Three rules decide whether a call may go out, in this order:
+Four rules decide whether a call may go out, in this order:
 
 1. The block. After a 429 nobody calls before it has passed. After a refusal of the app itself it
    lasts an hour, and then one call probes while everybody else waits for what comes of it.
-2. The day. The calls of the last 24 hours, whoever made them, must be below a share of
+2. The circuit breaker. When Spotify answers none of OUTAGE_USERS users in a row, the outage is the
+   account's: nobody calls, and every OUTAGE_PROBE_SECONDS one call probes. A user who waits may
+   have a probe after REQUEST_PROBE_SECONDS. Any answer closes it.
+3. The day. The calls of the last 24 hours, whoever made them, must be below a share of
    `calls_per_day` that depends on who asks: see PER_CENT.
-3. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
+4. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Allowance.
 """
 
 import math
@@ -29,6 +32,19 @@ BlockReason = Literal["RATE", "QUOTA", "APP"]
 PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
+# The longest Retry-After that is believed: a typo in a header must not block an app for years.
+LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
+# No block lasts longer. One that ends later was written by a wrong clock, and is ignored.
+LONGEST_BLOCK_SECONDS: dict[BlockReason, int] = {
+    "RATE": LONGEST_PAUSE_SECONDS,
+    "QUOTA": LONGEST_PAUSE_SECONDS,
+    "APP": APP_BLOCK_SECONDS,
+}
+
+OUTAGE_USERS = 3
+# Less than a quarter of an hour: one probe at each tick of `plays_poll`.
+OUTAGE_PROBE_SECONDS = 600
+REQUEST_PROBE_SECONDS = 60
 
 # A permit that was not used this soon after it was asked for is thrown away.
 PERMIT_SECONDS = 1.0
@@ -86,6 +102,15 @@ class Allowance:
         seconds = self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS
         return seconds / (self.calls_per_window - self.burst + 1)
 
+    @property
+    def longest_pace_seconds(self) -> float:
+        """How far ahead `rate_tat` can be; beyond that a wrong clock wrote it, and it is ignored.
+
+        A full burst takes no longer than a window to drain. A second more, for a clock that is
+        set back by less.
+        """
+        return self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS + 1
+
     def burst_of(self, priority: Priority) -> int:
         """The part of the burst that this priority may use; everybody gets at least one call."""
         return max(1, self.burst * PER_CENT[priority] // 100)
@@ -107,11 +132,35 @@ class BudgetState:
     day_calls: Sequence[int]
     blocked_until: datetime | None
     blocked_reason: BlockReason | None
+    # NULL while the circuit breaker is closed.
+    outage_until: datetime | None = None
+
+    def outage_seconds(self, priority: Priority | None) -> float | None:
+        """How long until a call of this priority may probe; None: there is no outage.
+
+        An end that is later than it can be was written by a wrong clock: the probe is due.
+        """
+        if self.outage_until is None:
+            return None
+        seconds = (self.outage_until - self.now).total_seconds()
+        if seconds > OUTAGE_PROBE_SECONDS:
+            return 0.0
+        if priority == "request":
+            seconds -= OUTAGE_PROBE_SECONDS - REQUEST_PROBE_SECONDS
+        return max(0.0, seconds)
+
+    @property
+    def blocked_seconds(self) -> float:
+        """How long the block still lasts; 0 if there is none, or none that can be true."""
+        if self.blocked_until is None or self.blocked_reason is None:
+            return 0.0
+        seconds = (self.blocked_until - self.now).total_seconds()
+        return max(0.0, seconds) if seconds <= LONGEST_BLOCK_SECONDS[self.blocked_reason] else 0.0
 
     @property
     def is_blocked(self) -> bool:
         """Whether nobody may call now."""
-        return self.blocked_until is not None and self.blocked_until > self.now
+        return self.blocked_seconds > 0
 
     @property
     def probe_is_due(self) -> bool:
@@ -133,7 +182,7 @@ class BudgetState:
 class Hindrance:
     """Why a call must not go out now, and for how long at least."""
 
-    reason: BlockReason | Literal["DAY", "PACE"]
+    reason: BlockReason | Literal["OUTAGE", "DAY", "PACE"]
     seconds: float
 
     @property
@@ -142,27 +191,32 @@ class Hindrance:
         seconds = f"{math.ceil(self.seconds)} s"
         return {
             "APP": f"Spotify refused the app and is asked again in {seconds}",
+            "OUTAGE": f"Spotify answers nobody and is asked again in {seconds}",
             "DAY": f"the calls of these 24 hours are used up, the next is in {seconds}",
             "PACE": "more calls wait than the pace lets through",
         }.get(self.reason, f"Spotify asked for a pause of {seconds}")
 
 
 def hindrance(
-    state: BudgetState, allowance: Allowance, priority: Priority | None, *, probing: bool = False
+    state: BudgetState,
+    allowance: Allowance,
+    priority: Priority | None,
+    *,
+    probing: bool = False,
+    on_behalf_of: Priority | None = None,
 ) -> Hindrance | None:
     """What keeps a call of this priority back; None if nothing does.
 
-    A priority of None is a call that Spotify does not count: only a block holds it back. `probing`:
-    for the one call that is let through to see whether the app is still refused.
+    A priority of None is a call that Spotify does not count: only a block or an outage holds it
+    back; `on_behalf_of` is then the priority of the call that needs it. `probing`: for the one call
+    that is let through to see whether the app is still refused, or the outage has ended.
     """
-    if (
-        state.blocked_until
-        and state.blocked_reason
-        and not (probing and state.blocked_reason == "APP")
-    ):
-        seconds = (state.blocked_until - state.now).total_seconds()
-        if seconds > 0:
-            return Hindrance(state.blocked_reason, seconds)
+    is_app_probe = probing and state.blocked_reason == "APP"
+    if state.blocked_reason and state.is_blocked and not is_app_probe:
+        return Hindrance(state.blocked_reason, state.blocked_seconds)
+    outage = None if probing else state.outage_seconds(priority or on_behalf_of)
+    if outage:
+        return Hindrance("OUTAGE", outage)
     if priority is None:
         return None
     if allowance.calls_per_day:
@@ -171,9 +225,9 @@ def hindrance(
             return Hindrance("DAY", seconds)
     if allowance.calls_per_window:
         room = allowance.interval_seconds * (allowance.burst_of(priority) - 1)
-        seconds = (state.rate_tat - state.now).total_seconds() - room
-        if seconds > 0:
-            return Hindrance("PACE", seconds)
+        ahead = (state.rate_tat - state.now).total_seconds()
+        if room < ahead <= allowance.longest_pace_seconds:
+            return Hindrance("PACE", ahead - room)
     return None
 
 

@@ -21,6 +21,11 @@ QUARTER = timedelta(minutes=15)
 # What is fresher a scheduled run leaves out.
 AT_EARLIEST = timedelta(minutes=10)
 
+# No user waits longer for the next collection: a later instant was written by a wrong clock.
+LONGEST_WAIT = INACTIVE_EVERY + QUARTER
+# Instants that are further ahead than this were written by a wrong clock.
+CLOCKS_MAY_DIFFER = timedelta(minutes=1)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -29,11 +34,13 @@ def next_due_at(
     item_times: Sequence[datetime] | None,
     stretch: float = 1.0,
     heard_at: datetime | None = None,
+    failures: int = 1,
 ) -> datetime:
     """The quarter hour (UTC) of the next collection after one at `fetched_at`.
 
     `item_times` are the times of the page's items, newest first; None when the fetch failed, which
-    is tried again at the next quarter hour (times `stretch`). `heard_at` is when the user last
+    is tried again at the next quarter hour (times `stretch`), and after more `failures` in a row
+    after 30 minutes and then every hour. `heard_at` is when the user last
     connected or asked.
 
     With times t1 > t2 > ... the wait is 25 * min((t_i - t_j) / (j - i)) over all j >= i + 8: the
@@ -45,7 +52,8 @@ def next_due_at(
     """
     if item_times is None:
         # Nothing fresh is left out for it.
-        return _on_the_quarter(fetched_at, AT_MOST_EVERY * stretch, timedelta(0))
+        wait = min(AT_MOST_EVERY * 2 ** min(max(failures - 1, 0), 2), AT_LEAST_EVERY)
+        return _on_the_quarter(fetched_at, wait * stretch, timedelta(0))
     heard = [*item_times[:1], *([heard_at] if heard_at else [])]
     if not heard or fetched_at - max(heard) > INACTIVE_AFTER:
         return _on_the_quarter(fetched_at, INACTIVE_EVERY)

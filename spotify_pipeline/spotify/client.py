@@ -127,15 +127,17 @@ class SpotifyApi:
 def refusal(endpoint: str, answer: Answer) -> SpotifyError:
     """What a 4xx of the Web API means. Some bodies are JSON and some plain text: both are searched.
 
+    A 401 says "Permissions missing" when the token lacks a scope: a refresh would not add it.
+
     A 403 that is not known counts as NotAllowlisted: it is what it says (this app may not read
     this account), nothing was wrong with the answer, and asking again at once does not help.
     """
-    if answer.status == 401:
-        return AccessTokenExpired(f"{endpoint}: the access token is refused")
-    if answer.status != 403:
-        return BadResponse(f"{endpoint}: status {answer.status}")
     text = answer.text.lower()
-    if "insufficient client scope" in text:
+    if answer.status == 401 and "permissions missing" not in text:
+        return AccessTokenExpired(f"{endpoint}: the access token is refused")
+    if answer.status not in (401, 403):
+        return BadResponse(f"{endpoint}: status {answer.status}")
+    if answer.status == 401 or "insufficient client scope" in text:
         return MissingScope(f"{endpoint}: the scope was not granted")
     if "premium subscription" in text or "your application is blocked" in text:
         return AppBlocked(f"{endpoint}: Spotify blocks the app, its owner needs Premium")

@@ -3,6 +3,7 @@
     SpotifyError                 code, what_happened
     ├── Transient                this user, this time: due again soon
     │   ├── SpotifyUnavailable   no answer, or 5xx
+    │   │   └── Outage           not even asked, because nobody is answered
     │   └── BadResponse          an answer that is not understood
     ├── RateLimited              429, or the budget: everybody waits for retry_after_seconds
     ├── UserRefused              this user, until somebody acts: no retry helps
@@ -49,6 +50,10 @@ class SpotifyUnavailable(Transient):
         super().__init__(ErrorCode.SPOTIFY_UNAVAILABLE, what_happened)
 
 
+class Outage(SpotifyUnavailable):
+    """No call was made: Spotify answers nobody, and one call every few minutes probes."""
+
+
 class BadResponse(Transient):
     """An answer came and is not understood: no JSON, a redirect, too large, an odd status."""
 
@@ -93,7 +98,7 @@ class OtherAccount(UserRefused):
 
 
 class MissingScope(UserRefused):
-    """403: the access token lacks the scope that this endpoint needs."""
+    """401 or 403: the access token lacks the scope that this endpoint needs."""
 
     def __init__(self, what_happened: str) -> None:
         super().__init__(ErrorCode.MISSING_SCOPE, what_happened)

@@ -9,7 +9,8 @@ class RateGate(Protocol):
     """Decides when a call may go out. Used by many threads at once."""
 
     def acquire(self, priority: Priority | None) -> None:
-        """Returns when a call may go out; raises RateLimited or AppBlocked if that is too far off.
+        """Returns when a call may go out; raises RateLimited, AppBlocked or Outage if that is too
+        far off.
 
         A priority of None is a call that Spotify does not count: it is held back only while
         everything is. It may sleep. The time slept here does not count against the call's own
@@ -28,6 +29,17 @@ class RateGate(Protocol):
         """Takes note that the Web API answered a call of this thread: the app is not refused."""
         ...
 
+    def answered(self) -> None:
+        """Takes note that the Web API answered, whatever it said: there is no outage."""
+        ...
+
+    def unanswered(self, caller: int) -> bool:
+        """Takes note of a try that got no answer, for a user whom this number tells from others.
+
+        False: in an outage, so the call is not tried again.
+        """
+        ...
+
 
 class OpenGate:
     """No budget: every call goes out at once, and every 429 ends the call with RateLimited."""
@@ -40,3 +52,9 @@ class OpenGate:
 
     def succeeded(self) -> None:
         return None
+
+    def answered(self) -> None:
+        return None
+
+    def unanswered(self, caller: int) -> bool:
+        return True

@@ -82,6 +82,11 @@ class Request:
     form: Mapping[str, str] | None = field(default=None, repr=False)
     priority: Priority | None = None
 
+    @property
+    def caller(self) -> int:
+        """Tells the calls of one token from those of others, in this process."""
+        return hash((self.authorization, (self.form or {}).get("refresh_token")))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -5,8 +5,9 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from spotify_pipeline.domain.budget import LONGEST_PAUSE_SECONDS
+
 NO_RETRY_AFTER_SECONDS = 30  # a 429 without the header: Spotify's rate window is 30 s long
-LONGEST_RETRY_AFTER_SECONDS = 7 * 24 * 3600  # a typo in a header must not block an app for years
 
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]*)?", re.ASCII)
 
@@ -38,4 +39,4 @@ def retry_after_seconds(header: str | None, now: datetime) -> int:
         # RFC 5322 writes "-0000" for "UTC, zone not told", which Python reads as a naive time.
         until = until if until.tzinfo else until.replace(tzinfo=UTC)
         seconds = (until - now).total_seconds()
-    return min(max(math.ceil(seconds), 1), LONGEST_RETRY_AFTER_SECONDS)
+    return min(max(math.ceil(seconds), 1), LONGEST_PAUSE_SECONDS)

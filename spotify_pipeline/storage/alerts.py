@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.budget import is_absurd
 
 AT_MOST_EVERY = timedelta(hours=1)
 # A state that lasts is told again.
@@ -45,7 +46,9 @@ def standing(conn: Connection) -> dict[str, int]:
     u, b = t.users, t.api_budget
 
     conditions = {
-        "account_blocked": b.c.blocked_until > func.now() + LONG_BLOCK,
+        "account_blocked": and_(
+            b.c.blocked_until > func.now() + LONG_BLOCK, not_(is_absurd(func.clock_timestamp()))
+        ),
         "outage": u.c.connection == "suspect",
         "users_to_reconnect": u.c.connection == "needs_reauth",
     }
@@ -73,7 +76,9 @@ def claim(conn: Connection, event: str) -> bool:
     a = t.alerts
 
     def passed(instant: ColumnElement[datetime], time: timedelta) -> ColumnElement[bool]:
-        return or_(instant.is_(None), instant <= func.now() - time)
+        # One in the future was written by a wrong clock, and would keep all alerts back until then.
+        future = instant > func.clock_timestamp()
+        return or_(instant.is_(None), instant <= func.now() - time, future)
 
     claimed = conn.execute(
         update(a)

@@ -7,10 +7,15 @@ anywhere holds nothing that others wait for. The rules and their arithmetic are 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, literal, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, text, update
 
 from spotify_pipeline.domain.budget import (
     APP_BLOCK_SECONDS,
+    LONGEST_BLOCK_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    OUTAGE_PROBE_SECONDS,
+    OUTAGE_USERS,
+    REQUEST_PROBE_SECONDS,
     SLOT_SECONDS,
     SLOTS,
     Allowance,
@@ -37,17 +42,21 @@ WITH held AS (
 counted AS (
     SELECT
         h.now,
-        greatest(h.rate_tat, h.now) AS tat,
-        greatest(h.day_slot, s.slot) AS slot,
+        CASE WHEN h.rate_tat <= h.now + make_interval(secs => :longest_pace)
+            THEN greatest(h.rate_tat, h.now) ELSE h.now END AS tat,
+        -- Never a slot of the future, which a wrong clock wrote: its calls would count for ever.
+        s.slot,
         -- A zero for every slot since the newest that was counted.
         (array_fill(0, ARRAY[least(greatest(s.slot - h.day_slot, 0), :slots)::integer])
             || h.day_calls)[1 : :slots] AS slots
     FROM held AS h
     CROSS JOIN LATERAL
         (SELECT floor(extract(epoch FROM h.now) / :slot_seconds)::bigint AS slot) AS s
-    WHERE h.blocked_until IS NULL
-        OR (h.blocked_until <= h.now AND h.blocked_reason <> 'APP')
-        OR (h.blocked_reason = 'APP' AND :probing)
+    WHERE (h.outage_until IS NULL OR :probing) AND (h.blocked_until IS NULL
+        OR (h.blocked_reason <> 'APP' AND (
+            h.blocked_until <= h.now
+            OR h.blocked_until > h.now + make_interval(secs => :longest_pause)))
+        OR (h.blocked_reason = 'APP' AND :probing))
 ),
 granted AS (
     -- least() passes over NULL, and NULL is no limit.
@@ -85,7 +94,7 @@ def take(
     """Books up to so many calls and returns how many; they must go out within PERMIT_SECONDS.
 
     0: blocked, or a bucket has no room; `read_state` tells which. `probing` passes a block of the
-    app, for whoever claimed the probe. `now` replaces the database's clock.
+    app and an outage, for whoever claimed the probe. `now` replaces the database's clock.
     """
     booked = conn.scalar(
         _TAKE,
@@ -94,6 +103,8 @@ def take(
             "slots": SLOTS,
             "slot_seconds": SLOT_SECONDS,
             "probing": probing,
+            "longest_pace": allowance.longest_pace_seconds,
+            "longest_pause": LONGEST_PAUSE_SECONDS,
             "calls": calls,
             "calls_of_day": allowance.day_of(priority) if allowance.calls_per_day else None,
             "burst": allowance.burst_of(priority),
@@ -106,7 +117,9 @@ def take(
 def read_state(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> BudgetState:
     """The row as it stands."""
     columns = (_b.c.rate_tat, _b.c.day_slot, _b.c.day_calls, _b.c.blocked_until)
-    return BudgetState(*conn.execute(select(now, *columns, _b.c.blocked_reason)).one())
+    return BudgetState(
+        *conn.execute(select(now, *columns, _b.c.blocked_reason, _b.c.outage_until)).one()
+    )
 
 
 def block(
@@ -116,9 +129,33 @@ def block(
     until = now + literal(timedelta(seconds=seconds))
     conn.execute(
         update(_b)
-        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until))
+        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(now)))
         .values(blocked_until=until, blocked_reason=reason, updated_at=now)
     )
+
+
+def is_absurd(now: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """The block ends later than any can: a wrong clock wrote it."""
+    longest = case(LONGEST_BLOCK_SECONDS, value=_b.c.blocked_reason)
+    return _b.c.blocked_until > now + func.make_interval(0, 0, 0, 0, 0, 0, longest)
+
+
+def ignored_instants(conn: Connection) -> list[str]:
+    """The columns whose instants lie further in the future than they can: they are not believed."""
+    row = conn.execute(
+        select(
+            func.coalesce(is_absurd(CLOCK), False).label("blocked_until"),
+            # Of the widest pace that can be configured, which has the default window.
+            (_b.c.rate_tat > CLOCK + timedelta(seconds=Allowance(1, 0).longest_pace_seconds)).label(
+                "rate_tat"
+            ),
+            func.coalesce(
+                _b.c.outage_until > CLOCK + timedelta(seconds=OUTAGE_PROBE_SECONDS), False
+            ).label("outage_until"),
+            (_b.c.day_slot > func.extract("epoch", CLOCK) / SLOT_SECONDS + 1).label("day_slot"),
+        )
+    ).one()
+    return [name for name, ignored in row._mapping.items() if ignored]
 
 
 def note_full_day(conn: Connection, seconds: float | None) -> None:
@@ -135,10 +172,46 @@ def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bo
     """
     claimed = conn.execute(
         update(_b)
-        .where(_b.c.blocked_reason == "APP", _b.c.blocked_until <= now)
+        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= now, is_absurd(now)))
         .values(blocked_until=now + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=now)
     )
     return claimed.rowcount > 0
+
+
+def note_unanswered(conn: Connection) -> bool:
+    """Count a user whom Spotify did not answer; returns whether there is an outage now.
+
+    From OUTAGE_USERS in a row on, and again after a probe in vain, nobody calls for a while.
+    """
+    users = func.least(_b.c.unanswered_users + 1, OUTAGE_USERS)
+    until = CLOCK + timedelta(seconds=OUTAGE_PROBE_SECONDS)
+    counted = (
+        update(_b)
+        .values(
+            unanswered_users=users,
+            outage_until=case((users >= OUTAGE_USERS, until), else_=_b.c.outage_until),
+            updated_at=CLOCK,
+        )
+        .returning(_b.c.outage_until)
+    )
+    return conn.execute(counted).scalar_one() is not None
+
+
+def note_answered(conn: Connection) -> None:
+    """Spotify answers: there is no outage, and nobody counts towards one."""
+    conn.execute(
+        update(_b)
+        .where(or_(_b.c.unanswered_users > 0, _b.c.outage_until.is_not(None)))
+        .values(unanswered_users=0, outage_until=None, updated_at=CLOCK)
+    )
+
+
+def claim_outage_probe(conn: Connection, priority: Priority | None) -> bool:
+    """Whether the caller is the one to try whether Spotify answers again; others go on waiting."""
+    ahead = OUTAGE_PROBE_SECONDS - REQUEST_PROBE_SECONDS if priority == "request" else 0
+    until = CLOCK + timedelta(seconds=OUTAGE_PROBE_SECONDS)
+    due = or_(_b.c.outage_until <= CLOCK + timedelta(seconds=ahead), _b.c.outage_until > until)
+    return conn.execute(update(_b).where(due).values(outage_until=until)).rowcount > 0
 
 
 def make_probe_due(conn: Connection) -> None:
@@ -168,6 +241,7 @@ class Budget:
     calls_per_30s: int | None
     blocked_until: datetime | None
     blocked_reason: BlockReason | None
+    outage_until: datetime | None
 
     @property
     def calls_left(self) -> int | None:
@@ -191,4 +265,5 @@ def budget_state(conn: Connection, settings: Settings) -> Budget:
         calls_per_30s=settings.calls_per_30s or None,
         blocked_until=state.blocked_until if state.is_blocked else None,
         blocked_reason=state.blocked_reason if state.is_blocked else None,
+        outage_until=state.outage_until,
     )

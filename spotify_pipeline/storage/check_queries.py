@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.coverage import local_day
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER, LONGEST_WAIT
 from spotify_pipeline.domain.model import COUNTED_FROM_MS
 from spotify_pipeline.domain.personality_definition import METRICS, WINDOW_DAYS
 from spotify_pipeline.domain.zones import check_zone, is_valid_zone
@@ -92,6 +93,26 @@ def missed_polls(scope: Scope) -> Bad:
         .join_from(u, state, state.c.user_id == u.c.user_id)
         .join(k, k.c.user_id == u.c.user_id)
         .where(scope.who, u.c.connection.in_(ELIGIBLE), since < scope.now - PATIENCE)
+    )
+
+
+def future_instants(scope: Scope) -> Bad:
+    """Users of whom an instant is stored that is further in the future than it can be."""
+    u, state, c = t.users, t.sync_state, t.coverage
+    latest = scope.now + CLOCKS_MAY_DIFFER
+    covered = select(c.c.user_id).where(c.c.user_id == u.c.user_id, c.c.covered_to > latest)
+    stamps = ("plays_fetched_at", "tops_fetched_at", "last_synced_at", "last_success_at")
+    return (
+        select(u.c.user_id, _never())
+        .join_from(u, state, state.c.user_id == u.c.user_id)
+        .where(
+            scope.who,
+            or_(
+                *(state.c[stamp] > latest for stamp in stamps),
+                state.c.next_due_at > scope.now + LONGEST_WAIT,
+                covered.exists(),
+            ),
+        )
     )
 
 

@@ -77,6 +77,14 @@ def _rules() -> Iterator[Rule]:
         scope=all_users,
     )
     yield Rule(
+        "no_instants_of_the_future",
+        s.RECENTLY_PLAYED,
+        False,
+        "Nobody was fetched, is covered or is due later than can be. A sync under a wrong clock "
+        "left such instants; `spotify-pipeline doctor --mend` takes them back.",
+        (q.future_instants,),
+    )
+    yield Rule(
         "forgotten_people_are_gone",
         s.RECENTLY_PLAYED,
         True,

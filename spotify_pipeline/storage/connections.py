@@ -120,6 +120,8 @@ def claim_probe(conn: Connection, user_id: str) -> bool:
             or_(
                 k.c.last_refreshed_at.is_(None),
                 k.c.last_refreshed_at <= func.now() - OUTAGE_WINDOW,
+                # Written by a wrong clock: it would keep the user suspect until then.
+                k.c.last_refreshed_at > func.clock_timestamp(),
             ),
         )
         # Until the answer is there it counts neither as a refusal nor as a success.

@@ -53,10 +53,18 @@ def read_known(conn: Connection, matches: Mapping[str, PageMatch]) -> dict[str, 
     }
 
 
-def read_covers(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
-    """Each user's covers, disjoint and in order."""
+def read_covers(
+    conn: Connection, user_ids: Iterable[str], now: datetime | None = None
+) -> dict[str, list[Interval]]:
+    """Each user's covers, disjoint and in order; none reaches beyond `now` (None: the stored ends).
+
+    A wrong clock may have stored an end in the future.
+    """
     c = t.coverage
-    return _intervals(conn, c.c.user_id, c.c.covered_from, c.c.covered_to, user_ids)
+    if now is None:
+        return _intervals(conn, c.c.user_id, c.c.covered_from, c.c.covered_to, user_ids)
+    end = func.least(c.c.covered_to, now)
+    return _intervals(conn, c.c.user_id, c.c.covered_from, end, user_ids, c.c.covered_from <= now)
 
 
 def read_open_gaps(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
@@ -151,7 +159,7 @@ def _intervals(
     conn: Connection,
     user_id: Column[str],
     start: Column[datetime],
-    end: Column[datetime],
+    end: ColumnElement[datetime],
     user_ids: Iterable[str],
     condition: ColumnElement[bool] | None = None,
 ) -> dict[str, list[Interval]]:

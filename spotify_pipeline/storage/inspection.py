@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, literal, select
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.leases import LEASE_SECONDS
 from spotify_pipeline.storage.people import ELIGIBLE
 
 
@@ -25,6 +26,19 @@ class Overdue:
 
     users: int
     since: datetime | None
+
+
+def database_now(conn: Connection) -> datetime:
+    """The database's clock."""
+    now: datetime = conn.execute(select(func.now())).scalar_one()
+    return now
+
+
+def leases_too_long(conn: Connection) -> int:
+    """How many leases end later than any can that is taken now."""
+    longest = func.clock_timestamp() + timedelta(seconds=LEASE_SECONDS)
+    too_long = t.sync_state.c.lease_until > longest
+    return conn.scalar(select(func.count()).where(too_long)) or 0
 
 
 def open_to_anyone(conn: Connection) -> bool:

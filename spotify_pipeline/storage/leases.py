@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.storage import tables as t
@@ -34,7 +34,7 @@ def take(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> set[str]:
             state.c.user_id.in_(list(user_ids)),
             or_(
                 state.c.lease_until.is_(None),
-                state.c.lease_until < func.now(),
+                not_(_is_held()),
                 state.c.lease_id == lease_id,
             ),
         )
@@ -51,6 +51,17 @@ def take(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> set[str]:
     return {row.user_id for row in taken}
 
 
+def _is_held() -> ColumnElement[bool]:
+    """A lease that lasts, and ends no later than one can that is taken now.
+
+    A wrong clock or a restore may leave a later end, which would keep the user busy until then.
+    Compared with the clock, because `now()` of a transaction is older than what others wrote since.
+    """
+    until = t.sync_state.c.lease_until
+    longest = func.clock_timestamp() + timedelta(seconds=LEASE_SECONDS)
+    return and_(until >= func.now(), until <= longest)
+
+
 def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
     state = t.sync_state
     return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
@@ -59,8 +70,9 @@ def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
 def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
     """Those of these users whom somebody is syncing now."""
     state = t.sync_state
-    held = state.c.lease_until > func.now()
-    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids), held)))
+    return set(
+        conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids), _is_held()))
+    )
 
 
 def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = None) -> None:

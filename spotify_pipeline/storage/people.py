@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ARRAY, Connection, Text, func, literal, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.domain.due import LONGEST_WAIT
 from spotify_pipeline.storage import tables as t
 
 ELIGIBLE = ("connected", "expiring", "suspect")
@@ -43,6 +44,8 @@ class Listener:
     plays_from: datetime | None = None
     # Their Spotify account, if it is known.
     account_id: str | None = None
+    # Failed syncs since the last success.
+    consecutive_failures: int = 0
 
     @property
     def heard_at(self) -> datetime | None:
@@ -72,6 +75,7 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             requested_at.label("requested_at"),
             u.c.plays_from,
             u.c.account_id,
+            s.c.consecutive_failures,
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -110,9 +114,24 @@ def load_listeners(conn: Connection, user_ids: Iterable[str]) -> list[Listener]:
             requested_at=row.requested_at,
             plays_from=row.plays_from,
             account_id=row.account_id,
+            consecutive_failures=row.consecutive_failures,
         )
         for row in rows
     ]
+
+
+def last_refreshed(conn: Connection, client_id: str, most: int) -> list[str]:
+    """Up to so many users whose connection to this app worked last."""
+    u, k = t.users, t.user_tokens
+    return list(
+        conn.scalars(
+            select(u.c.user_id)
+            .join_from(u, k, k.c.user_id == u.c.user_id)
+            .where(u.c.connection.in_(("connected", "expiring")), k.c.client_id == client_id)
+            .order_by(k.c.last_refreshed_at.desc().nulls_last(), u.c.user_id)
+            .limit(most)
+        )
+    )
 
 
 def save_grant(
@@ -182,13 +201,20 @@ def is_active(now: datetime) -> ColumnElement[bool]:
 
 
 def is_due(now: datetime) -> ColumnElement[bool]:
-    """Eligible, and the instant at which plays should be collected again has passed."""
+    """Eligible, and the instant at which plays should be collected again has passed.
+
+    Or it is later than any can be, because a wrong clock wrote it.
+    """
     u, s = t.users, t.sync_state
     due = (
         select(s.c.user_id)
         .where(
             s.c.user_id == u.c.user_id,
-            or_(s.c.next_due_at.is_(None), s.c.next_due_at <= now),
+            or_(
+                s.c.next_due_at.is_(None),
+                s.c.next_due_at <= now,
+                s.c.next_due_at > now + LONGEST_WAIT,
+            ),
         )
         .exists()
     )

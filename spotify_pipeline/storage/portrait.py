@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Table, cast, func, literal, select
 
 from spotify_pipeline.domain.coverage import Interval, completeness, local_day
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.portrait import (
     COMPARED_AFTER,
     QUARTER_SECONDS,
@@ -35,7 +36,7 @@ def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
     row = conn.execute(select(p).where(p.c.user_id == user_id)).mappings().one_or_none()
     gaps = read_open_gaps(conn, [user_id]).get(user_id, [])
     return Portrait(
-        days=_days(conn, user_id, today, gaps),
+        days=_days(conn, user_id, today, gaps, now),
         hours=minutes_by_hour(_quarters(conn, user_id, now), check_zone(zone)),
         artists=_top(conn, user_id, now, t.user_top_artists, t.top_artists_history),
         tracks=_top(conn, user_id, now, t.user_top_tracks, t.top_tracks_history),
@@ -45,7 +46,9 @@ def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
     )
 
 
-def _days(conn: Connection, user_id: str, today: date, gaps: Sequence[Interval]) -> tuple[Day, ...]:
+def _days(
+    conn: Connection, user_id: str, today: date, gaps: Sequence[Interval], now: datetime
+) -> tuple[Day, ...]:
     """Every day of the calendar. A quiet day has no row: whether it is known, its cover says."""
     d, u, s = t.daily_listening, t.users, t.sync_state
     start = calendar_start(today)
@@ -60,7 +63,9 @@ def _days(conn: Connection, user_id: str, today: date, gaps: Sequence[Interval])
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .where(u.c.user_id == user_id)
     ).one()
-    covers = read_covers(conn, [user_id]).get(user_id, [])
+    covers = read_covers(conn, [user_id], now).get(user_id, [])
+    if fetched_at and fetched_at > now + CLOCKS_MAY_DIFFER:
+        fetched_at = None  # a wrong clock stored it: it settles no day
 
     def quiet(date_: date) -> Day:
         span = local_day(date_, check_zone(timezone))

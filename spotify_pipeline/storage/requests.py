@@ -13,6 +13,7 @@ changes nothing.
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -47,6 +48,7 @@ MOST_SINGLE_RUNS = 4
 MOST_FAILURES = 3
 FIRST_PAUSE_SECONDS = 10
 PAUSE_GROWTH = 4
+LONGEST_PAUSE = timedelta(seconds=FIRST_PAUSE_SECONDS * PAUSE_GROWTH ** (MOST_FAILURES - 2))
 
 _r = t.sync_requests
 
@@ -75,7 +77,12 @@ def _waiting() -> ColumnElement[bool]:
     return and_(
         _r.c.status == "queued",
         _r.c.dispatch_key.is_(None),
-        or_(_r.c.not_before.is_(None), _r.c.not_before <= func.now()),
+        or_(
+            _r.c.not_before.is_(None),
+            _r.c.not_before <= func.now(),
+            # No pause is so long: a wrong clock wrote it.
+            _r.c.not_before > func.clock_timestamp() + LONGEST_PAUSE,
+        ),
     )
 
 

@@ -27,6 +27,8 @@ class SyncResult:
     tops_fetched: bool
     # None: plays were not asked for, so it stays.
     next_due_at: datetime | None
+    # Nothing was asked because nobody's calls go out now: not counted as a failure.
+    is_held_back: bool = False
     error_code: ErrorCode | None = None
     error_message: str | None = None
 
@@ -38,6 +40,7 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "everything_done": Boolean(),
     "plays_fetched": Boolean(),
     "tops_fetched": Boolean(),
+    "is_held_back": Boolean(),
     "next_due_at": DateTime(timezone=True),
     "error_code": Text(),
     "error_message": Text(),
@@ -62,7 +65,11 @@ def save_results(conn: Connection, results: Sequence[SyncResult]) -> None:
             last_success_at=at_if(r.everything_done, s.c.last_success_at),
             plays_fetched_at=at_if(r.plays_fetched, s.c.plays_fetched_at),
             tops_fetched_at=at_if(r.tops_fetched, s.c.tops_fetched_at),
-            consecutive_failures=case((r.everything_done, 0), else_=s.c.consecutive_failures + 1),
+            consecutive_failures=case(
+                (r.everything_done, 0),
+                (r.is_held_back, s.c.consecutive_failures),
+                else_=s.c.consecutive_failures + 1,
+            ),
             last_error_code=r.error_code,
             last_error_message=r.error_message,
             next_due_at=func.coalesce(r.next_due_at, s.c.next_due_at),

@@ -9,10 +9,18 @@ from threading import Event
 
 from spotify_pipeline.domain.budget import Priority, priority_of
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
-from spotify_pipeline.spotify.errors import MissingScope, SpotifyError, Transient
+from spotify_pipeline.spotify.errors import (
+    AppBlocked,
+    MissingScope,
+    Outage,
+    RateLimited,
+    SpotifyError,
+    Transient,
+)
 from spotify_pipeline.spotify.session import UserSession
 from spotify_pipeline.storage.people import Listener
 from spotify_pipeline.sync.isolation import concerns_one, warn
@@ -34,6 +42,8 @@ class Collected:
     seconds: float = 0.0
     # How many times longer than usual this user waits for the next poll.
     due_stretch: float = 1.0
+    # The first call that failed was not made, or refused for everybody: no failure of this user's.
+    is_held_back: bool = False
 
 
 # Users who are written at once. A write costs as much as 15 users, before its first one.
@@ -92,7 +102,8 @@ def _without_fresh(listener: Listener, steps: Sequence[str], now: datetime) -> l
     """The steps whose last successful fetch is not a short while ago."""
 
     def fresh(fetched_at: datetime | None, lasts: timedelta) -> bool:
-        return fetched_at is not None and now - fetched_at < lasts
+        # An instant of the future, which a wrong clock wrote, is not fresh.
+        return fetched_at is not None and -CLOCKS_MAY_DIFFER <= now - fetched_at < lasts
 
     plays = fresh(listener.plays_fetched_at, PLAYS_FRESH_FOR)
     tops = fresh(listener.tops_fetched_at, TOPS_FRESH_FOR)
@@ -158,6 +169,8 @@ def _fetch(
     except SpotifyError as error:
         message = f"{error.what_to_do} ({error.what_happened})"
         failure = StepFailure(error.code, message, error.what_to_do)
+        if not collected.failures:
+            collected.is_held_back = isinstance(error, (RateLimited, AppBlocked, Outage))
         collected.failures[step] = failure
         # Plays and top lists need a permission each: without the first the second may still do.
         plays_only = isinstance(error, MissingScope) and step == RECENTLY_PLAYED

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from spotify_pipeline.domain import days as day
 from spotify_pipeline.domain.coverage import completeness, first_whole_day, local_day
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.coverage import read_covers, read_open_gaps
 from spotify_pipeline.storage.days import (
@@ -128,7 +129,10 @@ def settle_completeness(
     Looked at too: days near an open gap, and all days of the `stale`. `fetched_at` is each user's
     last successful fetch of plays. Returns the (user_id, date) of which it says something else.
     """
-    covers, gaps = read_covers(conn, zones), read_open_gaps(conn, zones)
+    covers, gaps = read_covers(conn, zones, computed_at), read_open_gaps(conn, zones)
+    # A fetch of the future, which a wrong clock stored, settles no day.
+    latest = computed_at + CLOCKS_MAY_DIFFER
+    fetched_at = {user: at for user, at in fetched_at.items() if at is not None and at <= latest}
     changed = []
     for stored in read_unsettled(conn, list(zones), all_of=stale):
         user_id = stored.user_id

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
 from spotify_pipeline.domain.budget import (
     APP_BLOCK_SECONDS,
+    OUTAGE_PROBE_SECONDS,
     PER_CENT,
     PERMIT_SECONDS,
     Allowance,
@@ -24,7 +26,13 @@ from spotify_pipeline.domain.budget import (
     due_stretch,
     hindrance,
 )
-from spotify_pipeline.spotify.errors import AppBlocked, LimitReason, RateLimited, SpotifyError
+from spotify_pipeline.spotify.errors import (
+    AppBlocked,
+    LimitReason,
+    Outage,
+    RateLimited,
+    SpotifyError,
+)
 from spotify_pipeline.storage import budget
 
 BATCH = 5
@@ -85,7 +93,12 @@ class BudgetGate:
         self._blocked = _Span()
         self._patience = LONGEST_WAIT_SECONDS
         self._mine = threading.local()
-        # Set unless a thread of this process is trying whether the app is still refused.
+        # Users whom Spotify did not answer since it last answered anybody here, and whether an
+        # answer is news to Postgres.
+        self._unanswered: set[int] = set()
+        self._answer_is_news = True
+        # Set unless a thread of this process is trying whether the app is still refused, or
+        # whether an outage has ended.
         self._probe_over = threading.Event()
         self._probe_over.set()
 
@@ -111,6 +124,7 @@ class BudgetGate:
         with self._lock:
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
             self._hindered.clear()
+            self._answer_is_news = True
 
     def closed_to(self, priority: Priority) -> Hindrance | None:
         """What refuses calls of this priority for longer than they may wait; None: they may go."""
@@ -127,6 +141,7 @@ class BudgetGate:
 
     def check(self, priority: Priority) -> None:
         """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
+        self._mine.priority = priority
         if held_back := self.closed_to(priority):
             raise _refusal(held_back)
 
@@ -172,6 +187,35 @@ class BudgetGate:
                 budget.clear_block(conn, "APP")
             self._end_probe()
 
+    def answered(self) -> None:
+        """See RateGate. Closes the circuit breaker; writes once a sync, and after failures."""
+        if not self._answer_is_news:
+            return
+        with self._lock:
+            with self._engine.connect() as conn:
+                budget.note_answered(conn)
+            self._unanswered.clear()
+            self._answer_is_news = False
+            if getattr(self._mine, "probes", None) == "OUTAGE":
+                self._end_probe()
+
+    def unanswered(self, caller: int) -> bool:
+        """See RateGate. Opens the circuit breaker when several users in a row got no answer."""
+        with self._lock:
+            probing = self._is_probing() and self._mine.probes == "OUTAGE"
+            if caller in self._unanswered and not probing:
+                return True
+            with self._engine.connect() as conn:
+                outage = budget.note_unanswered(conn)
+            self._unanswered.add(caller)
+            self._answer_is_news = True
+            if outage:
+                self._permits.clear()
+                self._hindered.clear()
+            if probing:
+                self._end_probe()
+            return not outage
+
     def _pass(self, priority: Priority | None) -> Hindrance | None:
         """None: the call may go out now. Else what holds it back."""
         queue, me = self._queues[priority], threading.get_ident()
@@ -206,12 +250,25 @@ class BudgetGate:
             if taken:
                 return taken
         state = budget.read_state(conn)
-        held_back = hindrance(state, self._allowance, priority, probing=probing)
+        # A token is refreshed for the call that `check` let pass.
+        behalf: Priority | None = priority or getattr(self._mine, "priority", None)
+        held_back = hindrance(
+            state, self._allowance, priority, probing=probing, on_behalf_of=behalf
+        )
         if held_back:
             return held_back
+        probes: Literal["APP", "OUTAGE"] | None = None
         if state.probe_is_due and not probing:
             if not budget.claim_probe(conn):
                 return Hindrance("APP", APP_BLOCK_SECONDS)
+            probes = "APP"
+        elif state.outage_until is not None and not probing:
+            if not budget.claim_outage_probe(conn, behalf):
+                return Hindrance("OUTAGE", OUTAGE_PROBE_SECONDS)
+            probes = "OUTAGE"
+        if probes:
+            self._mine.probes = probes
+            self._answer_is_news = True
             self._mine.probing_until = self._monotonic() + PROBE_SECONDS
             self._probe_over = threading.Event()
             return self._ask(conn, priority, 1, probing=True)
@@ -242,7 +299,9 @@ class BudgetGate:
 
         Everybody next to the probe would fail though the app is let in again.
         """
-        if held_back.reason != "APP" or (probe_over is self._probe_over and probe_over.is_set()):
+        if held_back.reason not in ("APP", "OUTAGE") or (
+            probe_over is self._probe_over and probe_over.is_set()
+        ):
             return False
         probe_over = self._probe_over
         probe_over.wait(PROBE_SECONDS)
@@ -268,6 +327,8 @@ class BudgetGate:
 
     def _may_wait(self, held_back: Hindrance, now: float) -> bool:
         """Whether a call, and for a block the sync too, has the time to wait for this."""
+        if held_back.reason == "OUTAGE":
+            return False
         if held_back.seconds > LONGEST_WAIT_SECONDS:
             return False
         if held_back.reason == "PACE":
@@ -279,5 +340,7 @@ class BudgetGate:
 def _refusal(held_back: Hindrance) -> SpotifyError:
     if held_back.reason == "APP":
         return AppBlocked(held_back.what_happened)
+    if held_back.reason == "OUTAGE":
+        return Outage(held_back.what_happened)
     reason: LimitReason = "QUOTA" if held_back.reason in ("QUOTA", "DAY") else "RATE"
     return RateLimited(math.ceil(held_back.seconds), reason, held_back.what_happened)

@@ -82,7 +82,7 @@ class _Person:
 
 
 def _people(conn: Connection, zones: Mapping[str, str], now: datetime) -> dict[str, _Person]:
-    today, covers = local_today(now, zones), read_covers(conn, zones)
+    today, covers = local_today(now, zones), read_covers(conn, zones, now)
     people = {}
     for user_id, name in zones.items():
         zone, date_ = check_zone(name), today[user_id]

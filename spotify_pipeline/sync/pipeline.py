@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
+from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.accounts import Accounts
@@ -20,9 +21,30 @@ from spotify_pipeline.sync.gate import BudgetGate
 from spotify_pipeline.sync.keys import load_keyring
 
 
+class ClockIsWrong(RuntimeError):
+    """This machine's clock and the database's differ by more than a minute; says what to do."""
+
+
 def utc_now() -> datetime:
     """The real clock, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def check_clock(engine: Engine) -> None:
+    """Raises ClockIsWrong when the real clock is more than a minute from the database's.
+
+    A wrong clock would stamp facts with instants of the future: users would not be due until then,
+    and days that nobody has lived yet would count as covered.
+    """
+    before = utc_now()
+    with engine.connect() as conn:
+        of_database: datetime = conn.execute(select(func.clock_timestamp())).scalar_one()
+    if not before - CLOCKS_MAY_DIFFER <= of_database <= utc_now() + CLOCKS_MAY_DIFFER:
+        raise ClockIsWrong(
+            f"The clock of this machine says {before:%Y-%m-%d %H:%M:%S} UTC and the database's "
+            f"{of_database.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: nothing was written. Set both "
+            "clocks (NTP keeps them right), then run it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -43,12 +65,17 @@ class Pipeline:
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
 
+    def check_clock(self) -> None:
+        """See `check_clock`; a clock that demo or a test has set is theirs and not compared."""
+        if self.now is utc_now:
+            check_clock(self.engine)
+
 
 @contextmanager
 def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> Iterator[Pipeline]:
-    """Connect, check the schema's revision, load the keys.
+    """Connect, check the schema's revision and the clock, load the keys.
 
-    Raises ConfigurationError, SchemaOutdated or sqlalchemy.exc.OperationalError.
+    Raises ConfigurationError, SchemaOutdated, ClockIsWrong or sqlalchemy.exc.OperationalError.
     """
     engine = open_engine(settings)
     try:
@@ -59,7 +86,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
         gate = BudgetGate(engine, allowance_of(settings))
         transport = Transport(gate=gate, connections=settings.connections)
         secret = settings.spotify_client_secret
-        yield Pipeline(
+        pipeline = Pipeline(
             engine=engine,
             settings=settings,
             keyring=load_keyring(settings, engine),
@@ -73,5 +100,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             gate=gate,
             now=now,
         )
+        pipeline.check_clock()
+        yield pipeline
     finally:
         engine.dispose()

@@ -36,8 +36,11 @@ def sync_users(
     skipped. `scheduled`: nobody waits for it, so what was fetched a short while ago is not fetched
     again, calls that somebody waits for go first, and the app is told of changes only. `retried`:
     a process that did this before may have died before it told what it had stored, so that is told
-    now. One user's failure touches no other. Raises only when Postgres cannot be reached.
+    now. One user's failure touches no other. Raises only when Postgres cannot be reached, or
+    ClockIsWrong.
     """
+    # Again at each sync: the clock may have changed since the process began.
+    pipeline.check_clock()
     with leased(
         pipeline.engine,
         user_ids,

@@ -238,6 +238,7 @@ def _write_state(
                 synced_at=one.fetched_at,
                 anything_done=bool(outcome.done),
                 everything_done=not outcome.failures,
+                is_held_back=one.is_held_back,
                 plays_fetched=page is not None,
                 tops_fetched=tops <= outcome.done.keys(),
                 next_due_at=next_due_at(
@@ -245,6 +246,7 @@ def _write_state(
                     page.item_times if page else None,
                     one.due_stretch,
                     one.listener.heard_at,
+                    1 if one.is_held_back else one.listener.consecutive_failures + 1,
                 )
                 if page or s.RECENTLY_PLAYED in outcome.failures
                 else None,

@@ -106,6 +106,7 @@ TABLES = (
     "fetch_log",
     "listening_gaps",
     "plays",
+    "account_block",
     "request_cooldown",
     "settings",
     "sync_requests",

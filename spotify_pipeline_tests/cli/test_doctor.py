@@ -5,17 +5,19 @@ import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import func, text, update
 
 from spotify_pipeline.domain.budget import Allowance
 from spotify_pipeline.domain.sealing import new_key
+from spotify_pipeline.simulator.faults.refusals import QuotaExceeded
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.budget import read_state, take
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, with_password
 
-FAR = datetime(2999, 1, 1, tzinfo=UTC)
+SOON = datetime.now(UTC) + timedelta(minutes=50)
 KEY_ID = TOKEN_KEY.partition(":")[0]
 
 
@@ -230,7 +232,59 @@ def test_missing_keys_are_a_problem(healthy, findings, environ):
 
 def block(engine, reason):
     with engine.begin() as conn:
-        conn.execute(update(t.api_budget).values(blocked_until=FAR, blocked_reason=reason))
+        conn.execute(update(t.api_budget).values(blocked_until=SOON, blocked_reason=reason))
+
+
+@pytest.mark.parametrize("reason", ["RATE", "QUOTA", "APP"])
+def test_a_probe_that_spotify_answers_ends_the_block_with_one_call(
+    healthy, listener, run, findings, engine, simulator, reason
+):
+    listener("mira")
+    assert run("sync", "mira").exit_code == 0
+    block(engine, reason)
+    simulator.forget_calls()
+    result = run("doctor", "--probe")
+    assert "ok       probe: Spotify answered one call; nothing is blocked now" in result.stdout
+    assert result.exit_code == 0
+    assert [call.endpoint for call in simulator.calls()] == ["me"]
+    with engine.connect() as conn:
+        assert read_state(conn).blocked_until is None
+
+
+def test_a_probe_that_spotify_refuses_leaves_the_block_as_long_as_spotify_says(
+    healthy, listener, run, engine, simulator
+):
+    listener("mira")
+    assert run("sync", "mira").exit_code == 0
+    block(engine, "RATE")
+    fault = simulator.add_fault(QuotaExceeded(retry_after=7200))
+    result = run("doctor", "--probe")
+    simulator.clear_faults(fault)
+    assert result.exit_code == 1
+    assert "problem  probe: one call was made in vain: Spotify asked for a pause" in result.stdout
+    with engine.connect() as conn:
+        state = read_state(conn)
+    assert state.blocked_reason == "QUOTA"
+    assert state.blocked_seconds == pytest.approx(7200, abs=60)
+
+
+def test_a_probe_without_anybody_connected_makes_no_call(healthy, run, engine):
+    block(engine, "QUOTA")
+    result = run("doctor", "--probe")
+    assert "note     probe: no call was made" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_instants_that_cannot_be_are_named_and_ignored(healthy, findings, engine, listener):
+    listener("mira")
+    later = func.now() + timedelta(hours=6)
+    with engine.begin() as conn:
+        conn.execute(update(t.api_budget).values(rate_tat=later))
+        conn.execute(update(t.sync_state).values(lease_id=uuid4(), lease_until=later))
+    code, found = findings()
+    assert code == 0
+    assert found["api budget"]["detail"].startswith("rate_tat of api_budget lie further")
+    assert found["instants"]["detail"].startswith("1 lease of sync_state end later")
 
 
 def test_it_says_how_many_calls_are_left(healthy, findings, engine, environ):
@@ -263,7 +317,7 @@ def test_a_block_of_the_developer_account_says_until_when_and_why(
     block(engine, reason)
     code, found = findings()
     assert code == 1
-    assert problems(found)["api budget"] == f"{reason}: no call before 2999-01-01 00:00:00Z"
+    assert problems(found)["api budget"] == f"{reason}: no call before {SOON:%Y-%m-%d %H:%M:%S}Z"
     assert words in found["api budget"]["to_do"]
 
 

@@ -7,6 +7,7 @@ CLIENT_INVALID = {"error": "invalid_client", "error_description": "Invalid clien
 
 EXPIRED = {"error": {"status": 401, "message": "The access token expired"}}
 FORBIDDEN = {"error": {"status": 403, "message": "Forbidden"}}
+PERMISSIONS_MISSING = {"error": {"status": 401, "message": "Permissions missing"}}
 SCOPE = {"error": {"status": 403, "message": "Insufficient client scope"}}
 NOT_ALLOWLISTED = "User not registered in the Developer Dashboard"
 OWNER_NOT_PREMIUM = (

@@ -77,6 +77,7 @@ def test_a_200_of_another_form_is_a_bad_response_that_names_the_endpoint(server,
     [
         (401, bodies.EXPIRED, AccessTokenExpired, ErrorCode.BAD_RESPONSE),
         (401, "", AccessTokenExpired, ErrorCode.BAD_RESPONSE),
+        (401, bodies.PERMISSIONS_MISSING, MissingScope, ErrorCode.MISSING_SCOPE),
         (403, bodies.SCOPE, MissingScope, ErrorCode.MISSING_SCOPE),
         (403, bodies.NOT_ALLOWLISTED, NotAllowlisted, ErrorCode.NOT_ALLOWLISTED),
         (403, bodies.OWNER_NOT_PREMIUM, AppBlocked, ErrorCode.APP_BLOCKED),
@@ -112,6 +113,12 @@ def test_the_gate_is_told_who_waits(server):
 
         def blocked(self, seconds, reason):
             return False
+
+        def answered(self):
+            pass
+
+        def unanswered(self, caller):
+            return True
 
         def succeeded(self):
             self.heard.append("succeeded")

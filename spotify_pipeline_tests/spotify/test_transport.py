@@ -136,6 +136,12 @@ class WaitingGate:
         self.told.append((seconds, reason))
         return True
 
+    def answered(self):
+        pass
+
+    def unanswered(self, caller):
+        return True
+
     def succeeded(self) -> None:
         pass
 

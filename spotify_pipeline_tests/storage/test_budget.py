@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, DateTime, Engine, func, literal, select, update
@@ -220,3 +221,55 @@ def test_what_was_never_called_is_all_there(connection: Connection) -> None:
     assert connection.scalar(select(t.api_budget.c.day_calls)) == []
     assert budget.read_state(connection).calls_of_day() == 0
     assert budget.take(connection, Allowance(90, 1000), "request", 5) == 5
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rate_tat": func.now() + timedelta(hours=6)},
+        {"blocked_until": func.now() + timedelta(days=40), "blocked_reason": "RATE"},
+        {"blocked_until": func.now() + timedelta(days=40), "blocked_reason": "QUOTA"},
+    ],
+)
+def test_an_instant_further_ahead_than_it_can_be_holds_no_call_back(
+    connection: Connection, values: dict[str, object]
+) -> None:
+    connection.execute(update(t.api_budget).values(values))
+    assert budget.ignored_instants(connection) == [next(iter(values))]
+    assert hindrance(budget.read_state(connection), PACE, "plays") is None
+    assert budget.take(connection, PACE, "request") == 1
+    budget.block(connection, 60, "RATE")
+    state = budget.read_state(connection)
+    assert 0 < (state.blocked_until - state.now).total_seconds() <= 60
+    assert budget.take(connection, PACE, "request") == 0
+
+
+def test_a_block_of_the_app_that_ends_in_six_hours_is_probed_now(connection: Connection) -> None:
+    until = func.now() + timedelta(hours=6)
+    connection.execute(update(t.api_budget).values(blocked_until=until, blocked_reason="APP"))
+    assert budget.read_state(connection).probe_is_due
+    assert budget.claim_probe(connection)
+    assert not budget.claim_probe(connection)
+    assert budget.ignored_instants(connection) == []
+
+
+def test_calls_counted_under_a_slot_of_the_future_are_forgotten_after_a_day(
+    connection: Connection,
+) -> None:
+    empty(connection)
+    allowance = Allowance(0, 10)
+    assert budget.take(connection, allowance, "request", 6, now=NOON + timedelta(days=40)) == 6
+    assert budget.take(connection, allowance, "request", 6, now=NOON) == 4
+    assert budget.take(connection, allowance, "request", 6, now=NOON + timedelta(hours=23)) == 0
+    assert budget.take(connection, allowance, "request", 6, now=NOON + timedelta(hours=25)) == 6
+
+
+def test_the_longest_wait_of_the_pace_is_believed(connection: Connection) -> None:
+    for calls in (1, 2, 9, 10, 90, 1000):
+        empty(connection)
+        allowance = Allowance(calls, 0)
+        while budget.take(connection, allowance, "request", 5, now=NOON):
+            pass
+        held_back = hindrance(state_at(connection, NOON), allowance, "request")
+        assert held_back is not None
+        assert held_back.reason == "PACE"

@@ -247,6 +247,22 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
         change("sync_state", "next_due_at = next_due_at - interval '2 hours'"),
         {(PLAYS, "users_are_polled_in_time")},
     ),
+    "somebody who was fetched in 40 days": (
+        change("sync_state", "plays_fetched_at = '2100-01-01Z'"),
+        {(PLAYS, "no_instants_of_the_future")},
+    ),
+    "somebody who is covered in 40 days": (
+        lambda db: db.execute(
+            insert(t.coverage).values(
+                user_id=ANNA, covered_from=NOON, covered_to=NOON + timedelta(days=40)
+            )
+        ),
+        {(PLAYS, "no_instants_of_the_future")},
+    ),
+    "somebody due in 40 days": (
+        change("sync_state", "next_due_at = '2100-01-01Z'"),
+        {(PLAYS, "no_instants_of_the_future")},
+    ),
     "nobody any more, but still named": (
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
@@ -300,7 +316,7 @@ def test_what_time_or_people_allow_breaks_no_rule(db: Connection) -> None:
         )
     )
     add_user(db, "carl")
-    sql("INSERT INTO our.sync_state (user_id, tops_fetched_at) VALUES ('carl', now())")(db)
+    sql("INSERT INTO our.sync_state (user_id, tops_fetched_at) VALUES ('carl', '2026-01-01Z')")(db)
     db.execute(insert(t.music_personality).values(personality("carl", play_count=12)))
     recount(db, [ANNA, "carl"])
     assert broken(db) == {}

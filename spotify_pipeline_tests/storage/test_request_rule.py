@@ -112,13 +112,13 @@ def test_one_insert_of_many_rows_obeys_too(connection: Connection, ada: str) -> 
 def test_while_spotify_makes_us_wait_requests_are_accepted_and_say_until_when(
     connection: Connection, ada: str
 ) -> None:
-    until = datetime(2100, 1, 2, 3, 4, tzinfo=UTC)
+    until = datetime.now(UTC) + timedelta(days=6)
     connection.execute(update(t.api_budget).values(blocked_until=until, blocked_reason="QUOTA"))
     for _ in range(2):
         answer = request_sync(connection)
         assert (answer.status, answer.retry_at) == ("queued", until)
         assert answer.message == (
-            "Spotify asked us to wait. Your sync starts after 2100-01-02 03:04 UTC."
+            f"Spotify asked us to wait. Your sync starts after {until:%Y-%m-%d %H:%M} UTC."
         )
     connection.execute(update(t.api_budget).values(blocked_until=func.now()))
     assert request_sync(connection).retry_at is None

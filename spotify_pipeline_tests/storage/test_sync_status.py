@@ -18,7 +18,7 @@ from spotify_pipeline_tests.storage.rows import (
     sync_status,
 )
 
-FAR = datetime(2100, 1, 1, tzinfo=UTC)
+FAR = datetime.now(UTC) + timedelta(days=6)
 
 
 @pytest.fixture
@@ -181,5 +181,19 @@ def test_a_queued_request_is_blocked_while_our_own_limit_of_the_day_leaves_no_ca
     assert sync_status(connection).blocked_until == FAR
     connection.execute(update(t.api_budget).values(blocked_until=None, blocked_reason=None))
     note_full_day(connection, None)
+    status = sync_status(connection)
+    assert (status.state, status.blocked_until) == ("queued", None)
+
+
+def test_a_block_that_ends_later_than_any_can_is_not_shown(
+    connection: Connection, ada: str
+) -> None:
+    until = func.now() + timedelta(days=40)
+    connection.execute(
+        update(t.api_budget).values(
+            blocked_until=until, blocked_reason="QUOTA", day_full_until=until
+        )
+    )
+    assert request_sync(connection).retry_at is None
     status = sync_status(connection)
     assert (status.state, status.blocked_until) == ("queued", None)

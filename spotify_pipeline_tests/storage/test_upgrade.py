@@ -34,7 +34,8 @@ def outdated(empty_database: URL) -> Iterator[Engine]:
         conn.execute(text("SET LOCAL search_path = spotify_pipeline, pg_temp"))
         for name in ("requests.sql", "status.sql"):
             script = resources.files("spotify_pipeline.storage") / "sql" / name
-            of_then = script.read_text(encoding="utf-8").replace("a.day_full_until", "NULL")
+            of_then = script.read_text(encoding="utf-8")
+            of_then = of_then.replace("b.day_full_until", "NULL::timestamptz")
             conn.exec_driver_sql(of_then, execution_options={"no_parameters": True})
     yield engine
     engine.dispose()

@@ -39,7 +39,9 @@ class Journey:
             row = t.api_budget.c
             conn.execute(
                 update(t.api_budget).values(
-                    rate_tat=row.rate_tat - step, blocked_until=row.blocked_until - step
+                    rate_tat=row.rate_tat - step,
+                    blocked_until=row.blocked_until - step,
+                    outage_until=row.outage_until - step,
                 )
             )
 

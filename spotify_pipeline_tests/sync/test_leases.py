@@ -227,3 +227,21 @@ def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three:
         two.commit()
         one.commit()
     assert held == {"anna", "cleo"}
+
+
+def test_a_lease_that_ends_in_six_hours_keeps_nobody_busy(three: Stage) -> None:
+    steal(three, "anna")
+    assert three.sync("anna")[0].skipped == BUSY
+    three.execute(
+        "UPDATE spotify_pipeline.sync_state SET lease_id = gen_random_uuid(),"
+        " lease_until = now() + interval '6 h'"
+    )
+    three.sync_well("anna")
+
+
+def test_a_lease_taken_after_a_transaction_began_is_respected_in_it(three: Stage) -> None:
+    with three.pipeline.engine.begin() as conn:
+        conn.execute(select(func.now()))
+        conn.execute(select(func.pg_sleep(0.1)))
+        steal(three, "anna")
+        assert take(conn, ["anna"], uuid4()) == set()

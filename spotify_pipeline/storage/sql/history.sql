@@ -33,7 +33,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
-    SELECT s.plays_fetched_at INTO fetched_at FROM sync_state AS s WHERE s.user_id = person.user_id;
+    -- Not one of the future, which a wrong clock stored.
+    SELECT s.plays_fetched_at INTO fetched_at FROM sync_state AS s
+    WHERE s.user_id = person.user_id AND s.plays_fetched_at <= now() + interval '1 minute';
 
     -- The last date that has begun there, out of the three that it can be.
     SELECT max(d.date) INTO today
@@ -78,7 +80,7 @@ BEGIN
                     AND EXISTS (
                         SELECT FROM coverage AS c
                         WHERE c.user_id = person.user_id
-                            AND c.covered_from <= d.starts_at AND c.covered_to >= d.ends_at
+                            AND c.covered_from <= d.starts_at AND least(c.covered_to, now()) >= d.ends_at
                     )
                     AND NOT EXISTS (
                         SELECT FROM listening_gaps AS g
@@ -89,7 +91,7 @@ BEGIN
                 WHEN EXISTS (
                     SELECT FROM coverage AS c
                     WHERE c.user_id = person.user_id
-                        AND c.covered_from <= d.ends_at AND c.covered_to >= d.starts_at
+                        AND c.covered_from <= d.ends_at AND least(c.covered_to, now()) >= d.starts_at
                 ) THEN 'at_least'
                 ELSE 'unknown'
             END AS completeness

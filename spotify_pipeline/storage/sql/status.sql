@@ -5,7 +5,7 @@ SELECT
     u.connection,
     CASE
         WHEN r.status = 'running' THEN 'running'
-        WHEN r.status = 'queued' AND b.blocked_until IS NOT NULL THEN 'blocked'
+        WHEN r.status = 'queued' AND b.until IS NOT NULL THEN 'blocked'
         WHEN r.status = 'queued' THEN 'queued'
         WHEN e.error_code IS NOT NULL THEN 'failed'
         WHEN s.last_synced_at IS NULL THEN 'never'
@@ -18,15 +18,12 @@ SELECT
     e.error_code,
     e.error_message,
     k.expires_at AS reconnect_by,
-    b.blocked_until
+    b.until AS blocked_until
 FROM users AS u
 JOIN sync_state AS s ON s.user_id = u.user_id
 JOIN request_cooldown AS c ON c.user_id = u.user_id
 LEFT JOIN user_tokens AS k ON k.user_id = u.user_id
--- Whether Spotify makes everybody wait or our own limit of the day.
-LEFT JOIN LATERAL (
-    SELECT greatest(a.blocked_until, a.day_full_until) AS blocked_until FROM api_budget AS a
-) AS b ON b.blocked_until > clock_timestamp()
+LEFT JOIN account_block AS b ON true
 LEFT JOIN LATERAL (
     SELECT q.id, q.status, q.finished_at, q.error_code, q.error_message
     FROM sync_requests AS q

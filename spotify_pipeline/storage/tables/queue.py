@@ -120,7 +120,7 @@ sync_state = Table(
     described(
         "consecutive_failures",
         Integer,
-        "Failed syncs since the last success.",
+        "Failed syncs since the last success, without those in which no call could be made.",
         server_default=text("0"),
     ),
     described(
@@ -221,7 +221,21 @@ api_budget = Table(
         "sensor last saw it; NULL or past: it leaves some.",
         nullable=True,
     ),
+    described(
+        "unanswered_users",
+        SmallInteger,
+        "Users in a row whom Spotify did not answer, as far as they were counted; an answer makes "
+        "it 0.",
+        server_default=text("0"),
+    ),
+    described(
+        "outage_until",
+        Instant,
+        "Outage of Spotify (an open circuit breaker): no call before, then one probes; NULL: none.",
+        nullable=True,
+    ),
     rule("singleton", "singleton"),
+    rule("unanswered_users", "unanswered_users >= 0"),
     one_of("blocked_reason", ("RATE", "QUOTA", "APP")),
     rule("blocked", "(blocked_until IS NULL) = (blocked_reason IS NULL)"),
     comment="One row: what the developer account may still ask of Spotify, for all processes.",
