@@ -12,8 +12,8 @@ from spotify_pipeline.cli.output import count, instant
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import inspection, roles
-from spotify_pipeline.storage.database import dagster_url, open_engine, reach_dagster
-from spotify_pipeline.storage.engine import check_server, make_engine, server_version
+from spotify_pipeline.storage.database import open_dagster_engine, open_engine, reach_dagster
+from spotify_pipeline.storage.engine import POOLED, check_server, server_version
 from spotify_pipeline.storage.schema import check_revision, current_revision
 from spotify_pipeline.sync.keys import KEY_FILE, load_keyring
 
@@ -49,7 +49,8 @@ def database(settings: Settings) -> Iterator[Finding]:
     try:
         with engine.connect() as conn:
             whose = "own server" if settings.database_url else "embedded"
-            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}")
+            pooled = ", through a connection pooler" if conn.info.get(POOLED) else ""
+            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}{pooled}")
             check_server(conn)
             yield from access("database access", conn)
         check_revision(engine)
@@ -192,7 +193,7 @@ def dagster_storage(settings: Settings) -> Iterator[Finding]:
     """Dagster's own database can be reached."""
     made = "are there" if reach_dagster(settings) else "are made at its first start"
     yield Finding("dagster storage", OK, f"can be reached; its tables {made}")
-    engine = make_engine(dagster_url(settings), pool_size=1)
+    engine = open_dagster_engine(settings)
     try:
         with engine.connect() as conn:
             yield from access("dagster access", conn)
