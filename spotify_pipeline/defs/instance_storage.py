@@ -13,6 +13,7 @@ from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.dagster_database import check_dagster_database
 from spotify_pipeline.defs.redaction import install
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import load_settings
@@ -30,7 +31,9 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         # Every process of Dagster's makes one of these; not all of them load our definitions.
         install()
         # dagster-postgres needs psycopg2; SQLAlchemy 2.1 would choose psycopg 3 for postgresql://.
-        url = dagster_url(load_settings()).set(drivername="postgresql+psycopg2")
+        settings = load_settings()
+        check_dagster_database(settings)
+        url = dagster_url(settings).set(drivername="postgresql+psycopg2")
         if url.password:
             remember(str(url.password))
         # The constructor makes tables, on engines that nobody has a name for yet.
