@@ -6,7 +6,7 @@ print as asterisks and leave only through `.get_secret_value()`.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -236,13 +236,30 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read and check the environment.
 
     The home is made absolute, against the current directory, so that it means the same in every
-    child process. Raises ConfigurationError, one sentence per wrong variable, values not shown.
+    child process. Loopback is taken out of every proxy, here and in children. Raises
+    ConfigurationError, one sentence per wrong variable, values not shown.
     """
     if environ is not None:
         return _load(environ)
     loaded = _load(os.environ)
     os.environ["SPOTIFY_PIPELINE_HOME"] = str(loaded.home)
+    _spare_loopback(os.environ)
     return loaded
+
+
+def _spare_loopback(environ: MutableMapping[str, str]) -> None:
+    """Keeps calls to this machine out of every proxy, in this process and in its children.
+
+    gRPC, requests and urllib read these variables; a proxy asked for 127.0.0.1 means its own.
+    """
+    direct = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    grpc_direct = environ.get("no_grpc_proxy") or direct
+    for names, value in ((("no_proxy", "NO_PROXY"), direct), (("no_grpc_proxy",), grpc_direct)):
+        hosts = [host.strip() for host in value.split(",") if host.strip()]
+        if hosts == ["*"] and "no_proxy" in names:  # no proxy for anybody, but only by itself
+            continue
+        for name in names:
+            environ[name] = ",".join(dict.fromkeys([*hosts, *sorted(LOOPBACK)]))
 
 
 def _load(environ: Mapping[str, str]) -> Settings:

@@ -13,8 +13,8 @@ from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import inspection, roles
 from spotify_pipeline.storage.checks import who_breaks
-from spotify_pipeline.storage.database import dagster_url, open_engine, reach_dagster
-from spotify_pipeline.storage.engine import check_server, make_engine, server_version
+from spotify_pipeline.storage.database import open_dagster_engine, open_engine, reach_dagster
+from spotify_pipeline.storage.engine import POOLED, check_server, server_version
 from spotify_pipeline.storage.inspection import database_now
 from spotify_pipeline.storage.mending import take_back_future
 from spotify_pipeline.storage.schema import check_revision, current_revision
@@ -59,8 +59,11 @@ def database(settings: Settings) -> Iterator[Finding]:
     try:
         with engine.connect() as conn:
             whose = "own server" if settings.database_url else "embedded"
-            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}")
+            pooled = ", through a connection pooler" if conn.info.get(POOLED) else ""
+            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}{pooled}")
             check_server(conn)
+            yield connections(inspection.connections(conn))
+            yield from read_only(conn)
             yield from access("database access", conn)
         check_revision(engine)
         yield Finding("schema", OK, f"revision {current_revision(engine)}")
@@ -68,6 +71,38 @@ def database(settings: Settings) -> Iterator[Finding]:
             yield app_role(conn, settings.app_role)
     finally:
         engine.dispose()
+
+
+def connections(found: inspection.Connections) -> Finding:
+    """Whether the server has connections left for a run and for the processes of Dagster."""
+    detail = f"{found.used:,} of {found.most:,} in use, {max(found.left, 0):,} left for us"
+    if found.left * 5 >= found.most_of_ours:
+        return Finding("connections", OK, detail)
+    return Finding(
+        "connections",
+        PROBLEM,
+        f"{detail}; {found.holder} holds {found.held:,}",
+        "close sessions that are not needed, give the app's login a limit (ALTER ROLE … CONNECTION "
+        "LIMIT 20), or raise max_connections or the limit of the pipeline's user or database",
+    )
+
+
+def read_only(conn: Connection) -> Iterator[Finding]:
+    """Whether the database can be written, and whether somebody wants it not to be."""
+    if inspection.is_read_only(conn):
+        yield Finding(
+            "database",
+            PROBLEM,
+            "it is read-only, as a standby is, so nothing can be stored",
+            "correct SPOTIFY_PIPELINE_DATABASE_URL, or promote the server",
+        )
+    elif inspection.is_read_only_by_default(conn):
+        yield Finding(
+            "database",
+            NOTE,
+            "default_transaction_read_only is on here, and the pipeline writes all the same",
+            "find out who set it: some hosts do when a disk is nearly full",
+        )
 
 
 def access(check: str, conn: Connection) -> Iterator[Finding]:
@@ -237,10 +272,15 @@ def _waiting(late: inspection.Overdue) -> Finding:
 
 
 def dagster_storage(settings: Settings) -> Iterator[Finding]:
-    """Dagster's own database can be reached."""
-    made = "are there" if reach_dagster(settings) else "are made at its first start"
+    """Dagster's own database can be reached, and holds no tables of others."""
+    # Only here: it imports Dagster.
+    from spotify_pipeline.defs.dagster_database import check_dagster_database
+
+    reachable = reach_dagster(settings)
+    check_dagster_database(settings)
+    made = "are there" if reachable else "are made at its first start"
     yield Finding("dagster storage", OK, f"can be reached; its tables {made}")
-    engine = make_engine(dagster_url(settings), pool_size=1)
+    engine = open_dagster_engine(settings)
     try:
         with engine.connect() as conn:
             yield from access("dagster access", conn)

@@ -94,7 +94,7 @@ def explain(error: BaseException) -> tuple[str, int]:
                 return scrub(str(one)), code
         if type(one).__module__.startswith("sqlalchemy."):
             # Only now: whoever raised it has imported SQLAlchemy already.
-            from spotify_pipeline.cli.database_errors import explain_database
+            from spotify_pipeline.storage.database_errors import explain_database
 
             if sentence := explain_database(one):
                 return scrub(sentence[0]), sentence[1]

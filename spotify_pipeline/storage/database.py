@@ -5,7 +5,7 @@ from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.storage.engine import BadDatabaseUrl, make_engine, normalise_url
+from spotify_pipeline.storage.engine import PORTABLE, BadDatabaseUrl, make_engine, normalise_url
 
 
 def pipeline_url(settings: Settings) -> URL:
@@ -42,7 +42,7 @@ def reach_dagster(settings: Settings) -> bool:
     Asked before Dagster is, which would try for ten seconds and then say less. An error of the
     database carries the note DAGSTER_PG_URL, so that whoever reports it names the right one.
     """
-    engine = make_engine(dagster_url(settings), pool_size=1)
+    engine = open_dagster_engine(settings)
     try:
         with engine.connect() as conn:
             return conn.scalar(text("SELECT to_regclass('runs')")) is not None
@@ -51,6 +51,11 @@ def reach_dagster(settings: Settings) -> bool:
         raise
     finally:
         engine.dispose()
+
+
+def open_dagster_engine(settings: Settings) -> Engine:
+    """An engine on Dagster's database that leaves the search_path as the URL may have set it."""
+    return make_engine(dagster_url(settings), pool_size=1, settings=PORTABLE)
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -3,10 +3,13 @@
 No error of this module contains a URL, because a URL may contain a password.
 """
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from spotify_pipeline.redaction import remember
 
@@ -35,16 +38,28 @@ def normalise_url(text: str | URL) -> URL:
         raise BadDatabaseUrl(
             "The database URL is not one of Postgres: it has to start with postgresql://."
         )
+    if url.host and unquote(url.host).startswith("/"):
+        # libpq's other way to write the directory of a socket, which SQLAlchemy takes for a name.
+        url = url.update_query_dict({"host": unquote(url.host)})
+        if url.port:
+            url = url.update_query_dict({"port": str(url.port)})
+        url = url._replace(host=None, port=None)
     return url.set(drivername=DRIVER)
 
 
 def make_engine(
-    url: str | URL, *, pool_size: int = 5, application_name: str = "spotify_pipeline"
+    url: str | URL,
+    *,
+    pool_size: int = 5,
+    application_name: str = "spotify_pipeline",
+    settings: Mapping[str, str] | None = None,
 ) -> Engine:
-    """A pool of psycopg 3 connections in UTC. Connects when first used.
+    """A pool of psycopg 3 connections with the session settings SESSION. Connects when first used.
 
-    Parameters never appear in errors; a connection that died in the pool is replaced unnoticed.
+    `settings` replaces SESSION. Parameters never appear in errors; a connection that died in the
+    pool is replaced unnoticed. Works through a connection pooler, in transaction mode too.
     """
+    settings = SESSION if settings is None else settings
     url = normalise_url(url)
     if url.password:
         remember(str(url.password))
@@ -62,17 +77,56 @@ def make_engine(
         pool_size=pool_size,
         pool_pre_ping=True,
         hide_parameters=True,
+        # Said in every BEGIN: after a session in autocommit SQLAlchemy would otherwise go back to
+        # the database's default, and under REPEATABLE READ concurrent syncs fail with 40001.
+        isolation_level="READ COMMITTED",
+        use_native_hstore=False,
         connect_args={name: value for name, value in defaults.items() if name not in url.query},
     )
-    event.listen(engine, "connect", _prepare_session)
+
+    def prepare_session(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[POOLED] = _prepare_session(connection, settings)
+
+    def prepare_transaction(connection: Connection) -> None:
+        driver_connection: Any = connection.connection.driver_connection
+        if connection.info.get(POOLED) and not driver_connection.autocommit:
+            apply_settings(driver_connection, settings, only_this_transaction=True)
+
+    # First: what SQLAlchemy asks of a new connection is under the settings too.
+    event.listen(engine, "connect", prepare_session, insert=True)
+    event.listen(engine, "begin", prepare_transaction)
     event.listen(engine, "handle_error", _hide_row)
     return engine
 
 
 # Not as start-up options: poolers refuse those, and a URL may carry options of its own.
-SESSION = {
-    # psycopg returns timestamptz in the session's zone.
+# What a server, a database, a role or PGDATESTYLE and the like may have set otherwise.
+PORTABLE = {
+    # psycopg returns timestamptz in the session's zone, and reads no other styles than these.
     "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "standard_conforming_strings": "on",
+    "bytea_output": "hex",
+    # Fewer digits would store other numbers than were computed.
+    "extra_float_digits": "1",
+    # Off: every NULL in an array parameter arrives as the text "NULL".
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "restrict_nonsystem_relation_kind": "",
+    "default_transaction_isolation": "read committed",
+    # A standby and a server that is read-only for all refuse writes whatever this says.
+    "default_transaction_read_only": "off",
+    # Limits for people at a prompt: a migration or the days of 100 users may take longer.
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+}
+SESSION = {
+    **PORTABLE,
+    # Nobody else's table or function is found in place of ours, whatever schema comes first.
+    "search_path": "spotify_pipeline, pg_temp",
     # Who hangs in the middle of a transaction keeps its rows locked and everybody who wants them
     # waiting, for ever unless the server ends it. Our longest pause, days of 100 users, is seconds.
     "idle_in_transaction_session_timeout": "60s",
@@ -83,15 +137,55 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
 }
+# PgBouncer keeps these per client and not per server session.
+_KEPT_BY_POOLERS = ("TimeZone", "DateStyle", "standard_conforming_strings")
+# Of no effect once a transaction has begun, and there is no other moment in a pooler's session.
+_TRANSACTION_MODES = {
+    name: PORTABLE[name]
+    for name in ("default_transaction_isolation", "default_transaction_read_only")
+}
+POOLED = "spotify_pipeline.pooled"
+
+# A setting that this version of Postgres does not have is left out.
+_APPLY = (
+    "SELECT set_config(name, setting, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
+    " WHERE current_setting(name, true) IS NOT NULL"
+)
 
 
-def _prepare_session(connection: Any, _record: object) -> None:
-    connection.execute(
-        "SELECT set_config(name, setting, false)"
-        " FROM unnest(%s::text[], %s::text[]) AS s (name, setting)",
-        (list(SESSION), list(SESSION.values())),
-    )
+def apply_settings(
+    connection: Any, settings: Mapping[str, str], *, only_this_transaction: bool = False
+) -> None:
+    """Sets session settings on a connection of psycopg or psycopg2; does not commit."""
+    with connection.cursor() as cursor:
+        cursor.execute(_APPLY, (only_this_transaction, list(settings), list(settings.values())))
+
+
+def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
+    """Applies the settings to a new connection; whether a pooler stands before the server.
+
+    In a pooler's transaction mode each transaction may have another server session, which other
+    clients use too: nothing may be left in it, and prepared statements are not found again.
+    """
+    pid, *modes = connection.execute(
+        "SELECT pg_backend_pid(), "
+        + ", ".join(f"current_setting('{name}')" for name in _TRANSACTION_MODES)
+    ).fetchone()
+    # A pooler tells its client a number of its own.
+    pooled = bool(pid != connection.info.backend_pid)
+    if pooled:
+        connection.prepare_threshold = None
+        for (name, wanted), found in zip(_TRANSACTION_MODES.items(), modes, strict=True):
+            if settings.get(name) == wanted != found:
+                raise UnsupportedServer(
+                    f"Behind a connection pooler {name} has to be '{wanted}', and it is '{found}': "
+                    f"run ALTER ROLE … SET {name} = '{wanted}' for the pipeline's user, or connect "
+                    "without the pooler."
+                )
+        settings = {name: settings[name] for name in _KEPT_BY_POOLERS if name in settings}
+    apply_settings(connection, settings)
     connection.commit()
+    return pooled
 
 
 def _hide_row(context: ExceptionContext) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, func, literal, select, text
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import LEASE_SECONDS
@@ -18,6 +18,18 @@ class StoredKey:
     tokens: int
     user_id: str
     sealed_refresh_token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Sessions of the server, and how many more this user may open in this database."""
+
+    used: int
+    most: int
+    left: int
+    most_of_ours: int
+    holder: str | None
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,58 @@ def open_to_anyone(conn: Connection) -> bool:
 def database_name(conn: Connection) -> str:
     """The database that this connection is to."""
     return str(conn.scalar(select(func.current_database())))
+
+
+def connections(conn: Connection) -> Connections:
+    """How many sessions the server has, how many are left for us, and who holds most of them."""
+    return Connections(*conn.execute(_CONNECTIONS).one())
+
+
+# A limit of -1 is none. Postgres keeps some connections for superusers.
+_CONNECTIONS = text("""
+WITH sessions AS (
+    SELECT usename, datname FROM pg_catalog.pg_stat_activity
+    WHERE backend_type = 'client backend'
+),
+server AS (
+    SELECT
+        (SELECT count(*) FROM sessions) AS used,
+        current_setting('max_connections')::integer
+            - current_setting('superuser_reserved_connections')::integer
+            - coalesce(current_setting('reserved_connections', true)::integer, 0) AS most
+)
+SELECT
+    s.used,
+    s.most,
+    least(
+        s.most - s.used,
+        nullif(r.rolconnlimit, -1) - (SELECT count(*) FROM sessions WHERE usename = r.rolname),
+        nullif(d.datconnlimit, -1) - (SELECT count(*) FROM sessions WHERE datname = d.datname)
+    ),
+    least(s.most, nullif(r.rolconnlimit, -1), nullif(d.datconnlimit, -1)),
+    (SELECT usename FROM sessions GROUP BY usename ORDER BY count(*) DESC, usename LIMIT 1),
+    (SELECT count(*) FROM sessions GROUP BY usename ORDER BY count(*) DESC, usename LIMIT 1)
+FROM server AS s
+JOIN pg_catalog.pg_roles AS r ON r.rolname = session_user
+JOIN pg_catalog.pg_database AS d ON d.datname = current_database()
+""")
+
+
+def is_read_only_by_default(conn: Connection) -> bool:
+    """Whether the server, database or role makes sessions read-only unless they say otherwise."""
+    return bool(
+        conn.scalar(
+            text(
+                "SELECT reset_val = 'on' FROM pg_catalog.pg_settings"
+                " WHERE name = 'default_transaction_read_only'"
+            )
+        )
+    )
+
+
+def is_read_only(conn: Connection) -> bool:
+    """Whether the server refuses writes whatever a session says, as a standby does."""
+    return bool(conn.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
 
 
 def stored_keys(conn: Connection) -> list[StoredKey]:

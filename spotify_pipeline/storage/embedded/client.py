@@ -9,6 +9,8 @@ the last has left, in whatever way that happens.
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -38,6 +40,25 @@ __all__ = [
 DEFAULT_DATABASE = "spotify_pipeline"
 # They come with every server; by default every role could log in to them too.
 _SERVERS_OWN = ("postgres", "template1")
+# What libpq takes from the environment, each as it is without. An empty value would not do.
+_PARAMETERS = {
+    "hostaddr": "127.0.0.1",
+    "options": "-c client_min_messages=notice",
+    "client_encoding": "utf8",
+    "connect_timeout": "10",
+    "channel_binding": "prefer",
+    "gssencmode": "disable",
+    "require_auth": "scram-sha-256",
+    "sslnegotiation": "postgres",
+    "target_session_attrs": "any",
+    "load_balance_hosts": "disable",
+    "ssl_min_protocol_version": "TLSv1.2",
+    "ssl_max_protocol_version": "TLSv1.3",
+    "sslcertmode": "allow",
+    "sslcompression": "0",
+    "sslsni": "1",
+    "requirepeer": SUPERUSER,
+}
 # Serialises the making of databases between processes.
 _MAKE_DATABASE_LOCK = 0x5907_1F1E
 
@@ -57,20 +78,20 @@ class EmbeddedPostgres:
         """
         if self._clients_fd is None:
             raise EmbeddedPostgresError("This share in the embedded Postgres was closed.")
-        server = ready_server(self._home)
-        url = URL.create(
-            "postgresql+psycopg",
-            username=SUPERUSER,
-            password=self._home.password(),
-            host="127.0.0.1",
-            port=server.port,
-            database=database,
-            # The server has no TLS and needs none on loopback, whatever PGSSLMODE says.
-            query={"sslmode": "disable"},
-        )
-        if database not in self._made:
-            _make_database(url, database)
-            self._made.add(database)
+        with _full_disk_named(self._home):
+            server = ready_server(self._home)
+            url = URL.create(
+                "postgresql+psycopg",
+                username=SUPERUSER,
+                password=self._home.password(),
+                host="127.0.0.1",
+                port=server.port,
+                database=database,
+                query=_whatever_the_environment_says(),
+            )
+            if database not in self._made:
+                _make_database(url, database)
+                self._made.add(database)
         return url
 
     def close(self) -> None:
@@ -98,7 +119,36 @@ def start(home: Path) -> EmbeddedPostgres:
     Raises EmbeddedPostgresError, one sentence that says what to do.
     """
     files = PostgresHome(home.resolve())
-    return EmbeddedPostgres(files, join(files))
+    with _full_disk_named(files):
+        return EmbeddedPostgres(files, join(files))
+
+
+@contextmanager
+def _full_disk_named(home: PostgresHome) -> Iterator[None]:
+    try:
+        yield
+    except EmbeddedPostgresError:
+        home.refuse_full_disk()
+        raise
+
+
+def _whatever_the_environment_says() -> dict[str, str]:
+    """Connection parameters that keep PGHOSTADDR and the like, meant for other servers, out."""
+    # No parameter overrides these, or not one that Dagster's libpq knows. Children inherit this.
+    for variable in ("PGSERVICE", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION"):
+        os.environ.pop(variable, None)
+    # No more than is needed: an older libpq does not know all of them, nor their variables.
+    variables = {
+        option.keyword.decode(): (option.envvar or b"").decode()
+        for option in psycopg.pq.Conninfo.get_defaults()
+    }
+    needed = {
+        name: value
+        for name, value in _PARAMETERS.items()
+        if os.environ.get(variables.get(name) or "")
+    }
+    # The server has no TLS and needs none on loopback.
+    return {"sslmode": "disable", **needed}
 
 
 _joined: dict[Path, EmbeddedPostgres] = {}
@@ -158,9 +208,8 @@ def _make_database(url: URL, database: str) -> None:
             user=url.username,
             password=str(url.password),
             dbname="postgres",
-            sslmode="disable",
-            connect_timeout=30,
             autocommit=True,
+            **{"connect_timeout": "30", **url.query},  # type: ignore[arg-type]
         ) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [_MAKE_DATABASE_LOCK])
             known = connection.execute(

@@ -16,11 +16,13 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SUPERUSER = "spotify_pipeline"
 LOG_BYTES = 10_000_000
+FULL_BYTES = 16 << 20
 
 
 class EmbeddedPostgresError(RuntimeError):
@@ -84,6 +86,19 @@ class PostgresHome:
                 f"{self.folder} belongs to user id {owner} and this process runs as "
                 f"{os.geteuid()}: run it as the owner, or set SPOTIFY_PIPELINE_HOME to another "
                 "directory."
+            )
+
+    def disk_is_full(self) -> bool:
+        """Whether there is no room for one more file of the write-ahead log (16 MB)."""
+        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        return shutil.disk_usage(there).free < FULL_BYTES
+
+    def refuse_full_disk(self) -> None:
+        """Raises EmbeddedPostgresError if the disk is full: Postgres's own words may hide it."""
+        if self.disk_is_full():
+            raise EmbeddedPostgresError(
+                f"The disk of {self.folder} is full: make room and try again, or set "
+                "SPOTIFY_PIPELINE_HOME to a directory on another disk."
             )
 
     # -- locks ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What an error of Postgres means for the person at the terminal.
+"""Explains an error of Postgres in one sentence, for the terminal and for Dagster's run pages.
 
 The driver's own words are never shown: they may repeat parts of a URL with a password in it.
 """
@@ -7,6 +7,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage.embedded.home import PostgresHome
 from spotify_pipeline.storage.engine import BadDatabaseUrl, normalise_url
 
 OURS = "SPOTIFY_PIPELINE_DATABASE_URL"
@@ -17,6 +18,12 @@ USER_ID_RULE = (
     "in a row."
 )
 
+NONE_LEFT = (
+    "it has no connection left for us; close sessions that are not needed, give the app's login a "
+    "CONNECTION LIMIT, or raise max_connections"
+)
+FULL_DISK = "its disk is full; make room and try again"
+
 # What the driver says (in part, in lower case), and what it means.
 _REASONS = (
     ("password authentication failed", "it refuses this user or password; correct {variable}"),
@@ -25,7 +32,20 @@ _REASONS = (
     ('database "', "there is no such database; create it, or correct {variable}", "does not exist"),
     ('role "', "there is no such database user; create it, or correct {variable}", "not exist"),
     ("permission denied for database", "this user may not connect to it; GRANT CONNECT to it"),
-    ("too many", "it has no connection left for us; raise max_connections or try again later"),
+    (
+        "too many connections for role",
+        "its user has no connection left; raise the user's CONNECTION LIMIT or stop what uses it",
+    ),
+    (
+        "too many connections for database",
+        "it has no connection left; raise the database's CONNECTION LIMIT or stop what uses it",
+    ),
+    ("too many", NONE_LEFT),
+    ("remaining connection slots", NONE_LEFT),
+    # PgBouncer's words: for its clients, and for a client that waited too long for a session.
+    ("no more connections allowed", NONE_LEFT),
+    ("query_wait_timeout", NONE_LEFT),
+    ("no space left on device", FULL_DISK),
     ("starting up", "it is just starting; try again"),
     ("shutting down", "it is just stopping; try again when it runs"),
     ("refused", "nothing listens there; start the server or correct {variable}"),
@@ -40,8 +60,10 @@ _LOST = "it broke off the connection; what was not finished is not stored, so tr
 
 _STATES = {
     "42501": "its user lacks a right that this needs; run this as the owner of the database",
-    "53100": "its disk is full; make room and try again",
-    "53300": "it has no connection left for us; raise max_connections or try again later",
+    "40001": "another session changed the same rows; nothing is half-done, try again",
+    "40P01": "another session locked the same rows; nothing is half-done, try again",
+    "53100": FULL_DISK,
+    "53300": NONE_LEFT,
     "25P03": "it ended a session that was silent for too long; nothing is half-done, try again",
     "25006": "it is read-only, as a standby is; correct {variable}",
     "55P03": "somebody else holds a lock for too long; try again",
@@ -68,6 +90,9 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
         reason = "{variable} has an option that Postgres's client does not know; correct it"
     if reason is None and isinstance(error, (OperationalError, InterfaceError)):
         reason = _reason(str(error.orig).lower())
+    if _embedded_disk_is_full(variable):
+        # Postgres names what it could not do, which need not be that it could not write.
+        reason = FULL_DISK
     if reason is None:
         return None
     where, variable = _where(variable)
@@ -79,6 +104,15 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
     # What a variable may have to be corrected for is wrong configuration.
     code = 2 if "{variable}" in reason else 1
     return f"{where} cannot be used: {reason.format(variable=variable)}.", code
+
+
+def _embedded_disk_is_full(variable: str) -> bool:
+    try:
+        settings = load_settings()
+    except ConfigurationError:
+        return False
+    own_server = settings.database_url or (variable == DAGSTERS and settings.dagster_pg_url)
+    return not own_server and PostgresHome(settings.home).disk_is_full()
 
 
 def _reason(said: str) -> str:
