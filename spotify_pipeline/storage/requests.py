@@ -87,7 +87,9 @@ def any_waiting(conn: Connection) -> bool:
 def assign(conn: Connection) -> list[Dispatch]:
     """Give each waiting request its dispatch key and return them, oldest first.
 
-    A key each, `request-{id}-{attempt}`; one `batch-{uuid}` for all when they are many.
+    A key each, `request-{id}-{attempt}-{uuid}`; one `batch-{uuid}` for all when they are many. The
+    UUID keeps a key from ever coming again: a restored database counts ids and attempts anew,
+    while Dagster still has the runs of the first ones and starts no second run for a key.
     """
     ids = conn.scalars(
         select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
@@ -95,7 +97,9 @@ def assign(conn: Connection) -> list[Dispatch]:
     # One parameter, however many wait: a statement takes 65,535.
     assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
     attempt = _r.c.attempts + 1
-    own_key = func.concat("request-", cast(_r.c.id, Text), "-", cast(attempt, Text))
+    own_key = func.concat_ws(
+        "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
+    )
     key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
     conn.execute(
         update(_r).where(assigned).values(attempts=attempt, dispatch_key=key, not_before=None)
