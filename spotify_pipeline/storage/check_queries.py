@@ -33,6 +33,7 @@ from spotify_pipeline.domain.zones import check_zone, is_valid_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_scopes import Scope
 from spotify_pipeline.storage.people import ELIGIBLE
+from spotify_pipeline.storage.requests import unserved
 
 DAYS = 35
 # How long somebody may be due, and a gap is news.
@@ -72,6 +73,11 @@ def missed_polls(scope: Scope) -> Bad:
         .join(k, k.c.user_id == u.c.user_id)
         .where(scope.who, u.c.connection.in_(ELIGIBLE), since < scope.now - PATIENCE)
     )
+
+
+def unserved_requests(scope: Scope) -> Bad:
+    """Requests for which no run has begun, by the database's clock."""
+    return unserved()
 
 
 def still_named(scope: Scope) -> Bad:

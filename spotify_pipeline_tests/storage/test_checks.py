@@ -242,6 +242,15 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
         change("sync_state", "next_due_at = next_due_at - interval '2 hours'"),
         {(PLAYS, "users_are_polled_in_time")},
     ),
+    "a request that no run serves": (
+        lambda db: db.execute(
+            text(
+                "INSERT INTO spotify_pipeline.sync_requests (user_id, requested_at)"
+                " VALUES ('anna', now() - interval '6 minutes')"
+            )
+        ),
+        {(PLAYS, "requests_are_served")},
+    ),
     "nobody any more, but still named": (
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
