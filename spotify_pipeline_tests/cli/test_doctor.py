@@ -11,6 +11,7 @@ from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
     InstigatorType,
+    ScheduleInstigatorData,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import text, update
@@ -299,7 +300,8 @@ def switched_off(name, kind):
     target = LoadableTargetOrigin(module_name="spotify_pipeline.definitions")
     location = InProcessCodeLocationOrigin(target, location_name="spotify_pipeline")
     origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(name)
-    return InstigatorState(origin, InstigatorType[kind], InstigatorStatus.STOPPED)
+    data = ScheduleInstigatorData("0 3 * * *") if kind == "SCHEDULE" else None
+    return InstigatorState(origin, InstigatorType[kind], InstigatorStatus.STOPPED, data)
 
 
 def test_refused_users_are_worth_a_note_and_suspects_are_a_problem(
