@@ -226,6 +226,7 @@ def standing(engine: Engine) -> Iterator[Finding]:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
         late = inspection.overdue(conn, database_now(conn), PATIENCE)
+        unserved = inspection.unserved_requests(conn)
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)
@@ -245,6 +246,7 @@ def standing(engine: Engine) -> Iterator[Finding]:
         )
     yield _failures(failures)
     yield _waiting(late)
+    yield _requests(unserved)
 
 
 def _failures(by_code: Mapping[str, int]) -> Finding:
@@ -271,6 +273,19 @@ def _waiting(late: inspection.Overdue) -> Finding:
     )
 
 
+def _requests(unserved: inspection.Overdue) -> Finding:
+    if not unserved.users:
+        return Finding("requests", OK, "none waits for longer than 5 minutes")
+    return Finding(
+        "requests",
+        PROBLEM,
+        f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
+        f"the first since {instant(unserved.since)}",
+        "switch on sync_request_sensor in Dagster (Automation), and see that "
+        "`spotify-pipeline dev` or another Dagster daemon runs",
+    )
+
+
 def dagster_storage(settings: Settings) -> Iterator[Finding]:
     """Dagster's own database can be reached, and holds no tables of others."""
     # Only here: it imports Dagster.
@@ -284,5 +299,12 @@ def dagster_storage(settings: Settings) -> Iterator[Finding]:
     try:
         with engine.connect() as conn:
             yield from access("dagster access", conn)
+            if names := inspection.switched_off(conn):
+                yield Finding(
+                    "dagster automation",
+                    PROBLEM,
+                    f"switched off in Dagster: {', '.join(names)}",
+                    "switch them on in Dagster under Automation, unless you meant it",
+                )
     finally:
         engine.dispose()

@@ -7,7 +7,6 @@ run remains.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -46,6 +45,10 @@ from spotify_pipeline.storage.forgetting import Tombstone
 GRACE = timedelta(minutes=1)
 
 NAMING_TAGS = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+# Where Dagster's serialized objects keep partition keys, and where they keep others in a text.
+KEY_PLACES = {"partition", "partition_key", "partition_keys", "partition_names", "subset"}
+KEY_PLACES |= set(NAMING_TAGS)
+SERIALIZED, SUBSETS_BY_ASSET = "serialized_", "partitions_subsets_by_asset_key"
 OUR_ASSETS = [asset_key(step).to_string() for step in STEPS]
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION.value
 # The types make the search use Dagster's index.
@@ -85,7 +88,9 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
         traces["backfills"] = _delete_naming(
             conn, BulkActionsTable, _backfills.body, done, tombstone
         )
-        thinking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended, tombstone)
+        # The tick that does this has not ended either.
+        ours = _ticks.tick_body.contains('"instigator_name": "partition_reconciler"')
+        thinking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
         filling = _naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
     # Dagster fails a backfill, for everybody in it, if one of its partitions is gone.
     if tombstone.born_again_at is None and not filling:
@@ -196,7 +201,7 @@ def _delete_naming(
     where: ColumnElement[bool],
     tombstone: Tombstone,
 ) -> int:
-    """Delete those of these rows whose JSON names the person."""
+    """Delete those of these rows whose JSON has the user's partition key."""
     gone = _naming(conn, table, text, where, tombstone)
     conn.execute(delete(table).where(table.c.id.in_(gone)))
     return len(gone)
@@ -209,10 +214,11 @@ def _naming(
     where: ColumnElement[bool],
     tombstone: Tombstone,
 ) -> list[int]:
-    once = json.dumps(tombstone.user_id)[1:-1]
-    # JSON within JSON, as backfills have it.
-    twice = json.dumps(once)[1:-1]
-    maybe = or_(text.contains(once, autoescape=True), text.contains(twice, autoescape=True))
+    # The whole JSON string, and the same inside one and two serialized values: backfills have it.
+    quoted = [json.dumps(tombstone.user_id)]
+    for _ in range(2):
+        quoted.append(json.dumps(quoted[-1])[1:-1])
+    maybe = or_(*(text.contains(one, autoescape=True) for one in quoted))
     if tombstone.born_again_at:
         where &= table.c.timestamp < _naive(tombstone)
     rows = conn.execute(select(table.c.id, text).where(where, maybe))
@@ -220,29 +226,44 @@ def _naming(
 
 
 def _names(body: str | None, user_id: str) -> bool:
-    """Whether a JSON text has the id in one of its strings, as a whole word."""
-    word = re.compile(rf"(?<!\w){re.escape(user_id)}(?!\w)")
-    return body is not None and any(word.search(string) for string in _strings(body))
+    """Whether a serialized object of Dagster's has this partition key."""
+    return body is not None and user_id in _partition_keys(_parsed(body))
 
 
-def _strings(text: str) -> Iterator[str]:
-    yield text
-    # Any text may be JSON again; most is not.
-    if text[:1] in "{[":
-        with suppress(ValueError):
-            yield from _strings_of(json.loads(text))
-
-
-def _strings_of(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from _strings(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings_of(item)
-    elif isinstance(value, list):
+def _partition_keys(value: Any) -> Iterator[str]:
+    """Every string where Dagster keeps partition keys; any other text may equal an id by chance."""
+    if isinstance(value, list):
         for item in value:
-            yield from _strings_of(item)
+            yield from _partition_keys(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name in KEY_PLACES:
+                yield from _strings(item)
+            elif name.startswith(SERIALIZED):
+                nested = _parsed(item)
+                # A list is the oldest form of a subset.
+                yield from _strings(nested) if isinstance(nested, list) else _partition_keys(nested)
+            elif name == SUBSETS_BY_ASSET and isinstance(item, dict):
+                for subset in item.values():
+                    yield from _partition_keys(_parsed(subset))
+            else:
+                yield from _partition_keys(item)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        # A set is serialized as {"__set__": [...]}.
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _parsed(text: Any) -> Any:
+    if isinstance(text, str):
+        with suppress(ValueError):
+            return json.loads(text)
+    return text
 
 
 def _naive(tombstone: Tombstone) -> Any:

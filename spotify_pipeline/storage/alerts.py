@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.budget import is_absurd
+from spotify_pipeline.storage.requests import unserved
 
 AT_MOST_EVERY = timedelta(hours=1)
 # A state that lasts is told again.
@@ -42,7 +43,7 @@ def untold(conn: Connection) -> dict[str, Untold]:
 
 
 def standing(conn: Connection) -> dict[str, int]:
-    """Counts of what stands now: a block of the account, suspect users, users to reconnect."""
+    """Counts of what stands now: a block, suspect users, users to reconnect, waiting requests."""
     u, b = t.users, t.api_budget
 
     conditions = {
@@ -52,10 +53,12 @@ def standing(conn: Connection) -> dict[str, int]:
         "outage": u.c.connection == "suspect",
         "users_to_reconnect": u.c.connection == "needs_reauth",
     }
-    return {
+    counts = {
         event: conn.scalar(select(func.count()).where(condition)) or 0
         for event, condition in conditions.items()
     }
+    waiting = select(func.count()).select_from(unserved().subquery())
+    return counts | {"requests_waiting": conn.scalar(waiting) or 0}
 
 
 def gaps_opened(conn: Connection, since: datetime) -> int:

@@ -36,6 +36,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.check_scopes import Scope
 from spotify_pipeline.storage.listened import plays_heard, previous_play
 from spotify_pipeline.storage.people import ELIGIBLE
+from spotify_pipeline.storage.requests import unserved
 
 DAYS = 35
 # How long somebody may be due, and a gap is news.
@@ -114,6 +115,11 @@ def future_instants(scope: Scope) -> Bad:
             ),
         )
     )
+
+
+def unserved_requests(scope: Scope) -> Bad:
+    """Requests for which no run has begun, by the database's clock."""
+    return unserved()
 
 
 def still_named(scope: Scope) -> Bad:

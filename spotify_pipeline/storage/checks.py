@@ -85,6 +85,16 @@ def _rules() -> Iterator[Rule]:
         (q.future_instants,),
     )
     yield Rule(
+        "requests_are_served",
+        s.RECENTLY_PLAYED,
+        False,
+        "No request has waited longer than 5 minutes for its run, apart from its own pause and "
+        "from blocks by Spotify. The sensor sync_request_sensor asks for runs: see that it is "
+        "switched on and that Dagster's daemon runs.",
+        (q.unserved_requests,),
+        scope=all_users,
+    )
+    yield Rule(
         "forgotten_people_are_gone",
         s.RECENTLY_PLAYED,
         True,

@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.locks import lock_or_skip
 from spotify_pipeline.storage.people import ELIGIBLE, SealedToken, is_stored
 
 # An outage: at least so many users refused within the hour, and more than half of those asked.
@@ -48,9 +49,9 @@ def settle_connections(conn: Connection, user_ids: Sequence[str] | None = None) 
         select(u.c.user_id, state.label("state"))
         .join_from(u, k, k.c.user_id == u.c.user_id)
         .where(u.c.connection.in_(ELIGIBLE), u.c.connection != state)
-        # Two syncs that settle overlapping sets must not wait for each other in a circle.
         .order_by(u.c.user_id)
-        .with_for_update(of=u, key_share=True)
+        # Nobody waits for a user whom another session keeps locked: the next sync settles them.
+        .with_for_update(of=u, key_share=True, skip_locked=True)
     )
     if user_ids is not None:
         changing = changing.where(u.c.user_id.in_(user_ids))
@@ -65,14 +66,18 @@ def note_refused(
 ) -> Literal["needs_reauth", "suspect"] | None:
     """Remember that Spotify refused this refresh token, and judge whether to believe it.
 
-    None, and nothing written, when a newer token has replaced it meanwhile. In an outage every
-    user refused within the hour becomes suspect, those judged before it was one included.
+    None, and nothing written, when a newer token has replaced it meanwhile, or another session
+    keeps the user locked. In an outage every user refused within the hour becomes suspect, those
+    judged before it was one included.
     """
     k, u = t.user_tokens, t.users
     # One at a time: of three processes that judge at once each must see the others' refusals.
     conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
     accused = _accused_lately(conn)
-    _lock(conn, {user_id, *accused})
+    locked = _lock(conn, {user_id, *accused})
+    if user_id not in locked:
+        return None
+    accused &= locked
     was = conn.scalar(select(u.c.connection).where(u.c.user_id == user_id))
     marked = conn.execute(
         update(k)
@@ -106,7 +111,7 @@ def acquitted(conn: Connection, user_ids: Collection[str]) -> set[str]:
             select(u.c.user_id).where(u.c.user_id.in_(user_ids), u.c.connection == "suspect")
         )
     )
-    _take_back(conn, suspects)
+    _take_back(conn, _lock(conn, suspects))
     return suspects
 
 
@@ -179,22 +184,29 @@ def drop_dead_tokens(conn: Connection) -> int:
     k, u = t.user_tokens, t.users
     dead = k.c.expires_at < func.now() - KEEP_AFTER_EXPIRY
     # First the people, as connect_user does: who reconnects at this moment keeps the new token.
-    _lock(conn, conn.scalars(select(k.c.user_id).where(dead)).all())
+    locked = _lock(conn, conn.scalars(select(k.c.user_id).where(dead)).all())
+    dead &= k.c.user_id.in_(locked)
     gone = conn.scalars(k.delete().where(dead).returning(k.c.user_id)).all()
     conn.execute(update(u).where(u.c.user_id.in_(gone)).values(connection="disconnected"))
     return len(gone)
 
 
-def _lock(conn: Connection, user_ids: Collection[str]) -> None:
-    """Lock these people in the order in which a sync's write locks them: no two wait in a circle.
+def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:
+    """Lock these users and their states in the documented order, as strongly as will be needed.
 
-    The person lightly, which only forgetting them conflicts with; then their state.
+    Returns who is locked: not those whom another session keeps locked.
     """
     u, s = t.users, t.sync_state
-    people = select(u.c.user_id).where(u.c.user_id.in_(user_ids)).order_by(u.c.user_id)
-    states = select(s.c.user_id).where(s.c.user_id.in_(user_ids)).order_by(s.c.user_id)
-    conn.execute(people.with_for_update(read=True, key_share=True))
-    conn.execute(states.with_for_update())
+    users = select(u.c.user_id).where(u.c.user_id.in_(user_ids)).order_by(u.c.user_id)
+    states = select(s.c.user_id).order_by(s.c.user_id)
+
+    def lock(skip: bool) -> set[str]:
+        found = conn.scalars(users.with_for_update(key_share=True, skip_locked=skip)).all()
+        of_found = states.where(s.c.user_id.in_(found))
+        return set(conn.scalars(of_found.with_for_update(skip_locked=skip)))
+
+    locked, _ = lock_or_skip(conn, lock)
+    return locked
 
 
 def _refused_lately() -> ColumnElement[bool]:

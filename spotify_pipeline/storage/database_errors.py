@@ -24,6 +24,12 @@ NONE_LEFT = (
 )
 FULL_DISK = "its disk is full; make room and try again"
 
+# What a user may break, by the name of the constraint.
+RULES = {
+    "ck_users_user_id": USER_ID_RULE,
+    "ck_users_display_name": "A display name has at most 255 characters.",
+}
+
 # What the driver says (in part, in lower case), and what it means.
 _REASONS = (
     ("password authentication failed", "it refuses this user or password; correct {variable}"),
@@ -77,8 +83,8 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
         return None
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     diagnostics = getattr(error.orig, "diag", None)
-    if getattr(diagnostics, "constraint_name", None) == "ck_users_user_id":
-        return USER_ID_RULE, 2
+    if rule := RULES.get(getattr(diagnostics, "constraint_name", None) or ""):
+        return rule, 2
     # Dagster speaks to its database through psycopg2; we through psycopg, and leave a note.
     is_dagsters = type(error.orig).__module__.startswith("psycopg2")
     is_dagsters |= DAGSTERS in getattr(error, "__notes__", ())

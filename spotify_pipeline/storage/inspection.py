@@ -1,13 +1,15 @@
 """What `doctor` asks of the database. Reads only, and nothing about what anybody listens to."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, literal, select, text
+from sqlalchemy import Connection, column, func, literal, select, table, text
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.leases import LEASE_SECONDS
 from spotify_pipeline.storage.people import ELIGIBLE
+from spotify_pipeline.storage.requests import unserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +168,19 @@ def overdue(conn: Connection, now: datetime, patience: timedelta) -> Overdue:
         .where(u.c.connection.in_(ELIGIBLE), due_since < now - patience)
     ).one()
     return Overdue(row[0], row[1])
+
+
+def unserved_requests(conn: Connection) -> Overdue:
+    """Users whose request has waited too long for its run."""
+    waiting = unserved().subquery()
+    row = conn.execute(select(func.count(), func.min(waiting.c.since))).one()
+    return Overdue(row[0], row[1])
+
+
+def switched_off(conn: Connection) -> list[str]:
+    """Sensors and schedules that were switched off in Dagster, whose database this is; by name."""
+    if conn.scalar(select(func.to_regclass("instigators"))) is None:
+        return []
+    i = table("instigators", column("status"), column("instigator_body"))
+    bodies = conn.scalars(select(i.c.instigator_body).where(i.c.status == "STOPPED"))
+    return sorted(json.loads(body)["origin"]["job_name"] for body in bodies)

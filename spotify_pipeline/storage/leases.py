@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.locks import lock_or_skip
 
 LEASE_SECONDS = 30
 RENEW_SECONDS = 10
@@ -76,41 +78,53 @@ def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
 
 
 def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = None) -> None:
-    """Give back these users (None: all) as far as they are held under this lease."""
-    state = t.sync_state
-    statement = update(state).where(state.c.lease_id == lease_id)
-    if user_ids is not None:
-        statement = statement.where(state.c.user_id.in_(list(user_ids)))
-    conn.execute(statement.values(lease_id=None, lease_until=None))
+    """Give back these users (None: all) as far as they are held under this lease.
 
-
-def lock_held(
-    conn: Connection, user_ids: Iterable[str], lease_id: UUID
-) -> tuple[set[str], set[str]]:
-    """Lock, until the transaction ends, the users that exist and those whose lease is still ours.
-
-    Every write of a sync begins with this and may write the users of the second set only: a user
-    who was forgotten is in neither, one whose lease was lost only in the first. Nobody can take
-    the lease of a locked user.
+    A row that another session keeps locked is left out: its lease ends by itself.
     """
-    existing = conn.scalars(
-        select(t.users.c.user_id)
-        .where(t.users.c.user_id.in_(list(user_ids)))
-        .order_by(t.users.c.user_id)
-        .with_for_update(read=True, key_share=True)
-    ).all()
     state = t.sync_state
-    ours = conn.scalars(
-        select(state.c.user_id)
-        .where(
-            state.c.user_id.in_(existing),
-            state.c.lease_id == lease_id,
-            state.c.lease_until > func.now(),
-        )
-        .order_by(state.c.user_id)
-        .with_for_update()
-    ).all()
-    return set(existing), set(ours)
+    mine = select(state.c.user_id).where(state.c.lease_id == lease_id)
+    if user_ids is not None:
+        mine = mine.where(state.c.user_id.in_(list(user_ids)))
+    mine = mine.order_by(state.c.user_id).with_for_update(skip_locked=True)
+    conn.execute(
+        update(state)
+        .where(state.c.user_id.in_(mine.scalar_subquery()))
+        .values(lease_id=None, lease_until=None)
+    )
+
+
+class Held(NamedTuple):
+    """What a write may do: `existing` users, `ours` to write, and `blocked` by another session."""
+
+    existing: set[str]
+    ours: set[str]
+    blocked: set[str]
+
+
+def lock_held(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> Held:
+    """Lock, until the transaction ends, the users that exist, and find those with our lease.
+
+    Every write of a sync begins with this and may write the users of `ours` only: a user who was
+    forgotten is in no set, one whose lease was lost only in `existing`. Nobody can take the lease
+    of a locked user. One whom another session keeps locked is in `existing` and `blocked`.
+    """
+    u, state = t.users, t.sync_state
+    wanted = list(user_ids)
+    users = select(u.c.user_id).where(u.c.user_id.in_(wanted)).order_by(u.c.user_id)
+    is_ours = and_(state.c.lease_id == lease_id, state.c.lease_until > func.now())
+    states = select(state.c.user_id, is_ours.label("is_ours")).order_by(state.c.user_id)
+
+    def lock(skip: bool) -> tuple[set[str], dict[str, bool]]:
+        existing = set(conn.scalars(users.with_for_update(key_share=True, skip_locked=skip)))
+        locking = states.where(state.c.user_id.in_(existing)).with_for_update(skip_locked=skip)
+        return existing, {row.user_id: bool(row.is_ours) for row in conn.execute(locking)}
+
+    (existing, held), skipped = lock_or_skip(conn, lock)
+    if skipped:
+        existing = set(conn.scalars(users))
+    ours = {user_id for user_id, is_ours in held.items() if is_ours}
+    return Held(existing, ours, existing - held.keys() if skipped else set())
 
 
 class Lease:

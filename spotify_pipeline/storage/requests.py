@@ -13,7 +13,7 @@ changes nothing.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -21,6 +21,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     Update,
     and_,
@@ -32,11 +33,13 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 
 from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.locks import lock_or_skip
 
 OPEN = ("queued", "running")
 BATCH = "batch-"
@@ -49,6 +52,8 @@ MOST_FAILURES = 3
 FIRST_PAUSE_SECONDS = 10
 PAUSE_GROWTH = 4
 LONGEST_PAUSE = timedelta(seconds=FIRST_PAUSE_SECONDS * PAUSE_GROWTH ** (MOST_FAILURES - 2))
+# A run of the job sync_users may be in its way; a sensor that is switched off is for ever.
+PATIENCE = timedelta(minutes=5)
 
 _r = t.sync_requests
 
@@ -86,6 +91,21 @@ def _waiting() -> ColumnElement[bool]:
     )
 
 
+def unserved() -> Select[tuple[str, datetime]]:
+    """Requests that have waited longer than PATIENCE for a run to begin: user_id, and since when.
+
+    What a request waits for by itself does not count: its own pause, and a block of the app.
+    """
+    b = t.api_budget
+    # greatest() ignores NULL.
+    since = func.greatest(_r.c.requested_at, _r.c.not_before, b.c.blocked_until, b.c.day_full_until)
+    return (
+        select(_r.c.user_id, since.label("since"))
+        .join_from(_r, b, true())
+        .where(_r.c.status == "queued", since < func.now() - PATIENCE)
+    )
+
+
 def any_waiting(conn: Connection) -> bool:
     """Whether a request waits for its key."""
     return bool(conn.scalar(select(exists().where(_waiting()))))
@@ -94,7 +114,9 @@ def any_waiting(conn: Connection) -> bool:
 def assign(conn: Connection) -> list[Dispatch]:
     """Give each waiting request its dispatch key and return them, oldest first.
 
-    A key each, `request-{id}-{attempt}`; one `batch-{uuid}` for all when they are many.
+    A key each, `request-{id}-{attempt}-{uuid}`; one `batch-{uuid}` for all when they are many. The
+    UUID keeps a key from ever coming again: a restored database counts ids and attempts anew,
+    while Dagster still has the runs of the first ones and starts no second run for a key.
     """
     ids = conn.scalars(
         select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
@@ -102,7 +124,9 @@ def assign(conn: Connection) -> list[Dispatch]:
     # One parameter, however many wait: a statement takes 65,535.
     assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
     attempt = _r.c.attempts + 1
-    own_key = func.concat("request-", cast(_r.c.id, Text), "-", cast(attempt, Text))
+    own_key = func.concat_ws(
+        "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
+    )
     key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
     conn.execute(
         update(_r).where(assigned).values(attempts=attempt, dispatch_key=key, not_before=None)
@@ -136,7 +160,7 @@ def start(
     Nobody's: they were answered, or another run was asked for meanwhile.
     """
     started = conn.scalars(
-        _open(dispatch_key, user_ids)
+        _open(conn, dispatch_key, user_ids)
         .values(
             status="running", run_id=run_id, started_at=func.coalesce(_r.c.started_at, func.now())
         )
@@ -151,7 +175,7 @@ def finish(
     """Close the requests of these users: failed for this reason, or succeeded when it is None."""
     code, message = failure or (None, None)
     conn.execute(
-        _open(dispatch_key, user_ids).values(
+        _open(conn, dispatch_key, user_ids).values(
             status="failed" if failure else "succeeded",
             finished_at=func.now(),
             error_code=code,
@@ -162,7 +186,7 @@ def finish(
 
 def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
     """Queue these users' requests again, as if no run had been asked for."""
-    conn.execute(_open(dispatch_key, user_ids).values(**_QUEUED))
+    conn.execute(_open(conn, dispatch_key, user_ids).values(**_QUEUED))
 
 
 def retry(
@@ -182,7 +206,7 @@ def retry(
     seconds = FIRST_PAUSE_SECONDS * func.power(PAUSE_GROWTH, _r.c.failures)
     pause = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
     statuses = conn.scalars(
-        _open(dispatch_key, user_ids)
+        _open(conn, dispatch_key, user_ids)
         .values(
             failures=failures,
             status=either("failed", "queued"),
@@ -207,7 +231,7 @@ def close_open(
 ) -> int:
     """Fail for good what is still open under this key; return how many requests that were."""
     closed = conn.execute(
-        _open(dispatch_key, user_ids)
+        _open(conn, dispatch_key, user_ids)
         .values(
             status="failed",
             finished_at=func.now(),
@@ -245,9 +269,21 @@ def synced_by_others(conn: Connection, dispatch_key: str) -> list[str]:
 _QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at": None}
 
 
-def _open(dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
-    """A change of what is still open under this key (for these users)."""
-    change = update(_r).where(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
-    if user_ids is None:
-        return change
-    return change.where(_r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
+def _open(conn: Connection, dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
+    """A change of what is still open under this key (for these users), their request locks held.
+
+    Leaves out users whom another session keeps locked: the sensor goes on with their requests.
+    """
+    open_here = and_(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
+    if user_ids is not None:
+        open_here &= _r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
+    k = t.request_locks
+    asking = select(_r.c.user_id).where(open_here)
+    locks = select(k.c.user_id).where(k.c.user_id.in_(asking)).order_by(k.c.user_id)
+
+    def lock(skip_locked: bool) -> set[str]:
+        return set(conn.scalars(locks.with_for_update(key_share=True, skip_locked=skip_locked)))
+
+    locked, skipped = lock_or_skip(conn, lock)
+    blocked = set(conn.scalars(locks)) - locked if skipped else set()
+    return update(_r).where(open_here, _r.c.user_id.not_in(blocked))

@@ -54,7 +54,9 @@ def _is_history(oldest: ColumnElement[datetime]) -> ColumnElement[bool]:
 
 def _delete(engine: Engine, table: Table, old: ColumnElement[bool], batch: int) -> int:
     row: ColumnElement[str] = literal_column("ctid")
+    # Rows that forget_user() is deleting are skipped: both lock several of a user's (deadlock).
     some = select(row).select_from(table).where(old).limit(batch).correlate(None)
+    some = some.with_for_update(skip_locked=True, of=table)
     deleted = 0
     for _ in range(BATCHES):
         with engine.begin() as conn:

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.locks import lock_existence
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +45,15 @@ class RunTotals:
 
 
 def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
-    """Note who belongs to the run; who was just forgotten does not. Repeating changes nothing."""
-    u = t.users
-    there = (
-        select(literal(run_id), u.c.user_id)
-        # One parameter: a statement takes 65,535, and a run may be of more users.
-        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
-        .order_by(u.c.user_id)
-        # Nobody is forgotten between this and the insert.
-        .with_for_update(read=True, key_share=True)
-        .cte()
-    )
+    """Note who belongs to the run, except who was just forgotten or is locked by another session.
+
+    Repeating changes nothing.
+    """
+    there = literal(sorted(lock_existence(conn, user_ids)), ARRAY(Text))
     conn.execute(
         insert(t.sync_run_users)
-        .from_select(["run_id", "user_id"], select(there))
+        # One parameter: a statement takes 65,535, and a run may be of more users.
+        .from_select(["run_id", "user_id"], select(literal(run_id), func.unnest(there)))
         .on_conflict_do_nothing()
     )
 
@@ -145,11 +141,13 @@ def failing_users(conn: Connection, user_ids: Sequence[str]) -> set[str]:
 def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) -> None:
     """Write how it went.
 
-    A user who was forgotten meanwhile has no row any more and gets none. What another process
+    A user who was forgotten meanwhile has no row any more and gets none, and neither does one whom
+    another session keeps locked. What another process
     found out about a user stays: two may have the same chunk when one was believed to be dead.
     """
     r = t.sync_run_users
-    if outcomes:
+    there = lock_existence(conn, [one.user_id for one in outcomes])
+    if there:
         conn.execute(
             update(r)
             .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open())
@@ -168,6 +166,7 @@ def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) ->
                     "seconds": one.seconds,
                 }
                 for one in outcomes
+                if one.user_id in there
             ],
         )
 

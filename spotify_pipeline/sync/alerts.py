@@ -42,6 +42,11 @@ WHAT_TO_DO = {
         "running: `spotify-pipeline doctor`.",
         "spotify-pipeline users list --check no_new_gaps",
     ),
+    "requests_waiting": (
+        "Requests of users have waited longer than 5 minutes for a run. See whether Dagster's "
+        "daemon runs and its sensor sync_request_sensor is on: `spotify-pipeline doctor`.",
+        "spotify-pipeline users list --check requests_are_served",
+    ),
 }
 
 log = logging.getLogger(__name__)

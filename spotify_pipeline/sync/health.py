@@ -16,6 +16,8 @@ def look_after(pipeline: Pipeline) -> dict[str, int]:
     """Do it all; returns counts by what was done."""
     with pipeline.engine.begin() as conn:
         settle_connections(conn)
+    # Another transaction: it locks users from the first one on (deadlock).
+    with pipeline.engine.begin() as conn:
         tokens = drop_dead_tokens(conn)
         stale = stale_user_ids(conn)
     logs = delete_old_logs(pipeline.engine, timedelta(days=pipeline.settings.keep_logs_days))

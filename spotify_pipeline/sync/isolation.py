@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from spotify_pipeline.storage.locks import is_lock_timeout
+
 log = logging.getLogger(__name__)
 
 User = TypeVar("User")
@@ -16,7 +18,8 @@ User = TypeVar("User")
 def concerns_one(error: Exception) -> bool:
     """Whether a user's data can have caused it; a lost connection, say, concerns everybody."""
     if isinstance(error, DBAPIError):
-        return isinstance(error, DataError | IntegrityError)
+        # Locks are waited for per user: another session keeps this one's rows.
+        return isinstance(error, DataError | IntegrityError) or is_lock_timeout(error)
     return not isinstance(error, MemoryError)
 
 

@@ -11,6 +11,12 @@ from spotify_pipeline.domain.steps import STOPPED_BY
 # is syncing this user. gone: the user was forgotten meanwhile.
 Result = Literal["synced", "failed", "skipped", "gone"]
 
+# Why a user was left out whose rows another session keeps locked.
+BLOCKED = (
+    "Another database session keeps this user's rows locked: end its transaction (pg_stat_activity "
+    "shows it). The user is due again at the next poll."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class StepRows:

@@ -13,7 +13,6 @@ from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.retelling import retell
 from spotify_pipeline.sync.revalidate import revalidate
-from spotify_pipeline.sync.users import BUSY
 
 # No call was made, or none may be made next: what the gate says is true for everybody.
 HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)
@@ -26,8 +25,6 @@ MAY_PASS = (
     ErrorCode.RATE_LIMITED,
     ErrorCode.QUOTA_EXCEEDED,
 )
-
-STILL_BUSY = (ErrorCode.INTERNAL, f"{BUSY} Ask for it again.")
 
 # How long a request waits for another sync of the same user.
 WAIT_SECONDS = 30.0
@@ -70,9 +67,11 @@ def answer_requests(
         if busy:
             _await_others(pipeline, busy)
             outcomes |= _answer(pipeline, dispatch_key, busy, work, tell)
-            still_busy = [user_id for user_id in busy if outcomes[user_id].skipped]
-            with pipeline.engine.begin() as conn:
-                requests.retry(conn, dispatch_key, STILL_BUSY, still_busy)
+            for user_id in busy:
+                if why := outcomes[user_id].skipped:
+                    still_busy = (ErrorCode.INTERNAL, f"{why} Ask for it again.")
+                    with pipeline.engine.begin() as conn:
+                        requests.retry(conn, dispatch_key, still_busy, [user_id])
     except (OperationalError, InterfaceError):
         raise
     except Exception:
@@ -97,8 +96,13 @@ def await_request(pipeline: Pipeline, seconds: float) -> None:
 
 def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
     """Note the users of these requests as the run's, and say that it has begun."""
+    with pipeline.engine.connect() as conn:
+        asking = [r.user_id for r in requests.dispatched(conn) if r.dispatch_key == dispatch_key]
+    # A transaction each: users are locked before requests (deadlock).
     with pipeline.engine.begin() as conn:
-        runs.enlist(conn, run_id, requests.start(conn, dispatch_key, run_id))
+        runs.enlist(conn, run_id, asking)
+    with pipeline.engine.begin() as conn:
+        requests.start(conn, dispatch_key, run_id)
 
 
 def _answer(
@@ -123,16 +127,20 @@ def _answer(
 
 
 def _write_answers(pipeline: Pipeline, dispatch_key: str, outcomes: Sequence[UserOutcome]) -> None:
-    """Write down what these outcomes mean for the requests: a statement for each that differs."""
+    """Write down what these outcomes mean for the requests: a transaction for each that differs.
+
+    A transaction over all would lock users out of their order (deadlock).
+    """
     waiting = _held_back(pipeline, outcomes)
     verdicts: dict[Failure | None, list[str]] = {}
     for outcome in outcomes:
         if outcome.user_id not in waiting:
             verdicts.setdefault(_verdict(outcome), []).append(outcome.user_id)
-    with pipeline.engine.begin() as conn:
-        if waiting:
+    if waiting:
+        with pipeline.engine.begin() as conn:
             requests.put_back(conn, dispatch_key, waiting)
-        for verdict, users in verdicts.items():
+    for verdict, users in verdicts.items():
+        with pipeline.engine.begin() as conn:
             if verdict and verdict[0] in MAY_PASS:
                 requests.retry(conn, dispatch_key, verdict, users)
             else:

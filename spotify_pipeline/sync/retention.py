@@ -44,5 +44,5 @@ def _cut(pipeline: Pipeline, lease: Lease, user_id: str, zone_name: str) -> int:
     cut = local_day(today - timedelta(days=pipeline.settings.keep_plays_days), zone).start
     # A transaction each: one person's history may be a million plays.
     with pipeline.engine.begin() as conn:
-        _, ours = lock_held(conn, [user_id], lease.lease_id)
+        ours = lock_held(conn, [user_id], lease.lease_id).ours
         return cut_plays(conn, user_id, cut) if ours else 0

@@ -37,6 +37,7 @@ from spotify_pipeline.storage.account_links import (
     withhold_access,
 )
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
+from spotify_pipeline.storage.locks import limit_waits
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 from spotify_pipeline.storage.resealing import lock_tokens
 
@@ -210,6 +211,7 @@ class UserTokens:
     def _ask(self, refresh_token: str) -> Grant:
         if self._suspect:
             with self._engine.begin() as conn:
+                limit_waits(conn)
                 if not claim_probe(conn, self._user_id):
                     raise SpotifyUnavailable(OUTAGE)
         try:
@@ -227,6 +229,7 @@ class UserTokens:
         while True:
             try:
                 with self._engine.begin() as conn:
+                    limit_waits(conn)
                     return save(conn)
             except (OperationalError, InterfaceError):
                 if self._monotonic() >= deadline:

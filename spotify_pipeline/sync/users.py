@@ -7,10 +7,10 @@ from contextlib import closing
 from spotify_pipeline.domain.codes import ErrorCode
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, REBUILT, STEPS
 from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_connections
-from spotify_pipeline.storage.leases import Lease, leased
+from spotify_pipeline.storage.leases import Lease, leased, leased_users
 from spotify_pipeline.storage.people import load_listeners
 from spotify_pipeline.sync.collect import collect
-from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
+from spotify_pipeline.sync.outcome import BLOCKED, StepFailure, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.retelling import retell
 from spotify_pipeline.sync.revalidate import revalidate
@@ -48,6 +48,8 @@ def sync_users(
         sleep=pipeline.sleep,
         monotonic=pipeline.monotonic,
     ) as lease:
+        with pipeline.engine.connect() as conn:
+            syncing = leased_users(conn, set(user_ids) - lease.held)
         outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, scheduled, retried)}
         with pipeline.engine.connect() as conn:
             known = {listener.user_id for listener in load_listeners(conn, user_ids)}
@@ -55,7 +57,8 @@ def sync_users(
         if user_id not in known:
             outcomes[user_id] = UserOutcome(user_id, gone=True)
         elif user_id not in outcomes:
-            outcomes[user_id] = UserOutcome(user_id, skipped=BUSY)
+            why = BUSY if user_id in syncing else BLOCKED
+            outcomes[user_id] = UserOutcome(user_id, skipped=why)
     return [outcomes[user_id] for user_id in dict.fromkeys(user_ids)]
 
 

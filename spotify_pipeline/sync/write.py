@@ -29,7 +29,13 @@ from spotify_pipeline.storage.tops import (
 from spotify_pipeline.sync.collect import Collected
 from spotify_pipeline.sync.derive import day_rows, rebuild_touched_days, settle_completeness
 from spotify_pipeline.sync.isolation import by_halves
-from spotify_pipeline.sync.outcome import StepFailure, StepRows, UserOutcome, still_possible
+from spotify_pipeline.sync.outcome import (
+    BLOCKED,
+    StepFailure,
+    StepRows,
+    UserOutcome,
+    still_possible,
+)
 from spotify_pipeline.sync.pages import store_pages
 from spotify_pipeline.sync.personality import rebuild_personality
 from spotify_pipeline.sync.pipeline import Pipeline
@@ -46,7 +52,7 @@ def write(
     outcomes: dict[str, UserOutcome] = {}
     everybody = [one.listener.user_id for one in collected]
     with pipeline.engine.begin() as conn:
-        existing, ours = lock_held(conn, everybody, lease.lease_id)
+        existing, ours, blocked = lock_held(conn, everybody, lease.lease_id)
 
         def write_part(part: Sequence[Collected]) -> None:
             with conn.begin_nested():
@@ -62,6 +68,8 @@ def write(
         user_id = one.listener.user_id
         if user_id not in existing:
             outcomes[user_id] = UserOutcome(user_id, gone=True)
+        elif user_id in blocked:
+            outcomes[user_id] = UserOutcome(user_id, skipped=BLOCKED)
         elif user_id not in ours:
             outcomes[user_id] = _failed(one, steps, ErrorCode.CRASHED)
     return [outcomes[user_id] for user_id in everybody]

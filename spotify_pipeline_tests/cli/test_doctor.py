@@ -8,10 +8,20 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import func, text, update
 
+from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.domain.budget import Allowance
 from spotify_pipeline.domain.sealing import new_key
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import QuotaExceeded
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.budget import read_state, take
@@ -335,6 +345,48 @@ def test_users_who_wait_too_long_are_a_problem_and_fresh_ones_are_none(
     assert code == 1
     assert found["past due"]["detail"].startswith("the plays of 1 user should")
     assert "spotify-pipeline sync --due" in found["past due"]["to_do"]
+
+
+def test_a_request_that_no_run_serves_is_a_problem_unless_spotify_has_blocked_the_app(
+    healthy, listener, findings, engine
+):
+    listener("mira")
+    with engine.begin() as conn:
+        conn.execute(text("SELECT spotify_pipeline.request_sync('mira')"))
+    assert findings()[0] == 0
+    with engine.begin() as conn:
+        conn.execute(update(t.sync_requests).values(requested_at=text("now() - interval '6 min'")))
+    code, found = findings()
+    assert code == 1
+    assert found["requests"]["detail"].startswith("1 request waited longer than 5 minutes")
+    assert "sync_request_sensor" in found["requests"]["to_do"]
+    block(engine, "QUOTA")
+    assert "requests" not in problems(findings()[1])
+
+
+def test_sensors_and_schedules_that_are_switched_off_are_named(healthy, findings):
+    off = [switched_off("sync_request_sensor", "SENSOR"), switched_off("nightly_sync", "SCHEDULE")]
+    with opened_instance(load_settings()) as instance:
+        assert "dagster automation" not in problems(findings()[1])
+        for state in off:
+            instance.add_instigator_state(state)
+        code, found = findings()
+        # Dagster's database is the one of other tests too.
+        for state in off:
+            instance.delete_instigator_state(state.instigator_origin_id, state.selector_id)
+    assert code == 1
+    assert problems(found)["dagster automation"] == (
+        "switched off in Dagster: nightly_sync, sync_request_sensor"
+    )
+
+
+def switched_off(name, kind):
+    """As the switch in the UI leaves it."""
+    target = LoadableTargetOrigin(module_name="spotify_pipeline.definitions")
+    location = InProcessCodeLocationOrigin(target, location_name="spotify_pipeline")
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_instigator_origin(name)
+    data = ScheduleInstigatorData("0 3 * * *") if kind == "SCHEDULE" else None
+    return InstigatorState(origin, InstigatorType[kind], InstigatorStatus.STOPPED, data)
 
 
 def test_refused_users_are_worth_a_note_and_suspects_are_a_problem(

@@ -1,14 +1,17 @@
 """Whoever is forgotten is named nowhere any more, whatever runs, ticks and crashes left behind."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus as Status
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 from sqlalchemy import URL
 
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
@@ -233,3 +236,107 @@ def test_a_backfill_at_work_keeps_the_partition_until_it_is_done(
     instance.update_backfill(backfill(BulkActionStatus.COMPLETED_SUCCESS))
     reconcile(instance)
     assert naming() == {}
+
+
+# Each stands in every tick, event or backfill of somebody else: as a number, a literal, the name of
+# a field, or a text.
+COMMON = ["0", "65", "null", "true", "users", "cursor", "partition_reconciler", 'a"b']
+COMMON += ['{"partition": "otto"}']
+
+
+def test_an_id_that_is_a_common_word_takes_only_its_own_traces(
+    stage: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    stage.connect("otto")
+    reconcile(instance)
+    for who in COMMON:
+        stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=who)
+        leave_traces(instance, who, text=who)
+        leave_traces(instance, "otto", text=who)
+        # Still at work, and naming nobody: the end of the purge does not depend on it.
+        instance.create_tick(tick_data(None, text=who, status=TickStatus.STARTED))
+    of_otto = {"ticks": 9, "backfills": 9, "checks": 9, "materializations": 1}
+    of_others = dict.fromkeys(COMMON, 1)
+    before = traces(instance)
+    assert before == {kind: of_others | {"otto": n} for kind, n in of_otto.items()}
+    for who in COMMON:
+        stage.forget(who)
+    reconcile(instance)
+    assert traces(instance) == {kind: {"otto": n} for kind, n in of_otto.items()}
+    kinds = {"check results": 1, "events": 1, "ticks": 1, "backfills": 1}
+    for receipt in stage.rows(t.forgotten):
+        assert receipt["user_id"] is None
+        assert {kind: receipt["traces"].get(kind) for kind in kinds} == kinds
+    assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
+
+
+def leave_traces(instance: dg.DagsterInstance, user_id: str, *, text: str) -> None:
+    """An event, a check, a tick and a backfill of a partition, all with the same text in them."""
+    instance.add_dynamic_partitions("spotify_users", [user_id])
+    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = [
+        dg.AssetMaterialization(dg.AssetKey("recently_played"), partition=user_id),
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey("daily_listening"),
+            # One evaluation per check, run and partition.
+            check_name=f"check_{COMMON.index(text)}",
+            passed=True,
+            partition=user_id,
+            metadata={"rows": 0, "said": text},
+        ),
+    ]
+    for event in events:
+        instance.report_runless_asset_event(event)
+    instance.create_tick(tick_data(user_id, text=text))
+    instance.add_backfill(
+        PartitionBackfill(
+            backfill_id=uuid4().hex,
+            status=BulkActionStatus.COMPLETED_SUCCESS,
+            from_failure=False,
+            tags={"said": text},
+            backfill_timestamp=0.0,
+            partition_names=[user_id],
+        )
+    )
+
+
+def tick_data(
+    user_id: str | None, *, text: str, status: TickStatus = TickStatus.SUCCESS
+) -> TickData:
+    """A tick that asks for a run of a user; its texts are `text`."""
+    return TickData(
+        instigator_origin_id=text,
+        instigator_name=text,
+        instigator_type=InstigatorType.SENSOR,
+        status=status,
+        timestamp=0.0,
+        run_ids=[],
+        run_keys=[text],
+        cursor=text,
+        run_requests=[dg.RunRequest(partition_key=user_id, tags={"said": text})] if user_id else [],
+    )
+
+
+def traces(instance: dg.DagsterInstance) -> dict[str, Counter[str | None]]:
+    """How often Dagster's storage has each partition, read through its own objects."""
+    daily = dg.AssetKey("daily_listening")
+    checks = [
+        record.event.dagster_event.asset_check_evaluation_data.partition
+        for n in range(len(COMMON))
+        for record in instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(daily, f"check_{n}"), limit=10
+        )
+        if record.event and record.event.dagster_event
+    ]
+    return {
+        "ticks": Counter(
+            request.partition_key
+            for word in COMMON
+            for tick in instance.get_ticks(word, word)
+            for request in tick.tick_data.run_requests or []
+        ),
+        "backfills": Counter(
+            user_id for one in instance.get_backfills() for user_id in one.partition_names or []
+        ),
+        "checks": Counter(checks),
+        "materializations": Counter(user_id for _, user_id in materialized(instance)),
+    }

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from uuid import UUID
 
 import dagster as dg
 import pytest
@@ -65,6 +66,23 @@ def a_run(
     )
 
 
+def key(stage: Stage, start: str) -> str:
+    """The dispatch key that begins so; the rest of it is a UUID."""
+    (found,) = {
+        row["dispatch_key"]
+        for row in stage.rows(t.sync_requests)
+        if (row["dispatch_key"] or "").startswith(f"{start}-")
+    }
+    return str(found)
+
+
+def short(dispatch_key: str | None) -> str:
+    """A dispatch key of one request without its UUID."""
+    assert dispatch_key is not None
+    assert UUID(dispatch_key[-36:]).version == 4
+    return dispatch_key[:-37]
+
+
 def start(stage: Stage, dispatch_key: str, run_id: str) -> None:
     """What a run does first."""
     with stage.pipeline.engine.begin() as conn:
@@ -90,7 +108,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
     instance.add_dynamic_partitions("spotify_users", ["ben"])
     ask(three, "anna", "ben")
     runs = tick(instance)
-    assert [(run.run_key, run.partition_key) for run in runs] == [
+    assert [(short(run.run_key), run.partition_key) for run in runs] == [
         ("request-1-1", "anna"),
         ("request-2-1", "ben"),
     ]
@@ -101,8 +119,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
         assert run.tags["dagster/max_retries"] == "0"
     assert sorted(instance.get_dynamic_partitions("spotify_users")) == ["anna", "ben"]
     assert [row["dispatch_key"] for row in three.rows(t.sync_requests)] == [
-        "request-1-1",
-        "request-2-1",
+        run.run_key for run in runs
     ]
 
 
@@ -146,24 +163,24 @@ def test_a_request_whose_run_ended_without_an_answer_is_tried_again_under_a_new_
 ) -> None:
     ask(three, "anna", "ben")
     tick(instance)
-    run = a_run(instance, "request-1-1", status)
-    a_run(instance, "request-2-1", Status.STARTING)
+    run = a_run(instance, key(three, "request-1-1"), status)
+    a_run(instance, key(three, "request-2-1"), Status.STARTING)
     if begun:
-        start(three, "request-1-1", run.run_id)
+        start(three, key(three, "request-1-1"), run.run_id)
     assert tick(instance) == []
     assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
     assert three.rows(t.sync_requests, "anna")[0]["not_before"] is not None
     let_the_pause_pass(three)
     runs = tick(instance)
-    assert [run.run_key for run in runs] == ["request-1-2"]
+    assert [short(run.run_key) for run in runs] == ["request-1-2"]
 
 
 def test_the_third_crash_is_final(three: Stage, instance: dg.DagsterInstance) -> None:
     ask(three, "anna")
     for attempt in (1, 2, 3):
         runs = tick(instance)
-        assert [run.run_key for run in runs] == [f"request-1-{attempt}"]
-        a_run(instance, f"request-1-{attempt}", Status.FAILURE)
+        assert [short(run.run_key) for run in runs] == [f"request-1-{attempt}"]
+        a_run(instance, key(three, f"request-1-{attempt}"), Status.FAILURE)
         tick(instance)
         let_the_pause_pass(three)
     assert closed(three) == {"anna": ("failed", "CRASHED")}
@@ -176,8 +193,12 @@ def test_a_request_whose_run_was_cancelled_is_not_tried_again(
     """Before it began, too."""
     ask(three, "anna", "ben")
     tick(instance)
-    start(three, "request-1-1", a_run(instance, "request-1-1", Status.CANCELED).run_id)
-    a_run(instance, "request-2-1", Status.CANCELED)
+    start(
+        three,
+        key(three, "request-1-1"),
+        a_run(instance, key(three, "request-1-1"), Status.CANCELED).run_id,
+    )
+    a_run(instance, key(three, "request-2-1"), Status.CANCELED)
     tick(instance)
     assert set(closed(three).values()) == {("failed", "CANCELLED")}
 
@@ -187,16 +208,34 @@ def test_a_request_whose_run_was_deleted_is_tried_again(
 ) -> None:
     ask(three, "anna", "ben")
     tick(instance)
-    begun, queued = (a_run(instance, f"request-{n}-1", Status.STARTED) for n in (1, 2))
-    start(three, "request-1-1", begun.run_id)
+    begun, queued = (a_run(instance, key(three, f"request-{n}-1"), Status.STARTED) for n in (1, 2))
+    start(three, key(three, "request-1-1"), begun.run_id)
     for run in (begun, queued):
         instance.delete_run(run.run_id)
     runs = tick(instance)
     # Ben's never began, so it is asked for under the same key; Anna's did, and may be alive.
-    assert [run.run_key for run in runs] == ["request-2-1"]
+    assert [short(run.run_key) for run in runs] == ["request-2-1"]
     let_the_pause_pass(three)
     runs = tick(instance)
-    assert [run.run_key for run in runs] == ["request-2-1", "request-1-2"]
+    assert [short(run.run_key) for run in runs] == ["request-2-1", "request-1-2"]
+
+
+def test_a_run_from_before_a_restore_does_not_answer_a_new_request(
+    three: Stage, instance: dg.DagsterInstance
+) -> None:
+    ask(three, "anna")
+    (before,) = tick(instance)
+    assert before.run_key is not None
+    a_run(instance, before.run_key, Status.SUCCESS)
+    # A dump from before the request, restored: ids and attempts begin anew, Dagster's runs stay.
+    three.execute("TRUNCATE spotify_pipeline.sync_requests RESTART IDENTITY")
+    ask(three, "anna")
+    (after,) = tick(instance)
+    assert after.run_key != before.run_key
+    assert (short(before.run_key), short(after.run_key)) == ("request-1-1", "request-1-1")
+    tick(instance)
+    assert closed(three) == {"anna": ("queued", None)}
+    assert three.rows(t.sync_requests, "anna")[0]["dispatch_key"] == after.run_key
 
 
 @pytest.mark.parametrize("status", [None, Status.NOT_STARTED])
@@ -207,11 +246,11 @@ def test_a_run_that_was_never_created_or_never_submitted_is_asked_for_until_it_i
     ask(three, "anna")
     tick(instance)
     if status:
-        a_run(instance, "request-1-1", status)
+        a_run(instance, key(three, "request-1-1"), status)
     for _ in range(3):
         runs = tick(instance)
-        assert [run.run_key for run in runs] == ["request-1-1"]
-    a_run(instance, "request-1-1", Status.STARTING)
+        assert [short(run.run_key) for run in runs] == ["request-1-1"]
+    a_run(instance, key(three, "request-1-1"), Status.STARTING)
     assert tick(instance) == []
     assert three.rows(t.sync_requests)[0]["attempts"] == 1
 
@@ -222,7 +261,7 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
     ask(three, "anna")
     tick(instance)
     three.execute("UPDATE spotify_pipeline.sync_requests SET status = 'succeeded'")
-    a_run(instance, "request-1-1", Status.FAILURE)
+    a_run(instance, key(three, "request-1-1"), Status.FAILURE)
     tick(instance)
     assert closed(three) == {"anna": ("succeeded", None)}
 
@@ -256,8 +295,8 @@ def test_five_hundred_requests_are_one_run_that_names_nobody(
 def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterInstance) -> None:
     ask(three, "anna", "ben")
     tick(instance)
-    a_run(instance, "request-1-1", Status.CANCELED)
-    a_run(instance, "request-2-1", Status.FAILURE)
+    a_run(instance, key(three, "request-1-1"), Status.CANCELED)
+    a_run(instance, key(three, "request-2-1"), Status.FAILURE)
     said = evaluated(sync_request_sensor, instance)
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == (

@@ -136,7 +136,7 @@ def test_who_moves_and_reconnects_in_one_transaction_waits_for_a_write_and_for_n
 
     with ThreadPoolExecutor(1) as other:
         with engine.begin() as write:
-            assert lock_held(write, [ada], lease) == ({ada}, {ada})
+            assert lock_held(write, [ada], lease) == ({ada}, {ada}, set())
             signing_in = other.submit(sign_in)
             deadline = threading.Event()
             for _ in range(500):

@@ -263,6 +263,15 @@ PLANTED: dict[str, tuple[Plant, set[tuple[str, str]]]] = {
         change("sync_state", "next_due_at = '2100-01-01Z'"),
         {(PLAYS, "no_instants_of_the_future")},
     ),
+    "a request that no run serves": (
+        lambda db: db.execute(
+            text(
+                "INSERT INTO spotify_pipeline.sync_requests (user_id, requested_at)"
+                " VALUES ('anna', now() - interval '6 minutes')"
+            )
+        ),
+        {(PLAYS, "requests_are_served")},
+    ),
     "nobody any more, but still named": (
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))

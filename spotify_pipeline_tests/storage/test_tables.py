@@ -181,6 +181,7 @@ def test_whatever_belongs_to_a_person_goes_with_them_and_nothing_else(
         "sync_state",
         "sync_requests",
         "listening_tallies",
+        "request_locks",
         "forgotten",
     }
 

@@ -96,6 +96,21 @@ def test_every_class_is_told_in_counts_with_what_to_do(
         assert "authorization" not in call.headers
 
 
+def test_a_request_that_no_run_serves_is_told_until_one_does(
+    watched: Stage, operator: ScriptedServer
+) -> None:
+    become(watched, "connected", "anna")
+    watched.execute("SELECT spotify_pipeline.request_sync('anna')")
+    assert tell_operator(watched.pipeline, no_runs) == {}
+    watched.execute(
+        "UPDATE spotify_pipeline.sync_requests SET requested_at = now() - interval '6 minutes'"
+    )
+    assert tell_operator(watched.pipeline, no_runs) == {"requests_waiting": 1}
+    watched.execute("UPDATE spotify_pipeline.sync_requests SET status = 'running'")
+    pass_time(watched, days=2)
+    assert tell_operator(watched.pipeline, no_runs) == {}
+
+
 def test_nothing_is_told_when_nothing_happened(watched: Stage, operator: ScriptedServer) -> None:
     with watched.pipeline.engine.begin() as conn:
         budget.block(conn, 30, "RATE")

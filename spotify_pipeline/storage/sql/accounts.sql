@@ -1,7 +1,15 @@
 -- How people come in and leave: the same functions for the app and for the command line.
 --
--- Each locks in the order in which a sync's write does, so that no two wait in a circle: the person
--- lightly (which only forgetting them conflicts with), then their state, then the person to change.
+-- The lock order. Every transaction of ours, in SQL and in Python, locks rows in this order, and the
+-- rows of several users by user_id, so that none of them deadlocks with another:
+--   1. users: at once as strongly as it will need, because raising a lock later is a deadlock with a
+--      waiting forget_user. NO KEY UPDATE to write about a user, KEY SHARE to ask for a sync;
+--   2. sync_state; 3. request_locks; 4. user_tokens, sync_requests and all else of the user.
+-- A step that is not needed is left out. A sync's write begins with 1 and 2, a request with 1 and 3:
+-- so a click never waits for a sync.
+--
+-- Under REPEATABLE READ and SERIALIZABLE a lock on a row that was changed since the snapshot fails
+-- with 40001. So every rule is decided after the row that guards it was locked.
 --
 -- What the app passes and cannot be is refused in one sentence, with SQLSTATE 22023.
 
@@ -14,9 +22,15 @@ CREATE OR REPLACE FUNCTION register_user(
 AS $$
 #variable_conflict use_column
 DECLARE
-    wanted text := lower(replace(trim(register_user.timezone), ' ', '_'));
+    -- No zone is longer: what the app sends is not searched beyond.
+    wanted text := lower(replace(trim(left(register_user.timezone, 255)), ' ', '_'));
     meant text;
 BEGIN
+    IF char_length(register_user.display_name) > 255 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            CONSTRAINT = 'ck_users_display_name',
+            MESSAGE = 'A display name has at most 255 characters.';
+    END IF;
     IF register_user.timezone IS NOT NULL AND NOT EXISTS (
         SELECT FROM time_zones AS z WHERE z.name = register_user.timezone
     ) THEN
@@ -29,16 +43,16 @@ BEGIN
             'There is no such time zone. Use an IANA name such as Europe/Berlin.');
     END IF;
     -- A row that would not change is not even locked, which ON CONFLICT would do: a sync of the person
-    -- and an app that goes on to connect_user need not wait for each other.
+    -- and an app that goes on to connect_user need not wait for each other. An older snapshot may show
+    -- a row that is another by now, so there the lock decides.
     PERFORM FROM users AS u
     WHERE u.user_id = register_user.user_id
+        AND current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
         AND u.timezone = coalesce(register_user.timezone, u.timezone)
         AND u.display_name IS NOT DISTINCT FROM coalesce(register_user.display_name, u.display_name);
     IF FOUND THEN
         RETURN;
     END IF;
-    PERFORM FROM users AS u WHERE u.user_id = register_user.user_id FOR KEY SHARE;
-    PERFORM FROM sync_state AS s WHERE s.user_id = register_user.user_id FOR UPDATE;
     INSERT INTO users AS u (user_id, timezone, display_name)
     VALUES (
         register_user.user_id, coalesce(register_user.timezone, 'UTC'), register_user.display_name
@@ -79,13 +93,21 @@ DECLARE
         -- It could be stored, and Python could not read it or the end half a year later.
         WHEN connect_user.authorized_at NOT BETWEEN '1970-01-01Z' AND '9999-01-01Z'
             THEN 'authorized_at is before 1970 or after 9998'
+        -- The table has the same limits.
+        WHEN char_length(connect_user.client_id) > 255 THEN 'client_id is longer than 255 characters'
+        WHEN length(connect_user.sealed_refresh_token) > 8192
+            THEN 'sealed_refresh_token is longer than 8192 bytes'
+        WHEN char_length(connect_user.key_id) > 255 THEN 'key_id is longer than 255 characters'
+        WHEN cardinality(connect_user.scopes) > 100
+            OR octet_length(array_to_string(connect_user.scopes, ' ')) > 4096
+            THEN 'scopes has more than 100 names or 4096 bytes'
     END;
 BEGIN
     IF complaint IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('The connection cannot be stored: %s.', complaint);
     END IF;
-    PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR KEY SHARE;
+    PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR NO KEY UPDATE;
     PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
     UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
     IF NOT FOUND THEN
@@ -124,8 +146,10 @@ CREATE OR REPLACE FUNCTION disconnect_user(user_id text) RETURNS void
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM FROM users AS u WHERE u.user_id = disconnect_user.user_id FOR KEY SHARE;
+    PERFORM FROM users AS u WHERE u.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
     PERFORM FROM sync_state AS s WHERE s.user_id = disconnect_user.user_id FOR UPDATE;
+    -- No request is decided by the connection that ends now, and none that has come since is missed.
+    PERFORM FROM request_locks AS l WHERE l.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
     UPDATE users AS u SET connection = 'disconnected' WHERE u.user_id = disconnect_user.user_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';

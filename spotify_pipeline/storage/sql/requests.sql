@@ -94,13 +94,24 @@ DECLARE
     cooldown request_cooldown;
     minutes int;
 BEGIN
-    -- Sixty clicks at once wait here for each other. NO KEY: a sync holds FOR KEY SHARE on the
-    -- same row until it commits, and a click must not wait for that.
-    SELECT u.connection INTO connection_now
-    FROM users AS u WHERE u.user_id = NEW.user_id FOR NO KEY UPDATE;
+    IF char_length(NEW.requested_by) NOT BETWEEN 1 AND 255 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'requested_by has 1 to 255 characters.';
+    END IF;
+    -- Nobody forgets the user meanwhile. A sync's write does not conflict with it: no click waits.
+    PERFORM FROM users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
+    -- Sixty clicks at once wait here for each other, and an older snapshot fails with 40001.
+    PERFORM FROM request_locks AS l WHERE l.user_id = NEW.user_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        -- A restore without triggers: the row is made, and a second one at this moment waits for it.
+        INSERT INTO request_locks AS l (user_id) VALUES (NEW.user_id)
+        ON CONFLICT (user_id) DO UPDATE SET changes = l.changes;
+    END IF;
+    -- Only now: what was read before the lock may be outdated.
+    SELECT u.connection INTO connection_now FROM users AS u WHERE u.user_id = NEW.user_id;
     IF connection_now IN ('disconnected', 'needs_reauth') THEN
         RAISE EXCEPTION USING ERRCODE = 'SP409',
             MESSAGE = 'Spotify is not connected. Reconnect Spotify, then sync again.';
@@ -127,6 +138,7 @@ BEGIN
             );
     END IF;
 
+    UPDATE request_locks AS l SET changes = l.changes + 1 WHERE l.user_id = NEW.user_id;
     NEW.requested_at := clock_timestamp();
     NEW.requested_by := coalesce(NEW.requested_by, session_user);
     NEW.status := 'queued';
@@ -157,8 +169,9 @@ BEGIN
     END IF;
     IF NEW.status = 'running' AND NEW.started_at IS NULL THEN
         NEW.started_at := clock_timestamp();
-    ELSIF NEW.status IN ('succeeded', 'failed') AND NEW.finished_at IS NULL THEN
-        NEW.finished_at := clock_timestamp();
+    ELSIF NEW.status IN ('succeeded', 'failed') THEN
+        NEW.finished_at := coalesce(NEW.finished_at, clock_timestamp());
+        UPDATE request_locks AS l SET changes = l.changes + 1 WHERE l.user_id = NEW.user_id;
     END IF;
     RETURN NEW;
 END
@@ -177,8 +190,7 @@ DECLARE
 BEGIN
     INSERT INTO sync_requests (user_id) VALUES (request_sync.user_id) RETURNING * INTO request;
     IF request.id IS NULL THEN
-        -- The open one. It may have finished a moment ago; the lock on the user's row, taken by
-        -- the trigger, keeps a newer one from appearing.
+        -- The open one; the lock taken by the trigger keeps it open and a newer one from appearing.
         SELECT * INTO request
         FROM sync_requests AS r WHERE r.user_id = request_sync.user_id ORDER BY r.id DESC LIMIT 1;
     END IF;

@@ -19,6 +19,7 @@ from spotify_pipeline.storage.tables.people import day_starts, time_zones, user_
 from spotify_pipeline.storage.tables.personality import music_personality
 from spotify_pipeline.storage.tables.queue import (
     api_budget,
+    request_locks,
     settings,
     sync_requests,
     sync_run_users,
@@ -50,6 +51,7 @@ __all__ = [
     "metadata",
     "music_personality",
     "plays",
+    "request_locks",
     "restamped_plays",
     "settings",
     "sync_requests",

@@ -4,7 +4,14 @@ from sqlalchemy import Integer, Table, Text, func, text
 
 from spotify_pipeline.storage.tables.base import Instant, described, metadata, one_of, rule
 
-EVENTS = ("run_failed", "account_blocked", "outage", "users_to_reconnect", "gaps_opened")
+EVENTS = (
+    "run_failed",
+    "account_blocked",
+    "outage",
+    "users_to_reconnect",
+    "gaps_opened",
+    "requests_waiting",
+)
 
 alerts = Table(
     "alerts",

@@ -34,6 +34,9 @@ USER_ID_RULE = (
     r" AND strpos(user_id, '...') = 0"
 )
 
+# Spotify has some twenty scopes of some twenty characters.
+SCOPES_RULE = "cardinality(scopes) <= 100 AND octet_length(array_to_string(scopes, ' ')) <= 4096"
+
 time_zones = Table(
     "time_zones",
     metadata,
@@ -112,6 +115,7 @@ users = Table(
         nullable=True,
     ),
     rule("user_id", USER_ID_RULE),
+    rule("display_name", "char_length(display_name) <= 255"),
     one_of("connection", CONNECTIONS),
     comment="One row per person. Deleting it deletes everything we know about them.",
 )
@@ -155,6 +159,11 @@ user_tokens = Table(
     ),
     described("access_expires_at", Instant, "When the access token expires.", nullable=True),
     error_code("last_error_code"),
+    # An app writes these: without limits a few calls fill the memory of every reader.
+    rule("client_id", "char_length(client_id) <= 255"),
+    rule("key_id", "char_length(key_id) <= 255"),
+    rule("sealed_refresh_token", "octet_length(sealed_refresh_token) <= 8192"),
+    rule("scopes", SCOPES_RULE),
     rule("access_token", "(sealed_access_token IS NULL) = (access_expires_at IS NULL)"),
     comment="One row per person with a token. No token is readable without the operator's key.",
 )

@@ -86,6 +86,20 @@ sync_requests = Table(
     comment="One row per request for a sync. A trigger decides whether a request is accepted.",
 )
 
+request_locks = Table(
+    "request_locks",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "changes",
+        BigInteger,
+        "How often a request began or ended or the connection changed: an older snapshot cannot "
+        "lock the row.",
+        server_default=text("0"),
+    ),
+    comment="One row per person, made with them: locked while a request of theirs is decided.",
+)
+
 sync_state = Table(
     "sync_state",
     metadata,

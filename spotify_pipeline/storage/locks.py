@@ -1,0 +1,67 @@
+"""Locks rows of several users without waiting for ever for one of them.
+
+Another session may keep a user's rows locked, as an app does that calls forget_user() and does not
+commit. Such a user is left out, so that the others of the run go on. The order of all locks is
+documented in storage/sql/accounts.sql.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from sqlalchemy import ARRAY, Connection, Text, func, literal, select
+from sqlalchemy.exc import OperationalError
+
+from spotify_pipeline.storage import tables as t
+
+# Longer than any transaction of a well-behaved app, and than a sync's write of one user.
+WAIT = "2s"
+_LOCK_NOT_AVAILABLE = "55P03"
+
+Rows = TypeVar("Rows")
+
+
+def lock_or_skip(conn: Connection, lock: Callable[[bool], Rows]) -> tuple[Rows, bool]:
+    """`lock(False)`, which waits in order, or after WAIT `lock(True)`, which skips locked rows.
+
+    Returns its rows, and whether locked ones were skipped.
+    """
+    before = conn.scalar(select(func.current_setting("lock_timeout")))
+    try:
+        # The savepoint lets go of what the first try has locked: rows that are locked later stand
+        # before them in the order (deadlock).
+        with conn.begin_nested():
+            limit_waits(conn)
+            rows = lock(False)
+            conn.execute(select(func.set_config("lock_timeout", before, True)))
+        return rows, False
+    except OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+    return lock(True), True
+
+
+def limit_waits(conn: Connection) -> None:
+    """A lock that cannot be had within WAIT raises OperationalError, until the transaction ends."""
+    conn.execute(select(func.set_config("lock_timeout", WAIT, True)))
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Whether a lock could not be had in time."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
+
+
+def lock_existence(conn: Connection, user_ids: Iterable[str]) -> set[str]:
+    """Keeps these users from being forgotten until the transaction ends; returns those who exist.
+
+    Leaves out those whom another session keeps locked.
+    """
+    u = t.users
+    wanted = u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
+    existing = select(u.c.user_id).where(wanted).order_by(u.c.user_id)
+
+    def lock(skip_locked: bool) -> set[str]:
+        locking = existing.with_for_update(read=True, key_share=True, skip_locked=skip_locked)
+        return set(conn.scalars(locking))
+
+    found, _ = lock_or_skip(conn, lock)
+    return found

@@ -1,0 +1,207 @@
+"""Many sessions of an app beside syncs: no deadlock, no raw error, no waiting for one of them."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from random import Random
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from spotify_pipeline.storage import locks, requests
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync.health import look_after
+from spotify_pipeline.sync.outcome import BLOCKED
+from spotify_pipeline.sync.requests import answer_requests, enlist_requests
+from spotify_pipeline.sync.runs import choose, sync_chunk
+from spotify_pipeline_tests.sync.stage import SCOPES, Stage
+
+SECONDS = 60 if "SOAK" in os.environ else 10
+SESSIONS = 50
+# Between two calls of a session: an app is not a loop.
+THINKING_SECONDS = 0.1
+# How much longer than a statement without locks a call may take: a busy machine delays both.
+P99_SECONDS = 0.25
+NO_LOCKS = "SELECT 1"
+
+# What the contract lets a call raise: refusals, and a serialization failure to be tried again.
+CONTRACT = {None, "SP404", "SP409", "SP429"}
+LEVELS = {
+    psycopg.IsolationLevel.READ_COMMITTED: CONTRACT,
+    psycopg.IsolationLevel.REPEATABLE_READ: CONTRACT | {"40001"},
+    psycopg.IsolationLevel.SERIALIZABLE: CONTRACT | {"40001"},
+}
+
+CONNECT = "SELECT spotify_pipeline.connect_user(%s, 'app', 'sealed', 'k1', %s, %s)"
+CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
+    "request_sync": lambda u, _: ("SELECT * FROM spotify_pipeline.request_sync(%s)", [u]),
+    "INSERT": lambda u, _: (
+        "INSERT INTO spotify_pipeline.sync_requests (user_id, requested_by) VALUES (%s, 'app')",
+        [u],
+    ),
+    "connect_user": lambda u, _: (CONNECT, [u, list(SCOPES), datetime.now(UTC)]),
+    "register_user": lambda u, random: (
+        "SELECT spotify_pipeline.register_user(%s, %s, %s)",
+        [u, random.choice(["UTC", "Europe/Oslo", None]), random.choice(["Ada", None])],
+    ),
+    "disconnect_user": lambda u, _: ("SELECT spotify_pipeline.disconnect_user(%s)", [u]),
+    "forget_user": lambda u, _: ("SELECT spotify_pipeline.forget_user(%s)", [u]),
+    "listening_history": lambda u, _: (
+        "SELECT * FROM spotify_pipeline.listening_history(%s, 30)",
+        [u],
+    ),
+    "sync_status": lambda u, _: (
+        "SELECT * FROM spotify_pipeline.sync_status WHERE user_id = %s",
+        [u],
+    ),
+    NO_LOCKS: lambda *_: (NO_LOCKS, []),
+}
+# What a user waits for on a page. The other calls wait for the write of a sync of their user.
+AT_ONCE = ("request_sync", "INSERT", "listening_history", "sync_status")
+OFTEN = {"forget_user": 1, "disconnect_user": 2, "connect_user": 6, "register_user": 6}
+
+Call = tuple[str, str | None, float]
+
+
+def app_session(
+    url: str, seed: int, user_ids: list[str], until: float, level: psycopg.IsolationLevel
+) -> list[Call]:
+    """Calls of one session, each in a transaction: name, SQLSTATE or None, seconds."""
+    random, calls = Random(seed), list[Call]()
+    weights = [OFTEN.get(name, 4) for name in CALLS]
+    with psycopg.connect(url) as conn:
+        conn.execute("SET ROLE spotify_app")
+        conn.commit()
+        conn.isolation_level = level
+        while time.monotonic() < until:
+            (name,) = random.choices(list(CALLS), weights)
+            statement, parameters = CALLS[name](random.choice(user_ids), random)
+            started, state = time.monotonic(), None
+            try:
+                conn.execute(statement, parameters)
+                conn.commit()
+            except psycopg.Error as error:
+                state = error.sqlstate or type(error).__name__
+                conn.rollback()
+            calls.append((name, state, time.monotonic() - started))
+            time.sleep(random.random() * 2 * THINKING_SECONDS)
+    return calls
+
+
+def keep_syncing(stage: Stage, user_ids: list[str], until: float) -> int:
+    """Everything of ours that locks users' rows, again and again; returns how many rounds."""
+    rounds = 0
+    while time.monotonic() < until:
+        for user_id in user_ids[::6]:
+            stage.connect(user_id, person="light")
+        run_id = f"run {rounds}"
+        stage.sync(*user_ids)
+        choose(stage.pipeline, run_id, "active", 6)
+        with sync_chunk(stage.pipeline, run_id, 0):
+            pass
+        with stage.pipeline.engine.begin() as conn:
+            keys = {one.dispatch_key for one in requests.assign(conn)}
+        for key in keys:
+            enlist_requests(stage.pipeline, key, key)
+            answer_requests(stage.pipeline, key, key, lambda users: stage.sync(*users))
+        look_after(stage.pipeline)
+        rounds += 1
+    return rounds
+
+
+def p99_of(calls: list[Call], name: str) -> float:
+    """99 of 100 calls of this function took no longer."""
+    seconds = sorted(seconds for called, _, seconds in calls if called == name)
+    return seconds[len(seconds) * 99 // 100]
+
+
+@pytest.mark.timeout(180 + 2 * SECONDS)
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_fifty_app_sessions_beside_syncs_see_no_deadlock_and_no_raw_error(
+    stage: Stage, request: pytest.FixtureRequest, level: psycopg.IsolationLevel
+) -> None:
+    user_ids = [f"user{n:02}" for n in range(18)]
+    for user_id in user_ids:
+        stage.connect(user_id, person="light")
+    stage.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
+    url = stage.pipeline.engine.url.set(drivername="postgresql")
+    address = url.render_as_string(hide_password=False)
+    until = time.monotonic() + (SECONDS if LEVELS[level] == CONTRACT else SECONDS / 2)
+    with ThreadPoolExecutor(SESSIONS + 1) as pool:
+        syncing = pool.submit(keep_syncing, stage, user_ids, until)
+        sessions = [
+            pool.submit(app_session, address, seed, user_ids, until, level)
+            for seed in range(SESSIONS)
+        ]
+        calls = [call for session in sessions for call in session.result()]
+        rounds = syncing.result()
+    wrong = Counter((name, state) for name, state, _ in calls if state not in LEVELS[level])
+    p99 = {name: p99_of(calls, name) for name in CALLS}
+    figure = f"{len(calls):,} app calls ({level.name}) beside {rounds} rounds of syncs: p99 "
+    figure += ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in p99.items())
+    request.node.user_properties.append(("figure", figure))
+    assert wrong == {}
+    assert rounds > 0
+    assert {name for name, *_ in calls} == CALLS.keys()
+    for name in AT_ONCE:
+        assert p99[name] - p99[NO_LOCKS] < P99_SECONDS, name
+
+
+@pytest.fixture
+def two(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Eve and Finn are connected; locks are waited for shortly."""
+    monkeypatch.setattr(locks, "WAIT", "100ms")
+    for user_id in ("eve", "finn"):
+        stage.connect(user_id, person="light")
+    return stage
+
+
+UNFINISHED = ["SELECT spotify_pipeline.forget_user('eve')"]
+UNFINISHED += ["SELECT spotify_pipeline.disconnect_user('eve')"]
+UNFINISHED += ["SELECT spotify_pipeline.register_user('eve', 'Europe/Oslo')"]
+
+
+@pytest.mark.parametrize("statement", UNFINISHED)
+def test_an_app_that_does_not_commit_keeps_only_its_own_user_waiting(
+    two: Stage, statement: str
+) -> None:
+    def begin_and_leave() -> None:
+        app.execute(text(statement))
+
+    with two.pipeline.engine.connect() as app:
+        outcomes = two.meanwhile("recently_played", begin_and_leave).sync("eve", "finn")
+        assert {o.user_id: (o.result, o.skipped) for o in outcomes} == {
+            "eve": ("skipped", BLOCKED),
+            "finn": ("synced", None),
+        }
+        # And a run that begins only now.
+        choose(two.pipeline, "run", "eligible", 10)
+        with sync_chunk(two.pipeline, "run", 0) as outcomes:
+            found = {o.user_id: o.result for o in outcomes}
+        assert found["finn"] == "synced"
+        assert found.get("eve") in (None, "skipped")
+        app.rollback()
+    assert two.row(t.sync_state, "eve")["next_due_at"] is None
+    assert two.row(t.sync_state, "eve")["consecutive_failures"] == 0
+
+
+def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answered(
+    two: Stage,
+) -> None:
+    two.execute("SELECT spotify_pipeline.request_sync('eve')")
+    two.execute("SELECT spotify_pipeline.request_sync('finn')")
+    with two.pipeline.engine.begin() as conn:
+        keys = [one.dispatch_key for one in requests.assign(conn)]
+    with two.pipeline.engine.connect() as app:
+        app.execute(text("SELECT spotify_pipeline.disconnect_user('eve')"))
+        for key in keys:
+            answer_requests(two.pipeline, key, key, lambda users: two.sync(*users))
+        app.rollback()
+    assert {row["user_id"]: row["status"] for row in two.rows(t.sync_requests)} == {
+        "eve": "queued",
+        "finn": "succeeded",
+    }
