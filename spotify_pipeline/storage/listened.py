@@ -41,4 +41,5 @@ def previous_play(user_id: ColumnElement[str], since: Any) -> ColumnElement[date
     """When the user's last play before an instant ended; the instant where there was none."""
     q = t.plays.alias("previous")
     before = select(func.max(q.c.played_at)).where(q.c.user_id == user_id, q.c.played_at < since)
-    return func.coalesce(before.scalar_subquery(), since)
+    # Whatever else `since` speaks of belongs to the statement around it.
+    return func.coalesce(before.correlate_except(q).scalar_subquery(), since)

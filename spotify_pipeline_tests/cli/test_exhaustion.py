@@ -53,7 +53,12 @@ def test_no_connection_left_is_said_where_the_sync_fails(
 
 def test_a_read_only_default_stops_nothing_and_is_noted(database, dagster, run, listener):
     set_for_all(database, {"default_transaction_read_only": "on"})
-    set_for_all(dagster, {"default_transaction_read_only": "on"})
     listener("ann")
-    assert run("sync", "ann").exit_code == 0
-    assert "note     database: default_transaction_read_only is on here" in run("doctor").stdout
+    set_for_all(dagster, {"default_transaction_read_only": "on"})
+    try:
+        assert run("sync", "ann").exit_code == 0
+        told = run("doctor").stdout
+    finally:
+        # Other tests share Dagster's database.
+        set_for_all(dagster, {"default_transaction_read_only": "off"})
+    assert "note     database: default_transaction_read_only is on here" in told

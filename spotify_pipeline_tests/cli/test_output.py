@@ -42,10 +42,10 @@ def test_no_color_is_respected(run, on_a_terminal):
 def test_a_table_in_a_pipe_has_a_line_per_row_however_long_it_is(run, environ):
     environ.setenv("COLUMNS", "40")
     user_id = "u" * 255
-    run("users", "add", user_id, "--display-name", "n " * 500 + "end")
+    run("users", "add", user_id, "--display-name", "n " * 120 + "end")
     _, _, line, _ = run("users", "list").stdout.splitlines()
     assert line.startswith(user_id)
-    assert "n " * 500 + "end" in line
+    assert "n " * 120 + "end" in line
     assert line.endswith(" –")
 
 

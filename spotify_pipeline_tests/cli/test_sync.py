@@ -139,7 +139,7 @@ def test_a_missing_database_of_dagster_is_named(run, listener, environ, database
     url = database.set(drivername="postgresql", database="no_dagster_here")
     environ.setenv("DAGSTER_PG_URL", url.render_as_string(hide_password=False))
     result = run("sync", "mira")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no_dagster_here" in result.stderr.splitlines()[-1]
     assert "DAGSTER_PG_URL" in result.stderr.splitlines()[-1]
 

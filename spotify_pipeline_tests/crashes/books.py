@@ -6,20 +6,19 @@ Plain Python and the standard library's time zones: a mistake that both sides ma
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from itertools import chain
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, text
 
-from spotify_pipeline.simulator.control import LedgerPlay
+from spotify_pipeline.simulator.control import LedgerPlay, Listing
 from spotify_pipeline_tests import oracle
 from spotify_pipeline_tests.crashes.world import LISTENED_BEFORE, START, World
 
-# Spotify shows the last 50 plays of the last 7 days and nothing before.
-WINDOW, WINDOW_TIME = 50, timedelta(days=7)
-
+# A stored or served play: user, instant, track. And a real one: user, true end.
 PlayKey = tuple[str, datetime, str]
+Played = tuple[str, datetime]
 DayKey = tuple[str, date]
 # minutes, listened_ms, plays, unique tracks, unique artists, top track, top artist
 Day = tuple[int, int, int, int, int, str | None, str | None]
@@ -68,8 +67,8 @@ class Findings:
     days: int
     # Plays that left Spotify's window before any sync came to its end: nobody can have them.
     unseen: int
-    lost: frozenset[PlayKey]
-    doubled: frozenset[PlayKey]
+    lost: frozenset[Played]
+    doubled: frozenset[Played]
     invented: frozenset[PlayKey]
     wrong_days: frozenset[DayKey]
 
@@ -89,42 +88,32 @@ class Findings:
 def compare(world: World) -> Findings:
     """Hold what is stored against what was played, shown, and reported as synced."""
     stored = read(world.stage.pipeline.engine)
-    keys = Counter(heard.key for heard in stored.plays)
-    instants = Counter(heard.key[:2] for heard in stored.plays)
-    played: dict[PlayKey, Heard] = {}
-    served: set[PlayKey] = set()
-    owed: set[PlayKey] = set()
-    past: set[PlayKey] = set()
+    # Every form in which a play was served: which play it is, and what a day is told of it.
+    served: dict[PlayKey, tuple[Played, Heard]] = {}
+    owed: set[Played] = set()
+    past: set[Played] = set()
     for user_id in world.zones:
-        ledger = world.stage.simulator.ledger(user_id, START - LISTENED_BEFORE)
-        played |= {heard.key: heard for play in ledger for heard in [_heard(user_id, play)]}
-        served |= {_heard(user_id, play).key for play in ledger if play.served}
-        past |= {
-            _heard(user_id, play).key
-            for play in ledger
-            if play.played_at > START and play.published and not play.visible
-        }
-        for synced_at in world.synced_at.get(user_id, ()):
-            owed |= {_heard(user_id, play).key for play in shown(ledger, synced_at)}
-        # The window as computed here is the one that the simulator has.
-        assert shown(ledger, world.now) == [play for play in ledger if play.visible]
-    known = [played[key] for key in keys if key in played]
+        for play in world.stage.simulator.ledger(user_id, START - LISTENED_BEFORE):
+            played = (user_id, play.played_at)
+            for heard in (_heard(user_id, play, listing) for listing in play.served_as):
+                served[heard.key] = (played, heard)
+            if play.played_at > START and play.published and not play.visible:
+                past.add(played)
+        for synced_at in set(world.synced_at.get(user_id, ())):
+            ledger = world.stage.simulator.ledger(user_id, START - LISTENED_BEFORE, at=synced_at)
+            owed |= {(user_id, play.played_at) for play in ledger if play.visible}
+    keys = [heard.key for heard in stored.plays]
+    found = Counter(served[key][0] for key in keys if key in served)
+    known = [served[key][1] for key in keys if key in served]
     return Findings(
         plays=len(stored.plays),
         days=len(stored.days),
-        unseen=len(past - owed - keys.keys()),
-        lost=frozenset(owed - keys.keys()),
-        doubled=frozenset(key for key in keys if instants[key[:2]] > 1),
-        invented=frozenset(keys.keys() - served),
+        unseen=len(past - owed - found.keys()),
+        lost=frozenset(owed - found.keys()),
+        doubled=frozenset(played for played, times in found.items() if times > 1),
+        invented=frozenset(keys) - served.keys(),
         wrong_days=frozenset(unequal(stored.days, recount(known, world.zones))),
     )
-
-
-def shown(ledger: Sequence[LedgerPlay], at: datetime) -> list[LedgerPlay]:
-    """The plays that Spotify showed at an instant: the last 50 of the last 7 days."""
-    return [
-        play for play in ledger if play.published_at <= at and play.played_at > at - WINDOW_TIME
-    ][-WINDOW:]
 
 
 def recount(plays: Iterable[Heard], zones: Mapping[str, str]) -> dict[DayKey, Day]:
@@ -183,9 +172,13 @@ def read(engine: Engine) -> Stored:
     )
 
 
-def _heard(user_id: str, play: LedgerPlay) -> Heard:
+def _heard(user_id: str, play: LedgerPlay, listing: Listing) -> Heard:
     return Heard(
-        user_id, play.played_at.astimezone(UTC), play.track_id, play.artist_id, play.duration_ms
+        user_id,
+        listing.played_at.astimezone(UTC),
+        listing.track_id,
+        play.artist_id,
+        listing.duration_ms,
     )
 
 

@@ -87,7 +87,7 @@ def canaries() -> Canaries:
         f"Authorization: Basic {b64encode(f'the-app:{SECRET}'.encode()).decode()}".encode(),
         b"?x=" + SECRET.encode().hex().encode(),
         zlib.compress(SECRET.encode()),
-        gzip.compress(b"a log: " + SECRET.encode()),
+        gzip.compress(b"a log: " + SECRET.encode(), mtime=0),
         b"\xff\x00" + SECRET.encode() + b"\xfe",
     ],
 )

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from spotify_pipeline.simulator.oddities import Oddities, Restamp
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes.worker import Order, Report
@@ -21,6 +22,17 @@ PEOPLE = {
 }
 # Plays show up in the feed up to so much later, in any order.
 LONGEST_DELAY = timedelta(hours=2)
+# The feed is as odd as Spotify's. Lengths stay: the books know those of the first answer only.
+ODDITIES = Oddities(
+    restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
+    vanishing=0.02,
+    same_instant=0.03,
+    relinked=0.1,
+    offline=0.1,
+    pages_of_49=0.2,
+    skipped_missing=0.3,
+    short_tracks=0.03,
+)
 UNLIMITED = {"SPOTIFY_PIPELINE_CALLS_PER_30S": "0", "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0"}
 
 
@@ -78,5 +90,6 @@ def open_world(environ: dict[str, str], seed: int) -> Iterator[World]:
                     seed=seed,
                     since=(START - LISTENED_BEFORE).date(),
                     longest_delay=LONGEST_DELAY,
+                    oddities=ODDITIES,
                 )
             yield World(stage, environ, {user_id: zone for user_id, (zone, _) in PEOPLE.items()})
