@@ -7,7 +7,7 @@ lost: a gap. All instants are aware, UTC; intervals include both ends.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -24,6 +24,9 @@ SERVED_WINDOW = timedelta(days=7)
 # is clearly so.
 PAGE_SIZE = 50
 SHORT_BY = 10
+# Before it served 7 days only, Spotify showed items up to 22 days old. An older one has a wrong
+# time, and a page covers nothing because of it.
+OLDEST_ITEM = timedelta(days=30)
 
 # Plays arrive up to hours late: a day is called complete only this long after its end.
 SETTLED_AFTER = timedelta(hours=6)
@@ -73,12 +76,17 @@ class CoverageChange:
 def is_short_page(items: int, readable_items: int, *, has_more: bool) -> bool:
     """Whether a page shows all plays of the last 7 days: empty, or clearly shorter than asked for.
 
-    `items` are the raw items, `readable_items` those with a readable time. A page of nothing but
-    unreadable items is not an empty one.
+    `items` are the raw items, `readable_items` those with a believable time. An item without one
+    may be any play, so the page does not show all.
     """
     if items == 0:
         return True
-    return readable_items > 0 and not has_more and items <= PAGE_SIZE - SHORT_BY
+    return readable_items == items and not has_more and items <= PAGE_SIZE - SHORT_BY
+
+
+def believable(item_times: Iterable[datetime], fetched_at: datetime) -> tuple[datetime, ...]:
+    """The item times that a page fetched then can have."""
+    return tuple(time for time in item_times if time >= fetched_at - OLDEST_ITEM)
 
 
 def page_span_start(

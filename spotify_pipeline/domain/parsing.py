@@ -51,6 +51,8 @@ from spotify_pipeline.domain.recordings import without_relinked
 FUTURE_AFTER = timedelta(minutes=5)
 
 _LONGEST_MS = 2**31 - 1
+# Mixes and audio books last hours. What lasts longer than a day is no length.
+_LONGEST_TRACK_MS = 24 * 3_600_000
 
 Json = Mapping[str, object]
 Catalogued = TypeVar("Catalogued", Artist, Track)
@@ -223,7 +225,7 @@ def _track(value: object, texts: Texts, without_id: str) -> tuple[Track, tuple[A
     track = Track(
         spotify_id=track_id,
         name=_name(sent, texts),
-        duration_ms=duration_ms or None,
+        duration_ms=duration_ms if 0 < duration_ms <= _LONGEST_TRACK_MS else None,
         artist_ids=tuple(dict.fromkeys(artist.spotify_id for artist in artists)),
         album_id=read_id(album.get("id")),
         album_name=texts.read(album.get("name")),

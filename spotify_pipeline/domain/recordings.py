@@ -6,7 +6,7 @@ Either way one play is one play.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -105,17 +105,24 @@ def match_page(
         if span_start is not None and stored[index].last_shown_at >= span_start
     ]
 
-    def pairs(of: Iterable[int], among: Iterable[int]) -> dict[int, int]:
-        return _pairs(
-            [(group[i], plays[i].played_at, i) for i in of],
-            [(of_stored[i], stored[i].last_shown_at, i) for i in among],
+    matched: dict[int, int] = {}
+
+    def match(among: Iterable[int], instant: Callable[[StoredPlay], datetime]) -> None:
+        """Add pairs of what is left of the items and of these vanished plays."""
+        taken = set(matched.values())
+        matched.update(
+            _pairs(
+                [(group[i], plays[i].played_at, i) for i in unknown if i not in matched],
+                [(of_stored[i], instant(stored[i]), i) for i in among if i not in taken],
+            )
         )
 
-    matched = pairs(unknown, inside)
+    match(inside, lambda play: play.last_shown_at)
+    # A play that came back to the instant it is stored under may move on from there.
+    match(inside, lambda play: play.played_at)
     if matched:
         # The page was re-stamped, so what stood just before it may have been moved into it.
-        rest = [index for index in vanished if index not in inside]
-        matched |= pairs([index for index in unknown if index not in matched], rest)
+        match(vanished, lambda play: play.last_shown_at)
     restamped = [Restamped(plays[i], stored[s]) for i, s in sorted(matched.items())]
     gone = set(vanished) - set(matched.values())
     return PageMatch(

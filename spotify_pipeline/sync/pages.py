@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from spotify_pipeline.domain.coverage import (
     apply_page,
+    believable,
     is_short_page,
     page_span_start,
 )
@@ -25,6 +26,7 @@ class _Page:
 
     page: PlaysPage
     fetched_at: datetime
+    item_times: tuple[datetime, ...]
     is_short: bool
     span_start: datetime | None
 
@@ -62,7 +64,7 @@ def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[
             new_plays=new[user_id],
             skipped=_with_restamped(page.page.skipped, len(matches[user_id].restamped)),
             change=apply_page(
-                page.page.item_times, page.fetched_at, known[user_id], is_short=page.is_short
+                page.item_times, page.fetched_at, known[user_id], is_short=page.is_short
             ),
         )
         for user_id, page in pages.items()
@@ -88,9 +90,10 @@ def _match(
 
 def _prepare(page: PlaysPage, plays_from: datetime | None, fetched_at: datetime) -> _Page:
     kept = _without_deleted(page, plays_from)
-    times = page.item_times
+    times = believable(page.item_times, fetched_at)
     is_short = is_short_page(page.items, len(times), has_more=page.has_more)
-    return _Page(kept, fetched_at, is_short, page_span_start(times, fetched_at, is_short=is_short))
+    start = page_span_start(times, fetched_at, is_short=is_short)
+    return _Page(kept, fetched_at, times, is_short, start)
 
 
 def _without_deleted(page: PlaysPage, since: datetime | None) -> PlaysPage:

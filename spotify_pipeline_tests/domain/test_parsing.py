@@ -223,6 +223,11 @@ def test_different_recordings_at_one_millisecond_are_both_plays():
     assert result.skipped == {}
 
 
+@pytest.mark.parametrize(("sent", "length"), [(86_400_000, 86_400_000), (86_400_001, None)])
+def test_a_length_of_more_than_a_day_is_none(sent, length):
+    assert parsed(item(track=track(duration_ms=sent))).tracks[0].duration_ms == length
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_emptied_track_is_a_play_without_a_length_and_a_name(name):
     result = parsed(item(track=track(name=name, duration_ms=0)))

@@ -4,9 +4,11 @@ A model in Python says what the database has to answer. Whatever happens, nobody
 requests, no accepted request is lost, and none is accepted before the wait is over.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -80,6 +82,11 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
     """The machine on this database. Every run has a person of its own."""
     r = t.sync_requests
 
+    def within(call: Callable[..., Any], *args: object) -> Any:
+        """The call in a transaction of its own, as the pipeline makes it."""
+        with db.engine.begin() as conn:
+            return call(conn, *args)
+
     class Queue(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
@@ -130,7 +137,7 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
         @precondition(lambda self: self.person.open and self.person.open.key)
         @rule()
         def start(self) -> None:
-            requests.start(db, self.key, "run")
+            within(requests.start, self.key, "run")
             self.open.status = "running"
 
         @precondition(lambda self: self.person.open)
@@ -142,14 +149,14 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
                 self.assign()
             self.start()
             verdict = None if code is None else (code, WHAT_TO_DO[code])
-            requests.finish(db, self.key, verdict, [self.person.user_id])
+            within(requests.finish, self.key, verdict, [self.person.user_id])
             self.end(code)
 
         @precondition(lambda self: self.person.open and self.person.open.key)
         @rule()
         def crash(self) -> None:
             crashed = (ErrorCode.CRASHED, WHAT_TO_DO[ErrorCode.CRASHED])
-            requests.retry(db, self.key, crashed)
+            within(requests.retry, self.key, crashed)
             self.open.failures += 1
             if self.open.failures == requests.MOST_FAILURES:
                 self.end(ErrorCode.CRASHED)
@@ -159,7 +166,7 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
         @precondition(lambda self: self.person.open and self.person.open.key)
         @rule()
         def blocked(self) -> None:
-            requests.put_back(db, self.key, [self.person.user_id])
+            within(requests.put_back, self.key, [self.person.user_id])
             self.back_to_the_queue()
 
         @precondition(lambda self: self.person.old_keys)
@@ -168,9 +175,9 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             """A run of the past wakes up and answers under its key."""
             key = data.draw(st.sampled_from(sorted(self.person.old_keys)))
             verdict = None if code is None else (code, WHAT_TO_DO[code])
-            assert requests.start(db, key, "late") == []
-            requests.finish(db, key, verdict, [self.person.user_id])
-            requests.put_back(db, key, [self.person.user_id])
+            assert within(requests.start, key, "late") == []
+            within(requests.finish, key, verdict, [self.person.user_id])
+            within(requests.put_back, key, [self.person.user_id])
 
         @rule(failed=st.booleans())
         def nightly(self, failed: bool) -> None:

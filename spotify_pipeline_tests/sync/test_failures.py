@@ -53,7 +53,7 @@ def of_user(stage: Stage, user_id: str) -> dict[str, list[tuple[object, ...]]]:
     return {
         name: [row for row in rows if user_id in row]
         for name, rows in stage.dump().items()
-        if name not in ("artists", "tracks", "user_tokens")
+        if name not in ("artists", "tracks", "user_tokens", "request_locks")
     }
 
 

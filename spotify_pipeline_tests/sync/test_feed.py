@@ -177,6 +177,15 @@ def test_an_empty_first_page_makes_no_day_before_the_last_week_complete(stage: S
     assert (cover["covered_from"], cover["covered_to"]) == (NOON - SERVED_WINDOW, NOON)
 
 
+def test_an_item_of_long_ago_covers_nothing_and_makes_no_day_complete(stage: Stage) -> None:
+    stage.connect("ann")
+    look(stage, "ann", every_4_minutes(2))
+    ancient = datetime(2010, 1, 1, tzinfo=NOON.tzinfo)
+    look(stage, "ann", [(before(60), "t3"), (ancient, "t4")], at=NOON + MINUTE)
+    covers = [row["covered_from"] for row in stage.rows(t.coverage, "ann")]
+    assert min(covers) >= NOON - SERVED_WINDOW
+
+
 def test_two_songs_at_one_millisecond_are_two_plays_in_either_order(stage: Stage) -> None:
     stage.connect("ann")
     both = [(before(5), "t1"), (before(5), "t2")]
