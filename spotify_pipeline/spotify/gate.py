@@ -29,8 +29,8 @@ class RateGate(Protocol):
         """Takes note that the Web API answered a call of this thread: the app is not refused."""
         ...
 
-    def answered(self) -> None:
-        """Takes note that the Web API answered, whatever it said: there is no outage."""
+    def answered(self, caller: int) -> None:
+        """Takes note that the Web API answered this user, whatever it said: there is no outage."""
         ...
 
     def unanswered(self, caller: int) -> bool:
@@ -53,7 +53,7 @@ class OpenGate:
     def succeeded(self) -> None:
         return None
 
-    def answered(self) -> None:
+    def answered(self, caller: int) -> None:
         return None
 
     def unanswered(self, caller: int) -> bool:

@@ -75,8 +75,8 @@ class Transport:
             started = self._clock()
             outcome = self._try_once(request, min(self._limits.try_seconds, left))
             left -= self._clock() - started
-            if request.priority is not None and not isinstance(outcome, Transient):
-                self._gate.answered()
+            if request.priority is not None and not isinstance(outcome, SpotifyUnavailable):
+                self._gate.answered(request.caller)
             if isinstance(outcome, Answer):
                 if outcome.status == 200 and request.priority is not None:
                     self._gate.succeeded()
@@ -89,7 +89,8 @@ class Transport:
                 waited_out = True
                 continue
             pause = backoff_seconds(failures, self._fraction())
-            if not self._gate.unanswered(request.caller):
+            is_unanswered = isinstance(outcome, SpotifyUnavailable)
+            if is_unanswered and not self._gate.unanswered(request.caller):
                 raise outcome
             if failures >= self._limits.tries or pause >= left:
                 raise outcome

@@ -96,6 +96,9 @@ class BudgetGate:
         # Users whom Spotify did not answer since it last answered anybody here, and whether an
         # answer is news to Postgres.
         self._unanswered: set[int] = set()
+        # Threads whose call is on its way, and users who were answered in this sync.
+        self._in_flight: set[int] = set()
+        self._answered: set[int] = set()
         self._answer_is_news = True
         # Set unless a thread of this process is trying whether the app is still refused, or
         # whether an outage has ended.
@@ -125,6 +128,8 @@ class BudgetGate:
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
             self._hindered.clear()
             self._answer_is_news = True
+            self._in_flight.clear()
+            self._answered.clear()
 
     def closed_to(self, priority: Priority) -> Hindrance | None:
         """What refuses calls of this priority for longer than they may wait; None: they may go."""
@@ -167,6 +172,7 @@ class BudgetGate:
         if priority is not None:
             with self._lock:
                 self._calls += 1
+                self._in_flight.add(threading.get_ident())
 
     def blocked(self, seconds: int, reason: BlockReason) -> bool:
         """See RateGate. Every process sees it at its next call."""
@@ -187,8 +193,10 @@ class BudgetGate:
                 budget.clear_block(conn, "APP")
             self._end_probe()
 
-    def answered(self) -> None:
+    def answered(self, caller: int) -> None:
         """See RateGate. Closes the circuit breaker; writes once a sync, and after failures."""
+        self._in_flight.discard(threading.get_ident())
+        self._answered.add(caller)
         if not self._answer_is_news:
             return
         with self._lock:
@@ -200,15 +208,23 @@ class BudgetGate:
                 self._end_probe()
 
     def unanswered(self, caller: int) -> bool:
-        """See RateGate. Opens the circuit breaker when several users in a row got no answer."""
+        """See RateGate. Opens the circuit breaker when several users in a row got no answer.
+
+        Not while calls are on their way that may be answered, nor when more users of this sync were
+        answered: that is the trouble of a few.
+        """
         with self._lock:
+            self._in_flight.discard(threading.get_ident())
             probing = self._is_probing() and self._mine.probes == "OUTAGE"
             if caller in self._unanswered and not probing:
                 return True
-            with self._engine.connect() as conn:
-                outage = budget.note_unanswered(conn)
             self._unanswered.add(caller)
             self._answer_is_news = True
+            hopeful = max(len(self._in_flight), len(self._answered))
+            if len(self._unanswered) < hopeful and not probing:
+                return True
+            with self._engine.connect() as conn:
+                outage = budget.note_unanswered(conn)
             if outage:
                 self._permits.clear()
                 self._hindered.clear()

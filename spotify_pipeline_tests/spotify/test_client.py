@@ -114,7 +114,7 @@ def test_the_gate_is_told_who_waits(server):
         def blocked(self, seconds, reason):
             return False
 
-        def answered(self):
+        def answered(self, caller):
             pass
 
         def unanswered(self, caller):

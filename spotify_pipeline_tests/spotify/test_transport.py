@@ -136,7 +136,7 @@ class WaitingGate:
         self.told.append((seconds, reason))
         return True
 
-    def answered(self):
+    def answered(self, caller):
         pass
 
     def unanswered(self, caller):

@@ -70,10 +70,12 @@ def test_an_outage_burns_a_call_per_tick_and_polls_are_on_time_after_it(gated: G
         pass_by(stage, 15)
         assert set(codes(poll(stage))) <= {DOWN}
     burnt = len(stage.calls("recently_played"))
-    # 4 threads have a call on its way when the third user's fails; then one call probes per tick.
-    assert ticks // 2 <= burnt <= ticks + 2 * 4
+    # 4 threads have two calls each on their way until three users have failed; then one call probes
+    # per tick.
+    assert ticks // 2 <= burnt <= ticks + 3 * 4
     (budget,) = stage.rows(t.api_budget)
-    assert sum(budget["day_calls"]) <= len(users) + burnt
+    # A permit that was booked before the circuit breaker opened may not have been used.
+    assert sum(budget["day_calls"]) <= len(users) + burnt + 4
 
     stage.simulator.clear_faults(fault)
     pass_by(stage, 15)

@@ -131,15 +131,16 @@ def test_plays_are_read_of_each_user_within_their_own_window(
 ) -> None:
     connection.execute(insert(t.users), [{"user_id": "ben"}, {"user_id": "cleo"}])
     save_artists(connection, [Artist("a", "Ay"), Artist("b", "Bee")])
-    save_tracks(connection, [Track("t1", "t1", 180_000, ("b", "a"), release_date="1999")])
-    plays = [Play(NOON + hours * HOUR, "t1") for hours in range(3)]
+    track = Track("t1", "t1", 180_000, ("b", "a"), release_date="1999")
+    save_tracks(connection, [track])
+    plays = [(Play(NOON + hours * HOUR, "t1"), track) for hours in range(-1, 3)]
     insert_plays(connection, dict.fromkeys((anna, "ben", "cleo"), plays))
-    frame = read_plays(connection, {"ben": None, anna: (NOON, NOON + 2 * HOUR)})
-    # The end of a window is outside of it.
+    frame = read_plays(connection, {"ben": None, anna: (NOON + HOUR, NOON + 2 * HOUR)})
+    # The end of a window is outside of it, and the play before its start comes along.
     assert list(zip(frame["user_id"], frame["played_at"], strict=True)) == [
         (anna, NOON),
         (anna, NOON + HOUR),
-        *(("ben", NOON + hours * HOUR) for hours in range(3)),
+        *(("ben", NOON + hours * HOUR) for hours in range(-1, 3)),
     ]
     assert set(frame["artist_id"]) == {"b"}
     assert set(frame["release_date"]) == {"1999"}
