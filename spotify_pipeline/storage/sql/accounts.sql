@@ -88,6 +88,8 @@ DECLARE
             THEN 'sealed_refresh_token is missing'
         WHEN coalesce(connect_user.key_id, '') = '' THEN 'key_id is missing'
         WHEN connect_user.scopes IS NULL THEN 'scopes is missing'
+        -- array_position raises 0A000 for more than one dimension.
+        WHEN array_ndims(connect_user.scopes) > 1 THEN 'scopes has more than one dimension'
         WHEN array_position(connect_user.scopes, NULL) IS NOT NULL THEN 'scopes has a NULL'
         WHEN connect_user.authorized_at IS NULL THEN 'authorized_at is missing'
         -- It could be stored, and Python could not read it or the end half a year later.
