@@ -29,9 +29,6 @@ OUTAGE = (
     "It is tried again within the hour; nobody has to reconnect."
 )
 
-# Any number that nobody else in this database uses for an advisory lock.
-_REFUSALS_LOCK = 0x5350_4F54_5245_46
-
 
 def settle_connections(conn: Connection, user_ids: Sequence[str] | None = None) -> None:
     """Bring up to date what time alone changes, for these users (None: all).
@@ -67,12 +64,13 @@ def note_refused(
     """Remember that Spotify refused this refresh token, and judge whether to believe it.
 
     None, and nothing written, when a newer token has replaced it meanwhile, or another session
-    keeps the user locked. In an outage every user refused within the hour becomes suspect, those
+    keeps the user or the judging of refusals locked. In an outage every user refused within the hour becomes suspect, those
     judged before it was one included.
     """
     k, u = t.user_tokens, t.users
     # One at a time: of three processes that judge at once each must see the others' refusals.
-    conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    if not _lock_refusals(conn):
+        return None
     accused = _accused_lately(conn)
     locked = _lock(conn, {user_id, *accused})
     if user_id not in locked:
@@ -104,7 +102,8 @@ def acquitted(conn: Connection, user_ids: Collection[str]) -> set[str]:
 
     Whoever judged it could not see what is written of them only now: so it is mended here.
     """
-    conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    # After a wait in vain the suspects who are visible now are mended; the rest are probed later.
+    _lock_refusals(conn)
     u = t.users
     suspects = set(
         conn.scalars(
@@ -189,6 +188,20 @@ def drop_dead_tokens(conn: Connection) -> int:
     gone = conn.scalars(k.delete().where(dead).returning(k.c.user_id)).all()
     conn.execute(update(u).where(u.c.user_id.in_(gone)).values(connection="disconnected"))
     return len(gone)
+
+
+def _lock_refusals(conn: Connection) -> bool:
+    """Let one process at a time judge refusals; False: another one judges for too long.
+
+    Not an advisory lock: every login of the database may take one and keep it.
+    """
+
+    def lock(skip: bool) -> bool:
+        row = select(t.settings.c.singleton).with_for_update(key_share=True, skip_locked=skip)
+        return conn.scalar(row) is not None
+
+    locked, skipped = lock_or_skip(conn, lock)
+    return locked or not skipped
 
 
 def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:

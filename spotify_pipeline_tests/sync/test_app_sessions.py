@@ -3,19 +3,21 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from random import Random
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from spotify_pipeline.simulator.faults.refusals import InvalidGrant
 from spotify_pipeline.storage import locks, requests
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.health import look_after
-from spotify_pipeline.sync.outcome import BLOCKED
+from spotify_pipeline.sync.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import choose, sync_chunk
 from spotify_pipeline_tests.sync.stage import SCOPES, Stage
@@ -205,3 +207,29 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
         "eve": "queued",
         "finn": "succeeded",
     }
+
+
+@contextmanager
+def unfinished(stage: Stage, statement: str) -> Iterator[Connection]:
+    """An app's transaction that runs this statement and is rolled back at the end of the block."""
+    with stage.pipeline.engine.connect() as app:
+        app.execute(text("SET LOCAL ROLE spotify_app"))
+        app.execute(text(statement))
+        yield app
+        app.rollback()
+
+
+def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
+    return {o.user_id: (o.result, o.skipped) for o in outcomes}
+
+
+@pytest.mark.timeout(60)
+def test_an_advisory_lock_of_an_app_holds_up_no_refused_connection(two: Stage) -> None:
+    two.sync_well("eve", "finn")
+    two.simulator.add_fault(InvalidGrant(), user_id="eve")
+    two.execute("UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()")
+    # The number that earlier versions locked.
+    with unfinished(two, "SELECT pg_advisory_xact_lock(x'53504F54524546'::bigint)"):
+        outcomes = {o.user_id: o.error_code for o in two.sync("eve", "finn")}
+    assert outcomes == {"eve": "RECONNECT", "finn": None}
+    assert two.row(t.users, "eve")["connection"] == "needs_reauth"

@@ -2,6 +2,7 @@
 --
 -- The lock order. Every transaction of ours, in SQL and in Python, locks rows in this order, and the
 -- rows of several users by user_id, so that none of them deadlocks with another:
+--   0. settings, by whoever judges refused connections: one process at a time;
 --   1. users: at once as strongly as it will need, because raising a lock later is a deadlock with a
 --      waiting forget_user. NO KEY UPDATE to write about a user, KEY SHARE to ask for a sync;
 --   2. sync_state; 3. request_locks; 4. user_tokens, sync_requests and all else of the user.
