@@ -56,6 +56,10 @@ def link_account(conn: Connection, user_id: str, profile: Profile) -> None:
     """
     u = t.users
     mine = select(u.c.account_id).where(u.c.user_id == user_id)
+    # A known account never changes, so no lock is needed to see it: an app that asks for a sync and
+    # does not commit would hold it up.
+    if conn.scalar(mine) == profile.account:
+        return
     known = conn.scalar(mine.with_for_update())
     if known == profile.account:
         return

@@ -23,14 +23,13 @@ OUTAGE_USERS = 3
 OUTAGE_WINDOW = timedelta(minutes=60)
 WARN_AHEAD = timedelta(days=30)
 KEEP_AFTER_EXPIRY = timedelta(days=30)
+# So many processes or threads that judge refusals are waited for.
+JUDGES = 5
 
 OUTAGE = (
     "Spotify refuses many connections at once, so this is not believed. "
     "It is tried again within the hour; nobody has to reconnect."
 )
-
-# Any number that nobody else in this database uses for an advisory lock.
-_REFUSALS_LOCK = 0x5350_4F54_5245_46
 
 
 def settle_connections(conn: Connection, user_ids: Sequence[str] | None = None) -> None:
@@ -50,15 +49,16 @@ def settle_connections(conn: Connection, user_ids: Sequence[str] | None = None) 
         .join_from(u, k, k.c.user_id == u.c.user_id)
         .where(u.c.connection.in_(ELIGIBLE), u.c.connection != state)
         .order_by(u.c.user_id)
-        # Nobody waits for a user whom another session keeps locked: the next sync settles them.
+        # Users whom another session keeps locked are not waited for: the next sync settles them.
         .with_for_update(of=u, key_share=True, skip_locked=True)
     )
     if user_ids is not None:
         changing = changing.where(u.c.user_id.in_(user_ids))
-    due = changing.cte("changing")
-    conn.execute(
-        update(u).where(u.c.user_id == due.c.user_id).values(connection=due.c.state),
-    )
+    states = {row.user_id: row.state for row in conn.execute(changing)}
+    free = _lock_requests(conn, states.keys(), skip=True)
+    for new_state in sorted({states[user_id] for user_id in free}):
+        due = [user_id for user_id in free if states[user_id] == new_state]
+        conn.execute(update(u).where(u.c.user_id.in_(due)).values(connection=new_state))
 
 
 def note_refused(
@@ -67,12 +67,13 @@ def note_refused(
     """Remember that Spotify refused this refresh token, and judge whether to believe it.
 
     None, and nothing written, when a newer token has replaced it meanwhile, or another session
-    keeps the user locked. In an outage every user refused within the hour becomes suspect, those
-    judged before it was one included.
+    keeps the user or the judging of refusals locked. In an outage every user refused within the
+    hour becomes suspect, those judged before it was one included.
     """
     k, u = t.user_tokens, t.users
     # One at a time: of three processes that judge at once each must see the others' refusals.
-    conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    if not _lock_refusals(conn):
+        return None
     accused = _accused_lately(conn)
     locked = _lock(conn, {user_id, *accused})
     if user_id not in locked:
@@ -104,7 +105,8 @@ def acquitted(conn: Connection, user_ids: Collection[str]) -> set[str]:
 
     Whoever judged it could not see what is written of them only now: so it is mended here.
     """
-    conn.execute(select(func.pg_advisory_xact_lock(_REFUSALS_LOCK)))
+    # After a wait in vain the suspects who are visible now are mended; the rest are probed later.
+    _lock_refusals(conn)
     u = t.users
     suspects = set(
         conn.scalars(
@@ -137,8 +139,14 @@ def claim_probe(conn: Connection, user_id: str) -> bool:
 
 
 def trust_again(conn: Connection, user_id: str) -> None:
-    """A suspect user's token was honoured: the connection is what it was."""
+    """A suspect user's token was honoured: the connection is what it was.
+
+    A user whom another session keeps locked stays suspect until the next probe: the new token,
+    which exists nowhere else, must be stored now.
+    """
     u = t.users
+    if not _lock(conn, [user_id]):
+        return
     conn.execute(
         update(u)
         .where(u.c.user_id == user_id, u.c.connection == "suspect")
@@ -191,8 +199,23 @@ def drop_dead_tokens(conn: Connection) -> int:
     return len(gone)
 
 
+def _lock_refusals(conn: Connection) -> bool:
+    """Let one process at a time judge refusals; False: another one judges for too long.
+
+    Not an advisory lock: every login of the database may take one and keep it.
+    """
+
+    def lock(skip: bool) -> bool:
+        row = select(t.settings.c.singleton).with_for_update(key_share=True, skip_locked=skip)
+        return conn.scalar(row) is not None
+
+    # Each of those before us may itself wait for a locked user.
+    locked, skipped = lock_or_skip(conn, lock, waits=JUDGES)
+    return locked or not skipped
+
+
 def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:
-    """Lock these users and their states in the documented order, as strongly as will be needed.
+    """Lock these users, their states and requests in the documented order, as strongly as needed.
 
     Returns who is locked: not those whom another session keeps locked.
     """
@@ -203,10 +226,23 @@ def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:
     def lock(skip: bool) -> set[str]:
         found = conn.scalars(users.with_for_update(key_share=True, skip_locked=skip)).all()
         of_found = states.where(s.c.user_id.in_(found))
-        return set(conn.scalars(of_found.with_for_update(skip_locked=skip)))
+        locked = set(conn.scalars(of_found.with_for_update(skip_locked=skip)))
+        return _lock_requests(conn, locked, skip=skip)
 
     locked, _ = lock_or_skip(conn, lock)
     return locked
+
+
+def _lock_requests(conn: Connection, user_ids: Collection[str], *, skip: bool) -> set[str]:
+    """Lock the request locks of these locked users; return the users without those skipped.
+
+    The trigger note_connection locks them too, without a limit of time, and an app that asks for a
+    sync and does not commit keeps one. After a restore without triggers a user may have none.
+    """
+    k = t.request_locks
+    rows = select(k.c.user_id).where(k.c.user_id.in_(user_ids)).order_by(k.c.user_id)
+    locked = set(conn.scalars(rows.with_for_update(key_share=True, skip_locked=skip)))
+    return set(user_ids) - (set(conn.scalars(rows)) - locked)
 
 
 def _refused_lately() -> ColumnElement[bool]:

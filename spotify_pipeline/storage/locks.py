@@ -20,23 +20,26 @@ _LOCK_NOT_AVAILABLE = "55P03"
 Rows = TypeVar("Rows")
 
 
-def lock_or_skip(conn: Connection, lock: Callable[[bool], Rows]) -> tuple[Rows, bool]:
+def lock_or_skip(
+    conn: Connection, lock: Callable[[bool], Rows], *, waits: int = 1
+) -> tuple[Rows, bool]:
     """`lock(False)`, which waits in order, or after WAIT `lock(True)`, which skips locked rows.
 
-    Returns its rows, and whether locked ones were skipped.
+    Waits so many times WAIT. Returns its rows, and whether locked ones were skipped.
     """
     before = conn.scalar(select(func.current_setting("lock_timeout")))
-    try:
-        # The savepoint lets go of what the first try has locked: rows that are locked later stand
-        # before them in the order (deadlock).
-        with conn.begin_nested():
-            limit_waits(conn)
-            rows = lock(False)
-            conn.execute(select(func.set_config("lock_timeout", before, True)))
-        return rows, False
-    except OperationalError as error:
-        if not is_lock_timeout(error):
-            raise
+    for _ in range(waits):
+        try:
+            # The savepoint lets go of what the first try has locked: rows that are locked later
+            # stand before them in the order (deadlock).
+            with conn.begin_nested():
+                limit_waits(conn)
+                rows = lock(False)
+                conn.execute(select(func.set_config("lock_timeout", before, True)))
+            return rows, False
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
     return lock(True), True
 
 

@@ -22,6 +22,7 @@ from spotify_pipeline.spotify.errors import (
     Transient,
 )
 from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.storage.locks import is_lock_timeout
 from spotify_pipeline.storage.people import Listener
 from spotify_pipeline.sync.isolation import concerns_one, warn
 from spotify_pipeline.sync.outcome import StepFailure
@@ -44,6 +45,8 @@ class Collected:
     due_stretch: float = 1.0
     # The first call that failed was not made, or refused for everybody: no failure of this user's.
     is_held_back: bool = False
+    # Another session keeps the user's rows locked: nothing is to be written.
+    is_locked: bool = False
 
 
 # Users who are written at once. A write costs as much as 15 users, before its first one.
@@ -123,6 +126,9 @@ def _collect_into(
     except Exception as error:
         if not concerns_one(error):
             raise
+        collected.is_locked = is_lock_timeout(error)
+        if collected.is_locked:
+            return
         warn("Collecting one user's data failed", error)
         refusal = _failure(ErrorCode.INTERNAL)
     if refusal:

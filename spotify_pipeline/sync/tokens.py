@@ -37,7 +37,7 @@ from spotify_pipeline.storage.account_links import (
     withhold_access,
 )
 from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
-from spotify_pipeline.storage.locks import limit_waits
+from spotify_pipeline.storage.locks import is_lock_timeout, limit_waits
 from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
 from spotify_pipeline.storage.resealing import lock_tokens
 
@@ -140,7 +140,7 @@ class UserTokens:
             if self._is_first_use:
                 withhold_access(conn, self._user_id)
 
-        self._commit(save)
+        self._commit(save, must_be_kept=rotated)
         if self._is_first_use:
             self._settle_account(grant.access_token, fresh)
         self._token, self._opened = fresh, grant.access_token
@@ -163,7 +163,8 @@ class UserTokens:
     def _settle_account(self, access_token: str, fresh: SealedToken) -> None:
         """Store the access token, once it is known to be of the user's account or learned as such.
 
-        Raises OtherAccount and, for a user whose account is known, what hinders asking.
+        Raises OtherAccount and, for a user whose account is known, what hinders asking. Raises
+        OperationalError (lock timeout) when another session keeps the user locked.
         """
         profile = None
         try:
@@ -187,7 +188,7 @@ class UserTokens:
             self._save(conn, fresh, fresh)
             return None
 
-        if refusal := self._commit(settle):
+        if refusal := self._commit(settle, must_be_kept=False):
             raise refusal
         self._is_first_use = False
 
@@ -223,16 +224,22 @@ class UserTokens:
                 raise
         raise SpotifyUnavailable(OUTAGE if judged else REPLACED)
 
-    def _commit(self, save: Callable[[Connection], Result]) -> Result:
-        """Commits what must not be lost, again if need be: it is idempotent."""
+    def _commit(self, save: Callable[[Connection], Result], *, must_be_kept: bool) -> Result:
+        """Commits, again if need be: `save` is idempotent.
+
+        A lock timeout is tried again only for what must be kept, because the new refresh token
+        exists nowhere else: other users wait meanwhile.
+        """
         deadline = self._monotonic() + SAVE_SECONDS
         while True:
             try:
                 with self._engine.begin() as conn:
                     limit_waits(conn)
                     return save(conn)
-            except (OperationalError, InterfaceError):
+            except (OperationalError, InterfaceError) as error:
                 if self._monotonic() >= deadline:
+                    raise
+                if is_lock_timeout(error) and not must_be_kept:
                     raise
             self._sleep(SAVE_AGAIN_SECONDS)
 

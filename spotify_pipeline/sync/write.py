@@ -48,8 +48,11 @@ def write(
 
     Returns one outcome per user, in order.
     """
+    locked = [one.listener.user_id for one in collected if one.is_locked]
+    outcomes = {user_id: UserOutcome(user_id, skipped=BLOCKED) for user_id in locked}
+    in_order = [one.listener.user_id for one in collected]
+    collected = [one for one in collected if not one.is_locked]
     refused = by_halves(collected, lambda part: _write_catalogue(pipeline, part))
-    outcomes: dict[str, UserOutcome] = {}
     everybody = [one.listener.user_id for one in collected]
     with pipeline.engine.begin() as conn:
         existing, ours, blocked = lock_held(conn, everybody, lease.lease_id)
@@ -72,7 +75,7 @@ def write(
             outcomes[user_id] = UserOutcome(user_id, skipped=BLOCKED)
         elif user_id not in ours:
             outcomes[user_id] = _failed(one, steps, ErrorCode.CRASHED)
-    return [outcomes[user_id] for user_id in everybody]
+    return [outcomes[user_id] for user_id in in_order]
 
 
 def _failed(one: Collected, steps: Sequence[str], code: ErrorCode) -> UserOutcome:

@@ -29,6 +29,7 @@ TOO_LARGE: list[tuple[str, Any, str]] = [
     ("scopes", ["x"] * 101, "scopes has more than 100 names or 4096 bytes"),
     ("scopes", ["x" * 4097], "scopes has more than 100 names or 4096 bytes"),
 ]
+NESTED = ("scopes", [["a", "b"], ["c", "d"]], "scopes has more than one dimension")
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_largest_connection_that_the_limits_allow_is_stored(
     assert {name: row[name] for name in LARGEST} == LARGEST
 
 
-@pytest.mark.parametrize(("argument", "value", "complaint"), TOO_LARGE)
+@pytest.mark.parametrize(("argument", "value", "complaint"), [*TOO_LARGE, NESTED])
 def test_a_connection_beyond_a_limit_is_refused_in_one_sentence(
     connection: Connection, ada: str, argument: str, value: Any, complaint: str
 ) -> None:

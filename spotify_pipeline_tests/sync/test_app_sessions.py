@@ -3,21 +3,24 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from spotify_pipeline.simulator.faults.refusals import InvalidGrant
 from spotify_pipeline.storage import locks, requests
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.health import look_after
-from spotify_pipeline.sync.outcome import BLOCKED
+from spotify_pipeline.sync.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import choose, sync_chunk
+from spotify_pipeline.sync.tokens import SAVE_SECONDS
 from spotify_pipeline_tests.sync.stage import SCOPES, Stage
 
 SECONDS = 60 if "SOAK" in os.environ else 10
@@ -205,3 +208,102 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
         "eve": "queued",
         "finn": "succeeded",
     }
+
+
+@contextmanager
+def unfinished(stage: Stage, statement: str) -> Iterator[Connection]:
+    """An app's transaction that runs this statement and is rolled back at the end of the block."""
+    with stage.pipeline.engine.connect() as app:
+        app.execute(text("SET LOCAL ROLE spotify_app"))
+        app.execute(text(statement))
+        yield app
+        app.rollback()
+
+
+def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
+    return {o.user_id: (o.result, o.skipped) for o in outcomes}
+
+
+@pytest.mark.timeout(60)
+def test_an_advisory_lock_of_an_app_holds_up_no_refused_connection(two: Stage) -> None:
+    two.sync_well("eve", "finn")
+    two.simulator.add_fault(InvalidGrant(), user_id="eve")
+    two.execute("UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()")
+    # The number that earlier versions locked.
+    with unfinished(two, "SELECT pg_advisory_xact_lock(x'53504F54524546'::bigint)"):
+        outcomes = {o.user_id: o.error_code for o in two.sync("eve", "finn")}
+    assert outcomes == {"eve": "RECONNECT", "finn": None}
+    assert two.row(t.users, "eve")["connection"] == "needs_reauth"
+
+
+REQUEST = "SELECT * FROM spotify_pipeline.request_sync('eve')"
+
+
+@pytest.mark.timeout(60)
+def test_a_request_that_is_not_committed_holds_up_no_change_of_connection_states(
+    two: Stage,
+) -> None:
+    two.execute(
+        "UPDATE spotify_pipeline.user_tokens"
+        " SET authorized_at = now() - interval '5 months 20 days'"
+    )
+    with unfinished(two, REQUEST):
+        look_after(two.pipeline)
+        assert two.row(t.users, "eve")["connection"] == "connected"
+        assert two.row(t.users, "finn")["connection"] == "expiring"
+        assert results(two.sync("finn")) == {"finn": ("synced", None)}
+    look_after(two.pipeline)
+    assert two.row(t.users, "eve")["connection"] == "expiring"
+
+
+@pytest.mark.timeout(60)
+def test_a_request_that_is_not_committed_holds_up_no_refused_connection(two: Stage) -> None:
+    two.sync_well("eve", "finn")
+    for user_id in ("eve", "finn"):
+        two.simulator.add_fault(InvalidGrant(), user_id=user_id)
+    two.execute("UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()")
+    with unfinished(two, REQUEST):
+        outcomes = {o.user_id: o.error_code for o in two.sync("eve", "finn")}
+    assert outcomes == {"eve": "SPOTIFY_UNAVAILABLE", "finn": "RECONNECT"}
+    assert two.row(t.users, "eve")["connection"] == "connected"
+    assert two.row(t.users, "finn")["connection"] == "needs_reauth"
+
+
+@pytest.mark.timeout(60)
+def test_a_token_of_a_suspect_user_is_stored_while_a_request_is_not_committed(two: Stage) -> None:
+    two.sync_well("eve", "finn")
+    two.execute("UPDATE spotify_pipeline.users SET connection = 'suspect'")
+    two.execute(
+        "UPDATE spotify_pipeline.user_tokens"
+        " SET access_expires_at = now(), last_refreshed_at = now() - interval '2 hours'"
+    )
+    before = two.row(t.user_tokens, "eve")["last_refreshed_at"]
+    with unfinished(two, REQUEST):
+        assert results(two.sync("eve", "finn"))["finn"] == ("synced", None)
+    assert two.row(t.user_tokens, "eve")["access_expires_at"] > before + timedelta(hours=2.5)
+    assert two.row(t.users, "eve")["connection"] == "suspect"
+    assert two.row(t.users, "finn")["connection"] == "connected"
+
+
+@pytest.mark.timeout(60)
+def test_a_user_whose_account_cannot_be_noted_is_left_out_and_no_other_waits(two: Stage) -> None:
+    began = time.monotonic()
+    with unfinished(two, REQUEST):
+        assert results(two.sync("eve", "finn")) == {
+            "eve": ("skipped", BLOCKED),
+            "finn": ("synced", None),
+        }
+    assert time.monotonic() - began < SAVE_SECONDS / 2
+    assert two.row(t.sync_state, "eve")["consecutive_failures"] == 0
+    assert two.rows(t.plays, "eve") == []
+    two.sync_well("eve")
+
+
+@pytest.mark.timeout(60)
+def test_a_user_whose_account_is_known_reconnects_while_a_request_is_not_committed(
+    two: Stage,
+) -> None:
+    two.sync_well("eve", "finn")
+    two.hand_over("eve", two.simulator.reconnect("eve").refresh_token)
+    with unfinished(two, REQUEST):
+        two.sync_well("eve", "finn")

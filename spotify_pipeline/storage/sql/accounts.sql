@@ -2,6 +2,7 @@
 --
 -- The lock order. Every transaction of ours, in SQL and in Python, locks rows in this order, and the
 -- rows of several users by user_id, so that none of them deadlocks with another:
+--   0. settings, by whoever judges refused connections: one process at a time;
 --   1. users: at once as strongly as it will need, because raising a lock later is a deadlock with a
 --      waiting forget_user. NO KEY UPDATE to write about a user, KEY SHARE to ask for a sync;
 --   2. sync_state; 3. request_locks; 4. user_tokens, sync_requests and all else of the user.
@@ -88,6 +89,8 @@ DECLARE
             THEN 'sealed_refresh_token is missing'
         WHEN coalesce(connect_user.key_id, '') = '' THEN 'key_id is missing'
         WHEN connect_user.scopes IS NULL THEN 'scopes is missing'
+        -- array_position raises 0A000 for more than one dimension.
+        WHEN array_ndims(connect_user.scopes) > 1 THEN 'scopes has more than one dimension'
         WHEN array_position(connect_user.scopes, NULL) IS NOT NULL THEN 'scopes has a NULL'
         WHEN connect_user.authorized_at IS NULL THEN 'authorized_at is missing'
         -- It could be stored, and Python could not read it or the end half a year later.
