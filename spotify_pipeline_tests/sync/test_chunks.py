@@ -20,8 +20,9 @@ from spotify_pipeline_tests.sync.stage import NOON, Stage
 
 HOUR = timedelta(hours=1)
 THREE = ("anna", "ben", "cleo")
-# Refreshing a token the first time: its row, as it must not be lost, then whose it is.
-PER_USER = 8
+# Refreshing a token the first time: its row, as it must not be lost, then whose it is, each under
+# a lock that is waited for shortly.
+PER_USER = 11
 
 
 def connect(stage: Stage, *names: str) -> None:
