@@ -61,8 +61,12 @@ class SameOriginOnly:
 
 
 def _name(url: str) -> str | None:
-    """The host of a URL in lower case; None if there is none."""
+    """The host of an origin in lower case; None if it has none, or more than scheme and address.
+
+    Neither header ever has a user or a path, and not everybody reads `a@b` or `a/b` as we do.
+    """
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
     except ValueError:
         return None
+    return None if "@" in parts.netloc or any(parts[2:]) else parts.hostname

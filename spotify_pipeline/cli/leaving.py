@@ -34,6 +34,10 @@ A text that begins with = + - @ (also in full width), a tab, a line break or an 
 apostrophe more before it, so that no spreadsheet runs it as a formula: a program takes the first
 apostrophe of a text away.
 
+All other characters of a text are as they were stored, also control characters and those that turn
+the direction of writing: a name may look different from what it is, and a terminal that shows a
+file raw may obey them.
+
 """
 
 

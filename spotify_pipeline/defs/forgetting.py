@@ -136,11 +136,33 @@ def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
     rows = conn.execute(
         delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), theirs)
     ).rowcount
+    rows += _take_out_of_planned_checks(conn, tombstone)
     # By their text: the row and the event are written one after the other, and a killed run may
     # have left either alone.
     is_check = _events.dagster_event_type.in_(CHECK_EVENTS)
     events = _delete_naming(conn, SqlEventLogStorageTable, _events.event, is_check, tombstone)
     return max(rows, events)
+
+
+def _take_out_of_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
+    """Others' rows of a shared run: until a check is done, each names everybody who was planned."""
+    where = _checks.asset_key.in_(OUR_ASSETS) & _maybe(_checks.evaluation_event, tombstone)
+    if tombstone.born_again_at:
+        where &= _checks.create_timestamp < _naive(tombstone)
+    taken_out = 0
+    for id_, body in conn.execute(select(_checks.id, _checks.evaluation_event).where(where)).all():
+        if not _names(body, tombstone.user_id):
+            continue
+        left = json.dumps(_without(json.loads(body), tombstone.user_id))
+        # The check may be done by now, and its row speak of its own partition only.
+        same = (_checks.id == id_) & (_checks.evaluation_event == body)
+        change = (
+            delete(AssetCheckExecutionsTable)
+            if _names(left, tombstone.user_id)
+            else update(AssetCheckExecutionsTable).values(evaluation_event=left)
+        )
+        taken_out += conn.execute(change.where(same)).rowcount
+    return taken_out
 
 
 def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
@@ -214,15 +236,19 @@ def _naming(
     where: ColumnElement[bool],
     tombstone: Tombstone,
 ) -> list[int]:
-    # The whole JSON string, and the same inside one and two serialized values: backfills have it.
+    if tombstone.born_again_at:
+        where &= table.c.timestamp < _naive(tombstone)
+    rows = conn.execute(select(table.c.id, text).where(where, _maybe(text, tombstone)))
+    return [id_ for id_, body in rows if _names(body, tombstone.user_id)]
+
+
+def _maybe(text: Column[str], tombstone: Tombstone) -> ColumnElement[bool]:
+    """Whether a text has the id as a JSON string anywhere; what Postgres can tell of `_names`."""
+    # The same inside one and two serialized values, too: backfills have it.
     quoted = [json.dumps(tombstone.user_id)]
     for _ in range(2):
         quoted.append(json.dumps(quoted[-1])[1:-1])
-    maybe = or_(*(text.contains(one, autoescape=True) for one in quoted))
-    if tombstone.born_again_at:
-        where &= table.c.timestamp < _naive(tombstone)
-    rows = conn.execute(select(table.c.id, text).where(where, maybe))
-    return [id_ for id_, body in rows if _names(body, tombstone.user_id)]
+    return or_(*(text.contains(one, autoescape=True) for one in quoted))
 
 
 def _names(body: str | None, user_id: str) -> bool:
@@ -257,6 +283,19 @@ def _strings(value: Any) -> Iterator[str]:
         # A set is serialized as {"__set__": [...]}.
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+def _without(value: Any, user_id: str, in_place: bool = False) -> Any:
+    """A serialized object without this partition key in its lists of partition keys."""
+    if isinstance(value, dict):
+        return {
+            name: _without(item, user_id, in_place or name in KEY_PLACES)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        kept = (item for item in value if not (in_place and item == user_id))
+        return [_without(item, user_id, in_place) for item in kept]
+    return value
 
 
 def _parsed(text: Any) -> Any:

@@ -103,6 +103,17 @@ def test_no_cell_of_an_export_is_a_formula_and_none_is_lost(
     assert not any(cell[:1] in "=+@\t\r\n" and cell for cell in cells)
 
 
+def test_characters_that_are_not_shown_come_back_too_and_the_readme_warns_of_them(
+    run: Run, mira: str, engine: Engine, tmp_path: Path
+) -> None:
+    name = "a\x1b[2J\x9b\x85\x7f\u2028\u202egnp.\u2066b"
+    with engine.begin() as conn:
+        conn.execute(update(t.tracks).values(name=name))
+    files = exported(run, mira, tmp_path / "mira.zip")
+    assert rows(files["tracks.csv"])[0]["name"] == name
+    assert "also control characters" in files["README.txt"]
+
+
 def test_an_export_tells_what_is_not_known_from_what_is_empty(
     run: Run, mira: str, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Whoever is forgotten is named nowhere any more, whatever runs, ticks and crashes left behind."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,10 @@ import pytest
 from dagster import DagsterRunStatus as Status
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
-from sqlalchemy import URL
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._serdes import deserialize_value
+from sqlalchemy import URL, select
 
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
 from spotify_pipeline.storage import tables as t
@@ -268,6 +271,77 @@ def test_an_id_that_is_a_common_word_takes_only_its_own_traces(
         assert receipt["user_id"] is None
         assert {kind: receipt["traces"].get(kind) for kind in kinds} == kinds
     assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
+
+
+def test_others_checks_of_a_run_over_several_stop_naming_who_is_forgotten(
+    stage: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    gone = ["0", "null", "a%b", "o'k", "ASSET_CHECK_EVALUATION_PLANNED"]
+    names = ["first", *gone, "keep"]
+    for who in names:
+        stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=who)
+    instance.add_dynamic_partitions("spotify_users", names)
+    # Launched, and dead before any check was done.
+    run = instance.create_run_for_job(
+        staged_defs().resolve_job_def("sync_user"),
+        status=Status.STARTED,
+        tags={
+            "dagster/asset_partition_range_start": "first",
+            "dagster/asset_partition_range_end": "keep",
+        },
+    )
+    instance.report_run_failed(run)
+    before = planned(instance)
+    assert before.keys() == set(names)
+    assert all(subset == set(names) for rows in before.values() for subset in rows)
+    for who in gone:
+        stage.forget(who)
+    reconcile(instance)
+    left = planned(instance)
+    assert left.keys() == {"first", "keep"}
+    assert left["keep"] == [{"first", "keep"}] * len(before["keep"])
+    assert all(row["user_id"] is None for row in stage.rows(t.forgotten))
+    # The run bears the name of its first partition and goes with it; what keep has in it stays.
+    stage.forget("first")
+    reconcile(instance)
+    assert planned(instance) == {"keep": [{"keep"}] * len(before["keep"])}
+
+
+def test_who_registers_again_stays_in_checks_that_were_planned_since(
+    stage: Stage, instance: dg.DagsterInstance, no_grace: None
+) -> None:
+    for who in ("back", "keep"):
+        stage.connect(who)
+    instance.add_dynamic_partitions("spotify_users", ["back", "keep"])
+    stage.forget("back")
+    stage.connect("back")
+    instance.create_run_for_job(
+        staged_defs().resolve_job_def("sync_user"),
+        tags={
+            "dagster/asset_partition_range_start": "back",
+            "dagster/asset_partition_range_end": "keep",
+        },
+    )
+    before = planned(instance)
+    assert before.keys() == {"back", "keep"}
+    reconcile(instance)
+    assert planned(instance) == before
+
+
+def planned(instance: dg.DagsterInstance) -> dict[str, list[set[str]]]:
+    """The partitions that each row of a planned check names, by the row's own; as Dagster reads."""
+    found: dict[str, list[set[str]]] = defaultdict(list)
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    c = AssetCheckExecutionsTable.c
+    with storage.index_connection() as conn:
+        for partition, body in conn.execute(select(c.partition, c.evaluation_event)):
+            event = deserialize_value(body, dg.EventLogEntry).dagster_event
+            assert event is not None
+            subset = event.asset_check_planned_data.partitions_subset
+            assert subset is not None
+            found[partition].append(set(subset.get_partition_keys()))
+    return dict(found)
 
 
 def leave_traces(instance: dg.DagsterInstance, user_id: str, *, text: str) -> None:

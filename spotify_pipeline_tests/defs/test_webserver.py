@@ -77,6 +77,10 @@ def test_a_proxy_that_the_settings_name_is_served(port: int) -> None:
         "[::1",
         "",
         "10.0.0.1",
+        "evil@127.0.0.1",
+        "evil:secret@localhost:3000",
+        "@ui.example.org",
+        "127.0.0.1/evil",
     ],
 )
 def test_a_foreign_host_is_refused(port: int, host: str) -> None:

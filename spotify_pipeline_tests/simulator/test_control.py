@@ -157,6 +157,7 @@ def answers(url: str) -> bool:
     "headers",
     [
         {"Host": "evil.example"},
+        {"Host": "evil@127.0.0.1:3977"},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "image"},
