@@ -75,8 +75,9 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
 def _init_db(engine: Engine) -> None:
     with engine.begin() as connection:
         check_server(connection)
-        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         connection.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
+        # Any login may hold it: the wait is limited too.
+        connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, delete, func, insert, select, te
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.domain.zones import all_zones
+from spotify_pipeline.storage import schema
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.engine import UnsupportedServer, make_engine, server_complaint
 from spotify_pipeline.storage.schema import (
@@ -122,6 +123,17 @@ def test_four_processes_may_set_up_the_same_database_at_once(empty: Engine) -> N
             time.sleep(0.02)
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
     check_revision(empty)
+
+
+def test_an_advisory_lock_of_another_session_does_not_stop_init_db_for_ever(
+    empty: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT", "50ms")
+    with empty.begin() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": schema.LOCK})
+        with pytest.raises(schema.SchemaBusy):
+            init_db(empty, sleep=lambda _: None)
+    init_db(empty)
 
 
 def test_a_failed_init_db_leaves_nothing_behind(empty: Engine) -> None:
