@@ -14,6 +14,8 @@ from spotify_pipeline.domain.model import Play, Track
 
 # Observed when Spotify re-stamped a whole feed: 0.8 to 31 s earlier, one play 55.7 s later.
 RESTAMPED_WITHIN = timedelta(seconds=60)
+# How far a play may be from where it is stored after it was re-stamped several times.
+MOVED_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def match_page(
 ) -> PageMatch:
     """Tell the new plays of a page from those that are stored under another id or instant.
 
-    `stored` are the API plays since RESTAMPED_WITHIN before `span_start`, the instant since when
+    `stored` are the API plays since MOVED_WITHIN before `span_start`, the instant since when
     the page shows every play. Two items of one page are two plays, however close.
     """
     recordings = [Recording.of(tracks[play.track_id]) for play in plays]

@@ -23,7 +23,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.domain.recordings import (
-    RESTAMPED_WITHIN,
+    MOVED_WITHIN,
     Recording,
     Restamped,
     StoredPlay,
@@ -163,9 +163,9 @@ def read_stored_plays(
         .join_from(
             p,
             users,
-            # A play re-stamped to a later instant is up to a minute before it.
+            # A play that was re-stamped to later instants is stored before them.
             (p.c.user_id == users.c.user_id)
-            & (p.c.played_at >= users.c.since - RESTAMPED_WITHIN)
+            & (p.c.played_at >= users.c.since - MOVED_WITHIN)
             & (p.c.source == "api"),
         )
         .join(k, k.c.spotify_id == p.c.track_id)
