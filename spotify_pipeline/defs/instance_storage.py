@@ -36,17 +36,11 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         url = dagster_url(settings).set(drivername="postgresql+psycopg2")
         if url.password:
             remember(str(url.password))
-        # The constructor makes tables, on engines that nobody has a name for yet.
-        event.listen(Pool, "connect", _prepare_session)
-        try:
-            super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
-        finally:
-            event.remove(Pool, "connect", _prepare_session)
+        super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage.optimize_for_webserver(
                 statement_timeout=0, pool_recycle=pool_recycle, max_overflow=POOL_OVERFLOW
             )
-            event.listen(storage._engine, "connect", _prepare_session)
         # Asked at every materialization, inside a transaction: the pool keeps one connection, so
         # each answer would cost a new one.
         events = self._event_log_storage
@@ -65,7 +59,13 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         return cls(pool_recycle=config_value["pool_recycle"], inst_data=inst_data)
 
 
+@event.listens_for(Pool, "connect")
 def _prepare_session(connection: Any, _record: object) -> None:
-    """Sets what Dagster relies on, among it UTC: it reads the database's clock without a zone."""
-    apply_settings(connection, PORTABLE)
-    connection.commit()
+    """Sets what Dagster relies on, among it UTC: it reads the database's clock without a zone.
+
+    For every pool of the process, because Dagster makes its tables on engines of its own; only
+    Dagster uses psycopg2 here. Listening while threads connect is a race, so this is done once.
+    """
+    if type(connection).__module__.partition(".")[0] == "psycopg2":
+        apply_settings(connection, PORTABLE)
+        connection.commit()
