@@ -25,6 +25,7 @@ from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import QuotaExceeded
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.budget import read_state, take
+from spotify_pipeline.storage.engine import make_engine
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, with_password
 
 SOON = datetime.now(UTC) + timedelta(minutes=50)
@@ -364,16 +365,20 @@ def test_a_request_that_no_run_serves_is_a_problem_unless_spotify_has_blocked_th
     assert "requests" not in problems(findings()[1])
 
 
-def test_sensors_and_schedules_that_are_switched_off_are_named(healthy, findings):
+def test_sensors_and_schedules_that_are_switched_off_are_named(healthy, findings, dagster):
     off = [switched_off("sync_request_sensor", "SENSOR"), switched_off("nightly_sync", "SCHEDULE")]
     with opened_instance(load_settings()) as instance:
         assert "dagster automation" not in problems(findings()[1])
         for state in off:
             instance.add_instigator_state(state)
         code, found = findings()
-        # Dagster's database is the one of other tests too.
-        for state in off:
-            instance.delete_instigator_state(state.instigator_origin_id, state.selector_id)
+    # Dagster's database is the one of other tests too.
+    storage = make_engine(dagster, settings={})
+    with storage.begin() as conn:
+        for table in ("jobs", "instigators"):
+            conn.execute(text(f"DELETE FROM public.{table}"))
+    storage.dispose()
+    assert "dagster automation" not in problems(findings()[1])
     assert code == 1
     assert problems(found)["dagster automation"] == (
         "switched off in Dagster: nightly_sync, sync_request_sensor"
