@@ -31,8 +31,8 @@ CROWD = 100
 
 _AGGREGATE = """
     SELECT user_id, (played_at AT TIME ZONE :zone)::date, sum(coalesce(ms_played, duration_ms)),
-        count(*), count(DISTINCT track_id), count(DISTINCT artist_ids[1])
-    FROM spotify_pipeline.plays JOIN spotify_pipeline.tracks ON spotify_id = track_id
+        count(*), count(DISTINCT track_id), count(DISTINCT artist_id)
+    FROM spotify_pipeline.plays
     GROUP BY 1, 2"""
 
 
