@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from spotify_pipeline.domain.budget import Priority
+from spotify_pipeline.domain.coverage import PAGE_SIZE
 from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
 from spotify_pipeline.domain.parsing import (
     BadPayload,
@@ -23,9 +24,6 @@ from spotify_pipeline.spotify.errors import (
 )
 from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request, bearer
 from spotify_pipeline.spotify.transport import Transport
-
-# Only the last 50 plays exist, and they fill in late: so always all of them, never a cursor.
-PLAYS_LIMIT = 50
 
 Parsed = TypeVar("Parsed")
 
@@ -53,7 +51,8 @@ class SpotifyApi:
             access_token,
             priority,
             lambda payload: parse_recently_played(payload, now),
-            limit=str(PLAYS_LIMIT),
+            # They fill in late: so always all of them, never a cursor.
+            limit=str(PAGE_SIZE),
         )
 
     def top_artists(
