@@ -21,7 +21,7 @@ def take_back_future(conn: Connection) -> int:
     user_ids = func.any(literal(list(found), ARRAY(Text)))
     # In the order in which a sync's write locks them, so that there is no deadlock.
     people = select(u.c.user_id).where(u.c.user_id == user_ids).order_by(u.c.user_id)
-    conn.execute(people.with_for_update(read=True, key_share=True))
+    conn.execute(people.with_for_update(key_share=True))
     states = select(s.c.user_id).where(s.c.user_id == user_ids).order_by(s.c.user_id)
     conn.execute(states.with_for_update())
 

@@ -171,6 +171,27 @@ def two(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return stage
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (CONNECT, ["nobody", list(SCOPES), datetime(2026, 1, 1, tzinfo=UTC)]),
+        ("SELECT spotify_pipeline.disconnect_user(%s)", ["nobody"]),
+    ],
+)
+def test_a_call_for_an_unknown_user_locks_no_row(
+    stage: Stage, statement: str, values: list[object]
+) -> None:
+    # Else a user registered and forgotten at that moment is locked in the wrong order (deadlock).
+    url = stage.pipeline.engine.url.set(drivername="postgresql")
+    with stage.pipeline.engine.connect() as other:
+        other.execute(text("LOCK TABLE spotify_pipeline.sync_state IN ACCESS EXCLUSIVE MODE"))
+        with psycopg.connect(url.render_as_string(hide_password=False)) as app:
+            app.execute("SET LOCAL lock_timeout = '2s'")
+            with pytest.raises(psycopg.Error, match="no such user"):
+                app.execute(statement, values)
+
+
 UNFINISHED = ["SELECT spotify_pipeline.forget_user('eve')"]
 UNFINISHED += ["SELECT spotify_pipeline.disconnect_user('eve')"]
 UNFINISHED += ["SELECT spotify_pipeline.register_user('eve', 'Europe/Oslo')"]

@@ -111,11 +111,12 @@ BEGIN
             MESSAGE = format('The connection cannot be stored: %s.', complaint);
     END IF;
     PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR NO KEY UPDATE;
-    PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
-    UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
+    -- Before any other lock: a user registered right now is locked in the wrong order (deadlock).
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
+    PERFORM FROM sync_state AS s WHERE s.user_id = connect_user.user_id FOR UPDATE;
+    UPDATE users AS u SET connection = 'connected' WHERE u.user_id = connect_user.user_id;
     INSERT INTO user_tokens AS k (
         user_id, client_id, sealed_refresh_token, key_id, scopes, authorized_at
     )
@@ -150,13 +151,14 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM FROM users AS u WHERE u.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
+    -- Before any other lock: a user registered right now is locked in the wrong order (deadlock).
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
+    END IF;
     PERFORM FROM sync_state AS s WHERE s.user_id = disconnect_user.user_id FOR UPDATE;
     -- No request is decided by the connection that ends now, and none that has come since is missed.
     PERFORM FROM request_locks AS l WHERE l.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
     UPDATE users AS u SET connection = 'disconnected' WHERE u.user_id = disconnect_user.user_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
-    END IF;
     DELETE FROM user_tokens AS k WHERE k.user_id = disconnect_user.user_id;
     -- The person ended it, not Spotify: so it is no RECONNECT, and starts no wait.
     UPDATE sync_requests AS r SET
