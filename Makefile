@@ -22,8 +22,8 @@ browser: $(VENV)/.dev ## the tests that need Chromium
 	$(BIN)/pytest -m browser -n 1 $(ARGS)
 
 soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
-	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes spotify_pipeline_tests/defs/test_request_life.py spotify_pipeline_tests/sync/test_app_sessions.py $(ARGS)
-	SOAK=1 $(BIN)/pytest --timeout 3600 spotify_pipeline_tests/domain/test_days.py spotify_pipeline_tests/domain/test_plain_personality.py $(ARGS)
+	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes spotify_pipeline_tests/defs/cluster/test_request_life.py spotify_pipeline_tests/sync/requests/test_app_sessions.py $(ARGS)
+	SOAK=1 $(BIN)/pytest --timeout 3600 spotify_pipeline_tests/domain/listening/test_days.py spotify_pipeline_tests/domain/personality/test_plain_personality.py $(ARGS)
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest --timeout 14400 -m hypothesis $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, types, layers, definitions

@@ -24,13 +24,13 @@ from rich.table import Table
 
 from benchmarks.lives import BadExport, Life, groups, read_export
 from benchmarks.machine import RESULTS, save
-from spotify_pipeline.domain.budget import SLOT_SECONDS, SLOTS, Allowance, BudgetState, due_stretch
 from spotify_pipeline.domain.due import next_due_at
-from spotify_pipeline.simulator.seeds import seeded
+from spotify_pipeline.domain.quota import SLOT_SECONDS, SLOTS, BudgetState, Quota, due_stretch
+from spotify_pipeline.simulator.music.seeds import seeded
 
 WINDOW = 50
 GROUP = 5
-ALLOWANCE = Allowance(calls_per_window=90, calls_per_day=1000)
+ALLOWANCE = Quota(calls_per_window=90, calls_per_day=1000)
 TOP_LISTS, TOP_LISTS_HOUR = 6, 3
 
 # (fetched_at, times of the page newest first, stretch, connected) -> due.

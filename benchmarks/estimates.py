@@ -14,10 +14,10 @@ import click
 import pandas as pd
 
 from benchmarks.machine import RESULTS, save
-from spotify_pipeline.domain.days import listened_ms
-from spotify_pipeline.simulator.catalogue import Catalogue
-from spotify_pipeline.simulator.listeners import Listener, Play, from_ms, to_ms
-from spotify_pipeline.simulator.persons import HEAVY
+from spotify_pipeline.domain.listening.days import listened_ms
+from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listeners import Listener, Play, from_ms, to_ms
+from spotify_pipeline.simulator.music.persons import HEAVY
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SKIPS = (0.1, 0.3, 0.5)

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
-from spotify_pipeline.simulator.catalogue import Catalogue
-from spotify_pipeline.simulator.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.persons import PERSONS
-from spotify_pipeline.simulator.seeds import seeded
+from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.persons import PERSONS
+from spotify_pipeline.simulator.music.seeds import seeded
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 ZONES = (

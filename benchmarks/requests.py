@@ -19,7 +19,7 @@ from dagster import DagsterEventType as Event
 from sqlalchemy import text
 
 from benchmarks.world import fleet
-from spotify_pipeline.cli.stack import Stack, free_port, running_stack
+from spotify_pipeline.cli.local.dagster_processes import Stack, free_port, running_stack
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.sync.pipeline import Pipeline
 

@@ -13,13 +13,13 @@ from uuid import uuid4
 import dagster as dg
 import sqlalchemy
 
-from spotify_pipeline.defs import many_users
+from spotify_pipeline.defs import sync_users_job
 from spotify_pipeline.defs.running import sync_many, why_failed
 from spotify_pipeline.domain import sealing
 from spotify_pipeline.spotify import client, transport
-from spotify_pipeline.spotify.wire import Wire
-from spotify_pipeline.storage.runs import enlist
-from spotify_pipeline.sync import derive, personality, tokens
+from spotify_pipeline.spotify.http import Wire
+from spotify_pipeline.storage.work.sync_runs import enlist
+from spotify_pipeline.sync import days, personality, tokens
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.runs import ENLISTED
 
@@ -27,7 +27,7 @@ from spotify_pipeline.sync.runs import ENLISTED
 PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     "Dagster events": [
         (dg.DagsterInstance, "handle_new_event"),
-        (many_users, "store_materializations"),
+        (sync_users_job, "store_materializations"),
     ],
     "HTTP": [(Wire, "attempt")],
     "parsing": [
@@ -37,7 +37,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
         (client, "parse_top_tracks"),
     ],
     "sealing": [(sealing.Keyring, "open"), (tokens, "seal")],
-    "days": [(derive.day, "daily_listening"), (derive.day, "touched_days")],
+    "days": [(days.day, "daily_listening"), (days.day, "touched_days")],
     "personality": [(personality, "music_personality")],
     "SQL": [
         (sqlalchemy.Connection, name)

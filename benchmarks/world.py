@@ -18,10 +18,10 @@ from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.persons import cast
+from spotify_pipeline.simulator.music.persons import cast
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.storage.accounts import connect_user, register_user
 from spotify_pipeline.storage.embedded.client import running_server
+from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
 # Who has listened for two weeks fills every page and list; a year takes the simulator a second.

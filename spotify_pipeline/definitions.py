@@ -3,7 +3,7 @@
 import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.redaction import install
+from spotify_pipeline.defs.instance.redaction import install
 
 
 @dg.definitions

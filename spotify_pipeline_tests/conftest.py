@@ -21,9 +21,9 @@ from sqlalchemy import URL, Connection, Engine, text
 
 from spotify_pipeline import redaction
 from spotify_pipeline.storage.embedded import client as embedded
-from spotify_pipeline.storage.engine import make_engine, normalise_url
-from spotify_pipeline.storage.roles import give_rights
-from spotify_pipeline.storage.schema import init_db
+from spotify_pipeline.storage.postgres.engine import make_engine, normalise_url
+from spotify_pipeline.storage.postgres.roles import give_rights
+from spotify_pipeline.storage.postgres.schema import init_db
 
 hypothesis.settings.register_profile("fast", max_examples=50, deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=5_000, deadline=None)

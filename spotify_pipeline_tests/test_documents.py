@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]

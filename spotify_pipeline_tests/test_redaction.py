@@ -11,9 +11,9 @@ import pytest
 
 from spotify_pipeline.redaction import MASK, install
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.spotify.accounts import Accounts
+from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.storage.engine import make_engine
+from spotify_pipeline.storage.postgres.engine import make_engine
 
 SECRET = "canary-client-secret"
 TOKEN = "AQ" + "Canary9refresh_token-" * 5
@@ -125,9 +125,11 @@ def test_the_debug_level_of_http_client_prints_no_header(
     with running_simulator(listeners=1) as simulator:
         (mira,) = simulator.listeners()
         transport = Transport(connections=1)
-        accounts = Accounts(simulator.url, simulator.client_id, simulator.client_secret, transport)
+        oauth = OAuthClient(
+            simulator.url, simulator.client_id, simulator.client_secret, transport
+        )
         capsys.readouterr()
-        granted = accounts.refresh(mira.refresh_token)
+        granted = oauth.refresh(mira.refresh_token)
         transport.close()
     printed = capsys.readouterr().out
     for secret in (granted.access_token, mira.refresh_token, "Basic"):

@@ -11,7 +11,7 @@ from zipfile import ZipFile, is_zipfile
 
 from sqlalchemy import URL, inspect, text
 
-from spotify_pipeline.storage.engine import make_engine
+from spotify_pipeline.storage.postgres.engine import make_engine
 
 
 def every_row(url: URL) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.settings import Settings, load_settings
-from spotify_pipeline.storage.database import open_engine
-from spotify_pipeline.storage.schema import check_revision
+from spotify_pipeline.storage.postgres.database import open_engine
+from spotify_pipeline.storage.postgres.schema import check_revision
 
 
 @contextmanager
@@ -32,9 +32,9 @@ def opened_database(settings: Settings) -> Iterator[Engine]:
 )
 def init_db() -> None:
     """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
-    from spotify_pipeline.storage import schema
-    from spotify_pipeline.storage.creation import Created, create_dagster_database
-    from spotify_pipeline.storage.roles import AppRole, create_statement, give_rights
+    from spotify_pipeline.storage.postgres import schema
+    from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
+    from spotify_pipeline.storage.postgres.roles import AppRole, create_statement, give_rights
 
     settings = load_settings()
     engine = open_engine(settings)

@@ -31,17 +31,17 @@ NOBODY_ANSWERS = (
 EXIT_CODES = {
     "spotify_pipeline.cli.errors.WrongUsage": WRONG_USAGE,
     "spotify_pipeline.cli.errors.WorkFailed": FAILED,
-    "spotify_pipeline.cli.stack.StackFailed": FAILED,
+    "spotify_pipeline.cli.local.dagster_processes.StackFailed": FAILED,
     "spotify_pipeline.domain.zones.UnknownZone": WRONG_USAGE,
     "spotify_pipeline.domain.sealing.SealError": FAILED,
     "spotify_pipeline.settings.ConfigurationError": WRONG_USAGE,
     "spotify_pipeline.simulator.control.SimulatorError": FAILED,
-    "spotify_pipeline.storage.engine.BadDatabaseUrl": WRONG_USAGE,
-    "spotify_pipeline.storage.engine.UnsupportedServer": WRONG_USAGE,
+    "spotify_pipeline.storage.postgres.engine.BadDatabaseUrl": WRONG_USAGE,
+    "spotify_pipeline.storage.postgres.engine.UnsupportedServer": WRONG_USAGE,
     "spotify_pipeline.storage.embedded.home.EmbeddedPostgresError": FAILED,
-    "spotify_pipeline.storage.schema.SchemaBusy": FAILED,
-    "spotify_pipeline.storage.schema.SchemaOutdated": WRONG_USAGE,
-    "spotify_pipeline.sync.connect.ConnectFailed": FAILED,
+    "spotify_pipeline.storage.postgres.schema.SchemaBusy": FAILED,
+    "spotify_pipeline.storage.postgres.schema.SchemaOutdated": WRONG_USAGE,
+    "spotify_pipeline.sync.admin.connect.ConnectFailed": FAILED,
     "spotify_pipeline.sync.pipeline.ClockIsWrong": WRONG_USAGE,
 }
 
@@ -94,7 +94,7 @@ def explain(error: BaseException) -> tuple[str, int]:
                 return scrub(str(one)), code
         if type(one).__module__.startswith("sqlalchemy."):
             # Only now: whoever raised it has imported SQLAlchemy already.
-            from spotify_pipeline.storage.database_errors import explain_database
+            from spotify_pipeline.storage.postgres.errors import explain_database
 
             if sentence := explain_database(one):
                 return scrub(sentence[0]), sentence[1]

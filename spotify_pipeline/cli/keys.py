@@ -12,10 +12,10 @@ from spotify_pipeline.cli.errors import WorkFailed, WrongUsage
 from spotify_pipeline.cli.output import count, example, print_json, print_table, progress
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.settings import Settings, load_settings
-from spotify_pipeline.sync.keys import drop as drop_from
-from spotify_pipeline.sync.keys import key_file, load_keyring, put_first, put_last
-from spotify_pipeline.sync.rotation import Rotation, tokens_by_key
-from spotify_pipeline.sync.rotation import rotate as seal_anew
+from spotify_pipeline.sync.admin.key_rotation import Rotation, tokens_by_key
+from spotify_pipeline.sync.admin.key_rotation import rotate as seal_anew
+from spotify_pipeline.sync.admin.keys import drop as drop_from
+from spotify_pipeline.sync.admin.keys import key_file, load_keyring, put_first, put_last
 
 VARIABLE = "SPOTIFY_PIPELINE_TOKEN_KEYS"
 STILL_SEALING = (

@@ -13,19 +13,22 @@ from spotify_pipeline.cli.errors import report
 
 # Name: (where the command is, what --help says about it), in the order in which one meets them.
 COMMANDS = {
-    "demo": ("demo:demo", "Let synthetic listeners live ten days, and show them in Dagster."),
-    "dev": ("dev:dev", "Run the database, the Dagster UI and its daemon."),
+    "demo": (
+        "demo.command:demo",
+        "Let synthetic listeners live ten days, and show them in Dagster.",
+    ),
+    "dev": ("local.dev:dev", "Run the database, the Dagster UI and its daemon."),
     "init-db": (
         "database:init_db",
         "Create the schema in the database, or upgrade it, and the app's role.",
     ),
     "connect": ("connect:connect", "Connect a person's Spotify account, in a browser here."),
-    "users": ("users:users", "Add, change, list and show users."),
+    "users": ("users.edit:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
     "keys": ("keys:keys", "Make, list, rotate and drop the keys that open refresh tokens."),
     "simulator": ("simulator:simulator", "Serve a local Spotify with synthetic listeners."),
-    "doctor": ("doctor:doctor", "Check configuration, database, keys, Spotify and users."),
+    "doctor": ("doctor.command:doctor", "Check configuration, database, keys, Spotify and users."),
 }
 
 

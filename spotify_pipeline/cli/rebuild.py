@@ -4,10 +4,10 @@ import click
 
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import count, example, printable, progress
-from spotify_pipeline.cli.people import require_known, some_users
+from spotify_pipeline.cli.users.argument import require_known, some_users
 from spotify_pipeline.domain.steps import REBUILT
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.people import all_user_ids
+from spotify_pipeline.storage.users.queries import all_user_ids
 
 BATCH = 100
 # A sync of the same user takes seconds; it is waited for.

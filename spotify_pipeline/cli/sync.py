@@ -11,14 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import Advance, count, example, printable, progress
-from spotify_pipeline.cli.people import require_known, some_users
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.cli.users.argument import require_known, some_users
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
-from spotify_pipeline.storage import runs
-from spotify_pipeline.storage.accounts import user_statuses
-from spotify_pipeline.storage.people import select_users
+from spotify_pipeline.storage.users.lifecycle import user_statuses
+from spotify_pipeline.storage.users.queries import select_users
+from spotify_pipeline.storage.work import sync_runs
 
 POLL_SECONDS = 0.5
 
@@ -99,7 +99,7 @@ def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) 
                 else require_known(conn, users)
             )
             # The users stand in sync_run_users: no user id enters the run's configuration.
-            runs.enlist(conn, run_id, chosen)
+            sync_runs.enlist(conn, run_id, chosen)
         if not chosen:
             click.echo("There is nobody to sync. `spotify-pipeline users list` shows everybody.")
             return
@@ -119,7 +119,7 @@ def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
         while not done.wait(POLL_SECONDS):
             # What keeps us from counting keeps the run from working, and it will say so.
             with suppress(SQLAlchemyError), engine.connect() as conn:
-                advance(runs.count_done(conn, run_id))
+                advance(sync_runs.count_done(conn, run_id))
 
     thread = threading.Thread(target=watch, name="progress", daemon=True)
     thread.start()
@@ -133,7 +133,7 @@ def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
 def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
     """One line for each user who failed or was left out, then the sum. Raises WorkFailed."""
     with engine.connect() as conn:
-        rows = runs.run_users(conn, run_id)
+        rows = sync_runs.run_users(conn, run_id)
         # A row without an outcome: the process that had the user died.
         failed = {
             row.user_id: row.error_code or ErrorCode.CRASHED

@@ -14,7 +14,7 @@ from spotify_pipeline.defs.resources import PipelineResource
 def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
     """Tells SPOTIFY_PIPELINE_ALERT_URL in counts what has to be looked at."""
     from spotify_pipeline.settings import load_settings
-    from spotify_pipeline.sync.alerts import tell_operator
+    from spotify_pipeline.sync.admin.alerts import notify_operator
 
     if load_settings().alert_url is None:
         return dg.SkipReason("SPOTIFY_PIPELINE_ALERT_URL is not set.")
@@ -24,6 +24,6 @@ def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource
         return context.instance.get_runs_count(failed)
 
     with pipeline.opened() as opened:
-        told = tell_operator(opened, failed_runs)
+        told = notify_operator(opened, failed_runs)
     told_of = ", ".join(f"{count} {event}" for event, count in told.items())
     return dg.SkipReason(f"Told: {told_of}." if told else "Nothing to tell.")

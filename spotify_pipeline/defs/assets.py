@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spotify_pipeline.defs.checks import OF_USER, as_result, evaluate_user, log_evaluation
-from spotify_pipeline.defs.event_batches import store_materializations
+from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.lineage import lineage_metadata
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.pictures import picture_metadata, wants_picture
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.defs.user_check import evaluation
+from spotify_pipeline.defs.user_sync_check import evaluation
 from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, STEPS
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ WAIT_SECONDS = 30
     # Many partitions at once from the UI: one set, one process for 200 users.
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=200),
 )
-def listener_assets(
+def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     from spotify_pipeline.sync.requests import answer_requests
-    from spotify_pipeline.sync.runs import judged
+    from spotify_pipeline.sync.runs import mark_recovered
     from spotify_pipeline.sync.users import sync_users
 
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
@@ -53,7 +53,7 @@ def listener_assets(
         def work(users: Sequence[str]) -> "list[UserOutcome]":
             # Requests wait for others by themselves.
             wait = 0 if dispatch_key else WAIT_SECONDS
-            return judged(
+            return mark_recovered(
                 opened, users, lambda: sync_users(opened, users, selected, wait_seconds=wait)
             )
 

@@ -19,9 +19,9 @@ from spotify_pipeline.defs.metadata import TABLES, asset_key
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.domain.steps import FETCHED, REBUILT
-from spotify_pipeline.storage.check_scopes import Scope, one_user
-from spotify_pipeline.storage.checks import RULES, Finding, Rule, look
-from spotify_pipeline.storage.drift import differences
+from spotify_pipeline.storage.checks.drift import differences
+from spotify_pipeline.storage.checks.rules import RULES, Finding, Rule, look
+from spotify_pipeline.storage.checks.scopes import Scope, one_user
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline

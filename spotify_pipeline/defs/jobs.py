@@ -5,10 +5,10 @@ from datetime import timedelta
 import dagster as dg
 
 from spotify_pipeline.defs.checks import OF_USER, check_tables
-from spotify_pipeline.defs.many_users import sync_users
+from spotify_pipeline.defs.instance.retention import delete_old_runs
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.retention import delete_old_runs
+from spotify_pipeline.defs.sync_users_job import sync_users
 from spotify_pipeline.domain.steps import STEPS
 
 __all__ = ["health", "sync_user", "sync_users"]
@@ -25,9 +25,9 @@ sync_user = dg.define_asset_job(
 
 
 @dg.op(out=dg.Out(dg.Nothing))
-def look_after(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
+def run_maintenance(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
     """Brings up to date what time changes, and deletes what is kept for a while only."""
-    from spotify_pipeline.sync.health import look_after as look_after_users
+    from spotify_pipeline.sync.admin.maintenance import run_maintenance as look_after_users
 
     with pipeline.opened() as opened:
         done = look_after_users(opened)
@@ -39,6 +39,6 @@ def look_after(context: dg.OpExecutionContext, pipeline: PipelineResource) -> No
     description="Connection states, stale days, the retention of logs and old runs, asset checks."
 )
 def health() -> None:
-    """look_after and check_tables."""
-    look_after()
+    """run_maintenance and check_tables."""
+    run_maintenance()
     check_tables()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from spotify_pipeline.domain import steps as s
-from spotify_pipeline.domain.personality_definition import METRICS
+from spotify_pipeline.domain.personality.definition import METRICS
 
 _SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
 

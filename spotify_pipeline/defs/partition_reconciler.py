@@ -19,13 +19,13 @@ def partition_reconciler(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
 ) -> dg.SkipReason:
     """Makes the partitions equal the table users, both ways; scrubs forgotten people."""
-    from spotify_pipeline.defs.forgetting import scrub
-    from spotify_pipeline.storage.forgetting import (
+    from spotify_pipeline.defs.instance.purge import scrub
+    from spotify_pipeline.storage.users.forgetting import (
         names_on_tombstones,
         note_traces,
         read_tombstones,
     )
-    from spotify_pipeline.storage.people import all_user_ids
+    from spotify_pipeline.storage.users.queries import all_user_ids
 
     instance, name = context.instance, listeners.name or ""
     with pipeline.opened() as opened:

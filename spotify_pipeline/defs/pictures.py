@@ -23,7 +23,7 @@ from spotify_pipeline.domain.portrait import (
     month_starts,
     movement,
 )
-from spotify_pipeline.storage.portrait import read_portrait
+from spotify_pipeline.storage.listening.portrait import read_portrait
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         from sqlalchemy.exc import DBAPIError
 
         from spotify_pipeline.settings import load_settings
-        from spotify_pipeline.storage.database_errors import explain_database
+        from spotify_pipeline.storage.postgres.errors import explain_database
         from spotify_pipeline.sync.pipeline import ClockIsWrong, open_pipeline
 
         try:

@@ -13,7 +13,7 @@ from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.tags import HOST, TRIGGER
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
-from spotify_pipeline.storage.database import reach_dagster
+from spotify_pipeline.storage.postgres.database import reach_dagster
 
 MANUAL = {TRIGGER: "manual", HOST: socket.gethostname()}
 # What failed is told by the command; Dagster's log of the run has the rest.

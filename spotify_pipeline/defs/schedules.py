@@ -77,10 +77,10 @@ def _still_going(context: dg.ScheduleEvaluationContext, name: str) -> str | None
 
 
 def _in_vain(pipeline: PipelineResource, selection: str, steps: list[str]) -> str | None:
-    from spotify_pipeline.sync.runs import why_not_now
+    from spotify_pipeline.sync.runs import skip_reason
 
     with pipeline.opened() as opened:
-        return why_not_now(opened, selection, steps)
+        return skip_reason(opened, selection, steps)
 
 
 nightly_sync = _sync_schedule(

@@ -17,12 +17,12 @@ from spotify_pipeline.defs.partition_reconciler import partition_reconciler
 from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, TRIGGER
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from spotify_pipeline.storage.requests import Dispatch
+    from spotify_pipeline.storage.work.sync_requests import Dispatch
 
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
 warnings.filterwarnings("ignore", "Parameter `owners` of .*SensorDefinition", dg.BetaWarning)
@@ -66,26 +66,26 @@ def sync_request_sensor(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Asks for one run per open dispatch key, and goes on with requests whose run is gone."""
-    from spotify_pipeline.storage import budget, requests
+    from spotify_pipeline.storage.work import api_budget, sync_requests
     from spotify_pipeline.sync.requests import await_request
 
     tick = Tick()
     with pipeline.opened() as opened:
         with opened.engine.connect() as conn:
-            dispatched = requests.dispatched(conn)
+            dispatched = sync_requests.dispatched(conn)
         unasked = _reconcile(context.instance, opened.engine, dispatched, tick)
-        closed_gate = opened.gate.closed_to("request")
+        closed_gate = opened.rate_limiter.closed_to("request")
         full_day = closed_gate.seconds if closed_gate and closed_gate.reason == "DAY" else None
         with opened.engine.begin() as conn:
             # For sync_status to show: SQL does not know the limit.
-            budget.note_full_day(conn, full_day)
+            api_budget.note_full_day(conn, full_day)
         if closed_gate:
             # Nothing is lost by waiting here: all is asked for when the gate has opened.
             return dg.SkipReason(f"Requests wait: {closed_gate.what_happened}. {tick}")
         if not unasked:
             await_request(opened, WAIT_SECONDS)
         with opened.engine.begin() as conn:
-            assigned = requests.assign(conn)
+            assigned = sync_requests.assign(conn)
     unasked |= _by_key(assigned)
     tick.assigned, tick.asked = len(assigned), len(unasked)
     if not unasked:
@@ -102,7 +102,7 @@ def _reconcile(
     instance: dg.DagsterInstance, engine: "Engine", dispatched: "Sequence[Dispatch]", tick: Tick
 ) -> "dict[str, list[Dispatch]]":
     """Go on with requests whose run has ended or is gone; return those whose run never began."""
-    from spotify_pipeline.storage import requests
+    from spotify_pipeline.storage.work import sync_requests
 
     tick.open = len(dispatched)
     never_begun = {}
@@ -113,11 +113,11 @@ def _reconcile(
             never_begun[key] = rows
         elif run and run.status is Status.CANCELED:
             with engine.begin() as conn:
-                tick.cancelled += requests.close_open(conn, key, ErrorCode.CANCELLED)
+                tick.cancelled += sync_requests.close_open(conn, key, ErrorCode.CANCELLED)
         elif run is None or run.is_finished:
             crashed = (ErrorCode.CRASHED, WHAT_TO_DO[ErrorCode.CRASHED])
             with engine.begin() as conn:
-                retried = requests.retry(conn, key, crashed)
+                retried = sync_requests.retry(conn, key, crashed)
             tick.again += retried.again
             tick.failed += retried.failed
     return never_begun
@@ -143,7 +143,7 @@ def _by_key(rows: "Iterable[Dispatch]") -> "dict[str, list[Dispatch]]":
 
 def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]") -> dg.RunRequest:
     """One run for the key; who belongs to a batch is told by the rows, not by the run."""
-    from spotify_pipeline.storage.requests import is_batch
+    from spotify_pipeline.storage.work.sync_requests import is_batch
 
     tags = {
         TRIGGER: "request",

@@ -34,6 +34,7 @@ from spotify_pipeline.domain.fields import (
     read_object,
     read_objects,
 )
+from spotify_pipeline.domain.listening.recordings import without_relinked
 from spotify_pipeline.domain.model import (
     Artist,
     Play,
@@ -45,7 +46,6 @@ from spotify_pipeline.domain.model import (
     TopTracks,
     Track,
 )
-from spotify_pipeline.domain.recordings import without_relinked
 
 # Clocks differ; a play further ahead than this would open tomorrow's day.
 FUTURE_AFTER = timedelta(minutes=5)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from spotify_pipeline.domain.coverage import Interval
+from spotify_pipeline.domain.listening.coverage import Interval
 
 # Half a year, in whole weeks.
 WEEKS = 26

@@ -5,8 +5,8 @@ import datetime as dt
 import json
 
 from spotify_pipeline.simulator.faults.kinds import KINDS
-from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
-from spotify_pipeline.simulator.oddities import Oddities
+from spotify_pipeline.simulator.http.limits import UNLIMITED_PIPELINE
+from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.server import Trouble, serve
 from spotify_pipeline.simulator.state import World
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from spotify_pipeline.domain.scopes import SCOPES
-from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST
-from spotify_pipeline.simulator.feed import Feed, Item
-from spotify_pipeline.simulator.listeners import Listener
-from spotify_pipeline.simulator.oddities import Oddities
-from spotify_pipeline.simulator.shapes import Shape
+from spotify_pipeline.simulator.http.shapes import Shape
+from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
+from spotify_pipeline.simulator.music.feed import Feed, Item
+from spotify_pipeline.simulator.music.listeners import Listener
+from spotify_pipeline.simulator.music.oddities import Oddities
 
 RANGE_DAYS = {"short_term": 28, "medium_term": 182, "long_term": 365}
 TopKind = Literal["artists", "tracks"]

@@ -9,9 +9,9 @@ import requests
 
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
-from spotify_pipeline.simulator.limits import UNLIMITED_PIPELINE
-from spotify_pipeline.simulator.oddities import Oddities
-from spotify_pipeline.simulator.shapes import Json, Shape, timestamp
+from spotify_pipeline.simulator.http.limits import UNLIMITED_PIPELINE
+from spotify_pipeline.simulator.http.shapes import Json, Shape, timestamp
+from spotify_pipeline.simulator.music.oddities import Oddities
 
 _TIMEOUT_SECONDS = 60.0
 

@@ -14,11 +14,11 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from spotify_pipeline.simulator.app import make_app
 from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.faults.wire import TRANSPORT
-from spotify_pipeline.simulator.limits import Limits
-from spotify_pipeline.simulator.oddities import Oddities
+from spotify_pipeline.simulator.http.app import make_app
+from spotify_pipeline.simulator.http.limits import Limits
+from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.state import World
 
 HOST = "127.0.0.1"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from spotify_pipeline.simulator.accounts import Account
-from spotify_pipeline.simulator.catalogue import Catalogue
 from spotify_pipeline.simulator.faults.base import FaultBook
-from spotify_pipeline.simulator.limits import Limits
-from spotify_pipeline.simulator.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.persons import cast
-from spotify_pipeline.simulator.shapes import Shapes, account_id
+from spotify_pipeline.simulator.http.limits import Limits
+from spotify_pipeline.simulator.http.shapes import Shapes, account_id
+from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.persons import cast
 from spotify_pipeline.simulator.tokens import Tokens
 
 _CALLS_KEPT = 200_000

@@ -1,6 +1,6 @@
 """Asking a person for permission: OAuth's authorization code with PKCE and state, by oauthlib.
 
-It makes the address of Spotify's page and reads the answer; calls are made by Accounts alone.
+It makes the address of Spotify's page and reads the answer; OAuthClient alone makes calls.
 """
 
 import hmac

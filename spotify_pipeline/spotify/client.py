@@ -4,8 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
-from spotify_pipeline.domain.budget import Priority
-from spotify_pipeline.domain.coverage import PAGE_SIZE
+from spotify_pipeline.domain.listening.coverage import PAGE_SIZE
 from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
 from spotify_pipeline.domain.parsing import (
     BadPayload,
@@ -14,6 +13,7 @@ from spotify_pipeline.domain.parsing import (
     parse_top_artists,
     parse_top_tracks,
 )
+from spotify_pipeline.domain.quota import Priority
 from spotify_pipeline.spotify.errors import (
     AccessTokenExpired,
     AppBlocked,
@@ -22,7 +22,7 @@ from spotify_pipeline.spotify.errors import (
     NotAllowlisted,
     SpotifyError,
 )
-from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request, bearer
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response, bearer
 from spotify_pipeline.spotify.transport import Transport
 
 Parsed = TypeVar("Parsed")
@@ -123,7 +123,7 @@ class SpotifyApi:
         raise BadResponse(f"{endpoint}: {what_is_wrong}")
 
 
-def refusal(endpoint: str, answer: Answer) -> SpotifyError:
+def refusal(endpoint: str, answer: Response) -> SpotifyError:
     """What a 4xx of the Web API means. Some bodies are JSON and some plain text: both are searched.
 
     A 401 says "Permissions missing" when the token lacks a scope: a refresh would not add it.

@@ -12,7 +12,7 @@
     │   ├── MissingScope         the listener did not grant a permission
     │   └── NotAllowlisted       the app may not read this account
     ├── AppBlocked               the app itself is refused: no user is to blame
-    └── AccessTokenExpired       401: never leaves UserSession and Accounts
+    └── AccessTokenExpired       401: never leaves UserSession and OAuthClient
 
 They are built from codes, statuses and endpoint names, never from bodies, headers or URLs:
 what stands in them ends up in logs, in Postgres and before listeners.
@@ -20,7 +20,7 @@ what stands in them ends up in logs, in Postgres and before listeners.
 
 from typing import Literal
 
-from spotify_pipeline.domain.codes import OTHER_ACCOUNT, WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import OTHER_ACCOUNT, WHAT_TO_DO, ErrorCode
 
 LimitReason = Literal["RATE", "QUOTA"]
 ReconnectCause = Literal["revoked", "expired", "invalid"]

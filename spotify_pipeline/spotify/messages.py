@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
-from spotify_pipeline.domain.budget import Priority
+from spotify_pipeline.domain.quota import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A 200 with its JSON object, or a 4xx with `payload` if it was one.
 
     `text` is the start of a 4xx body: it is matched against known sentences and never passed on.

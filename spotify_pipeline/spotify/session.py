@@ -4,8 +4,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from spotify_pipeline.domain.budget import Priority
 from spotify_pipeline.domain.model import PlaysPage, Profile, TimeRange, TopArtists, TopTracks
+from spotify_pipeline.domain.quota import Priority
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import AccessTokenExpired, BadResponse
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from spotify_pipeline.domain.budget import APP_BLOCK_SECONDS
+from spotify_pipeline.domain.quota import APP_BLOCK_SECONDS
+from spotify_pipeline.spotify.backoff import backoff_seconds, retry_after_seconds
 from spotify_pipeline.spotify.errors import (
     AppBlocked,
     BadResponse,
@@ -26,10 +27,9 @@ from spotify_pipeline.spotify.errors import (
     SpotifyUnavailable,
     Transient,
 )
-from spotify_pipeline.spotify.gate import OpenGate, RateGate
-from spotify_pipeline.spotify.messages import Answer, Request
-from spotify_pipeline.spotify.pauses import backoff_seconds, retry_after_seconds
-from spotify_pipeline.spotify.wire import Limits, RawAnswer, Wire
+from spotify_pipeline.spotify.http import HttpAdapter, Limits, RawResponse
+from spotify_pipeline.spotify.messages import Request, Response
+from spotify_pipeline.spotify.rate_limiter import NoRateLimit, RateLimiter
 
 # A longer wait ends the call at once, whatever the gate says: urllib3's own Retry was seen to
 # sleep six hours in process.
@@ -46,7 +46,7 @@ class Transport:
     def __init__(
         self,
         *,
-        gate: RateGate | None = None,
+        rate_limiter: RateLimiter | None = None,
         limits: Limits | None = None,
         connections: int = 16,
         sleep: Callable[[float], None] = time.sleep,
@@ -54,15 +54,15 @@ class Transport:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         fraction: Callable[[], float] = random.random,
     ) -> None:
-        self._gate: RateGate = gate or OpenGate()
+        self._rate_limiter: RateLimiter = rate_limiter or NoRateLimit()
         self._limits = limits or Limits()
         self._sleep = sleep
         self._clock = clock
         self._now = now
         self._fraction = fraction
-        self._wire = Wire(self._limits, connections, clock)
+        self._adapter = HttpAdapter(self._limits, connections, clock)
 
-    def send(self, request: Request) -> Answer:
+    def send(self, request: Request) -> Response:
         """The answer, a 200 or a 4xx; raises SpotifyUnavailable, BadResponse or RateLimited.
 
         What the gate raises passes through.
@@ -71,15 +71,15 @@ class Transport:
         waited_out = False
         failures = 0
         while True:
-            self._gate.acquire(request.priority)
+            self._rate_limiter.acquire(request.priority)
             started = self._clock()
             outcome = self._try_once(request, min(self._limits.try_seconds, left))
             left -= self._clock() - started
             if request.priority is not None and not isinstance(outcome, SpotifyUnavailable):
-                self._gate.answered(request.caller)
-            if isinstance(outcome, Answer):
+                self._rate_limiter.answered(request.caller)
+            if isinstance(outcome, Response):
                 if outcome.status == 200 and request.priority is not None:
-                    self._gate.succeeded()
+                    self._rate_limiter.succeeded()
                 return outcome
             failures += 1
             if isinstance(outcome, RateLimited):
@@ -90,7 +90,7 @@ class Transport:
                 continue
             pause = backoff_seconds(failures, self._fraction())
             is_unanswered = isinstance(outcome, SpotifyUnavailable)
-            if is_unanswered and not self._gate.unanswered(request.caller):
+            if is_unanswered and not self._rate_limiter.unanswered(request.caller):
                 raise outcome
             if failures >= self._limits.tries or pause >= left:
                 raise outcome
@@ -100,39 +100,39 @@ class Transport:
     def told(self, refusal: SpotifyError) -> SpotifyError:
         """The same refusal; when it is the app that is refused, the gate takes note of it."""
         if isinstance(refusal, AppBlocked):
-            self._gate.blocked(APP_BLOCK_SECONDS, "APP")
+            self._rate_limiter.blocked(APP_BLOCK_SECONDS, "APP")
         return refusal
 
     def close(self) -> None:
         """Closes the idle connections."""
-        self._wire.close()
+        self._adapter.close()
 
-    def _try_once(self, request: Request, seconds: float) -> Answer | Transient | RateLimited:
-        raw = self._wire.attempt(request, seconds)
+    def _try_once(self, request: Request, seconds: float) -> Response | Transient | RateLimited:
+        raw = self._adapter.attempt(request, seconds)
         if isinstance(raw, Transient):
             return raw
         return judge(request.endpoint, raw, self._now())
 
     def _wait_out(self, limit: RateLimited) -> bool:
         """Tells the gate, always; True if the next `acquire` waits the pause out."""
-        will_wait = self._gate.blocked(limit.retry_after_seconds, limit.reason)
+        will_wait = self._rate_limiter.blocked(limit.retry_after_seconds, limit.reason)
         return will_wait and limit.retry_after_seconds <= LONGEST_WAIT_SECONDS
 
 
-def judge(endpoint: str, raw: RawAnswer, now: datetime) -> Answer | Transient | RateLimited:
+def judge(endpoint: str, raw: RawResponse, now: datetime) -> Response | Transient | RateLimited:
     """What a raw answer is, as in the table above."""
     payload = _json_object(raw.body)
     if raw.status == 200:
         if payload is None:
             return BadResponse(f"{endpoint}: the body is no JSON object")
-        return Answer(200, payload)
+        return Response(200, payload)
     if raw.status == 429:
         wait = retry_after_seconds(raw.retry_after, now)
         return RateLimited(wait, _limit_reason(payload))
     if raw.status >= 500 or raw.status == 408:
         return SpotifyUnavailable(f"{endpoint}: status {raw.status}")
     if 400 <= raw.status < 500:
-        return Answer(raw.status, payload, raw.body[:4096].decode("utf-8", "replace"))
+        return Response(raw.status, payload, raw.body[:4096].decode("utf-8", "replace"))
     return BadResponse(f"{endpoint}: unexpected status {raw.status}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import STOPPED_BY
 
 # synced: every step done. failed: at least one was not. skipped: nothing was due, or somebody else

@@ -15,24 +15,24 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 from sqlalchemy import Connection
 
-from spotify_pipeline.domain import personality_definition as definition
-from spotify_pipeline.domain.coverage import local_day, observed_days
-from spotify_pipeline.domain.days import local_today, reading_window
-from spotify_pipeline.domain.personality import PersonalityInputs, music_personality
-from spotify_pipeline.domain.streaks import Past, sum_up
+from spotify_pipeline.domain.listening.coverage import local_day, observed_days
+from spotify_pipeline.domain.listening.days import local_today, reading_window
+from spotify_pipeline.domain.personality import definition
+from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
+from spotify_pipeline.domain.personality.streaks import Past, sum_up
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.storage.coverage import read_covers
-from spotify_pipeline.storage.days import read_dates
-from spotify_pipeline.storage.personality import (
-    Basis,
+from spotify_pipeline.storage.listening.coverage import read_covers
+from spotify_pipeline.storage.listening.days import read_dates
+from spotify_pipeline.storage.listening.personality import (
+    Fingerprint,
     ListState,
-    lock_bases,
+    lock_fingerprints,
     read_list_states,
-    save_bases,
+    save_fingerprints,
     write_personality,
 )
-from spotify_pipeline.storage.plays import Heard, read_plays, summarize_plays
-from spotify_pipeline.storage.tops import read_top_artists
+from spotify_pipeline.storage.listening.plays import Heard, read_plays, summarize_plays
+from spotify_pipeline.storage.listening.top_lists import read_top_artists
 from spotify_pipeline.sync.outcome import StepRows
 
 # So many days are read for the streaks before those that are settled are summed up again.
@@ -49,17 +49,17 @@ def rebuild_personality(
     people = _people(conn, zones, now)
     lists = read_list_states(conn, list(zones))
     keys = {u: _key(person, lists.get(u, []), now) for u, person in people.items()}
-    bases = lock_bases(conn, list(zones))
-    outdated = {u: people[u] for u in zones if always or bases[u].key != keys[u]}
+    fingerprints = lock_fingerprints(conn, list(zones))
+    outdated = {u: people[u] for u in zones if always or fingerprints[u].key != keys[u]}
     new, changed = set(), set()
     if outdated:
-        past = {u: past for u in outdated if (past := _past(bases[u], people[u]))}
+        past = {u: past for u in outdated if (past := _past(fingerprints[u], people[u]))}
         days = read_dates(conn, {u: past[u].before if u in past else date.min for u in outdated})
         rows = music_personality(_inputs(conn, outdated, now, days, past))
         written = write_personality(conn, rows, now)
         new, changed = ({user_id for (user_id,) in w} for w in (written.inserted, written.changed))
         past = _summed_up(days, outdated, past)
-        save_bases(conn, {u: Basis(keys[u], past.get(u)) for u in outdated})
+        save_fingerprints(conn, {u: Fingerprint(keys[u], past.get(u)) for u in outdated})
     return {user_id: StepRows(1, int(user_id in new), int(user_id in changed)) for user_id in zones}
 
 
@@ -100,10 +100,10 @@ def _key(person: _Person, lists: Sequence[ListState], now: datetime) -> str:
     return hashlib.md5(repr(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _past(basis: Basis, person: _Person) -> Past | None:
+def _past(fingerprint: Fingerprint, person: _Person) -> Past | None:
     """The streaks that need no second look; none where the clock was set back before their end."""
     yesterday = person.today - timedelta(days=1)
-    return basis.past if basis.past and basis.past.before <= yesterday else None
+    return fingerprint.past if fingerprint.past and fingerprint.past.before <= yesterday else None
 
 
 def _summed_up(

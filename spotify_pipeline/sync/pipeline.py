@@ -11,14 +11,14 @@ from sqlalchemy import Engine, func, select
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.storage.budget import allowance_of
-from spotify_pipeline.storage.database import open_engine
-from spotify_pipeline.storage.schema import check_revision, init_db, is_set_up
-from spotify_pipeline.sync.gate import BudgetGate
-from spotify_pipeline.sync.keys import load_keyring
+from spotify_pipeline.storage.postgres.database import open_engine
+from spotify_pipeline.storage.postgres.schema import check_revision, init_db, is_set_up
+from spotify_pipeline.storage.work.api_budget import quota_of
+from spotify_pipeline.sync.admin.keys import load_keyring
+from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 
 
 class ClockIsWrong(RuntimeError):
@@ -59,8 +59,8 @@ class Pipeline:
     settings: Settings
     keyring: Keyring
     api: SpotifyApi
-    accounts: Accounts
-    gate: BudgetGate
+    accounts: OAuthClient
+    rate_limiter: SharedRateLimiter
     now: Callable[[], datetime] = utc_now
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -83,21 +83,21 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             # The embedded database is nobody else's: a first `dagster dev` just works.
             init_db(engine)
         check_revision(engine)
-        gate = BudgetGate(engine, allowance_of(settings))
-        transport = Transport(gate=gate, connections=settings.connections)
+        rate_limiter = SharedRateLimiter(engine, quota_of(settings))
+        transport = Transport(rate_limiter=rate_limiter, connections=settings.connections)
         secret = settings.spotify_client_secret
         pipeline = Pipeline(
             engine=engine,
             settings=settings,
             keyring=load_keyring(settings, engine),
             api=SpotifyApi(settings.api_url, transport),
-            accounts=Accounts(
+            accounts=OAuthClient(
                 settings.accounts_url,
                 settings.spotify_client_id or "",
                 secret.get_secret_value() if secret else None,
                 transport,
             ),
-            gate=gate,
+            rate_limiter=rate_limiter,
             now=now,
         )
         pipeline.check_clock()

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.storage import requests, runs
-from spotify_pipeline.storage.leases import RETRY_SECONDS, leased_users
-from spotify_pipeline.storage.requests import Failure
-from spotify_pipeline.sync.gate import LONGEST_WAIT_SECONDS
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.storage.work import sync_requests, sync_runs
+from spotify_pipeline.storage.work.leases import RETRY_SECONDS, leased_users
+from spotify_pipeline.storage.work.sync_requests import Failure
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
-from spotify_pipeline.sync.retelling import retell
+from spotify_pipeline.sync.rate_limiter import LONGEST_WAIT_SECONDS
+from spotify_pipeline.sync.replay import replay
 from spotify_pipeline.sync.revalidate import revalidate
 
 # No call was made, or none may be made next: what the gate says is true for everybody.
@@ -36,10 +36,10 @@ LOOK_SECONDS = 0.2
 Work = Callable[[Sequence[str]], list[UserOutcome]]
 # Hears what came of users, before that is written down: whose request is answered is not looked
 # after again should this process die.
-Tell = Callable[[Sequence[UserOutcome]], None]
+Emit = Callable[[Sequence[UserOutcome]], None]
 
 
-def nobody_listens(_: Sequence[UserOutcome]) -> None:
+def no_emit(_: Sequence[UserOutcome]) -> None:
     """Whoever asked for the work tells what came of it."""
 
 
@@ -49,7 +49,7 @@ def answer_requests(
     run_id: str,
     work: Work,
     user_ids: Sequence[str] | None = None,
-    tell: Tell = nobody_listens,
+    emit: Emit = no_emit,
 ) -> list[UserOutcome]:
     """Do the work that these requests (of these users) asked for; write down what came of each.
 
@@ -60,23 +60,23 @@ def answer_requests(
     or a lost Postgres, leaves them open for the reconciler.
     """
     with pipeline.engine.begin() as conn:
-        asking = requests.start(conn, dispatch_key, run_id, user_ids)
+        asking = sync_requests.start(conn, dispatch_key, run_id, user_ids)
     try:
-        outcomes = _answer(pipeline, dispatch_key, asking, work, tell)
+        outcomes = _answer(pipeline, dispatch_key, asking, work, emit)
         busy = [user_id for user_id, outcome in outcomes.items() if outcome.skipped]
         if busy:
             _await_others(pipeline, busy)
-            outcomes |= _answer(pipeline, dispatch_key, busy, work, tell)
+            outcomes |= _answer(pipeline, dispatch_key, busy, work, emit)
             for user_id in busy:
                 if why := outcomes[user_id].skipped:
                     still_busy = (ErrorCode.INTERNAL, f"{why} Ask for it again.")
                     with pipeline.engine.begin() as conn:
-                        requests.retry(conn, dispatch_key, still_busy, [user_id])
+                        sync_requests.retry(conn, dispatch_key, still_busy, [user_id])
     except (OperationalError, InterfaceError):
         raise
     except Exception:
         with pipeline.engine.begin() as conn:
-            requests.close_open(conn, dispatch_key, ErrorCode.INTERNAL, asking)
+            sync_requests.close_open(conn, dispatch_key, ErrorCode.INTERNAL, asking)
         raise
     return [
         outcomes.get(user_id) or UserOutcome(user_id, skipped="The request was answered before.")
@@ -90,37 +90,39 @@ def await_request(pipeline: Pipeline, seconds: float) -> None:
     # Without a transaction that stays open meanwhile.
     engine = pipeline.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as conn:
-        while not requests.any_waiting(conn) and pipeline.monotonic() < deadline:
+        while not sync_requests.any_waiting(conn) and pipeline.monotonic() < deadline:
             pipeline.sleep(LOOK_SECONDS)
 
 
 def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
     """Note the users of these requests as the run's, and say that it has begun."""
     with pipeline.engine.connect() as conn:
-        asking = [r.user_id for r in requests.dispatched(conn) if r.dispatch_key == dispatch_key]
+        asking = [
+            r.user_id for r in sync_requests.dispatched(conn) if r.dispatch_key == dispatch_key
+        ]
     # A transaction each: users are locked before requests (deadlock).
     with pipeline.engine.begin() as conn:
-        runs.enlist(conn, run_id, asking)
+        sync_runs.enlist(conn, run_id, asking)
     with pipeline.engine.begin() as conn:
-        requests.start(conn, dispatch_key, run_id)
+        sync_requests.start(conn, dispatch_key, run_id)
 
 
 def _answer(
-    pipeline: Pipeline, dispatch_key: str, user_ids: Sequence[str], work: Work, tell: Tell
+    pipeline: Pipeline, dispatch_key: str, user_ids: Sequence[str], work: Work, emit: Emit
 ) -> dict[str, UserOutcome]:
     """Do the work for those for whom nobody has done it, and answer all who were not busy."""
     with pipeline.engine.connect() as conn:
-        synced = set(requests.synced_by_others(conn, dispatch_key)).intersection(user_ids)
+        synced = set(sync_requests.synced_by_others(conn, dispatch_key)).intersection(user_ids)
     done = [UserOutcome(user_id) for user_id in sorted(synced)]
     if done:
         # Whoever did it may have died before the app was told, or Dagster.
-        retell(pipeline, done)
+        replay(pipeline, done)
         revalidate(pipeline, done)
-        tell(done)
+        emit(done)
         _write_answers(pipeline, dispatch_key, done)
     if left := [user_id for user_id in user_ids if user_id not in synced]:
         outcomes = work(left)
-        tell(outcomes)
+        emit(outcomes)
         _write_answers(pipeline, dispatch_key, [one for one in outcomes if not one.skipped])
         done += outcomes
     return {outcome.user_id: outcome for outcome in done}
@@ -138,13 +140,13 @@ def _write_answers(pipeline: Pipeline, dispatch_key: str, outcomes: Sequence[Use
             verdicts.setdefault(_verdict(outcome), []).append(outcome.user_id)
     if waiting:
         with pipeline.engine.begin() as conn:
-            requests.put_back(conn, dispatch_key, waiting)
+            sync_requests.put_back(conn, dispatch_key, waiting)
     for verdict, users in verdicts.items():
         with pipeline.engine.begin() as conn:
             if verdict and verdict[0] in MAY_PASS:
-                requests.retry(conn, dispatch_key, verdict, users)
+                sync_requests.retry(conn, dispatch_key, verdict, users)
             else:
-                requests.finish(conn, dispatch_key, verdict, users)
+                sync_requests.finish(conn, dispatch_key, verdict, users)
 
 
 def _await_others(pipeline: Pipeline, user_ids: Sequence[str]) -> None:
@@ -160,7 +162,7 @@ def _await_others(pipeline: Pipeline, user_ids: Sequence[str]) -> None:
 def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
     """The users who were not synced because nobody can be for now, and not soon."""
     refused = {outcome.user_id for outcome in outcomes if outcome.error_code in HELD_BACK}
-    closed = pipeline.gate.closed_to("request") if refused else None
+    closed = pipeline.rate_limiter.closed_to("request") if refused else None
     # A short pause was waited out in vain: that counts as an attempt.
     return refused if closed and closed.seconds > LONGEST_WAIT_SECONDS else set()
 

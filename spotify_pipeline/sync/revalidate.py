@@ -12,9 +12,9 @@ import logging
 from collections.abc import Sequence
 
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION
-from spotify_pipeline.sync.hooks import post
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.webhooks import post
 
 # Somebody may be waiting for the sync: a hook that hangs costs them 7 s, one that is down less.
 TIMEOUT_SECONDS = 2.0

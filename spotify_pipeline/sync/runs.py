@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from spotify_pipeline.domain.budget import priority_of
+from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
-from spotify_pipeline.storage import runs
-from spotify_pipeline.storage.leases import LEASE_SECONDS
-from spotify_pipeline.storage.people import any_user, select_users
-from spotify_pipeline.storage.runs import ChunkCosts, RunTotals, RunUser
+from spotify_pipeline.storage.users.queries import has_user, select_users
+from spotify_pipeline.storage.work import sync_runs
+from spotify_pipeline.storage.work.leases import LEASE_SECONDS
+from spotify_pipeline.storage.work.sync_runs import ChunkCosts, RunTotals, RunUser
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
-from spotify_pipeline.sync.requests import Tell, answer_requests, nobody_listens
+from spotify_pipeline.sync.requests import Emit, answer_requests, no_emit
 from spotify_pipeline.sync.users import sync_users
 
 # The users were enlisted under the run's id by whoever asked for the run.
 ENLISTED = "enlisted"
 
 
-class NobodyEnlisted(Exception):
+class NoEnlistedUsers(Exception):
     """The run was to sync the users enlisted under its id, and there are none."""
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class NobodyEnlisted(Exception):
         )
 
 
-def why_not_now(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
+def skip_reason(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
     """Why a scheduled run would be for nothing, or None."""
     first = next((step for step in FETCHED if step in steps), None)
-    closed = first and pipeline.gate.closed_to(priority_of(first, scheduled=True))
+    closed = first and pipeline.rate_limiter.closed_to(priority_of(first, scheduled=True))
     if closed:
         return f"No call can be made now: {closed.what_happened}."
     with pipeline.engine.connect() as conn:
-        if not any_user(conn, selection, pipeline.now()):
+        if not has_user(conn, selection, pipeline.now()):
             return f"There is no user who is {selection}."
     return None
 
@@ -55,14 +55,14 @@ def choose(
     """Enlist the users of the selection and cut them into chunks; return how many chunks.
 
     Of an enlisted selection those of an earlier run, when this one repeats it and has none itself.
-    Raises NobodyEnlisted when nobody ever was.
+    Raises NoEnlistedUsers when nobody ever was.
     """
     with pipeline.engine.begin() as conn:
         if selection != ENLISTED:
-            runs.enlist(conn, run_id, select_users(conn, selection, pipeline.now()))
-        elif not runs.enlisted_again(conn, run_id, earlier_run_ids):
-            raise NobodyEnlisted
-        return runs.cut_chunks(conn, run_id, chunk_size)
+            sync_runs.enlist(conn, run_id, select_users(conn, selection, pipeline.now()))
+        elif not sync_runs.enlisted_again(conn, run_id, earlier_run_ids):
+            raise NoEnlistedUsers
+        return sync_runs.cut_chunks(conn, run_id, chunk_size)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def sync_chunk(
     *,
     scheduled: bool = False,
     dispatch_key: str | None = None,
-    tell: Tell = nobody_listens,
+    emit: Emit = no_emit,
 ) -> Iterator[list[UserOutcome]]:
     """Sync the users of one chunk who are left, and `tell` what came of them.
 
@@ -84,8 +84,8 @@ def sync_chunk(
     """
     before = _spent(pipeline)
     with pipeline.engine.begin() as conn:
-        retried = runs.begin_chunk(conn, run_id, chunk) > 1
-        user_ids = runs.users_left(conn, run_id, chunk)
+        retried = sync_runs.begin_chunk(conn, run_id, chunk) > 1
+        user_ids = sync_runs.users_left(conn, run_id, chunk)
     sync = partial(
         sync_users,
         pipeline,
@@ -96,24 +96,24 @@ def sync_chunk(
     )
 
     def work(users: Sequence[str]) -> list[UserOutcome]:
-        return judged(pipeline, users, lambda: sync(users))
+        return mark_recovered(pipeline, users, lambda: sync(users))
 
     if dispatch_key:
-        outcomes = answer_requests(pipeline, dispatch_key, run_id, work, user_ids, tell)
+        outcomes = answer_requests(pipeline, dispatch_key, run_id, work, user_ids, emit)
     else:
         outcomes = work(user_ids)
-        tell(outcomes)
+        emit(outcomes)
     yield outcomes
     noted = [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes]
     with pipeline.engine.begin() as conn:
-        runs.save_outcomes(conn, run_id, noted)
-        runs.end_chunk(conn, run_id, chunk, _since(before, _spent(pipeline)))
+        sync_runs.save_outcomes(conn, run_id, noted)
+        sync_runs.end_chunk(conn, run_id, chunk, _since(before, _spent(pipeline)))
 
 
 def _spent(pipeline: Pipeline) -> ChunkCosts:
     """What this process has spent so far."""
-    gate = pipeline.gate
-    return ChunkCosts(pipeline.monotonic(), gate.calls, gate.throttled_seconds)
+    rate_limiter = pipeline.rate_limiter
+    return ChunkCosts(pipeline.monotonic(), rate_limiter.calls, rate_limiter.throttled_seconds)
 
 
 def _since(before: ChunkCosts, now: ChunkCosts) -> ChunkCosts:
@@ -124,16 +124,16 @@ def _since(before: ChunkCosts, now: ChunkCosts) -> ChunkCosts:
     )
 
 
-def judged(
+def mark_recovered(
     pipeline: Pipeline, user_ids: Sequence[str], work: Callable[[], list[UserOutcome]]
 ) -> list[UserOutcome]:
     """Do the work, and mark the users who failed before it and no longer do."""
     with pipeline.engine.connect() as conn:
-        failing = runs.failing_users(conn, user_ids)
+        failing = sync_runs.failing_users(conn, user_ids)
     outcomes = work()
     if failing:
         with pipeline.engine.connect() as conn:
-            failing -= runs.failing_users(conn, list(failing))
+            failing -= sync_runs.failing_users(conn, list(failing))
     for outcome in outcomes:
         outcome.recovered = outcome.user_id in failing and not outcome.gone
     return outcomes
@@ -142,4 +142,4 @@ def judged(
 def report(pipeline: Pipeline, run_id: str) -> RunTotals:
     """The run in numbers."""
     with pipeline.engine.connect() as conn:
-        return runs.totals(conn, run_id)
+        return sync_runs.totals(conn, run_id)

@@ -22,7 +22,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
-from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import (
     BadResponse,
     MissingScope,
@@ -31,15 +30,21 @@ from spotify_pipeline.spotify.errors import (
     SpotifyError,
     SpotifyUnavailable,
 )
-from spotify_pipeline.storage.account_links import (
+from spotify_pipeline.spotify.oauth import Grant, OAuthClient
+from spotify_pipeline.storage.postgres.locks import is_lock_timeout, limit_waits
+from spotify_pipeline.storage.users.connection import (
+    OUTAGE,
+    claim_probe,
+    clear_suspect,
+    record_refusal,
+)
+from spotify_pipeline.storage.users.key_rotation import lock_tokens
+from spotify_pipeline.storage.users.queries import SealedToken, User, load_users, save_grant
+from spotify_pipeline.storage.users.spotify_account import (
     learn_account,
     refuse_account,
     withhold_access,
 )
-from spotify_pipeline.storage.connections import OUTAGE, claim_probe, note_refused, trust_again
-from spotify_pipeline.storage.locks import is_lock_timeout, limit_waits
-from spotify_pipeline.storage.people import Listener, SealedToken, load_listeners, save_grant
-from spotify_pipeline.storage.resealing import lock_tokens
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
@@ -57,11 +62,11 @@ class UserTokens:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: User,
         token: SealedToken,
         engine: Engine,
         keyring: Keyring,
-        accounts: Accounts,
+        accounts: OAuthClient,
         profile: Callable[[str], Profile],
         *,
         sleep: Callable[[float], None] = time.sleep,
@@ -130,7 +135,7 @@ class UserTokens:
         def save(conn: Connection) -> None:
             # The person before the token, as in connect_user: no two wait in a circle.
             if self._suspect:
-                trust_again(conn, self._user_id)
+                clear_suspect(conn, self._user_id)
             # Without a new refresh token nothing would be lost, and what is stored by now may be
             # the work of somebody who took this user over.
             if not self._save(conn, used, fresh) and rotated:
@@ -195,7 +200,7 @@ class UserTokens:
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
         """The stored token, if it is the one we used under another seal: keys were rotated."""
         lock_tokens(conn, self._user_id)
-        for listener in load_listeners(conn, [self._user_id]):
+        for listener in load_users(conn, [self._user_id]):
             stored = listener.token
             if stored is None:
                 return None
@@ -219,10 +224,10 @@ class UserTokens:
             return self._accounts.refresh(refresh_token)
         except Reconnect:
             with self._engine.begin() as conn:
-                judged = note_refused(conn, self._user_id, self._token)
-            if judged == "needs_reauth":
+                mark_recovered = record_refusal(conn, self._user_id, self._token)
+            if mark_recovered == "needs_reauth":
                 raise
-        raise SpotifyUnavailable(OUTAGE if judged else REPLACED)
+        raise SpotifyUnavailable(OUTAGE if mark_recovered else REPLACED)
 
     def _commit(self, save: Callable[[Connection], Result], *, must_be_kept: bool) -> Result:
         """Commits, again if need be: `save` is idempotent.

@@ -4,15 +4,19 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, REBUILT, STEPS
-from spotify_pipeline.storage.connections import OUTAGE, acquitted, settle_connections
-from spotify_pipeline.storage.leases import Lease, leased, leased_users
-from spotify_pipeline.storage.people import load_listeners
-from spotify_pipeline.sync.collect import collect
+from spotify_pipeline.storage.users.connection import (
+    OUTAGE,
+    reclassify_as_suspect,
+    refresh_connection_states,
+)
+from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.storage.work.leases import Lease, leased, leased_users
+from spotify_pipeline.sync.fetch import collect
 from spotify_pipeline.sync.outcome import BLOCKED, StepFailure, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
-from spotify_pipeline.sync.retelling import retell
+from spotify_pipeline.sync.replay import replay
 from spotify_pipeline.sync.revalidate import revalidate
 from spotify_pipeline.sync.write import write
 
@@ -52,7 +56,7 @@ def sync_users(
             syncing = leased_users(conn, set(user_ids) - lease.held)
         outcomes = {o.user_id: o for o in _sync_held(pipeline, lease, steps, scheduled, retried)}
         with pipeline.engine.connect() as conn:
-            known = {listener.user_id for listener in load_listeners(conn, user_ids)}
+            known = {listener.user_id for listener in load_users(conn, user_ids)}
     for user_id in user_ids:
         if user_id not in known:
             outcomes[user_id] = UserOutcome(user_id, gone=True)
@@ -78,8 +82,8 @@ def _sync_held(
 ) -> list[UserOutcome]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
-        settle_connections(conn, sorted(lease.held))
-        listeners = load_listeners(conn, lease.held)
+        refresh_connection_states(conn, sorted(lease.held))
+        listeners = load_users(conn, lease.held)
     if not listeners:
         return []
     outcomes: list[UserOutcome] = []
@@ -88,7 +92,7 @@ def _sync_held(
             outcomes += write(pipeline, lease, part, steps)
     _acquit(pipeline, outcomes)
     if retried:
-        retell(pipeline, outcomes, steps)
+        replay(pipeline, outcomes, steps)
     if PROFILE_REVALIDATION in steps:
         revalidate(pipeline, [one for one in outcomes if _concerns_app(one, scheduled)])
     return outcomes
@@ -107,7 +111,7 @@ def _acquit(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:
     if not accused:
         return
     with pipeline.engine.begin() as conn:
-        suspects = acquitted(conn, accused.keys())
+        suspects = reclassify_as_suspect(conn, accused.keys())
     unavailable = StepFailure(ErrorCode.SPOTIFY_UNAVAILABLE, OUTAGE)
     for user_id in suspects:
         failures = accused[user_id].failures

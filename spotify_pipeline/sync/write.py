@@ -12,23 +12,23 @@ from itertools import chain
 from sqlalchemy import Connection, tuple_, update
 
 from spotify_pipeline.domain import steps as s
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.due import next_due_at
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import not_provided
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.catalogue import save_artists, save_tracks
-from spotify_pipeline.storage.leases import Lease, lock_held
-from spotify_pipeline.storage.plays import count_plays
-from spotify_pipeline.storage.state import SyncResult, save_results
-from spotify_pipeline.storage.tops import (
+from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
+from spotify_pipeline.storage.listening.plays import count_plays
+from spotify_pipeline.storage.listening.top_lists import (
     FetchedList,
     ListRows,
     replace_top_artists,
     replace_top_tracks,
 )
-from spotify_pipeline.sync.collect import Collected
-from spotify_pipeline.sync.derive import day_rows, rebuild_touched_days, settle_completeness
-from spotify_pipeline.sync.isolation import by_halves
+from spotify_pipeline.storage.work.leases import Lease, lock_held
+from spotify_pipeline.storage.work.sync_state import SyncResult, save_results
+from spotify_pipeline.sync.bisect import bisect
+from spotify_pipeline.sync.days import day_rows, rebuild_touched_days, refresh_completeness
+from spotify_pipeline.sync.fetch import Collected
 from spotify_pipeline.sync.outcome import (
     BLOCKED,
     StepFailure,
@@ -36,9 +36,9 @@ from spotify_pipeline.sync.outcome import (
     UserOutcome,
     still_possible,
 )
-from spotify_pipeline.sync.pages import store_pages
 from spotify_pipeline.sync.personality import rebuild_personality
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.plays import store_pages
 
 
 def write(
@@ -52,7 +52,7 @@ def write(
     outcomes = {user_id: UserOutcome(user_id, skipped=BLOCKED) for user_id in locked}
     in_order = [one.listener.user_id for one in collected]
     collected = [one for one in collected if not one.is_locked]
-    refused = by_halves(collected, lambda part: _write_catalogue(pipeline, part))
+    refused = bisect(collected, lambda part: _write_catalogue(pipeline, part))
     everybody = [one.listener.user_id for one in collected]
     with pipeline.engine.begin() as conn:
         existing, ours, blocked = lock_held(conn, everybody, lease.lease_id)
@@ -62,7 +62,7 @@ def write(
                 outcomes.update(_write_users(conn, pipeline, part, steps))
 
         out = {one.listener.user_id for one in refused}
-        refused += by_halves([o for o in collected if o.listener.user_id in ours - out], write_part)
+        refused += bisect([o for o in collected if o.listener.user_id in ours - out], write_part)
         # Of those who are refused nothing is written but how it went.
         failed = {o.listener.user_id: _failed(o, steps, ErrorCode.INTERNAL) for o in refused}
         _write_state(conn, [o for o in refused if o.listener.user_id in ours], steps, failed)
@@ -147,7 +147,7 @@ def _write_plays_and_days(
         one.listener.user_id: one.fetched_at if one.plays else one.listener.plays_fetched_at
         for one in days_of
     }
-    settled = settle_completeness(conn, zones, fetched_at, stale, computed_at=pipeline.now())
+    settled = refresh_completeness(conn, zones, fetched_at, stale, computed_at=pipeline.now())
     for user_id, rows in day_rows(conn, zones, written, settled).items():
         outcomes[user_id].done[s.DAILY_LISTENING] = rows
 

@@ -8,9 +8,9 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, text
 
-from spotify_pipeline.storage.creation import CLOSE
-from spotify_pipeline.storage.engine import make_engine
-from spotify_pipeline.storage.roles import give_rights
+from spotify_pipeline.storage.postgres.dagster_database import CLOSE
+from spotify_pipeline.storage.postgres.engine import make_engine
+from spotify_pipeline.storage.postgres.roles import give_rights
 from spotify_pipeline_tests.conftest import temporary_database
 
 ROLE = "spotify_app"

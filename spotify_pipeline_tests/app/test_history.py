@@ -11,8 +11,8 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.app import Day, Refused, listening_history
-from spotify_pipeline.domain.coverage import Interval, completeness, local_day, merge
-from spotify_pipeline.domain.days import local_today
+from spotify_pipeline.domain.listening.coverage import Interval, completeness, local_day, merge
+from spotify_pipeline.domain.listening.days import local_today
 from spotify_pipeline.domain.zones import all_zones, check_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_track, add_user, cause

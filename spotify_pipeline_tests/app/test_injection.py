@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from spotify_pipeline import app as helper
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.app.conftest import autocommit
-from spotify_pipeline_tests.storage.catalog import describe
+from spotify_pipeline_tests.storage.postgres.catalog import describe
 from spotify_pipeline_tests.storage.rows import add_user, cause
 
 OPENINGS = ("'", "''", '"', "\\'", "$$", "');", "' OR '1'='1", "%s", ":user_id", "E'\\x27")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Connection, Engine, text, update
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.revalidate import signature

@@ -10,12 +10,12 @@ from click.testing import Result
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults.refusals import Forbidden
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.connect import DENIED, PREMIUM
-from spotify_pipeline_tests.cli.browsing import changed, free_port
+from spotify_pipeline.sync.admin.connect import DENIED, PREMIUM
+from spotify_pipeline_tests.cli.browser_user import changed, free_port
 from spotify_pipeline_tests.cli.conftest import _simulator, environ, process, run, simulator
 
 # The fixtures of the program's tests.

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from spotify_pipeline.cli.stack import Stack, running_stack
+from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.storage.accounts import connect_user, register_user
-from spotify_pipeline.storage.database import leave_database
+from spotify_pipeline.storage.postgres.database import leave_database
+from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
 

@@ -14,12 +14,12 @@ import pytest
 import requests
 from sqlalchemy import select, text
 
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.simulator.faults.refusals import Forbidden, InvalidClient, Latency
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import connect as words
-from spotify_pipeline_tests.cli.browsing import (
+from spotify_pipeline.sync.admin import connect as words
+from spotify_pipeline_tests.cli.browser_user import (
     Browser,
     Page,
     Visit,

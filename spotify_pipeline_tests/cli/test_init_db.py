@@ -5,8 +5,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine, text
 
-from spotify_pipeline.storage import roles
-from spotify_pipeline.storage.schema import newest_revision
+from spotify_pipeline.storage.postgres import roles
+from spotify_pipeline.storage.postgres.schema import newest_revision
 from spotify_pipeline_tests.cli.conftest import only_line, with_password
 
 

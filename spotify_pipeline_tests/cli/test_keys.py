@@ -11,8 +11,8 @@ from sqlalchemy import select
 from spotify_pipeline.domain.sealing import Keyring, new_key, seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.database import leave_database, open_engine
-from spotify_pipeline.sync.keys import load_keyring
+from spotify_pipeline.storage.postgres.database import leave_database, open_engine
+from spotify_pipeline.sync.admin.keys import load_keyring
 from spotify_pipeline_tests.cli.conftest import TOKEN_KEY, only_line
 
 TOKEN = "AQ" + "canary-refresh-token" * 5

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from spotify_pipeline.cli import errors
-from spotify_pipeline.cli.alone import alone
+from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.cli.program import COMMANDS, program
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 

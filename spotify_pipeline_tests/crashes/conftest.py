@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from spotify_pipeline.domain.sealing import new_key
-from spotify_pipeline_tests.crashes.world import World, open_world
+from spotify_pipeline_tests.crashes.crash_scenario import World, open_world
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import URL, Connection, text
 
 from spotify_pipeline.redaction import MASK
-from spotify_pipeline.sync.keys import KEY_FILE
+from spotify_pipeline.sync.admin.keys import KEY_FILE
 from spotify_pipeline_tests.canaries import Canaries
-from spotify_pipeline_tests.crashes.leaky import World, live
+from spotify_pipeline_tests.crashes.secret_scenario import World, live
 
 pytestmark = pytest.mark.xdist_group("daemon")
 

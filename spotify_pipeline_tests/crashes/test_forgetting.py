@@ -25,11 +25,11 @@ from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.crashes.conftest import Scale
+from spotify_pipeline_tests.crashes.crash_scenario import UNLIMITED, World, open_world
 from spotify_pipeline_tests.crashes.processes import Worker
 from spotify_pipeline_tests.crashes.worker import Order, Report
-from spotify_pipeline_tests.crashes.world import UNLIMITED, World, open_world
-from spotify_pipeline_tests.defs.staging import crashing, evaluated, on_stage
-from spotify_pipeline_tests.defs.theatre import dagster_environment, set_environment
+from spotify_pipeline_tests.defs.dagster_cluster import dagster_environment, set_environment
+from spotify_pipeline_tests.defs.definitions_fixture import crashing, definitions_of, evaluated
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
 WORD = "vergissmeinnicht"
@@ -92,7 +92,7 @@ class Fire:
 
     def reconcile(self, crash_after: int | None = None) -> None:
         """A tick of the reconciler; it dies after so many statements."""
-        with on_stage(self.world.stage.pipeline), crashing(crash_after) as crashed:
+        with definitions_of(self.world.scenario.pipeline), crashing(crash_after) as crashed:
             evaluated(partition_reconciler, self.instance)
         self.crashes += crashed[0]
 
@@ -110,7 +110,7 @@ class Fire:
 def fire(
     database: URL, _admin: Engine, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fire]:
-    monkeypatch.setattr("spotify_pipeline.defs.forgetting.GRACE", GRACE)
+    monkeypatch.setattr("spotify_pipeline.defs.instance.purge.GRACE", GRACE)
     with ExitStack() as opened:
         dagster_database = opened.enter_context(temporary_database(_admin, "template0"))
         environ = {
@@ -119,7 +119,7 @@ def fire(
             **dagster_environment(dagster_database, tmp_path),
         }
         world = opened.enter_context(open_world(environ, seed))
-        environ = {**environ, **world.stage.simulator.environment, **UNLIMITED}
+        environ = {**environ, **world.scenario.simulator.environment, **UNLIMITED}
         set_environment(monkeypatch, environ)
         instance = opened.enter_context(opened_instance(load_settings()))
         fire = Fire(world, instance, environ, (database, dagster_database), tmp_path)
@@ -134,19 +134,19 @@ def test_nobody_who_was_forgotten_under_fire_is_named_anywhere(
 ) -> None:
     for number in range(scale.forgets):
         who = f"{WORD}-{number}"
-        fire.world.stage.connect(who, seed=number)
+        fire.world.scenario.connect(who, seed=number)
         fire.reconcile()
         fire.sync(who)
         Event().wait(rng.uniform(0, LONGEST_WAIT))
-        fire.world.stage.forget(who)
+        fire.world.scenario.forget(who)
         fire.reconcile(crash_after=rng.randrange(60))
         fire.end_syncs(rng)
         fire.reconcile(crash_after=rng.randrange(60))
     deadline = monotonic() + 60
-    while any(row["user_id"] for row in fire.world.stage.rows(t.forgotten)):
+    while any(row["user_id"] for row in fire.world.scenario.rows(t.forgotten)):
         assert monotonic() < deadline
         fire.reconcile()
-    receipts = fire.world.stage.rows(t.forgotten)
+    receipts = fire.world.scenario.rows(t.forgotten)
     figure(
         f"{scale.forgets} people forgotten while they were synced, {fire.kills} workers killed, "
         f"{fire.crashes} scrubs crashed: named in {fire.naming() or 'no row and no file'}"
@@ -154,5 +154,5 @@ def test_nobody_who_was_forgotten_under_fire_is_named_anywhere(
     assert fire.naming() == {}
     assert [receipt["user_id"] for receipt in receipts] == [None] * scale.forgets
     # Those who stayed have lost nothing.
-    assert fire.world.stage.rows(t.daily_listening, "anna")
+    assert fire.world.scenario.rows(t.daily_listening, "anna")
     assert sorted(fire.instance.get_dynamic_partitions("spotify_users")) == sorted(fire.world.zones)

@@ -12,20 +12,20 @@ from sqlalchemy import text
 from spotify_pipeline.domain.steps import REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.edits import NullRefreshToken
-from spotify_pipeline.storage.leases import LEASE_SECONDS, RETRY_SECONDS
+from spotify_pipeline.storage.work.leases import LEASE_SECONDS, RETRY_SECONDS
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.sync.users import sync_users
-from spotify_pipeline_tests.crashes.books import compare
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.killing import (
+from spotify_pipeline_tests.crashes.crash_scenario import World
+from spotify_pipeline_tests.crashes.killed_workers import (
     kill_again_and_again,
     stop_again_and_again,
     sync_in_peace,
 )
-from spotify_pipeline_tests.crashes.naive import run_naive
+from spotify_pipeline_tests.crashes.obvious_design import run_naive
+from spotify_pipeline_tests.crashes.oracle import compare
 from spotify_pipeline_tests.crashes.processes import working
 from spotify_pipeline_tests.crashes.worker import Order, Report, run_pipeline
-from spotify_pipeline_tests.crashes.world import World
 
 Figure = Callable[[str], None]
 
@@ -33,7 +33,7 @@ Figure = Callable[[str], None]
 def test_nothing_is_lost_or_doubled_when_workers_are_killed_at_random(
     world: World, scale: Scale, rng: Random, figure: Figure
 ) -> None:
-    world.stage.simulator.add_fault(NullRefreshToken(), every=2)
+    world.scenario.simulator.add_fault(NullRefreshToken(), every=2)
     tally = kill_again_and_again(world, run_pipeline, scale.kills, rng)
     found = compare(world)
     figure(
@@ -47,7 +47,7 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed_at_random(
     # Four were left in peace.
     assert world.syncs - 4 >= scale.kills / 10
     # What came in pieces is what a rebuild makes of all plays.
-    for outcome in world.stage.sync_well(*world.zones, steps=REBUILT):
+    for outcome in world.scenario.sync_well(*world.zones, steps=REBUILT):
         assert {(rows.new, rows.changed) for rows in outcome.done.values()} == {(0, 0)}
 
 
@@ -111,7 +111,7 @@ def test_the_user_of_a_dead_worker_is_free_again_after_half_a_minute(
             worker.order(world.order())
             worker.report(seconds / 2)
             world.note(worker.kill())
-        with world.stage.pipeline.engine.connect() as conn:
+        with world.scenario.pipeline.engine.connect() as conn:
             held = conn.scalar(leases)
     died = monotonic()
     with working(run_pipeline, world.environ) as [worker]:

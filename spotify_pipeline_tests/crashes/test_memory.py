@@ -12,7 +12,7 @@ import pytest
 
 from spotify_pipeline.simulator.faults.wire import HugeBody
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.world import World
+from spotify_pipeline_tests.crashes.crash_scenario import World
 
 ROOT = Path(__file__).parents[2]
 MOST_MB = 250
@@ -25,7 +25,7 @@ def test_a_worker_fed_a_huge_body_stays_small(
     for number, user_id in enumerate(world.zones):
         # Half of them plain, half of them as a bomb of one thousandth of its size.
         huge = HugeBody(scale.megabytes, compressed=number % 2 == 1)
-        world.stage.simulator.add_fault(huge, user_id=user_id, endpoint="recently_played")
+        world.scenario.simulator.add_fault(huge, user_id=user_id, endpoint="recently_played")
     started = monotonic()
     done = subprocess.run(
         [

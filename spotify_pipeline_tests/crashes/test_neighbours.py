@@ -10,12 +10,12 @@ from spotify_pipeline.domain.steps import FETCHED
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import Latency, ServerError
 from spotify_pipeline.simulator.faults.wire import ConnectionReset, NoAnswer, SlowLoris, Truncated
-from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.http import Limits
+from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.spotify.wire import Limits
-from spotify_pipeline_tests.crashes.world import World
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.crashes.crash_scenario import World
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 # The real ones, twentyfold faster.
 LIMITS = Limits(connect_seconds=1.0, read_seconds=0.6, try_seconds=1.0, total_seconds=1.4, tries=4)
@@ -36,28 +36,30 @@ TROUBLE: dict[str, Fault] = {
 
 
 @pytest.fixture
-def impatient(world: World) -> Iterator[Stage]:
+def impatient(world: World) -> Iterator[Scenario]:
     """The pipeline with small limits, and more people, who have been synced once."""
     for user_id in TROUBLE:
-        world.stage.connect(user_id, person="light")
-    world.stage.sync_well(*world.zones, *TROUBLE)
-    pipeline, simulator = world.stage.pipeline, world.stage.simulator
+        world.scenario.connect(user_id, person="light")
+    world.scenario.sync_well(*world.zones, *TROUBLE)
+    pipeline, simulator = world.scenario.pipeline, world.scenario.simulator
     settings = pipeline.settings
-    transport = Transport(gate=pipeline.gate, connections=settings.connections, limits=LIMITS)
+    transport = Transport(
+        rate_limiter=pipeline.rate_limiter, connections=settings.connections, limits=LIMITS
+    )
     api = SpotifyApi(settings.api_url, transport)
-    accounts = Accounts(
+    accounts = OAuthClient(
         settings.accounts_url, simulator.client_id, simulator.client_secret, transport
     )
-    yield replace(world.stage, pipeline=replace(pipeline, api=api, accounts=accounts))
+    yield replace(world.scenario, pipeline=replace(pipeline, api=api, accounts=accounts))
     transport.close()
 
 
 def test_broken_answers_delay_others_by_no_more_than_their_own_time_outs(
-    world: World, impatient: Stage, figure: Callable[[str], None]
+    world: World, impatient: Scenario, figure: Callable[[str], None]
 ) -> None:
     started = monotonic()
     # With the usual limits: a busy machine answers late sometimes.
-    peaceful = world.stage.sync_well(*world.zones, *TROUBLE)
+    peaceful = world.scenario.sync_well(*world.zones, *TROUBLE)
     alone = monotonic() - started
     for user_id, fault in TROUBLE.items():
         impatient.simulator.add_fault(fault, user_id=user_id)

@@ -10,12 +10,15 @@ from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.embedded import client as embedded
-from spotify_pipeline.storage.engine import make_engine
-from spotify_pipeline.storage.schema import init_db
-from spotify_pipeline_tests.crashes.books import compare
+from spotify_pipeline.storage.postgres.engine import make_engine
+from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.killing import kill_postgres, kill_postgres_again_and_again
-from spotify_pipeline_tests.crashes.world import World, open_world
+from spotify_pipeline_tests.crashes.crash_scenario import World, open_world
+from spotify_pipeline_tests.crashes.killed_workers import (
+    kill_postgres,
+    kill_postgres_again_and_again,
+)
+from spotify_pipeline_tests.crashes.oracle import compare
 
 
 @pytest.fixture
@@ -69,9 +72,9 @@ def test_nothing_is_lost_or_doubled_when_postgres_is_killed_in_the_middle_of_syn
 def test_a_refresh_token_that_came_while_postgres_was_down_is_not_lost(
     world: World, kill: Callable[[], None]
 ) -> None:
-    world.stage.simulator.add_fault(RotateRefreshToken())
-    (outcome,) = world.stage.meanwhile("refresh", kill).sync("anna")
+    world.scenario.simulator.add_fault(RotateRefreshToken())
+    (outcome,) = world.scenario.meanwhile("refresh", kill).sync("anna")
     assert outcome.result == "synced"
-    assert world.stage.row(t.users, "anna")["connection"] == "connected"
-    world.stage.simulator.expire_access_tokens()
-    world.stage.sync_well("anna")
+    assert world.scenario.row(t.users, "anna")["connection"] == "connected"
+    world.scenario.simulator.expire_access_tokens()
+    world.scenario.sync_well("anna")

@@ -10,12 +10,12 @@ from time import monotonic
 import pytest
 from sqlalchemy import Engine, text
 
-from spotify_pipeline_tests.crashes.books import compare
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.killing import sync_in_peace
+from spotify_pipeline_tests.crashes.crash_scenario import World
+from spotify_pipeline_tests.crashes.killed_workers import sync_in_peace
+from spotify_pipeline_tests.crashes.oracle import compare
 from spotify_pipeline_tests.crashes.processes import working
 from spotify_pipeline_tests.crashes.worker import Order, run_pipeline
-from spotify_pipeline_tests.crashes.world import World
 
 
 def deadlocks(engine: Engine) -> int:
@@ -36,10 +36,12 @@ def test_processes_that_sync_the_same_people_at_once_refresh_each_token_once(
     with working(run_pipeline, world.environ, processes) as workers:
         for _ in range(scale.rounds):
             world.move(timedelta(minutes=20))
-            world.stage.simulator.expire_access_tokens()
+            world.scenario.simulator.expire_access_tokens()
             # Expired in the eyes of the database too, so that it is known before the first call.
-            world.stage.execute("UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()")
-            world.stage.simulator.forget_calls()
+            world.scenario.execute(
+                "UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()"
+            )
+            world.scenario.simulator.forget_calls()
             started = monotonic()
             for worker in workers:
                 people = rng.sample(tuple(world.zones), len(world.zones))
@@ -50,7 +52,7 @@ def test_processes_that_sync_the_same_people_at_once_refresh_each_token_once(
                 assert set(report.results.values()) == {("synced", None)}, report
                 world.note(report)
             slowest = max(slowest, monotonic() - started)
-            refreshed = Counter(call.user_id for call in world.stage.calls("token"))
+            refreshed = Counter(call.user_id for call in world.scenario.calls("token"))
             assert refreshed == dict.fromkeys(world.zones, 1)
     found = compare(world)
     figure(
@@ -59,4 +61,4 @@ def test_processes_that_sync_the_same_people_at_once_refresh_each_token_once(
         f"{slowest:.1f} s at most ({alone:.1f} s alone); {found}"
     )
     assert found.clean, found
-    assert deadlocks(world.stage.pipeline.engine) == 0
+    assert deadlocks(world.scenario.pipeline.engine) == 0

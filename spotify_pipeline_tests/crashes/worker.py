@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.database_errors import explain_database
+from spotify_pipeline.storage.postgres.errors import explain_database
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.sync.users import sync_users
 

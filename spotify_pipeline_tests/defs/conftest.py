@@ -13,14 +13,20 @@ from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline_tests.conftest import temporary_database
-from spotify_pipeline_tests.defs.staging import on_stage
-from spotify_pipeline_tests.defs.theatre import (
-    Theatre,
+from spotify_pipeline_tests.defs.dagster_cluster import (
+    DagsterCluster,
     dagster_environment,
-    open_theatre,
+    open_cluster,
     set_environment,
 )
-from spotify_pipeline_tests.sync.stage import NOON, Stage, environment, open_stage, put_right
+from spotify_pipeline_tests.defs.definitions_fixture import definitions_of
+from spotify_pipeline_tests.sync.pipeline_fixture import (
+    NOON,
+    Scenario,
+    environment,
+    open_scenario,
+    put_right,
+)
 
 
 @pytest.fixture(scope="session")
@@ -68,18 +74,20 @@ def environ(
 
 
 @pytest.fixture
-def open_another(simulator: Simulator, environ: dict[str, str]) -> Iterator[Callable[..., Stage]]:
+def open_another(
+    simulator: Simulator, environ: dict[str, str]
+) -> Iterator[Callable[..., Scenario]]:
     """Opens a pipeline on the same database."""
     with ExitStack() as opened:
-        yield lambda **more: opened.enter_context(open_stage(simulator, environ | more))
+        yield lambda **more: opened.enter_context(open_scenario(simulator, environ | more))
 
 
 @pytest.fixture
-def stage(open_another: Callable[..., Stage]) -> Iterator[Stage]:
+def scenario(open_another: Callable[..., Scenario]) -> Iterator[Scenario]:
     """A pipeline at noon, without users; staged definitions work with it."""
-    stage = open_another()
-    with on_stage(stage.pipeline):
-        yield stage
+    scenario = open_another()
+    with definitions_of(scenario.pipeline):
+        yield scenario
 
 
 @pytest.fixture
@@ -90,10 +98,10 @@ def instance(environ: dict[str, str]) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture(scope="module")
-def theatre(
+def cluster(
     _admin: Engine, _template: str, dagster_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Theatre]:
+) -> Iterator[DagsterCluster]:
     """Everything that runs, once for the tests of a file."""
     home = tmp_path_factory.mktemp("home")
-    with open_theatre(_admin, _template, dagster_template, home) as theatre:
-        yield theatre
+    with open_cluster(_admin, _template, dagster_template, home) as cluster:
+        yield cluster

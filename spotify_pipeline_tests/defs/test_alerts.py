@@ -8,7 +8,7 @@ import pytest
 from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline_tests.spotify.server import ScriptedServer, answer
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 @dg.op
@@ -30,7 +30,7 @@ def tick(instance: dg.DagsterInstance) -> str | None:
 
 
 def test_failed_runs_are_told_once_and_counted(
-    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tick(instance) == "SPOTIFY_PIPELINE_ALERT_URL is not set."
     operator = ScriptedServer([answer(204)])

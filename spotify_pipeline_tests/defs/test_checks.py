@@ -5,9 +5,9 @@ import pytest
 
 from spotify_pipeline.defs.checks import HOURLY, OF_USER, SCHEMA_CHECK
 from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED
-from spotify_pipeline.storage.checks import RULES
-from spotify_pipeline_tests.defs.staging import key, materialize, staged_defs
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline.storage.checks.rules import RULES
+from spotify_pipeline_tests.defs.definitions_fixture import key, materialize, staged_defs
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 LIES = "UPDATE spotify_pipeline.daily_listening SET minutes = minutes + 1, plays = plays + 1"
 
@@ -30,10 +30,10 @@ def health(instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
 
 
 def test_the_health_job_evaluates_every_check_over_all_users(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna", "Asia/Kathmandu")
-    stage.sync_well("anna")
+    scenario.connect("anna", "Asia/Kathmandu")
+    scenario.sync_well("anna")
     found = health(instance)
     assert len(found) == len(HOURLY)
     assert [name for name, one in found.items() if not one.passed] == []
@@ -41,13 +41,13 @@ def test_the_health_job_evaluates_every_check_over_all_users(
 
 
 def test_a_check_that_fails_counts_and_names_the_command_but_nobody(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     for user_id in ("anna", "ben"):
-        stage.connect(user_id)
-    stage.sync_well("anna", "ben")
-    stage.execute(LIES + " WHERE user_id = 'anna'")
-    stage.execute("UPDATE spotify_pipeline.users SET connection = 'needs_reauth'")
+        scenario.connect(user_id)
+    scenario.sync_well("anna", "ben")
+    scenario.execute(LIES + " WHERE user_id = 'anna'")
+    scenario.execute("UPDATE spotify_pipeline.users SET connection = 'needs_reauth'")
     found = health(instance)
     failed = {name: one for name, one in found.items() if not one.passed}
     assert set(failed) == {
@@ -67,10 +67,10 @@ def test_a_check_that_fails_counts_and_names_the_command_but_nobody(
 
 
 def test_a_table_that_somebody_changed_is_told_and_stops_no_other_check(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
-    stage.execute("ALTER TABLE spotify_pipeline.music_personality RENAME COLUMN newness TO n")
+    scenario.connect("anna")
+    scenario.execute("ALTER TABLE spotify_pipeline.music_personality RENAME COLUMN newness TO n")
     found = health(instance)
     assert len(found) == len(HOURLY)
     drift = found[f"music_personality:{SCHEMA_CHECK}"]
@@ -83,9 +83,9 @@ def test_a_table_that_somebody_changed_is_told_and_stops_no_other_check(
 
 
 def test_a_sync_evaluates_the_cheap_checks_on_the_users_partition(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     result = materialize(instance, "anna")
     assert result.success
     found = evaluations(result)
@@ -94,12 +94,12 @@ def test_a_sync_evaluates_the_cheap_checks_on_the_users_partition(
 
 
 def test_a_user_whose_days_are_wrong_is_seen_at_their_next_sync_and_nobody_else(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     for user_id in ("anna", "ben"):
-        stage.connect(user_id)
-    stage.sync_well("anna", "ben")
-    stage.execute(LIES)
+        scenario.connect(user_id)
+    scenario.sync_well("anna", "ben")
+    scenario.execute(LIES)
     found = evaluations(materialize(instance, "anna"))
     assert not found["daily_listening:days_sum_to_plays_of_user"].passed
     # A rebuild puts it right.
@@ -107,8 +107,10 @@ def test_a_user_whose_days_are_wrong_is_seen_at_their_next_sync_and_nobody_else(
     assert found["daily_listening:days_sum_to_plays_of_user"].passed
 
 
-def test_checks_can_be_executed_one_by_one(stage: Stage, instance: dg.DagsterInstance) -> None:
-    stage.connect("anna")
+def test_checks_can_be_executed_one_by_one(
+    scenario: Scenario, instance: dg.DagsterInstance
+) -> None:
+    scenario.connect("anna")
     wanted = dg.AssetCheckKey(key(RECENTLY_PLAYED), "nobody_has_to_reconnect")
     job = dg.define_asset_job("one", dg.AssetSelection.checks(wanted))
     defs = dg.Definitions.merge(staged_defs(), dg.Definitions(jobs=[job]))
@@ -129,13 +131,13 @@ def test_there_is_a_check_for_every_rule() -> None:
 
 
 def test_a_run_over_several_users_tells_each_ones_checks_on_their_partition(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     for user_id in ("anna", "ben"):
-        stage.connect(user_id)
-    stage.sync_well("anna", "ben")
+        scenario.connect(user_id)
+    scenario.sync_well("anna", "ben")
     instance.add_dynamic_partitions("spotify_users", ["anna", "ben"])
-    stage.execute(LIES + " WHERE user_id = 'ben'")
+    scenario.execute(LIES + " WHERE user_id = 'ben'")
     several = {
         "dagster/asset_partition_range_start": "anna",
         "dagster/asset_partition_range_end": "ben",

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from spotify_pipeline.definitions import defs
-from spotify_pipeline.domain.personality_definition import METRICS
+from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.storage import tables as t
 
 RANGES = ("short_term", "medium_term", "long_term")

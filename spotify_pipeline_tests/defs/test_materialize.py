@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Table
 
 from spotify_pipeline.defs import assets
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
@@ -19,22 +19,22 @@ from spotify_pipeline.domain.steps import (
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.leases import leased
-from spotify_pipeline_tests.defs.staging import (
+from spotify_pipeline.storage.work.leases import leased
+from spotify_pipeline_tests.defs.definitions_fixture import (
     failure_of,
     key,
     materialize,
     materialized,
     staged_defs,
 )
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
-def counted(stage: Stage, user_id: str) -> dict[str, int]:
+def counted(scenario: Scenario, user_id: str) -> dict[str, int]:
     """Rows per step, counted in the tables."""
 
     def rows(table: Table, **where: str) -> int:
-        found = stage.rows(table, user_id)
+        found = scenario.rows(table, user_id)
         return sum(all(row[name] == value for name, value in where.items()) for row in found)
 
     lists = ((TOP_ARTISTS, t.user_top_artists), (TOP_TRACKS, t.user_top_tracks))
@@ -51,14 +51,14 @@ def counted(stage: Stage, user_id: str) -> dict[str, int]:
 
 
 def test_a_run_of_the_job_materializes_every_asset_with_its_row_counts(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna", "Europe/Oslo")
+    scenario.connect("anna", "Europe/Oslo")
     result = materialize(instance, "anna")
     assert result.success
     events = materialized(instance)
     assert set(events) == {(step, "anna") for step in STEPS}
-    for step, rows in counted(stage, "anna").items():
+    for step, rows in counted(scenario, "anna").items():
         assert rows > 0
         told = events[step, "anna"]
         assert (told["dagster/partition_row_count"], told["new"]) == (rows, rows), step
@@ -69,16 +69,16 @@ def test_a_run_of_the_job_materializes_every_asset_with_its_row_counts(
 
 
 def test_a_subset_without_plays_is_a_rebuild_that_asks_spotify_nothing(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
-    stage.sync_well("anna")
-    minutes = stage.minutes("anna")
-    stage.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 0")
-    stage.simulator.forget_calls()
+    scenario.connect("anna")
+    scenario.sync_well("anna")
+    minutes = scenario.minutes("anna")
+    scenario.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 0")
+    scenario.simulator.forget_calls()
     assert materialize(instance, "anna", [DAILY_LISTENING, MUSIC_PERSONALITY]).success
-    assert stage.minutes("anna") == minutes
-    assert stage.calls() == []
+    assert scenario.minutes("anna") == minutes
+    assert scenario.calls() == []
     assert set(materialized(instance)) == {(DAILY_LISTENING, "anna"), (MUSIC_PERSONALITY, "anna")}
 
 
@@ -91,19 +91,19 @@ def test_a_subset_without_plays_is_a_rebuild_that_asks_spotify_nothing(
     ids=["plays", "lists"],
 )
 def test_a_subset_asks_for_what_it_needs_and_materializes_only_that(
-    stage: Stage, instance: dg.DagsterInstance, steps: Sequence[str], asked: Sequence[str]
+    scenario: Scenario, instance: dg.DagsterInstance, steps: Sequence[str], asked: Sequence[str]
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     assert materialize(instance, "anna", steps).success
-    assert [call.endpoint for call in stage.calls()] == ["token", "me", *asked]
+    assert [call.endpoint for call in scenario.calls()] == ["token", "me", *asked]
     assert set(materialized(instance)) == {(step, "anna") for step in steps}
 
 
 def test_exactly_what_succeeded_is_materialized_and_the_run_fails_with_what_to_do(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
-    stage.simulator.add_fault(ServerError(), endpoint="top_artists")
+    scenario.connect("anna")
+    scenario.simulator.add_fault(ServerError(), endpoint="top_artists")
     result = materialize(instance, "anna")
     assert not result.success
     assert set(materialized(instance)) == {
@@ -115,10 +115,10 @@ def test_exactly_what_succeeded_is_materialized_and_the_run_fails_with_what_to_d
 
 
 def test_a_person_who_has_to_reconnect_is_told_so_and_nothing_is_materialized(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
-    stage.simulator.revoke("anna")
+    scenario.connect("anna")
+    scenario.simulator.revoke("anna")
     said = failure_of(materialize(instance, "anna"))
     assert "RECONNECT" in said
     assert WHAT_TO_DO[ErrorCode.RECONNECT] in said
@@ -126,12 +126,12 @@ def test_a_person_who_has_to_reconnect_is_told_so_and_nothing_is_materialized(
 
 
 def test_an_unknown_user_and_a_busy_one_fail_the_run_in_words(
-    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assets, "WAIT_SECONDS", 0)
     assert "no such user" in failure_of(materialize(instance, "nobody"))
-    stage.connect("anna")
-    with leased(stage.pipeline.engine, ["anna"]):
+    scenario.connect("anna")
+    with leased(scenario.pipeline.engine, ["anna"]):
         assert "Another sync" in failure_of(materialize(instance, "anna"))
     assert materialized(instance) == {}
 
@@ -153,22 +153,22 @@ def range_of(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteI
 
 
 def test_a_run_over_several_users_marks_exactly_those_who_succeeded(
-    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assets, "WAIT_SECONDS", 0)
     names = ["anna", "ben", "cleo", "dora"]
     for user_id in names:
-        stage.connect(user_id)
+        scenario.connect(user_id)
     instance.add_dynamic_partitions("spotify_users", names)
-    stage.simulator.add_fault(ServerError(), user_id="ben")
-    with leased(stage.pipeline.engine, ["cleo"]):
+    scenario.simulator.add_fault(ServerError(), user_id="ben")
+    with leased(scenario.pipeline.engine, ["cleo"]):
         result = range_of(instance, "anna", "dora")
     assert set(materialized(instance)) == {(s, user) for s in STEPS for user in ("anna", "dora")}
     said = failure_of(result)
     assert "SPOTIFY_UNAVAILABLE: 1 of 4 users" in said
     assert "1 of 4 users: Another sync" in said
-    stage.simulator.clear_faults()
-    with leased(stage.pipeline.engine, ["cleo"]):
+    scenario.simulator.clear_faults()
+    with leased(scenario.pipeline.engine, ["cleo"]):
         assert "1 of 2 users: Another sync" in failure_of(range_of(instance, "ben", "cleo"))
     again = range_of(instance, "ben", "cleo")
     assert again.success
@@ -176,34 +176,36 @@ def test_a_run_over_several_users_marks_exactly_those_who_succeeded(
 
 
 def test_a_run_answers_the_request_that_it_was_started_for(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
-    stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES ('anna')")
-    stage.execute("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'request-1-1'")
+    scenario.connect("anna")
+    scenario.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES ('anna')")
+    scenario.execute("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'request-1-1'")
     result = materialize(instance, "anna", tags={"spotify/dispatch_key": "request-1-1"})
-    (request,) = stage.rows(t.sync_requests)
+    (request,) = scenario.rows(t.sync_requests)
     assert (request["status"], request["run_id"]) == ("succeeded", result.run_id)
 
 
 def test_no_event_tells_what_somebody_listened_to(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     heard = [f"secret song {number}" for number in range(3)]
-    stage.serve_plays(
-        "anna", [(stage.clock().replace(hour=hour), name) for hour, name in enumerate(heard)]
+    scenario.serve_plays(
+        "anna", [(scenario.clock().replace(hour=hour), name) for hour, name in enumerate(heard)]
     )
     result = materialize(instance, "anna")
-    assert stage.minutes("anna") == {date(2026, 3, 4): 9}
+    assert scenario.minutes("anna") == {date(2026, 3, 4): 9}
     log = str(instance.all_logs(result.run_id))
     assert "sync_listener" in log
     assert [name for name in heard if name in log] == []
 
 
-def test_every_asset_can_be_materialized_alone(stage: Stage, instance: dg.DagsterInstance) -> None:
-    stage.connect("anna")
-    stage.sync_well("anna")
+def test_every_asset_can_be_materialized_alone(
+    scenario: Scenario, instance: dg.DagsterInstance
+) -> None:
+    scenario.connect("anna")
+    scenario.sync_well("anna")
     for step in STEPS:
         run = materialize(instance, "anna", [step])
         assert run.success, step

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from spotify_pipeline.defs.partition_reconciler import partition_reconciler
-from spotify_pipeline_tests.defs.staging import evaluated
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.defs.definitions_fixture import evaluated
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 def tick(instance: dg.DagsterInstance) -> str:
@@ -15,10 +15,10 @@ def tick(instance: dg.DagsterInstance) -> str:
 
 
 def test_partitions_are_made_equal_to_the_users_both_ways(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     for user_id in ("anna", "ben", "cleo"):
-        stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=user_id)
+        scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=user_id)
     instance.add_dynamic_partitions("spotify_users", ["ben", "left", "never there"])
     assert tick(instance) == "3 users; 2 partitions added, 2 deleted."
     assert set(instance.get_dynamic_partitions("spotify_users")) == {"anna", "ben", "cleo"}

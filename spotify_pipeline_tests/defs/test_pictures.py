@@ -16,9 +16,9 @@ from PIL import Image
 from spotify_pipeline.defs import pictures
 from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
-from spotify_pipeline.storage.portrait import read_portrait
-from spotify_pipeline_tests.defs.staging import materialize, materialized
-from spotify_pipeline_tests.sync.stage import NOON, Stage
+from spotify_pipeline.storage.listening.portrait import read_portrait
+from spotify_pipeline_tests.defs.definitions_fixture import materialize, materialized
+from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 LARGEST = 40_000
 
@@ -51,9 +51,9 @@ def portrait() -> Portrait:
 
 
 def test_a_run_launched_in_the_ui_shows_a_small_picture(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     picture = picture_of(instance, materialize(instance, "anna").run_id)
     assert picture is not None
     assert len(picture) <= LARGEST
@@ -67,17 +67,17 @@ def test_a_run_launched_in_the_ui_shows_a_small_picture(
     ids=["a request", "a command"],
 )
 def test_other_runs_show_none(
-    stage: Stage, instance: dg.DagsterInstance, tags: dict[str, str]
+    scenario: Scenario, instance: dg.DagsterInstance, tags: dict[str, str]
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     result = materialize(instance, "anna", tags=tags)
     assert picture_of(instance, result.run_id) is None
 
 
 def test_a_picture_that_cannot_be_drawn_fails_no_run(
-    stage: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     monkeypatch.setattr(pictures, "draw", lambda *_: 1 / 0)
     result = materialize(instance, "anna")
     assert result.success
@@ -131,9 +131,9 @@ def test_the_busiest_picture_is_small_enough(portrait: Portrait) -> None:
     assert len(text) <= LARGEST
 
 
-def test_movement_is_told_against_the_list_of_four_weeks_ago(stage: Stage) -> None:
-    stage.connect("anna")
-    stage.sync_well("anna")
+def test_movement_is_told_against_the_list_of_four_weeks_ago(scenario: Scenario) -> None:
+    scenario.connect("anna")
+    scenario.sync_well("anna")
     history = (
         "INSERT INTO spotify_pipeline.top_artists_history"
         " (user_id, time_range, valid_from, valid_to, rank, spotify_id)"
@@ -143,15 +143,15 @@ def test_movement_is_told_against_the_list_of_four_weeks_ago(stage: Stage) -> No
     )
 
     def moved() -> list[int | str | None]:
-        with stage.pipeline.engine.connect() as conn:
+        with scenario.pipeline.engine.connect() as conn:
             top = read_portrait(conn, "anna", NOON).artists
         return [top.moved(rank) for rank in range(1, len(top.items) + 1)]
 
     assert set(moved()) == {None}
     day = timedelta(days=1)
     # Three ranks, turned round, from five weeks to 27 days ago; later lists are not looked at.
-    stage.execute(history, since=NOON - 35 * day, until=NOON - 27 * day, ranks=4)
-    stage.execute(history, since=NOON - 27 * day, until=NOON - 20 * day, ranks=6)
+    scenario.execute(history, since=NOON - 35 * day, until=NOON - 27 * day, ranks=4)
+    scenario.execute(history, since=NOON - 27 * day, until=NOON - 20 * day, ranks=6)
     assert moved()[:5] == [2, 0, -2, "new", "new"]
 
 

@@ -8,8 +8,12 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.defs.staging import StagedPipeline, materialized, staged_defs
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.defs.definitions_fixture import (
+    StagedPipeline,
+    materialized,
+    staged_defs,
+)
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 DAY = timedelta(days=1)
 BY_NAME = {schedule.name: schedule for schedule in SCHEDULES}
@@ -51,50 +55,52 @@ def execute(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteI
     )
 
 
-def people(stage: Stage) -> None:
+def people(scenario: Scenario) -> None:
     """Two active people, and four of whom each has a reason not to be."""
-    stage.connect("active")
-    stage.connect("expiring")
+    scenario.connect("active")
+    scenario.connect("expiring")
     for user_id in ("inactive", "disconnected", "needs_reauth", "stale"):
-        stage.connect(user_id)
-    stage.sync_well("inactive", "disconnected", "needs_reauth", "expiring", "stale")
+        scenario.connect(user_id)
+    scenario.sync_well("inactive", "disconnected", "needs_reauth", "expiring", "stale")
     for user_id in ("expiring", "disconnected", "needs_reauth"):
-        stage.execute(
+        scenario.execute(
             "UPDATE spotify_pipeline.users SET connection = :c WHERE user_id = :u",
             u=user_id,
             c=user_id,
         )
     # Long ago authorized (but not yet expired), and nothing played for more than a week.
-    stage.execute(
+    scenario.execute(
         "UPDATE spotify_pipeline.user_tokens SET authorized_at = :at, expires_at = '2100-01-01'"
         " WHERE user_id IN ('inactive', 'stale')",
-        at=stage.clock() - 100 * DAY,
+        at=scenario.clock() - 100 * DAY,
     )
-    stage.execute(
+    scenario.execute(
         "UPDATE spotify_pipeline.plays SET played_at = played_at - interval '8 days'"
         " WHERE user_id IN ('inactive', 'stale')"
     )
-    stage.simulator.forget_calls()
+    scenario.simulator.forget_calls()
 
 
 def test_the_nightly_tick_syncs_exactly_the_active_users_and_everything_of_them(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    people(stage)
+    people(scenario)
     (request,) = evaluate(instance, "nightly_sync", last_tick(3))
     assert "active" not in str(request.tags)
-    stage.at(stage.clock() + DAY)
+    scenario.at(scenario.clock() + DAY)
     result = execute(instance, request)
     assert result.success
-    outcomes = {row["user_id"]: row["outcome"] for row in stage.rows(t.sync_run_users)}
+    outcomes = {row["user_id"]: row["outcome"] for row in scenario.rows(t.sync_run_users)}
     assert outcomes == {"active": "synced", "expiring": "synced"}
-    assert {call.user_id for call in stage.calls()} == {"active", "expiring"}
-    assert len(stage.calls("top_tracks")) == 6
+    assert {call.user_id for call in scenario.calls()} == {"active", "expiring"}
+    assert len(scenario.calls("top_tracks")) == 6
     assert {step for step, _ in materialized(instance, result.run_id)} == set(STEPS)
 
 
-def test_the_same_tick_has_the_same_run_key(stage: Stage, instance: dg.DagsterInstance) -> None:
-    stage.connect("anna")
+def test_the_same_tick_has_the_same_run_key(
+    scenario: Scenario, instance: dg.DagsterInstance
+) -> None:
+    scenario.connect("anna")
     tick = last_tick(3)
     (first,) = evaluate(instance, "nightly_sync", tick)
     (again,) = evaluate(instance, "nightly_sync", tick)
@@ -103,39 +109,39 @@ def test_the_same_tick_has_the_same_run_key(stage: Stage, instance: dg.DagsterIn
 
 
 def test_a_poll_asks_for_the_plays_of_those_who_are_due(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     for user_id in ("due", "not due"):
-        stage.connect(user_id)
-    stage.sync_well("not due")
-    stage.simulator.forget_calls()
+        scenario.connect(user_id)
+    scenario.sync_well("not due")
+    scenario.simulator.forget_calls()
     now = datetime.now(UTC)
     tick = now.replace(minute=now.minute - now.minute % 15, second=0, microsecond=0)
     (request,) = evaluate(instance, "plays_poll", tick)
     assert execute(instance, request).success
-    assert [(call.user_id, call.endpoint) for call in stage.calls()] == [
+    assert [(call.user_id, call.endpoint) for call in scenario.calls()] == [
         ("due", "token"),
         ("due", "me"),
         ("due", "recently_played"),
     ]
-    assert stage.minutes("due")
+    assert scenario.minutes("due")
 
 
 def test_the_weekly_tick_asks_for_the_lists_of_everybody_who_can_be_asked(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    people(stage)
-    stage.at(stage.clock() + DAY)
+    people(scenario)
+    scenario.at(scenario.clock() + DAY)
     (request,) = evaluate(instance, "weekly_top_refresh", last_tick(3))
     result = execute(instance, request)
     assert result.success
-    assert {call.user_id for call in stage.calls("top_artists")} == {
+    assert {call.user_id for call in scenario.calls("top_artists")} == {
         "active",
         "expiring",
         "inactive",
         "stale",
     }
-    assert stage.calls("recently_played") == []
+    assert scenario.calls("recently_played") == []
 
 
 def why_skipped(instance: dg.DagsterInstance, name: str, moment: datetime) -> str:
@@ -146,11 +152,11 @@ def why_skipped(instance: dg.DagsterInstance, name: str, moment: datetime) -> st
 
 
 def test_a_tick_that_would_be_for_nothing_says_why_it_starts_no_run(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     tick = last_tick(3)
     assert why_skipped(instance, "nightly_sync", tick) == "There is no user who is active."
-    stage.connect("anna")
+    scenario.connect("anna")
     # Missed by more than a day, as after a week of sleep: the latest tick does it.
     assert "a later tick does its work" in why_skipped(instance, "nightly_sync", tick - DAY)
     (request,) = evaluate(instance, "nightly_sync", tick)
@@ -164,14 +170,14 @@ def test_a_tick_that_would_be_for_nothing_says_why_it_starts_no_run(
     assert evaluate(instance, "weekly_top_refresh", tick)
     instance.report_run_canceled(run)
     assert evaluate(instance, "nightly_sync", tick)
-    stage.pipeline.gate.blocked(3600, "QUOTA")
+    scenario.pipeline.rate_limiter.blocked(3600, "QUOTA")
     assert why_skipped(instance, "nightly_sync", tick).startswith("No call can be made now")
 
 
 def test_two_runs_are_kept_for_people_who_wait_and_they_go_first(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.connect("anna")
+    scenario.connect("anna")
     queue = instance.get_concurrency_config().run_queue_config
     assert {
         "key": "spotify/trigger",

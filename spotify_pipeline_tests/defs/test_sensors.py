@@ -11,13 +11,13 @@ from dagster import DagsterRunStatus as Status
 from spotify_pipeline.defs import sensors
 from spotify_pipeline.defs.sensors import sync_request_sensor
 from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.domain.budget import Allowance
-from spotify_pipeline.storage import budget, requests
+from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.gate import BudgetGate
-from spotify_pipeline_tests.defs.staging import evaluated, on_stage, staged_defs
+from spotify_pipeline.storage.work import api_budget, sync_requests
+from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
+from spotify_pipeline_tests.defs.definitions_fixture import definitions_of, evaluated, staged_defs
 from spotify_pipeline_tests.storage.rows import sync_status
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 DISPATCH_KEY = "spotify/dispatch_key"
 
@@ -29,20 +29,22 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def three(stage: Stage) -> Stage:
+def three(scenario: Scenario) -> Scenario:
     """Anna, Ben and Cleo, registered and connected as far as the database knows."""
     for user_id in ("anna", "ben", "cleo"):
-        stage.execute(
+        scenario.execute(
             "INSERT INTO spotify_pipeline.users (user_id, connection) VALUES (:u, 'connected')",
             u=user_id,
         )
-    return stage
+    return scenario
 
 
-def ask(stage: Stage, *user_ids: str) -> None:
+def ask(scenario: Scenario, *user_ids: str) -> None:
     """These people press Sync."""
     for user_id in user_ids:
-        stage.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id)
+        scenario.execute(
+            "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id
+        )
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
@@ -66,11 +68,11 @@ def a_run(
     )
 
 
-def key(stage: Stage, start: str) -> str:
+def key(scenario: Scenario, start: str) -> str:
     """The dispatch key that begins so; the rest of it is a UUID."""
     (found,) = {
         row["dispatch_key"]
-        for row in stage.rows(t.sync_requests)
+        for row in scenario.rows(t.sync_requests)
         if (row["dispatch_key"] or "").startswith(f"{start}-")
     }
     return str(found)
@@ -83,27 +85,27 @@ def short(dispatch_key: str | None) -> str:
     return dispatch_key[:-37]
 
 
-def start(stage: Stage, dispatch_key: str, run_id: str) -> None:
+def start(scenario: Scenario, dispatch_key: str, run_id: str) -> None:
     """What a run does first."""
-    with stage.pipeline.engine.begin() as conn:
-        requests.start(conn, dispatch_key, run_id)
+    with scenario.pipeline.engine.begin() as conn:
+        sync_requests.start(conn, dispatch_key, run_id)
 
 
-def let_the_pause_pass(stage: Stage) -> None:
-    stage.execute(
+def let_the_pause_pass(scenario: Scenario) -> None:
+    scenario.execute(
         "UPDATE spotify_pipeline.sync_requests SET not_before = now() WHERE not_before IS NOT NULL"
     )
 
 
-def closed(stage: Stage) -> dict[str, tuple[str, str | None]]:
+def closed(scenario: Scenario) -> dict[str, tuple[str, str | None]]:
     """Status and code of each person's request."""
     return {
-        row["user_id"]: (row["status"], row["error_code"]) for row in stage.rows(t.sync_requests)
+        row["user_id"]: (row["status"], row["error_code"]) for row in scenario.rows(t.sync_requests)
     }
 
 
 def test_each_request_asks_for_one_run_on_its_users_partition(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     instance.add_dynamic_partitions("spotify_users", ["ben"])
     ask(three, "anna", "ben")
@@ -124,7 +126,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
 
 
 def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_run(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     three.execute(
         "UPDATE spotify_pipeline.api_budget"
@@ -135,19 +137,19 @@ def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_r
     assert tick(instance) == []
     assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
     three.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
-    three.pipeline.gate.begin()  # as the gate of the next tick's own pipeline
+    three.pipeline.rate_limiter.begin()  # as the gate of the next tick's own pipeline
     runs = tick(instance)
     assert [run.partition_key for run in runs] == ["anna", "ben"]
 
 
 def test_requests_that_wait_for_our_own_limit_of_the_day_are_shown_as_blocked(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    engine, one_call = three.pipeline.engine, Allowance(calls_per_window=0, calls_per_day=1)
+    engine, one_call = three.pipeline.engine, Quota(calls_per_window=0, calls_per_day=1)
     with engine.begin() as conn:
-        assert budget.take(conn, one_call, "request") == 1
+        assert api_budget.take(conn, one_call, "request") == 1
     ask(three, "anna")
-    with on_stage(replace(three.pipeline, gate=BudgetGate(engine, one_call))):
+    with definitions_of(replace(three.pipeline, rate_limiter=SharedRateLimiter(engine, one_call))):
         assert tick(instance) == []
         with engine.connect() as conn:
             assert sync_status(conn, "anna").state == "blocked"
@@ -159,7 +161,7 @@ def test_requests_that_wait_for_our_own_limit_of_the_day_are_shown_as_blocked(
 @pytest.mark.parametrize("status", [Status.FAILURE, Status.SUCCESS])
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_request_whose_run_ended_without_an_answer_is_tried_again_under_a_new_key(
-    three: Stage, instance: dg.DagsterInstance, status: Status, begun: bool
+    three: Scenario, instance: dg.DagsterInstance, status: Status, begun: bool
 ) -> None:
     ask(three, "anna", "ben")
     tick(instance)
@@ -175,7 +177,7 @@ def test_a_request_whose_run_ended_without_an_answer_is_tried_again_under_a_new_
     assert [short(run.run_key) for run in runs] == ["request-1-2"]
 
 
-def test_the_third_crash_is_final(three: Stage, instance: dg.DagsterInstance) -> None:
+def test_the_third_crash_is_final(three: Scenario, instance: dg.DagsterInstance) -> None:
     ask(three, "anna")
     for attempt in (1, 2, 3):
         runs = tick(instance)
@@ -188,7 +190,7 @@ def test_the_third_crash_is_final(three: Stage, instance: dg.DagsterInstance) ->
 
 
 def test_a_request_whose_run_was_cancelled_is_not_tried_again(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     """Before it began, too."""
     ask(three, "anna", "ben")
@@ -204,7 +206,7 @@ def test_a_request_whose_run_was_cancelled_is_not_tried_again(
 
 
 def test_a_request_whose_run_was_deleted_is_tried_again(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     ask(three, "anna", "ben")
     tick(instance)
@@ -221,7 +223,7 @@ def test_a_request_whose_run_was_deleted_is_tried_again(
 
 
 def test_a_run_from_before_a_restore_does_not_answer_a_new_request(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     ask(three, "anna")
     (before,) = tick(instance)
@@ -240,7 +242,7 @@ def test_a_run_from_before_a_restore_does_not_answer_a_new_request(
 
 @pytest.mark.parametrize("status", [None, Status.NOT_STARTED])
 def test_a_run_that_was_never_created_or_never_submitted_is_asked_for_until_it_is(
-    three: Stage, instance: dg.DagsterInstance, status: Status | None
+    three: Scenario, instance: dg.DagsterInstance, status: Status | None
 ) -> None:
     """The daemon may die between the database and Dagster; Dagster runs a key once."""
     ask(three, "anna")
@@ -256,7 +258,7 @@ def test_a_run_that_was_never_created_or_never_submitted_is_asked_for_until_it_i
 
 
 def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     ask(three, "anna")
     tick(instance)
@@ -267,13 +269,13 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
 
 
 def test_five_hundred_requests_are_one_run_that_names_nobody(
-    stage: Stage, instance: dg.DagsterInstance
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    stage.execute(
+    scenario.execute(
         "INSERT INTO spotify_pipeline.users (user_id, connection)"
         " SELECT 'secret' || n, 'connected' FROM generate_series(1, 500) AS n"
     )
-    stage.execute(
+    scenario.execute(
         "INSERT INTO spotify_pipeline.sync_requests (user_id)"
         " SELECT user_id FROM spotify_pipeline.users"
     )
@@ -283,16 +285,16 @@ def test_five_hundred_requests_are_one_run_that_names_nobody(
     assert run.run_key.startswith("batch-")
     assert run.tags["dagster/max_retries"] == "0"
     assert "secret" not in str(run)
-    assert {row["dispatch_key"] for row in stage.rows(t.sync_requests)} == {run.run_key}
+    assert {row["dispatch_key"] for row in scenario.rows(t.sync_requests)} == {run.run_key}
     a_run(instance, run.run_key, Status.FAILURE)
     assert tick(instance) == []
-    let_the_pause_pass(stage)
+    let_the_pause_pass(scenario)
     (again,) = tick(instance)
     assert again.run_key != run.run_key
-    assert {row["attempts"] for row in stage.rows(t.sync_requests)} == {2}
+    assert {row["attempts"] for row in scenario.rows(t.sync_requests)} == {2}
 
 
-def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterInstance) -> None:
+def test_a_tick_says_what_it_did_in_numbers(three: Scenario, instance: dg.DagsterInstance) -> None:
     ask(three, "anna", "ben")
     tick(instance)
     a_run(instance, key(three, "request-1-1"), Status.CANCELED)
@@ -306,7 +308,7 @@ def test_a_tick_says_what_it_did_in_numbers(three: Stage, instance: dg.DagsterIn
 
 
 def test_a_tick_waits_for_a_request_and_takes_it_at_once(
-    three: Stage, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    three: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensors, "WAIT_SECONDS", 60)
     later = threading.Timer(0.3, ask, [three, "anna"])
@@ -317,7 +319,7 @@ def test_a_tick_waits_for_a_request_and_takes_it_at_once(
 
 
 def test_a_repetition_of_a_run_in_the_ui_syncs_and_answers_no_request(
-    three: Stage, instance: dg.DagsterInstance
+    three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     run = a_run(instance, "request-1-1", Status.FAILURE)
     again = run.with_tags(run.tags)._replace(root_run_id=run.run_id, parent_run_id=run.run_id)

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from spotify_pipeline.simulator.catalogue import Catalogue
-from spotify_pipeline.simulator.feed import (
+from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.feed import (
     DAY_MS,
     HOUR_MS,
     STRETCH_MS,
@@ -17,8 +17,8 @@ from spotify_pipeline.simulator.feed import (
     Feed,
     Item,
 )
-from spotify_pipeline.simulator.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.oddities import CHANGES, Oddities, Restamp, TrackChange
+from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.oddities import CHANGES, Oddities, Restamp, TrackChange
 
 NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
 NOW = to_ms(NOON)

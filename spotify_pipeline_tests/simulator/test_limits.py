@@ -2,8 +2,8 @@
 
 import pytest
 
-from spotify_pipeline.simulator.limits import Limits
-from spotify_pipeline.simulator.refusal import Refusal
+from spotify_pipeline.simulator.http.limits import Limits
+from spotify_pipeline.simulator.http.refusal import Refusal
 
 
 def allowed(limits: Limits) -> bool:

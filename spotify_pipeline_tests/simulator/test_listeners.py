@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spotify_pipeline.simulator.catalogue import TRACKS_PER_ARTIST, Catalogue
-from spotify_pipeline.simulator.listeners import (
+from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue
+from spotify_pipeline.simulator.music.listeners import (
     SESSION_PAUSE_MS,
     SHORTEST_PLAY_MS,
     Listener,
@@ -20,7 +20,7 @@ from spotify_pipeline.simulator.listeners import (
     make_listener,
     to_ms,
 )
-from spotify_pipeline.simulator.persons import PERSONS, cast
+from spotify_pipeline.simulator.music.persons import PERSONS, cast
 
 START = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
 YEAR = dt.timedelta(days=365)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spotify_pipeline.simulator.control import LedgerPlay, Listing, Simulator, SimulatorError
-from spotify_pipeline.simulator.oddities import Oddities, Restamp, TrackChange
+from spotify_pipeline.simulator.music.oddities import Oddities, Restamp, TrackChange
 from spotify_pipeline_tests.simulator.conftest import NOON, Person
 
 AddPerson = Callable[..., Person]

@@ -4,9 +4,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from spotify_pipeline.spotify.accounts import Accounts
 from spotify_pipeline.spotify.authorization import Authorization, NotGranted
 from spotify_pipeline.spotify.errors import AppBlocked, Reconnect
+from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline_tests.spotify.server import answer
 
 HOME = "http://127.0.0.1:8898/callback"
@@ -79,7 +79,7 @@ def test_nothing_of_it_is_in_its_repr(asked: Authorization) -> None:
 @pytest.mark.parametrize("secret", [None, "s3cret"])
 def test_a_code_is_redeemed_with_its_verifier(server, transport, secret: str | None) -> None:
     server.script(answer(200, GRANT))
-    grant = Accounts(server.url, "client-1", secret, transport).redeem("code", HOME, "verifier")
+    grant = OAuthClient(server.url, "client-1", secret, transport).redeem("code", HOME, "verifier")
     assert (grant.access_token, grant.refresh_token) == ("new-access", "new-refresh")
     (seen,) = server.seen
     assert ("authorization" in seen.headers) is (secret is not None)
@@ -98,5 +98,5 @@ def test_a_code_is_redeemed_with_its_verifier(server, transport, secret: str | N
 def test_a_refused_code_is_told_by_its_meaning(server, transport, error, means) -> None:
     server.script(answer(400, {"error": error, "error_description": "Invalid redirect URI"}))
     with pytest.raises(means) as caught:
-        Accounts(server.url, "client-1", None, transport).redeem("the-code", HOME, "verifier")
+        OAuthClient(server.url, "client-1", None, transport).redeem("the-code", HOME, "verifier")
     assert "the-code" not in str(caught.value)

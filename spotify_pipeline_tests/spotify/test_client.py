@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import (
     AccessTokenExpired,
@@ -123,13 +123,13 @@ def test_the_gate_is_told_who_waits(server):
         def succeeded(self):
             self.heard.append("succeeded")
 
-    gate = Doorman()
-    transport = Transport(gate=gate, limits=SMALL)
+    rate_limiter = Doorman()
+    transport = Transport(rate_limiter=rate_limiter, limits=SMALL)
     server.script(answer(200, bodies.ME))
     api = SpotifyApi(server.url, transport)
     api.profile("token")
     api.profile("token", priority="tops")
-    assert gate.heard == ["request", "succeeded", "tops", "succeeded"]
+    assert rate_limiter.heard == ["request", "succeeded", "tops", "succeeded"]
 
 
 def test_plain_http_to_a_host_that_is_not_loopback_is_refused_at_construction(transport):

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from spotify_pipeline.spotify import connections
+from spotify_pipeline.spotify import deadline_adapter
 from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
+from spotify_pipeline.spotify.http import Limits
 from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.spotify.wire import Limits
 from spotify_pipeline_tests.spotify.conftest import SMALL
 from spotify_pipeline_tests.spotify.server import (
     ScriptedServer,
@@ -95,7 +95,7 @@ def test_a_name_server_that_does_not_answer_ends_in_time(monkeypatch):
         released.wait(30)
         raise OSError("timed out")
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", dead_name_server)
+    monkeypatch.setattr(deadline_adapter.socket, "getaddrinfo", dead_name_server)
     started = time.monotonic()
     with pytest.raises(SpotifyUnavailable):
         Transport(limits=IMPATIENT).send(

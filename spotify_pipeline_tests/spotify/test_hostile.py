@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spotify_pipeline.spotify.errors import SpotifyError
-from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request
+from spotify_pipeline.spotify.http import Limits
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.spotify.wire import Limits
 from spotify_pipeline_tests.spotify.server import raw
 
 ONE_SHORT_TRY = Limits(0.3, 0.3, 0.3, 0.5, 1, 100_000)
@@ -69,13 +69,13 @@ def test_no_bytes_make_anything_else_escape(server, data):
     server.script(raw(data))
     transport = Transport(limits=ONE_SHORT_TRY)
     request = Request("profile", "GET", BaseUrl.parse(server.url), "/v1/me")
-    outcome: Answer | SpotifyError
+    outcome: Response | SpotifyError
     try:
         outcome = transport.send(request)
     except SpotifyError as error:
         outcome = error
     transport.close()
-    assert isinstance(outcome, Answer) or outcome.__context__ is None
+    assert isinstance(outcome, Response) or outcome.__context__ is None
 
 
 @pytest.mark.parametrize("data", SOUND[:3], ids=["length", "chunked", "gzip"])

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from spotify_pipeline.spotify.accounts import Accounts, Grant
 from spotify_pipeline.spotify.errors import BadResponse, SpotifyError
-from spotify_pipeline.spotify.messages import Answer, BaseUrl, Request, bearer
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response, bearer
+from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.conftest import SMALL
@@ -44,7 +44,7 @@ def test_a_refresh_token_is_not_sent_on_by_a_redirect_either(server, elsewhere, 
     elsewhere.script(answer(200, {"access_token": "x"}))
     server.script(answer(307, b"", {"Location": f"{elsewhere.url}/api/token"}))
     with pytest.raises(BadResponse):
-        Accounts(server.url, "client", CLIENT_SECRET, transport).refresh(REFRESH_TOKEN)
+        OAuthClient(server.url, "client", CLIENT_SECRET, transport).refresh(REFRESH_TOKEN)
     assert elsewhere.connections == 0
 
 
@@ -146,7 +146,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, transport):
 def test_no_failure_shows_a_secret_in_text_repr_traceback_or_log(server, naps, caplog, step):
     caplog.set_level(logging.DEBUG)
     transport = Transport(limits=replace(SMALL, read_seconds=0.5), sleep=naps)
-    accounts = Accounts(server.url, "client", CLIENT_SECRET, transport)
+    accounts = OAuthClient(server.url, "client", CLIENT_SECRET, transport)
     server.script(step)
     with pytest.raises(SpotifyError) as caught:
         accounts.refresh(REFRESH_TOKEN)
@@ -166,7 +166,7 @@ def test_success_logs_no_secret(server, transport, caplog):
             {"access_token": "canary-access-token", "refresh_token": "canary-new-refresh-token"},
         )
     )
-    grant = Accounts(server.url, "client", CLIENT_SECRET, transport).refresh(REFRESH_TOKEN)
+    grant = OAuthClient(server.url, "client", CLIENT_SECRET, transport).refresh(REFRESH_TOKEN)
     assert "POST /api/token" in caplog.text  # the library does log
     for secret in SECRETS:
         assert secret not in caplog.text + repr(grant) + str(grant)
@@ -175,7 +175,7 @@ def test_success_logs_no_secret(server, transport, caplog):
 def test_reprs_of_plain_data_are_masked(request_to):
     assert repr(Grant("canary-access-token", 3600, REFRESH_TOKEN)) == "Grant()"
     assert "canary" not in repr(request_to)
-    assert "canary" not in repr(Answer(200, {"access_token": "canary"}, "canary"))
+    assert "canary" not in repr(Response(200, {"access_token": "canary"}, "canary"))
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Evil: 1", "tökén", "\ud800", "a\x00"])

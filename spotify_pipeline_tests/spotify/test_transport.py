@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline_tests.spotify import bodies
@@ -179,39 +179,39 @@ def test_retry_after_may_be_an_http_date(server, naps, request_to):
 
 
 def test_a_gate_that_waits_gives_a_short_429_one_more_try(server, naps, request_to):
-    gate = WaitingGate()
-    transport = Transport(gate=gate, limits=SMALL, sleep=naps)
+    rate_limiter = WaitingGate()
+    transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.RATE_LIMIT, {"Retry-After": "60"}), OK)
     assert transport.send(request_to).status == 200
-    assert gate.told == [(60, "RATE")]
-    assert gate.acquired == ["plays", "plays"]
+    assert rate_limiter.told == [(60, "RATE")]
+    assert rate_limiter.acquired == ["plays", "plays"]
     assert naps.seconds == []
 
 
 def test_a_second_429_after_the_pause_ends_the_call(server, naps, request_to):
-    gate = WaitingGate()
-    transport = Transport(gate=gate, limits=SMALL, sleep=naps)
+    rate_limiter = WaitingGate()
+    transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.RATE_LIMIT, {"Retry-After": "1"}))
     with pytest.raises(RateLimited):
         transport.send(request_to)
     assert len(server.seen) == 2
-    assert gate.told == [(1, "RATE"), (1, "RATE")]
+    assert rate_limiter.told == [(1, "RATE"), (1, "RATE")]
 
 
 @pytest.mark.parametrize("wait", ["61", "86400"])
 def test_a_long_429_ends_the_call_whatever_the_gate_says(server, naps, request_to, wait):
-    gate = WaitingGate()
-    transport = Transport(gate=gate, limits=SMALL, sleep=naps)
+    rate_limiter = WaitingGate()
+    transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.QUOTA, {"Retry-After": wait}))
     with pytest.raises(RateLimited):
         transport.send(request_to)
-    assert gate.told == [(int(wait), "QUOTA")]
+    assert rate_limiter.told == [(int(wait), "QUOTA")]
     assert (len(server.seen), naps.seconds) == (1, [])
 
 
 def test_a_429_in_a_storm_of_faults_does_not_stretch_the_number_of_tries(server, naps, request_to):
-    gate = WaitingGate()
-    transport = Transport(gate=gate, limits=SMALL, sleep=naps)
+    rate_limiter = WaitingGate()
+    transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     busy = answer(503)
     server.script(busy, busy, answer(429, bodies.RATE_LIMIT, {"Retry-After": "1"}))
     with pytest.raises(RateLimited):
@@ -224,7 +224,7 @@ def test_what_the_gate_raises_keeps_the_call_from_going_out(server, naps, reques
         def acquire(self, priority: str) -> None:
             raise RateLimited(3600, "QUOTA")
 
-    transport = Transport(gate=ClosedGate(), limits=SMALL, sleep=naps)
+    transport = Transport(rate_limiter=ClosedGate(), limits=SMALL, sleep=naps)
     server.script(OK)
     with pytest.raises(RateLimited):
         transport.send(request_to)

@@ -8,8 +8,17 @@ from sqlalchemy import URL
 
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline_tests.sync.gated import Gated, gated_stages
-from spotify_pipeline_tests.sync.stage import NOON, Stage, environment, open_stage, put_right
+from spotify_pipeline_tests.sync.pipeline_fixture import (
+    NOON,
+    Scenario,
+    environment,
+    open_scenario,
+    put_right,
+)
+from spotify_pipeline_tests.sync.rate_limiter.rate_limit_fixture import (
+    RateLimitFixtures,
+    rate_limit_fixtures,
+)
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +41,22 @@ def environ(database: URL, simulator: Simulator) -> dict[str, str]:
 
 
 @pytest.fixture
-def open_another(simulator: Simulator, environ: dict[str, str]) -> Iterator[Callable[..., Stage]]:
+def open_another(
+    simulator: Simulator, environ: dict[str, str]
+) -> Iterator[Callable[..., Scenario]]:
     """Opens a pipeline of its own on the same database, as another process would."""
     with ExitStack() as opened:
-        yield lambda **more: opened.enter_context(open_stage(simulator, environ | more))
+        yield lambda **more: opened.enter_context(open_scenario(simulator, environ | more))
 
 
 @pytest.fixture
-def stage(open_another: Callable[..., Stage]) -> Stage:
+def scenario(open_another: Callable[..., Scenario]) -> Scenario:
     """A pipeline at noon, without users."""
     return open_another()
 
 
 @pytest.fixture
-def gated(stage: Stage) -> Iterator[Gated]:
+def rate_limited(scenario: Scenario) -> Iterator[RateLimitFixtures]:
     """Opens the stage behind a gate with limits, where waiting takes no time."""
-    with gated_stages(stage) as gated:
-        yield gated
+    with rate_limit_fixtures(scenario) as rate_limited:
+        yield rate_limited

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from spotify_pipeline.domain.codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     FETCHED,
@@ -26,21 +26,21 @@ from spotify_pipeline.simulator.faults.refusals import (
 from spotify_pipeline.simulator.faults.wire import Truncated
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.outcome import UserOutcome
-from spotify_pipeline_tests.sync.stage import NOON, Stage
+from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 HOUR = timedelta(hours=1)
 TOPS = (*TOP_ARTISTS, *TOP_TRACKS)
 
 
 @pytest.fixture
-def two(stage: Stage) -> Stage:
+def two(scenario: Scenario) -> Scenario:
     """Anna and Ben have synced once; an hour later both have new plays."""
     for user_id in ("anna", "ben"):
-        stage.connect(user_id)
-    stage.sync_well("anna", "ben")
-    stage.at(NOON + 12 * HOUR)
-    stage.simulator.forget_calls()
-    return stage
+        scenario.connect(user_id)
+    scenario.sync_well("anna", "ben")
+    scenario.at(NOON + 12 * HOUR)
+    scenario.simulator.forget_calls()
+    return scenario
 
 
 def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
@@ -48,16 +48,16 @@ def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
     return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
 
 
-def of_user(stage: Stage, user_id: str) -> dict[str, list[tuple[object, ...]]]:
+def of_user(scenario: Scenario, user_id: str) -> dict[str, list[tuple[object, ...]]]:
     """What is stored of a user."""
     return {
         name: [row for row in rows if user_id in row]
-        for name, rows in stage.dump().items()
+        for name, rows in scenario.dump().items()
         if name not in ("artists", "tracks", "user_tokens", "request_locks")
     }
 
 
-def test_a_revoked_token_stops_its_user_only_and_is_never_tried_again(two: Stage) -> None:
+def test_a_revoked_token_stops_its_user_only_and_is_never_tried_again(two: Scenario) -> None:
     before = of_user(two, "anna")
     two.simulator.revoke("anna")
     assert results(two.sync("anna", "ben")) == {
@@ -83,7 +83,7 @@ def test_a_revoked_token_stops_its_user_only_and_is_never_tried_again(two: Stage
     assert two.calls() == []
 
 
-def test_who_reconnects_is_synced_again(two: Stage) -> None:
+def test_who_reconnects_is_synced_again(two: Scenario) -> None:
     two.simulator.revoke("anna")
     two.sync("anna")
     two.hand_over("anna", two.simulator.reconnect("anna").refresh_token)
@@ -94,7 +94,7 @@ def test_who_reconnects_is_synced_again(two: Stage) -> None:
     assert (state["last_error_code"], state["consecutive_failures"]) == (None, 0)
 
 
-def test_a_token_of_another_app_is_not_sent(two: Stage) -> None:
+def test_a_token_of_another_app_is_not_sent(two: Scenario) -> None:
     two.hand_over("anna", "foreign", client_id="another app")
     assert results(two.sync("anna", "ben")) == {
         "anna": ("failed", "CLIENT_MISMATCH"),
@@ -104,7 +104,7 @@ def test_a_token_of_another_app_is_not_sent(two: Stage) -> None:
     assert two.row(t.users, "anna")["connection"] == "connected"
 
 
-def test_a_token_sealed_for_another_person_opens_nothing(two: Stage) -> None:
+def test_a_token_sealed_for_another_person_opens_nothing(two: Scenario) -> None:
     two.execute(
         "UPDATE spotify_pipeline.user_tokens AS mine"
         " SET sealed_refresh_token = theirs.sealed_refresh_token,"
@@ -132,7 +132,7 @@ def test_a_token_sealed_for_another_person_opens_nothing(two: Stage) -> None:
     ],
 )
 def test_a_refusal_of_one_user_fails_that_user_only(
-    two: Stage, fault: Fault, code: str, calls: int
+    two: Scenario, fault: Fault, code: str, calls: int
 ) -> None:
     before = of_user(two, "anna")
     two.simulator.add_fault(fault, user_id="anna")
@@ -150,7 +150,7 @@ def test_a_refusal_of_one_user_fails_that_user_only(
     assert two.row(t.users, "anna")["connection"] == "connected"
 
 
-def test_a_refusal_of_the_app_touches_no_user(two: Stage) -> None:
+def test_a_refusal_of_the_app_touches_no_user(two: Scenario) -> None:
     two.simulator.expire_access_tokens()
     two.simulator.add_fault(InvalidClient())
     assert set(results(two.sync("anna", "ben")).values()) == {("failed", "APP_BLOCKED")}
@@ -159,7 +159,7 @@ def test_a_refusal_of_the_app_touches_no_user(two: Stage) -> None:
         assert two.row(t.user_tokens, user_id)["last_error_code"] is None
 
 
-def test_a_failed_top_list_keeps_its_rows_and_stops_nothing(two: Stage) -> None:
+def test_a_failed_top_list_keeps_its_rows_and_stops_nothing(two: Scenario) -> None:
     artists = two.rows(t.user_top_artists, "anna")
     two.simulator.add_fault(ServerError(500), endpoint="top_artists", user_id="anna")
     (outcome,) = two.sync("anna")
@@ -177,7 +177,7 @@ def test_a_failed_top_list_keeps_its_rows_and_stops_nothing(two: Stage) -> None:
 
 # Plays need a permission of their own.
 @pytest.mark.parametrize("fault", [ServerError(500), Forbidden("scope")])
-def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Stage, fault: Fault) -> None:
+def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Scenario, fault: Fault) -> None:
     days, plays = two.rows(t.daily_listening, "anna"), two.rows(t.plays, "anna")
     personality = two.rows(t.music_personality, "anna")
     two.simulator.add_fault(fault, endpoint="recently_played", user_id="anna")
@@ -193,7 +193,7 @@ def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Stage, fault: Fau
     assert state["plays_fetched_at"] == NOON
 
 
-def test_an_empty_top_list_keeps_the_rows_and_when_they_were_fetched(two: Stage) -> None:
+def test_an_empty_top_list_keeps_the_rows_and_when_they_were_fetched(two: Scenario) -> None:
     tables = (t.user_top_artists, t.user_top_tracks, t.top_artists_history, t.top_tracks_history)
     before = [two.rows(table, "anna") for table in tables]
     for endpoint in ("top_artists", "top_tracks"):
@@ -203,7 +203,7 @@ def test_an_empty_top_list_keeps_the_rows_and_when_they_were_fetched(two: Stage)
     assert {outcome.done[step].total for step in TOPS} == {two.pipeline.settings.top_limit}
 
 
-def test_a_list_that_became_shorter_loses_its_tail(two: Stage) -> None:
+def test_a_list_that_became_shorter_loses_its_tail(two: Scenario) -> None:
     one = {"items": [{"id": "only", "name": "Only"}], "next": None}
     two.simulator.add_fault(Put(value=one), endpoint="top_artists", user_id="anna")
     two.sync_well("anna")
@@ -218,7 +218,7 @@ def test_a_list_that_became_shorter_loses_its_tail(two: Stage) -> None:
     assert {row["spotify_id"] for row in history if row["valid_to"] is None} == {"only"}
 
 
-def test_names_that_break_printing_and_storing_are_stored(two: Stage) -> None:
+def test_names_that_break_printing_and_storing_are_stored(two: Scenario) -> None:
     two.simulator.add_fault(OddText(), user_id="anna")
     (outcome,) = two.sync_well("anna")
     assert outcome.new_plays > 0
@@ -235,7 +235,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
-    two: Stage, rule: str
+    two: Scenario, rule: str
 ) -> None:
     two.connect("cleo")
     two.at(NOON + 20 * HOUR)
@@ -262,7 +262,7 @@ def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
     assert state["next_due_at"] == two.clock() + timedelta(minutes=15)
 
 
-def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Stage) -> None:
+def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Scenario) -> None:
     # As on a machine whose tz database is older than the one that init-db knew.
     two.execute("INSERT INTO spotify_pipeline.time_zones VALUES ('Mars/Olympus')")
     two.execute("UPDATE spotify_pipeline.users SET timezone = 'Mars/Olympus' WHERE user_id = 'ben'")
@@ -272,31 +272,31 @@ def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Stage) -> Non
     }
 
 
-def test_slow_answers_are_awaited_side_by_side(stage: Stage) -> None:
+def test_slow_answers_are_awaited_side_by_side(scenario: Scenario) -> None:
     names = [f"listener {number}" for number in range(8)]
     for name in names:
-        stage.connect(name, person="light")
-    stage.simulator.add_fault(Latency(0.5), endpoint="recently_played")
+        scenario.connect(name, person="light")
+    scenario.simulator.add_fault(Latency(0.5), endpoint="recently_played")
     started = time.monotonic()
-    outcomes = stage.sync_well(*names, steps=[RECENTLY_PLAYED])
+    outcomes = scenario.sync_well(*names, steps=[RECENTLY_PLAYED])
     elapsed = time.monotonic() - started
     seconds = [outcome.seconds for outcome in outcomes]
     assert min(seconds) >= 0.5
     assert elapsed < sum(seconds) / 2
 
 
-def test_a_user_who_does_not_exist_is_gone_and_the_others_are_synced(two: Stage) -> None:
+def test_a_user_who_does_not_exist_is_gone_and_the_others_are_synced(two: Scenario) -> None:
     assert results(two.sync("anna", "nobody", "anna")) == {
         "anna": ("synced", None),
         "nobody": ("gone", None),
     }
 
 
-def test_a_sync_of_nobody_does_nothing(stage: Stage) -> None:
-    assert stage.sync() == []
+def test_a_sync_of_nobody_does_nothing(scenario: Scenario) -> None:
+    assert scenario.sync() == []
 
 
-def test_without_a_connection_the_person_is_asked_to_connect(stage: Stage) -> None:
-    stage.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES ('anna')")
-    assert results(stage.sync("anna")) == {"anna": ("failed", "RECONNECT")}
-    assert stage.calls() == []
+def test_without_a_connection_the_person_is_asked_to_connect(scenario: Scenario) -> None:
+    scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES ('anna')")
+    assert results(scenario.sync("anna")) == {"anna": ("failed", "RECONNECT")}
+    assert scenario.calls() == []

@@ -10,8 +10,8 @@ import pytest
 
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.sync.nursery import Nursery
-from spotify_pipeline_tests.sync.stage import NOON, Stage
+from spotify_pipeline_tests.sync.forked_workers import Nursery
+from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 RESULTS = (
     "plays",
@@ -29,78 +29,78 @@ def nursery() -> Iterator[Nursery]:
         yield nursery
 
 
-def results(stage: Stage, user_id: str | None = None) -> dict[str, list[tuple[object, ...]]]:
+def results(scenario: Scenario, user_id: str | None = None) -> dict[str, list[tuple[object, ...]]]:
     """Everything that a sync computes and stores for its users (or for one)."""
-    dump = stage.dump("computed_at")
+    dump = scenario.dump("computed_at")
     return {name: [row for row in dump[name] if user_id in (None, row[0])] for name in RESULTS}
 
 
-def let_leases_end(stage: Stage) -> None:
+def let_leases_end(scenario: Scenario) -> None:
     """30 seconds pass: no lease is longer."""
-    stage.execute(
+    scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_until = lease_until - interval '30 s'"
     )
 
 
-def compute_again(stage: Stage, *user_ids: str) -> None:
+def compute_again(scenario: Scenario, *user_ids: str) -> None:
     """The results as one undisturbed sync of an empty database makes them."""
-    stage.execute(
+    scenario.execute(
         "TRUNCATE "
         + ", ".join(f"spotify_pipeline.{name}" for name in (*RESULTS, "restamped_plays"))
     )
-    stage.sync_well(*user_ids)
+    scenario.sync_well(*user_ids)
 
 
 def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its_lease_ends(
-    nursery: Nursery, stage: Stage, environ: dict[str, str]
+    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
 ) -> None:
-    stage.connect("unhurt")
+    scenario.connect("unhurt")
     (end,) = nursery.run(environ, [{"users": ["unhurt"], "now": NOON}])
     assert end["results"] == [["unhurt", "synced"]]
     # A death in every eighth of the statements; the last one comes when all is stored.
     deaths = {f"died {n}": n * end["statements"] // 8 for n in range(1, 9)}
     left: dict[str, int] = {}
     for user_id, number in deaths.items():
-        stage.connect(user_id)
+        scenario.connect(user_id)
         job = {"users": [user_id], "die_at": number, "now": NOON}
         assert nursery.run(environ, [job]) == [{"signal": signal.SIGKILL}]
-        found = results(stage, user_id)
+        found = results(scenario, user_id)
         left[user_id] = sum(len(rows) for rows in found.values())
         assert left[user_id] == 0 or min(len(rows) for rows in found.values()) > 0, number
-        let_leases_end(stage)
-        stage.sync_well(user_id)
-        assert not left[user_id] or results(stage, user_id) == found
+        let_leases_end(scenario)
+        scenario.sync_well(user_id)
+        assert not left[user_id] or results(scenario, user_id) == found
     assert 0 < list(left.values()).count(0) < len(deaths)
-    before = results(stage)
-    compute_again(stage, "unhurt", *deaths)
-    assert results(stage) == before
+    before = results(scenario)
+    compute_again(scenario, "unhurt", *deaths)
+    assert results(scenario) == before
 
 
 def test_a_sync_killed_while_it_writes_leaves_what_was_stored_before_as_it_was(
-    nursery: Nursery, stage: Stage, environ: dict[str, str]
+    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     for user_id in ("anna", "ben"):
-        stage.connect(user_id)
+        scenario.connect(user_id)
     (end,) = nursery.run(environ, [{"users": ["anna"], "now": NOON}])
-    stage.sync_well("ben")
-    before = results(stage)
-    stage.at(NOON + timedelta(hours=10))
+    scenario.sync_well("ben")
+    before = results(scenario)
+    scenario.at(NOON + timedelta(hours=10))
     for share in (0.4, 0.55, 0.7):
         die_at = int(end["statements"] * share)
-        job = {"users": ["anna", "ben"], "die_at": die_at, "now": stage.clock()}
+        job = {"users": ["anna", "ben"], "die_at": die_at, "now": scenario.clock()}
         assert nursery.run(environ, [job]) == [{"signal": signal.SIGKILL}]
-        assert results(stage) == before
-        let_leases_end(stage)
-    stage.sync_well("anna", "ben")
-    assert results(stage) != before
+        assert results(scenario) == before
+        let_leases_end(scenario)
+    scenario.sync_well("anna", "ben")
+    assert results(scenario) != before
 
 
 def test_overlapping_syncs_in_many_processes_neither_wait_in_a_circle_nor_double(
-    nursery: Nursery, stage: Stage, environ: dict[str, str]
+    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     names = [f"listener {number}" for number in range(6)]
     for name in names:
-        stage.connect(name)
+        scenario.connect(name)
     jobs: list[dict[str, Any]] = [
         {"users": names[:4], "rounds": 2, "now": NOON},
         {"users": names[3:1:-1] + names[4:], "rounds": 2, "now": NOON},
@@ -115,18 +115,18 @@ def test_overlapping_syncs_in_many_processes_neither_wait_in_a_circle_nor_double
         assert counted["synced"] >= 1, name
         assert set(counted) <= {"synced", "skipped"}, name
     # Each of them is what one sync alone makes of the same answers.
-    done = results(stage)
+    done = results(scenario)
     assert Counter(row[0] for row in done["plays"]) == dict.fromkeys(names, 50)
-    compute_again(stage, *names)
-    assert results(stage) == done
-    assert {row["lease_id"] for row in stage.rows(t.sync_state)} == {None}
+    compute_again(scenario, *names)
+    assert results(scenario) == done
+    assert {row["lease_id"] for row in scenario.rows(t.sync_state)} == {None}
 
 
 def test_a_user_is_refreshed_once_however_many_processes_start_together(
-    nursery: Nursery, stage: Stage, environ: dict[str, str]
+    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
 ) -> None:
-    stage.connect("anna", person="light")
+    scenario.connect("anna", person="light")
     job = {"users": ["anna"], "steps": [RECENTLY_PLAYED], "wait": 60, "now": NOON}
     ends = nursery.run(environ, [job] * 4)
     assert [end["results"] for end in ends] == [[["anna", "synced"]]] * 4
-    assert len(stage.calls("token")) == 1
+    assert len(scenario.calls("token")) == 1

@@ -9,25 +9,25 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from spotify_pipeline.storage import leases
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.leases import leased, take
+from spotify_pipeline.storage.work import leases
+from spotify_pipeline.storage.work.leases import leased, take
 from spotify_pipeline.sync.users import BUSY
-from spotify_pipeline_tests.sync.stage import Stage
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 @pytest.fixture
-def three(stage: Stage) -> Stage:
+def three(scenario: Scenario) -> Scenario:
     """Anna, Ben and Cleo are connected and were never synced."""
     for user_id in ("anna", "ben", "cleo"):
-        stage.connect(user_id)
-    return stage
+        scenario.connect(user_id)
+    return scenario
 
 
-def steal(stage: Stage, user_id: str) -> UUID:
+def steal(scenario: Scenario, user_id: str) -> UUID:
     """Another worker holds the user's lease from now on, whoever had it."""
     thief = uuid4()
-    stage.execute(
+    scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_id = :thief,"
         " lease_until = now() + interval '30 s' WHERE user_id = :u",
         thief=thief,
@@ -36,21 +36,21 @@ def steal(stage: Stage, user_id: str) -> UUID:
     return thief
 
 
-def run_out(stage: Stage, user_id: str) -> None:
+def run_out(scenario: Scenario, user_id: str) -> None:
     """The lease's time is over."""
-    stage.execute(
+    scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_until = now() - interval '1 ms'"
         " WHERE user_id = :u",
         u=user_id,
     )
 
 
-def holder(stage: Stage, user_id: str) -> UUID | None:
-    lease_id: UUID | None = stage.row(t.sync_state, user_id)["lease_id"]
+def holder(scenario: Scenario, user_id: str) -> UUID | None:
+    lease_id: UUID | None = scenario.row(t.sync_state, user_id)["lease_id"]
     return lease_id
 
 
-def test_a_user_whom_another_worker_syncs_is_left_out_with_the_reason(three: Stage) -> None:
+def test_a_user_whom_another_worker_syncs_is_left_out_with_the_reason(three: Scenario) -> None:
     with leased(three.pipeline.engine, ["anna"]):
         before = three.dump(versions=True)
         outcomes = three.sync("anna", "ben")
@@ -67,7 +67,7 @@ def test_a_user_whom_another_worker_syncs_is_left_out_with_the_reason(three: Sta
     assert three.row(t.sync_state, "anna")["last_error_code"] is None
 
 
-def test_a_lease_ends_with_the_sync_and_with_its_interruption(three: Stage) -> None:
+def test_a_lease_ends_with_the_sync_and_with_its_interruption(three: Scenario) -> None:
     three.simulator.revoke("ben")
     three.sync("anna", "ben")
 
@@ -93,13 +93,14 @@ class Patience:
     def monotonic(self) -> float:
         return self.seconds
 
-    def on(self, stage: Stage) -> Stage:
+    def on(self, scenario: Scenario) -> Scenario:
         return replace(
-            stage, pipeline=replace(stage.pipeline, sleep=self.sleep, monotonic=self.monotonic)
+            scenario,
+            pipeline=replace(scenario.pipeline, sleep=self.sleep, monotonic=self.monotonic),
         )
 
 
-def test_a_busy_user_is_waited_for_until_the_time_is_over(three: Stage) -> None:
+def test_a_busy_user_is_waited_for_until_the_time_is_over(three: Scenario) -> None:
     patience = Patience()
     with leased(three.pipeline.engine, ["anna"]):
         outcomes = patience.on(three).sync("anna", "ben", wait_seconds=20)
@@ -107,7 +108,7 @@ def test_a_busy_user_is_waited_for_until_the_time_is_over(three: Stage) -> None:
     assert 20 <= patience.seconds <= 20 + leases.RETRY_SECONDS
 
 
-def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Stage) -> None:
+def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Scenario) -> None:
     patience = Patience(lambda: run_out(three, "anna"))
     steal(three, "anna")
     (outcome,) = patience.on(three).sync("anna", wait_seconds=20)
@@ -115,7 +116,7 @@ def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Stage) ->
     assert patience.seconds <= 2 * leases.RETRY_SECONDS
 
 
-def test_who_waits_for_a_user_keeps_nobody_from_those_who_come_after(three: Stage) -> None:
+def test_who_waits_for_a_user_keeps_nobody_from_those_who_come_after(three: Scenario) -> None:
     """Else two workers, each with a part of the same set, would wait for each other."""
     held: list[tuple[UUID | None, ...]] = []
     patience = Patience(
@@ -130,7 +131,7 @@ def test_who_waits_for_a_user_keeps_nobody_from_those_who_come_after(three: Stag
         assert after is None
 
 
-def test_the_lease_of_a_dead_worker_is_inherited_when_it_has_run_out(three: Stage) -> None:
+def test_the_lease_of_a_dead_worker_is_inherited_when_it_has_run_out(three: Scenario) -> None:
     with three.pipeline.engine.begin() as conn:
         assert take(conn, ["anna"], uuid4()) == {"anna"}
     lasts = select(t.sync_state.c.lease_until - func.now()).where(t.sync_state.c.user_id == "anna")
@@ -142,7 +143,7 @@ def test_the_lease_of_a_dead_worker_is_inherited_when_it_has_run_out(three: Stag
     assert holder(three, "anna") is None
 
 
-def test_a_worker_whose_lease_was_taken_writes_nothing(three: Stage) -> None:
+def test_a_worker_whose_lease_was_taken_writes_nothing(three: Scenario) -> None:
     before = three.row(t.sync_state, "anna") | three.row(t.users, "anna")
     thieves: list[UUID] = []
     outcomes = three.meanwhile(
@@ -159,14 +160,14 @@ def test_a_worker_whose_lease_was_taken_writes_nothing(three: Stage) -> None:
     assert now == before | held | {"account_id": now["account_id"]}
 
 
-def test_a_worker_whose_lease_has_run_out_writes_nothing(three: Stage) -> None:
+def test_a_worker_whose_lease_has_run_out_writes_nothing(three: Scenario) -> None:
     (outcome,) = three.meanwhile("recently_played", lambda: run_out(three, "anna")).sync("anna")
     assert (outcome.result, outcome.error_code) == ("failed", "CRASHED")
     assert three.rows(t.plays) == []
 
 
 def test_a_lease_is_renewed_while_the_work_goes_on(
-    three: Stage, monkeypatch: pytest.MonkeyPatch
+    three: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.01)
     until = select(t.sync_state.c.lease_until).where(t.sync_state.c.user_id == "anna")
@@ -188,7 +189,7 @@ def test_a_lease_is_renewed_while_the_work_goes_on(
 
 
 def test_a_renewal_does_not_bring_back_a_lost_lease(
-    three: Stage, monkeypatch: pytest.MonkeyPatch
+    three: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.01)
     rounds = threading.Semaphore(0)
@@ -203,7 +204,7 @@ def test_a_renewal_does_not_bring_back_a_lost_lease(
 
 
 def test_who_is_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored(
-    three: Stage,
+    three: Scenario,
 ) -> None:
     outcomes = three.meanwhile("recently_played", lambda: three.forget("ben")).sync(
         "anna", "ben", "cleo"
@@ -216,7 +217,7 @@ def test_who_is_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored
     assert not [row for rows in after.values() for row in rows if "ben" in row]
 
 
-def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three: Stage) -> None:
+def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three: Scenario) -> None:
     """Overlapping sets: nobody waits for the other in a circle, nobody holds a user twice."""
     first, second = uuid4(), uuid4()
     with three.pipeline.engine.connect() as one, three.pipeline.engine.connect() as two:
@@ -229,7 +230,7 @@ def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three:
     assert held == {"anna", "cleo"}
 
 
-def test_a_lease_that_ends_in_six_hours_keeps_nobody_busy(three: Stage) -> None:
+def test_a_lease_that_ends_in_six_hours_keeps_nobody_busy(three: Scenario) -> None:
     steal(three, "anna")
     assert three.sync("anna")[0].skipped == BUSY
     three.execute(
@@ -239,7 +240,7 @@ def test_a_lease_that_ends_in_six_hours_keeps_nobody_busy(three: Stage) -> None:
     three.sync_well("anna")
 
 
-def test_a_lease_taken_after_a_transaction_began_is_respected_in_it(three: Stage) -> None:
+def test_a_lease_taken_after_a_transaction_began_is_respected_in_it(three: Scenario) -> None:
     with three.pipeline.engine.begin() as conn:
         conn.execute(select(func.now()))
         conn.execute(select(func.pg_sleep(0.1)))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from starlette.responses import Response
 
-from spotify_pipeline.simulator.shapes import Json
+from spotify_pipeline.simulator.http.shapes import Json
 
 TOKEN = "token"  # noqa: S105  # the endpoint's name
 PLAYS = "recently_played"

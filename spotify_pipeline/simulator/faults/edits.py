@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from spotify_pipeline.simulator.faults.base import PLAYS, TOKEN, TOPS, Edits, Scene
-from spotify_pipeline.simulator.seeds import spotify_id
-from spotify_pipeline.simulator.shapes import Json, timestamp
+from spotify_pipeline.simulator.http.shapes import Json, timestamp
+from spotify_pipeline.simulator.music.seeds import spotify_id
 
 LISTS = (PLAYS, *TOPS)
 # Emoji, right-to-left with an override, combining marks, NUL, a lone surrogate, quotes, markup.

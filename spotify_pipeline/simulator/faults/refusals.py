@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 from starlette.responses import Response
 
 from spotify_pipeline.simulator.faults.base import API, TOKEN, Delays, Replaces
-from spotify_pipeline.simulator.responses import error_response
-from spotify_pipeline.simulator.shapes import Json, error
+from spotify_pipeline.simulator.http.responses import error_response
+from spotify_pipeline.simulator.http.shapes import Json, error
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import URL
 
-from spotify_pipeline.storage.creation import CLOSE
 from spotify_pipeline.storage.embedded.home import (
     SUPERUSER,
     EmbeddedPostgresError,
@@ -27,6 +26,7 @@ from spotify_pipeline.storage.embedded.home import (
 )
 from spotify_pipeline.storage.embedded.joining import join, ready_server, wait_if_last
 from spotify_pipeline.storage.embedded.server import is_postmaster
+from spotify_pipeline.storage.postgres.dagster_database import CLOSE
 
 __all__ = [
     "EmbeddedPostgres",

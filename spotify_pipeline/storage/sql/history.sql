@@ -4,7 +4,7 @@
 -- day is complete; where nothing is known it is NULL.
 --
 -- Days with a play have a row in daily_listening. Of a day without one this says how complete it is,
--- by the rule of domain/coverage.py; when it begins and ends was computed by the pipeline, in
+-- by the rule of domain/listening/coverage.py; when it begins and ends was computed by the pipeline, in
 -- day_starts. While all days of a person wait to be computed again, none is called complete.
 CREATE OR REPLACE FUNCTION listening_history(user_id text, days int)
     RETURNS TABLE (

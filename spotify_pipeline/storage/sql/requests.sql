@@ -63,7 +63,7 @@ COMMENT ON COLUMN request_cooldown.next_allowed_at IS
     'Next instant at which a request is accepted; NULL: now.';
 
 -- Until when nobody can call Spotify; no row: somebody can. An end later than any block or any day
--- can have was written by a wrong clock and is ignored, as domain/budget.py ignores it.
+-- can have was written by a wrong clock and is ignored, as domain/quota.py ignores it.
 CREATE OR REPLACE VIEW account_block AS
 SELECT greatest(w.blocked_until, w.day_full_until) AS until, w.blocked_until
 FROM api_budget AS b

@@ -5,6 +5,7 @@ These definitions are the one source of the schema; a test proves that the migra
 
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
+from spotify_pipeline.storage.tables.counters import listening_tallies
 from spotify_pipeline.storage.tables.forgetting import forgotten
 from spotify_pipeline.storage.tables.listening import (
     artists,
@@ -15,9 +16,8 @@ from spotify_pipeline.storage.tables.listening import (
     restamped_plays,
     tracks,
 )
-from spotify_pipeline.storage.tables.people import day_starts, time_zones, user_tokens, users
 from spotify_pipeline.storage.tables.personality import music_personality
-from spotify_pipeline.storage.tables.queue import (
+from spotify_pipeline.storage.tables.requests import (
     api_budget,
     request_locks,
     settings,
@@ -33,7 +33,7 @@ from spotify_pipeline.storage.tables.results import (
     user_top_tracks,
 )
 from spotify_pipeline.storage.tables.runs import sync_run_chunks
-from spotify_pipeline.storage.tables.tallies import listening_tallies
+from spotify_pipeline.storage.tables.users import day_starts, time_zones, user_tokens, users
 
 __all__ = [
     "EVENTS",

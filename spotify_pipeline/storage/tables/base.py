@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, MetaData, Text
 
-from spotify_pipeline.domain.codes import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 
 SCHEMA = "spotify_pipeline"
 

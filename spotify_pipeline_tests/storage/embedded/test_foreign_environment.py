@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from spotify_pipeline.storage.embedded.client import start
-from spotify_pipeline.storage.engine import make_engine
+from spotify_pipeline.storage.postgres.engine import make_engine
 
 # Each alone makes libpq fail, or go elsewhere, where nothing is said against it.
 HOSTILE = {

@@ -1,0 +1,104 @@
+"""Counts every day again from the simulator's own books, without using the pipeline's code.
+
+What must be stored is what the simulator served, plus what was stored before this demo and the
+simulator really played. Days follow from that with the standard library's time zones alone.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, select
+
+from spotify_pipeline.simulator.control import LedgerPlay, ListenerInfo, Simulator
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.coverage import read_open_gaps
+
+Day = tuple[int, int, int]  # minutes, listened_ms, plays
+PlayKey = tuple[datetime, str]
+_A_MILLISECOND = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """How the stored days of one listener compare with the books."""
+
+    days: int
+    wrong_days: tuple[date, ...]
+    plays: int
+    # Played, but among the last 50 at none of the polls: nobody can have these ...
+    never_visible: int
+    # ... and of those, how many lie inside a gap that the pipeline has noticed.
+    inside_gaps: int
+
+    @property
+    def equal(self) -> bool:
+        """Every day, to the millisecond."""
+        return not self.wrong_days
+
+
+def stored_plays(conn: Connection, user_id: str) -> set[PlayKey]:
+    """What is stored of a listener now: (played_at, track_id)."""
+    p = t.plays
+    rows = conn.execute(select(p.c.played_at, p.c.track_id).where(p.c.user_id == user_id))
+    return {(row.played_at, row.track_id) for row in rows}
+
+
+def recount(
+    conn: Connection, simulator: Simulator, listener: ListenerInfo, kept: set[PlayKey]
+) -> Recount:
+    """Compare daily_listening with the books; `kept` is what was stored before this demo."""
+    stored = _stored_days(conn, listener.user_id)
+    first = min((played_at for played_at, _ in stored_plays(conn, listener.user_id)), default=None)
+    if first is None:
+        return Recount(0, (), 0, 0, 0)
+    # `since` is exclusive: begin a day before the first stored play.
+    played = simulator.ledger(listener.user_id, since=_day_before(first))
+    known = [play for play in played if play.served or (play.played_at, play.track_id) in kept]
+    expected = _days(known, ZoneInfo(listener.timezone))
+    wrong = {day for day in stored.keys() | expected.keys() if stored.get(day) != expected.get(day)}
+    known_keys = {(play.played_at, play.track_id) for play in known}
+    missed = [
+        play
+        for play in played
+        # A play that is still visible will be collected by the next poll.
+        if play.published
+        and not play.visible
+        and play.played_at > first
+        and (play.played_at, play.track_id) not in known_keys
+    ]
+    gaps = read_open_gaps(conn, [listener.user_id]).get(listener.user_id, [])
+    return Recount(
+        days=len(stored),
+        wrong_days=tuple(sorted(wrong)),
+        plays=len(known),
+        never_visible=len(missed),
+        inside_gaps=sum(any(gap.contains(play.played_at) for gap in gaps) for play in missed),
+    )
+
+
+def _day_before(instant: datetime) -> datetime:
+    return datetime.fromtimestamp(instant.timestamp() - 86_400, instant.tzinfo)
+
+
+def _days(plays: list[LedgerPlay], zone: ZoneInfo) -> dict[date, Day]:
+    milliseconds: dict[date, int] = defaultdict(int)
+    count: dict[date, int] = defaultdict(int)
+    before: datetime | None = None
+    for play in sorted(plays, key=lambda play: (play.played_at, play.track_id)):
+        day = play.played_at.astimezone(zone).date()
+        # No more than the time since the play before, unless both ended within 30 s.
+        since = (play.played_at - before) // _A_MILLISECOND if before else play.duration_ms
+        milliseconds[day] += since if 30_000 <= since < play.duration_ms else play.duration_ms
+        count[day] += 1
+        before = play.played_at
+    return {day: ((ms + 30_000) // 60_000, ms, count[day]) for day, ms in milliseconds.items()}
+
+
+def _stored_days(conn: Connection, user_id: str) -> dict[date, Day]:
+    d = t.daily_listening
+    rows = conn.execute(
+        select(d.c.date, d.c.minutes, d.c.listened_ms, d.c.plays).where(d.c.user_id == user_id)
+    )
+    return {row.date: (row.minutes, row.listened_ms, row.plays) for row in rows}

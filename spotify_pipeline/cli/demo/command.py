@@ -1,0 +1,165 @@
+"""`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+from sqlalchemy import Engine, func, select
+
+from spotify_pipeline.cli.demo.audit import PlayKey, stored_plays
+from spotify_pipeline.cli.demo.request import press_sync
+from spotify_pipeline.cli.demo.results import show_listeners, show_recount
+from spotify_pipeline.cli.errors import WorkFailed
+from spotify_pipeline.cli.local.dagster_processes import running_stack
+from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
+from spotify_pipeline.cli.local.single_instance import alone
+from spotify_pipeline.cli.output import example, progress
+from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.sealing import seal
+from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
+from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.database import leave_database
+from spotify_pipeline.storage.users.lifecycle import connect_user, register_user, user_statuses
+from spotify_pipeline.storage.users.queries import ELIGIBLE
+from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
+from spotify_pipeline.sync.users import sync_users
+
+LIFE = timedelta(days=10)
+STEP = timedelta(hours=3)
+SEED = 1
+
+
+@click.command(
+    epilog=example("spotify-pipeline demo --once", "spotify-pipeline demo --users 20 --port 3100")
+)
+@click.option("--once", is_flag=True, help="Stop after the tables instead of serving the UI.")
+@click.option(
+    "--users",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1, 200),
+    help="How many synthetic listeners.",
+)
+@port_of_the_ui
+def demo(once: bool, users: int, port: int | None) -> None:
+    """Let synthetic listeners live ten days, and show them in Dagster.
+
+    Uses the embedded database in SPOTIFY_PIPELINE_HOME and a simulator of Spotify on this machine;
+    nothing leaves it. Run again, it continues from the kept data.
+    """
+    heed_signals()
+    with contextlib.ExitStack() as running:
+        # The demo never touches a database of one's own, whatever the environment says.
+        for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
+            os.environ.pop(name, None)
+        running.enter_context(alone(load_settings().home))
+        click.echo("Starting the embedded Postgres and a simulated Spotify ...")
+        simulator = running.enter_context(running_simulator(listeners=users, seed=SEED))
+        os.environ.update(simulator.environment)
+        settings = load_settings()
+        running.callback(leave_database, settings)
+        set_up(settings)
+        listeners = simulator.listeners()
+        clock = Clock(simulator)
+        pipeline = running.enter_context(open_pipeline(settings, clock.now))
+        kept = _introduce(pipeline, listeners)
+        _live(pipeline, clock, listeners)
+        _sync_through_dagster(settings, listeners)
+        stack = running.enter_context(running_stack(settings, port))
+        press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
+        show_listeners(pipeline.engine, listeners)
+        show_recount(pipeline.engine, simulator, listeners, kept)
+        if not once:
+            serve(stack)
+
+
+class Clock:
+    """The demo's time: moved with the simulator's, then the real one."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._fixed: datetime | None = None
+
+    def now(self) -> datetime:
+        """The simulated instant, or the real one."""
+        return self._fixed or datetime.now(UTC)
+
+    def set(self, instant: datetime | None) -> None:
+        """Stop at an instant; None: run with the real time."""
+        self._fixed = instant
+        self._simulator.set_clock(instant)
+
+
+def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, set[PlayKey]]:
+    """Register and connect who is new or has lost the connection; return what is stored."""
+    keyring = pipeline.keyring
+    with pipeline.engine.begin() as conn:
+        known = {status.user_id: status.connection for status in user_statuses(conn)}
+        if strangers := known.keys() - {listener.user_id for listener in listeners}:
+            raise ConfigurationError(
+                f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
+                "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
+            )
+        for listener in listeners:
+            if known.get(listener.user_id) in ELIGIBLE:
+                continue
+            register_user(conn, listener.user_id, listener.timezone, listener.display_name)
+            public_key = keyring.public_key(keyring.current_id)
+            connect_user(
+                conn,
+                listener.user_id,
+                client_id=pipeline.settings.spotify_client_id or "",
+                sealed_refresh_token=seal(public_key, listener.user_id, listener.refresh_token),
+                key_id=keyring.current_id,
+                scopes=SCOPES,
+                authorized_at=datetime.now(UTC),
+            )
+        return {listener.user_id: stored_plays(conn, listener.user_id) for listener in listeners}
+
+
+def _live(pipeline: Pipeline, clock: Clock, listeners: Sequence[ListenerInfo]) -> None:
+    """Collect every three hours of the last ten days (or since the last demo), up to now."""
+    instants = _instants(pipeline.engine)
+    with progress("Living and collecting every 3 hours", len(instants)) as advance:
+        for number, instant in enumerate(instants):
+            clock.set(instant)
+            # Top lists and personality change slowly: once a day, as at night.
+            outcomes = sync_users(
+                pipeline,
+                [listener.user_id for listener in listeners],
+                STEPS if number % 8 == 0 else (RECENTLY_PLAYED, DAILY_LISTENING),
+            )
+            for outcome in outcomes:
+                if outcome.failure:
+                    raise WorkFailed(f"{outcome.user_id}: {outcome.failure.message}")
+            advance(number + 1)
+    clock.set(None)
+
+
+def _instants(engine: Engine) -> list[datetime]:
+    """Every third hour from the last collection of the last demo, at most ten days ago, to now."""
+    now = datetime.now(UTC)
+    with engine.connect() as conn:
+        last = conn.scalar(select(func.max(t.sync_state.c.plays_fetched_at)))
+    instants = [now]
+    while instants[-1] - STEP > max(last or now - LIFE, now - LIFE):
+        instants.append(instants[-1] - STEP)
+    return instants[::-1]
+
+
+def _sync_through_dagster(settings: Settings, listeners: Sequence[ListenerInfo]) -> None:
+    """The newest state of every listener: the job sync_user on each partition."""
+    with (
+        progress("Materializing partitions in Dagster", len(listeners)) as advance,
+        opened_instance(settings) as instance,
+    ):
+        for number, listener in enumerate(listeners, 1):
+            if not sync_one(instance, listener.user_id).success:
+                raise WorkFailed(f"The Dagster run of {listener.user_id} failed.")
+            advance(number)

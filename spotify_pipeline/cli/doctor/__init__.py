@@ -1,0 +1,1 @@
+"""The command doctor: checks of configuration, database, network, rate limits and keys."""

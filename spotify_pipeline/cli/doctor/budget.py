@@ -1,0 +1,102 @@
+"""The check of `doctor` that looks at the budget of the developer account."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+
+from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
+from spotify_pipeline.cli.output import instant
+from spotify_pipeline.domain.sealing import SealError
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.spotify.errors import SpotifyError
+from spotify_pipeline.storage.work import api_budget
+from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
+from spotify_pipeline.sync.pipeline import open_pipeline
+
+_BLOCKED = {
+    "RATE": "Spotify asked us to slow down; the work goes on by itself after that, or at once "
+    "when `spotify-pipeline doctor --probe` finds that Spotify answers",
+    "QUOTA": "the day's quota is used up; the work goes on by itself after that, or at once when "
+    "`spotify-pipeline doctor --probe` finds that Spotify answers",
+    "APP": "Spotify refuses the app: check SPOTIFY_CLIENT_ID, SPOTIFY_CLIENT_SECRET and the "
+    "owner's Premium subscription",
+}
+
+
+def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """What may still be asked of Spotify.
+
+    A block of the app ends at once when Spotify takes the app's id and secret: the next call finds
+    out the rest.
+    """
+    with engine.connect() as conn:
+        state = api_budget.budget_state(conn, settings)
+        ignored = api_budget.ignored_instants(conn)
+    if ignored:
+        yield Finding(
+            "api budget",
+            NOTE,
+            f"{' and '.join(ignored)} of api_budget lie further in the future than they can, "
+            "as after a wrong clock or a restore; they are ignored",
+            "check the clock of the database's machine",
+        )
+    if state.outage_until is not None:
+        yield Finding(
+            "api budget",
+            PROBLEM,
+            "Spotify did not answer several users in a row: one call probes every 10 minutes, and "
+            "everybody else waits",
+            "nothing, it ends by itself; `spotify-pipeline doctor --probe` tries now",
+        )
+    elif state.blocked_until is None:
+        yield Finding("api budget", OK, f"not blocked; {_left(state)}")
+    elif state.blocked_reason == "APP" and _accepted(settings):
+        with engine.begin() as conn:
+            api_budget.make_probe_due(conn)
+        yield Finding(
+            "api budget",
+            NOTE,
+            "the app was refused, and Spotify takes its id and secret now: the next call tries "
+            "whether all is well",
+        )
+    else:
+        yield Finding(
+            "api budget",
+            PROBLEM,
+            f"{state.blocked_reason}: no call before {instant(state.blocked_until)}",
+            _BLOCKED[state.blocked_reason or "RATE"],
+        )
+
+
+def probed(settings: Settings) -> Iterator[Finding]:
+    """One call to the Web API, whatever is blocked; when it is answered no block is left."""
+    with open_pipeline(settings) as pipeline:
+        try:
+            asked = probe(pipeline)
+        except (SpotifyError, SealError) as error:
+            to_do = error.what_to_do if isinstance(error, SpotifyError) else None
+            yield Finding("probe", PROBLEM, f"one call was made in vain: {error}", to_do)
+            return
+    if asked:
+        yield Finding("probe", OK, "Spotify answered one call; nothing is blocked now")
+    else:
+        yield Finding(
+            "probe", NOTE, "no call was made: nobody is connected, or all are being synced now"
+        )
+
+
+def _left(state: api_budget.Budget) -> str:
+    day = (
+        "no limit per day"
+        if state.calls_per_day is None
+        else f"{state.calls_left:,} of {state.calls_per_day:,} calls of 24 hours are left"
+    )
+    pace = "no limit" if state.calls_per_30s is None else f"at most {state.calls_per_30s:,}"
+    return f"{day}, {pace} in 30 seconds"
+
+
+def _accepted(settings: Settings) -> bool:
+    try:
+        return is_accepted(settings)
+    except SpotifyError:
+        return False  # not told: then the block stays, and `reach` says what is wrong

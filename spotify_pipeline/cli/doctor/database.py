@@ -1,0 +1,315 @@
+"""The checks of `doctor` that ask the databases."""
+
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine
+
+from spotify_pipeline.cli.doctor.budget import probed, rate_limits
+from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
+from spotify_pipeline.cli.output import count, instant
+from spotify_pipeline.domain.sealing import Keyring, SealError
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.storage.checks import inspection
+from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.checks.repair import repair_future_instants
+from spotify_pipeline.storage.checks.rules import who_breaks
+from spotify_pipeline.storage.postgres import roles
+from spotify_pipeline.storage.postgres.database import (
+    open_dagster_engine,
+    open_engine,
+    reach_dagster,
+)
+from spotify_pipeline.storage.postgres.engine import POOLED, check_server, server_version
+from spotify_pipeline.storage.postgres.schema import check_revision, current_revision
+from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
+from spotify_pipeline.sync.pipeline import check_clock
+
+# A poll may wait for a nightly run or for a restart; for longer it should not.
+PATIENCE = timedelta(hours=1)
+
+
+def all_checks(settings: Settings, *, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
+    """Database, keys, budget, users and Dagster's storage."""
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        yield Finding(
+            "database", PROBLEM, "there is none yet", "run `spotify-pipeline init-db` to make it"
+        )
+        return
+    ready = True
+    for finding in guarded("database", database(settings)):
+        ready &= finding.status != PROBLEM
+        yield finding
+    if ready:
+        engine = open_engine(settings)
+        try:
+            yield from guarded("token keys", keys(settings, engine))
+            yield from guarded("clock", clock(engine))
+            if mend:
+                yield from guarded("instants", mended(engine))
+            yield from guarded("instants", instants(engine))
+            if probe:
+                yield from guarded("probe", probed(settings))
+            yield from guarded("api budget", rate_limits(settings, engine))
+            yield from guarded("users", standing(engine))
+        finally:
+            engine.dispose()
+    yield from guarded("dagster storage", dagster_storage(settings))
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Reachable, new enough, at this version's revision, closed to other roles."""
+    engine = open_engine(settings)
+    try:
+        with engine.connect() as conn:
+            whose = "own server" if settings.database_url else "embedded"
+            pooled = ", through a connection pooler" if conn.info.get(POOLED) else ""
+            yield Finding("database", OK, f"PostgreSQL {server_version(conn)}, {whose}{pooled}")
+            check_server(conn)
+            yield connections(inspection.connections(conn))
+            yield from read_only(conn)
+            yield from access("database access", conn)
+        check_revision(engine)
+        yield Finding("schema", OK, f"revision {current_revision(engine)}")
+        with engine.connect() as conn:
+            yield app_role(conn, settings.app_role)
+    finally:
+        engine.dispose()
+
+
+def connections(found: inspection.Connections) -> Finding:
+    """Whether the server has connections left for a run and for the processes of Dagster."""
+    detail = f"{found.used:,} of {found.most:,} in use, {max(found.left, 0):,} left for us"
+    if found.left * 5 >= found.most_of_ours:
+        return Finding("connections", OK, detail)
+    return Finding(
+        "connections",
+        PROBLEM,
+        f"{detail}; {found.holder} holds {found.held:,}",
+        "close sessions that are not needed, give the app's login a limit (ALTER ROLE … CONNECTION "
+        "LIMIT 20), or raise max_connections or the limit of the pipeline's user or database",
+    )
+
+
+def read_only(conn: Connection) -> Iterator[Finding]:
+    """Whether the database can be written, and whether somebody wants it not to be."""
+    if inspection.is_read_only(conn):
+        yield Finding(
+            "database",
+            PROBLEM,
+            "it is read-only, as a standby is, so nothing can be stored",
+            "correct SPOTIFY_PIPELINE_DATABASE_URL, or promote the server",
+        )
+    elif inspection.is_read_only_by_default(conn):
+        yield Finding(
+            "database",
+            NOTE,
+            "default_transaction_read_only is on here, and the pipeline writes all the same",
+            "find out who set it: some hosts do when a disk is nearly full",
+        )
+
+
+def access(check: str, conn: Connection) -> Iterator[Finding]:
+    """Who may log in to this database, and make temporary objects there."""
+    if inspection.open_to_anyone(conn):
+        name = inspection.database_name(conn)
+        yield Finding(
+            check,
+            NOTE,
+            f"every role of the server may connect to the database {name} or make temporary "
+            "objects there",
+            f'REVOKE CONNECT, TEMPORARY ON DATABASE "{name}" FROM PUBLIC, and GRANT CONNECT to '
+            "those who need it",
+        )
+
+
+def app_role(conn: Connection, role: str) -> Finding:
+    """The app's role is there and may do what the contract says, no less and no more."""
+    if not roles.exists(conn, role):
+        return Finding(
+            "app role",
+            NOTE,
+            f"there is no role {role}, so no app can ask for syncs with it",
+            f"{roles.create_statement(conn, role)}, then `spotify-pipeline init-db`",
+        )
+    found = roles.rights(conn, role)
+    if lacking := sorted(roles.CONTRACT - found):
+        return Finding(
+            "app role", PROBLEM, f"{role} lacks {listed(lacking)}", "run `spotify-pipeline init-db`"
+        )
+    if excess := sorted(found - roles.CONTRACT):
+        return Finding(
+            "app role",
+            PROBLEM,
+            f"{role} has more rights than the contract: {listed(excess)}",
+            "run `spotify-pipeline init-db`; if they stay, they come with an attribute of the role "
+            "or with a role that it is a member of",
+        )
+    return Finding("app role", OK, f"{role} has the {len(found)} rights of the contract")
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def keys(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    """The keys are there, and each opens a token that was sealed for it."""
+    path = settings.home / KEY_FILE
+    embedded = settings.token_keys is None and settings.database_url is None
+    with engine.connect() as conn:
+        stored = inspection.stored_keys(conn)
+    if embedded and not path.exists() and not stored:
+        yield Finding("token keys", OK, f"{path} is made with the first token")
+        return
+    keyring = load_keyring(settings, engine)
+    where = str(path) if embedded else "SPOTIFY_PIPELINE_TOKEN_KEYS"
+    yield Finding("token keys", OK, f"{', '.join(keyring.key_ids)} from {where}, first is current")
+    if embedded and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield Finding("token keys", PROBLEM, f"{path} is open to others", f"chmod 600 {path}")
+    for key in stored:
+        yield _opened(keyring, key)
+
+
+def _opened(keyring: Keyring, key: inspection.StoredKey) -> Finding:
+    name, tokens = f"token key {key.key_id}", count(key.tokens, "token")
+    try:
+        keyring.open(key.key_id, key.sealed_refresh_token, key.user_id)
+    except SealError as error:
+        return Finding(
+            name,
+            PROBLEM,
+            f"{tokens} cannot be read. {error}",
+            "put that key back from your backup, or have these users reconnect",
+        )
+    return Finding(name, OK, f"opens its {tokens} (one was tried)")
+
+
+def clock(engine: Engine) -> Iterator[Finding]:
+    """This machine's clock is the database's; an error says how far they are apart."""
+    check_clock(engine)
+    yield Finding("clock", OK, "it is the database's, to the minute")
+
+
+def mended(engine: Engine) -> Iterator[Finding]:
+    """Instants of the future are taken back."""
+    check_clock(engine)
+    with engine.begin() as conn:
+        users = repair_future_instants(conn)
+    yield Finding("instants", OK, f"taken back what a wrong clock left of {count(users, 'user')}")
+
+
+def instants(engine: Engine) -> Iterator[Finding]:
+    """No stored instant lies further in the future than it can."""
+    with engine.connect() as conn:
+        users = len(who_breaks(conn, "no_instants_of_the_future", database_now(conn)))
+        leases = inspection.leases_too_long(conn)
+    if leases:
+        yield Finding(
+            "instants",
+            NOTE,
+            f"{count(leases, 'lease')} of sync_state end later than any can; they are ignored",
+        )
+    if users:
+        yield Finding(
+            "instants",
+            PROBLEM,
+            f"{count(users, 'user')} were fetched, are covered or due in the future: a sync under "
+            "a wrong clock left that",
+            "`spotify-pipeline doctor --mend` takes it back; `spotify-pipeline users list --check "
+            "no_instants_of_the_future` names them",
+        )
+    else:
+        yield Finding("instants", OK, "none is in the future")
+
+
+def standing(engine: Engine) -> Iterator[Finding]:
+    """How the users are connected, and whether anybody waits too long."""
+    with engine.connect() as conn:
+        by_connection = inspection.users_by_connection(conn)
+        failures = inspection.failures_by_code(conn)
+        late = inspection.overdue(conn, database_now(conn), PATIENCE)
+        unserved = inspection.unserved_requests(conn)
+    total = count(sum(by_connection.values()), "user")
+    detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
+    yield Finding("users", OK, f"{total}: {detail}" if detail else total)
+    if by_connection.get("suspect"):
+        yield Finding(
+            "users",
+            PROBLEM,
+            f"{by_connection['suspect']:,} were refused while many others were",
+            "check the app in the Spotify developer dashboard; they are tried again every hour",
+        )
+    if by_connection.get("needs_reauth"):
+        yield Finding(
+            "users",
+            NOTE,
+            f"{by_connection['needs_reauth']:,} have to reconnect Spotify",
+            "`spotify-pipeline users list --failed` names them",
+        )
+    yield _failures(failures)
+    yield _waiting(late)
+    yield _requests(unserved)
+
+
+def _failures(by_code: Mapping[str, int]) -> Finding:
+    if not by_code:
+        return Finding("last syncs", OK, "nobody's has failed")
+    codes = ", ".join(f"{number:,} {code}" for code, number in by_code.items())
+    return Finding(
+        "last syncs",
+        NOTE,
+        f"{count(sum(by_code.values()), 'user')} failed: {codes}",
+        "`spotify-pipeline users list --failed` names them and says what to do",
+    )
+
+
+def _waiting(late: inspection.Overdue) -> Finding:
+    if not late.users:
+        return Finding("past due", OK, "nobody waits for longer than an hour")
+    return Finding(
+        "past due",
+        PROBLEM,
+        f"the plays of {count(late.users, 'user')} should have been collected, "
+        f"the first since {instant(late.since)}",
+        "run `spotify-pipeline dev` or another Dagster daemon, or `spotify-pipeline sync --due`",
+    )
+
+
+def _requests(unserved: inspection.Overdue) -> Finding:
+    if not unserved.users:
+        return Finding("requests", OK, "none waits for longer than 5 minutes")
+    return Finding(
+        "requests",
+        PROBLEM,
+        f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
+        f"the first since {instant(unserved.since)}",
+        "switch on sync_request_sensor in Dagster (Automation), and see that "
+        "`spotify-pipeline dev` or another Dagster daemon runs",
+    )
+
+
+def dagster_storage(settings: Settings) -> Iterator[Finding]:
+    """Dagster's own database can be reached, and holds no tables of others."""
+    # Only here: it imports Dagster.
+    from spotify_pipeline.defs.instance.database import check_dagster_database
+
+    reachable = reach_dagster(settings)
+    check_dagster_database(settings)
+    made = "are there" if reachable else "are made at its first start"
+    yield Finding("dagster storage", OK, f"can be reached; its tables {made}")
+    engine = open_dagster_engine(settings)
+    try:
+        with engine.connect() as conn:
+            yield from access("dagster access", conn)
+            if names := inspection.switched_off(conn):
+                yield Finding(
+                    "dagster automation",
+                    PROBLEM,
+                    f"switched off in Dagster: {', '.join(names)}",
+                    "switch them on in Dagster under Automation, unless you meant it",
+                )
+    finally:
+        engine.dispose()

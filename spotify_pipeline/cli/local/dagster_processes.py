@@ -1,0 +1,207 @@
+"""Dagster's code server, webserver and daemon as child processes that live and die together.
+
+`dagster dev` would start a code server twice and exit 0 when its daemon dies; three processes of
+our own start in a third of the time, and the death of one is an error that names it.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.home import UMASK, private_folder, private_log, write_private
+from spotify_pipeline.settings import ConfigurationError, Settings
+
+READY_SECONDS = 90
+STOP_SECONDS = 8
+LOCATION = "spotify_pipeline"
+
+
+class StackFailed(Exception):
+    """One of the processes did not start, or died; the message says which and shows its log."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A started process and where it writes."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The running processes and the address of the UI."""
+
+    url: str
+    children: tuple[Child, ...]
+
+    def check(self) -> None:
+        """Raises StackFailed when a process has died."""
+        for child in self.children:
+            if child.process.poll() is not None:
+                raise StackFailed(
+                    f"The {child.name} died with exit code {child.process.returncode}. "
+                    f"Its log is {child.log} and ends with:\n{child.tail()}"
+                )
+
+    def wait(self, seconds: float, done: Callable[[], bool], what: str) -> None:
+        """Return as soon as `done()`; raises StackFailed on a death or when the time is over."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            self.check()
+            if time.monotonic() > deadline:
+                tails = "\n".join(f"{child.name}: {child.tail(5)}" for child in self.children)
+                raise StackFailed(f"{what} was not done after {seconds:.0f} s.\n{tails}")
+            time.sleep(0.1)
+
+
+def free_port(wanted: int | None, first: int = 3000) -> int:
+    """The wanted port, or the first free one from `first`. Raises ConfigurationError if taken."""
+    for port in [wanted] if wanted else range(first, first + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise ConfigurationError(
+        f"Port {wanted} is taken: choose another with --port, or leave it out."
+        if wanted
+        else f"No port from {first} to {first + 49} is free: choose one with --port."
+    )
+
+
+@contextlib.contextmanager
+def running_stack(
+    settings: Settings, port: int | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """Start all three, wait until the UI has loaded our code, stop all three at the end.
+
+    `environment` is added to ours for the children. Raises StackFailed, ConfigurationError.
+    """
+    # Dagster's tables are made here once, and not by three processes at the same time.
+    with opened_instance(settings):
+        home = dagster_home(settings)
+    # Nobody sees this port: two stacks that start together must not find the same one free.
+    ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
+    workspace = home / "workspace.yaml"
+    write_private(
+        workspace,
+        f"load_from:\n  - grpc_server: {{host: 127.0.0.1, port: {grpc_port}, "
+        f"location_name: {LOCATION}}}\n",
+    )
+    env = {
+        **os.environ,
+        **(environment or {}),
+        "SPOTIFY_PIPELINE_HOME": str(settings.home),
+        "DAGSTER_HOME": str(home),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    loopback = "127.0.0.1"
+    commands: dict[str, list[str]] = {
+        "code server": [
+            *("dagster", "api", "grpc", "-m", "spotify_pipeline.definitions"),
+            *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
+        ],
+        "webserver": [
+            *("spotify_pipeline.defs.instance.webserver", "-h", loopback, "-p", str(ui_port)),
+            *("-w", str(workspace)),
+        ],
+        "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
+    }
+    children: list[Child] = []
+    try:
+        for name, arguments in commands.items():
+            children.append(_start(name, arguments, settings, env))
+        stack = Stack(f"http://{loopback}:{ui_port}", tuple(children))
+        stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
+        yield stack
+    finally:
+        _stop(children)
+
+
+def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:
+    log = private_folder(settings.home, "logs") / f"{name.replace(' ', '-')}.log"
+    # When this process is killed, its children must not live on and hold the database.
+    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    with private_log(log) as out:
+        process = subprocess.Popen(
+            [*with_parent, sys.executable, "-m", *arguments],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C is for us; we stop them in order.
+            start_new_session=True,
+            umask=UMASK,
+            preexec_fn=_default_signals,
+        )
+    return Child(name, process, log)
+
+
+def _default_signals() -> None:
+    """Undo what a child would inherit: a script's `dev &` ignores SIGINT.
+
+    Dagster gives SIGTERM the handler of SIGINT, so its processes would ignore both and outlive us.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _stop(children: Sequence[Child]) -> None:
+    """Ask all to end, then kill what has not: the webserver waits for open browsers for ever."""
+    with _undisturbed():
+        for child in children:
+            child.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in children:
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore a second Ctrl-C, which would leave half of the processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _code_is_loaded(url: str) -> bool:
+    query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
+    try:
+        answer = requests.post(f"{url}/graphql", json={"query": query}, timeout=5)
+        nodes = answer.json()["data"]["repositoriesOrError"]["nodes"]
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return False
+    return bool(nodes)

@@ -1,0 +1,73 @@
+"""`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C."""
+
+import signal
+import time
+
+import click
+
+from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
+from spotify_pipeline.cli.local.single_instance import alone
+from spotify_pipeline.cli.output import example
+from spotify_pipeline.settings import Settings, load_settings
+from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
+from spotify_pipeline.storage.postgres.database import leave_database, open_engine
+from spotify_pipeline.storage.postgres.roles import give_rights
+from spotify_pipeline.storage.postgres.schema import init_db
+
+port_of_the_ui = click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port of the UI (default: from 3000)."
+)
+
+NEXT_STEPS = """\
+In another terminal, with the same environment:
+  spotify-pipeline doctor        what is configured, and what is wrong
+  spotify-pipeline connect       connect a Spotify account
+  spotify-pipeline users list    who is kept, and how they are"""
+
+
+@click.command(epilog=example("spotify-pipeline dev", "spotify-pipeline dev --port 3000"))
+@port_of_the_ui
+def dev(port: int | None) -> None:
+    """Run the database, the Dagster UI and its daemon.
+
+    Creates the schema, or upgrades it. All stop with Ctrl-C, and when one of them dies.
+    """
+    heed_signals()
+    settings = load_settings()
+    with alone(settings.home):
+        try:
+            set_up(settings)
+            click.echo("Starting Dagster ...")
+            with running_stack(settings, port) as stack:
+                serve(stack)
+        finally:
+            leave_database(settings)
+
+
+def set_up(settings: Settings) -> None:
+    """What init-db makes: schema, the app's role, Dagster's database."""
+    engine = open_engine(settings)
+    try:
+        init_db(engine)
+        give_rights(engine, settings.app_role)
+        create_dagster_database(settings, engine)
+    finally:
+        engine.dispose()
+
+
+def heed_signals() -> None:
+    """End in order at SIGTERM as at Ctrl-C, also where a script's `dev &` ignores SIGINT."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+def serve(stack: Stack) -> None:
+    """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
+    try:
+        click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
+        click.echo(NEXT_STEPS)
+        while True:
+            stack.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        click.echo(f"Stopping Dagster and the database, which takes up to {STOP_SECONDS + 2} s ...")

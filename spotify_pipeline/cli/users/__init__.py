@@ -1,0 +1,1 @@
+"""The commands under users: add, change, list, show, connect, export and forget."""

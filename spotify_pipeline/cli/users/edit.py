@@ -1,0 +1,168 @@
+"""`spotify-pipeline users`: who is listened to."""
+
+import sys
+
+import click
+from sqlalchemy import Connection, func, select
+
+from spotify_pipeline.cli.database import opened_database
+from spotify_pipeline.cli.errors import WrongUsage
+from spotify_pipeline.cli.output import example
+from spotify_pipeline.cli.users.argument import one_user, quoted, unknown
+from spotify_pipeline.cli.users.connection import disconnect, reset
+from spotify_pipeline.cli.users.export_forget import export, forget
+from spotify_pipeline.cli.users.list import list_
+from spotify_pipeline.cli.users.show import show
+from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.sealing import Keyring, seal
+from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.redaction import remember
+from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage.users import lifecycle
+from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+from spotify_pipeline.sync.admin.keys import load_keyring
+
+# Spotify's are about 130 or 340 characters long.
+LONGEST_TOKEN = 4096
+
+_timezone = click.option(
+    "--timezone",
+    metavar="ZONE",
+    help="IANA time zone, such as Europe/Berlin, in whose local days listening is counted.",
+)
+_display_name = click.option("--display-name", metavar="NAME", help="The name to show.")
+
+
+@click.group()
+def users() -> None:
+    """Add, change, list and show users."""
+
+
+users.add_command(list_)
+users.add_command(show)
+users.add_command(disconnect)
+users.add_command(reset)
+users.add_command(export)
+users.add_command(forget)
+
+
+@users.command(
+    epilog=example(
+        "spotify-pipeline users add mira --timezone Europe/Oslo --refresh-token-stdin < token",
+        "spotify-pipeline users add mira --timezone Europe/Oslo --display-name 'Mira Solberg'",
+    )
+)
+@one_user
+@_timezone
+@_display_name
+@click.option(
+    "--refresh-token-stdin",
+    is_flag=True,
+    help="Read the user's Spotify refresh token from standard input (on a terminal: ask for it).",
+)
+@click.option(
+    "--client-id",
+    metavar="ID",
+    help="The Spotify app that the token was issued to (default: SPOTIFY_CLIENT_ID).",
+)
+def add(
+    user_id: str,
+    timezone: str | None,
+    display_name: str | None,
+    refresh_token_stdin: bool,
+    client_id: str | None,
+) -> None:
+    """Add a user, or update what is given of one. Makes no call to Spotify.
+
+    A new user without --timezone lives in UTC. The token is stored sealed.
+    """
+    settings = load_settings()
+    if timezone is not None:
+        check_zone(timezone)
+    client_id = client_id or settings.spotify_client_id or ""
+    if refresh_token_stdin and not client_id:
+        raise ConfigurationError(
+            "SPOTIFY_CLIENT_ID is not set: set it to the app that the token was issued to, "
+            "or give --client-id."
+        )
+    token = _read_token() if refresh_token_stdin else None
+    with opened_database(settings) as engine:
+        keyring = load_keyring(settings, engine) if token else None
+        with engine.begin() as conn:
+            before = user_statuses(conn, [user_id])
+            lifecycle.register_user(conn, user_id, timezone, display_name)
+            if token and keyring:
+                _connect(conn, user_id, token, keyring, client_id)
+            status = user_statuses(conn, [user_id])[0]
+    _say_added(status, before[0] if before else None, timezone)
+
+
+def _connect(conn: Connection, user_id: str, token: str, keyring: Keyring, client_id: str) -> None:
+    lifecycle.connect_user(
+        conn,
+        user_id,
+        client_id=client_id,
+        sealed_refresh_token=seal(keyring.public_key(keyring.current_id), user_id, token),
+        key_id=keyring.current_id,
+        scopes=SCOPES,
+        # The database's clock: this machine's may be wrong.
+        authorized_at=conn.execute(select(func.now())).scalar_one(),
+    )
+
+
+def _read_token() -> str:
+    """The token from standard input, less one newline. Raises WrongUsage; never shows it."""
+    if sys.stdin.isatty():
+        token = str(click.prompt("Refresh token (it is not shown)", hide_input=True, err=True))
+    else:
+        raw = sys.stdin.buffer.read(LONGEST_TOKEN + 3)
+        token = raw.decode("ascii", errors="replace").removesuffix("\n").removesuffix("\r")
+    remember(token)
+    if not token:
+        raise WrongUsage("Standard input is empty: the refresh token is read from there.")
+    if len(token) > LONGEST_TOKEN or not all("!" <= character <= "~" for character in token):
+        raise WrongUsage(
+            "Standard input is not a refresh token: it has to be one line of at most "
+            f"{LONGEST_TOKEN} characters without blanks."
+        )
+    return token
+
+
+def _say_added(status: UserStatus, before: UserStatus | None, timezone: str | None) -> None:
+    user = quoted(status.user_id)
+    done = "Updated" if before else "Added"
+    click.echo(f"{done} {user}: {status.connection}, time zone {status.timezone}.")
+    if before and before.timezone != status.timezone:
+        _say_stale(user)
+    if before is None and timezone is None:
+        click.echo(f"Another time zone: spotify-pipeline users set {user} --timezone Europe/Berlin")
+    if status.connection in ("disconnected", "needs_reauth"):
+        click.echo(f"Connect: spotify-pipeline connect {user}")
+    else:
+        click.echo(f"Next: spotify-pipeline sync {user}")
+
+
+def _say_stale(user: str) -> None:
+    click.echo(
+        "Every day is computed again in the new time zone at the next sync, or now: "
+        f"spotify-pipeline rebuild {user}"
+    )
+
+
+@users.command("set", epilog=example("spotify-pipeline users set mira --timezone America/New_York"))
+@one_user
+@_timezone
+@_display_name
+def set_(user_id: str, timezone: str | None, display_name: str | None) -> None:
+    """Change a user's time zone or name."""
+    if timezone is None and display_name is None:
+        raise click.UsageError("Give --timezone, --display-name or both.")
+    if timezone is not None:
+        check_zone(timezone)
+    with opened_database(load_settings()) as engine, engine.begin() as conn:
+        stale = lifecycle.update_user(conn, user_id, timezone, display_name)
+    if stale is None:
+        raise unknown(user_id)
+    click.echo(f"Updated {quoted(user_id)}.")
+    if stale:
+        _say_stale(quoted(user_id))

@@ -1,0 +1,85 @@
+"""`spotify-pipeline users list`."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from spotify_pipeline.cli.database import opened_database
+from spotify_pipeline.cli.output import count, example, instant, print_json, print_table, printable
+from spotify_pipeline.cli.users.argument import trouble
+from spotify_pipeline.cli.users.list_run import list_run
+from spotify_pipeline.settings import load_settings
+from spotify_pipeline.storage.checks.rules import rule_names, who_breaks
+from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+
+_COLUMNS = (
+    *("user_id", "display_name", "timezone", "connection", "state", "plays", "days"),
+    *("last_synced_at", "next_due_at"),
+)
+
+
+@click.command(
+    "list",
+    epilog=example(
+        "spotify-pipeline users list",
+        "spotify-pipeline users list --failed --json",
+        "spotify-pipeline users list --check days_sum_to_plays",
+        "spotify-pipeline users list --run 6f1c0a52-… --failed",
+    ),
+)
+@click.option("--json", "as_json", is_flag=True, help="A list of objects; keys are column names.")
+@click.option("--failed", is_flag=True, help="Only who needs attention, and what to do.")
+@click.option(
+    "--check",
+    metavar="NAME",
+    type=click.Choice(rule_names()),
+    help="Only the users whom this check in Dagster counts: " + ", ".join(rule_names()) + ".",
+)
+@click.option(
+    "--run", "run_id", metavar="RUN_ID", help="Only the users of a run of sync_users, and how."
+)
+def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) -> None:
+    """List the users."""
+    if check and run_id:
+        raise click.UsageError("Give --check or --run, not both.")
+    with opened_database(load_settings()) as engine, engine.connect() as conn:
+        if run_id:
+            list_run(conn, run_id, failed, as_json)
+            return
+        found = who_breaks(conn, check, datetime.now(UTC)) if check else None
+        everybody = user_statuses(conn, found)
+    # Rows that outlived their user.
+    for user_id in sorted(set(found or ()) - {one.user_id for one in everybody}):
+        click.echo(f"{printable(user_id)} is in users no more, but in the tables.", err=True)
+    chosen = [one for one in everybody if trouble(one)] if failed else everybody
+    if as_json:
+        print_json([asdict(one) for one in chosen])
+    elif not everybody and not check:
+        click.echo("There are no users yet. Add one: spotify-pipeline users add --help")
+    elif failed:
+        _print_failed(chosen, len(everybody))
+    else:
+        print_table(_COLUMNS, [_row(one) for one in chosen])
+        click.echo(f"{count(len(chosen), 'user')}.")
+
+
+def _print_failed(failed: list[UserStatus], total: int) -> None:
+    if failed:
+        rows = [(one.user_id, one.connection, *(trouble(one) or ())) for one in failed]
+        print_table(("user_id", "connection", "error_code", "what to do"), rows)
+    click.echo(f"{len(failed):,} of {count(total, 'user')} failed.")
+
+
+def _row(one: UserStatus) -> tuple[str, ...]:
+    return (
+        one.user_id,
+        one.display_name or "–",
+        one.timezone,
+        one.connection,
+        one.state,
+        f"{one.plays:,}",
+        f"{one.days:,}",
+        instant(one.last_synced_at),
+        instant(one.next_due_at),
+    )

@@ -1,0 +1,50 @@
+"""`spotify-pipeline users list --run`: the names behind the numbers of a run over many users."""
+
+from dataclasses import asdict
+
+import click
+from sqlalchemy import Connection
+
+from spotify_pipeline.cli.errors import WrongUsage
+from spotify_pipeline.cli.output import count, print_json, print_table, printable
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
+
+_COLUMNS = ("user_id", "outcome", "error_code", "new_plays", "seconds", "what to do")
+
+
+def list_run(conn: Connection, run_id: str, failed: bool, as_json: bool) -> None:
+    """Print who belongs to the run and how it went. Raises WrongUsage for an unknown run."""
+    everybody = run_users(conn, run_id)
+    if not everybody:
+        raise WrongUsage(
+            f"No user is noted under the run {printable(run_id)}: it synced nobody, is not a run "
+            "of sync_users, repeats an earlier run, or is older than its log is kept."
+        )
+    chosen = [one for one in everybody if not failed or one.outcome in ("failed", None)]
+    if as_json:
+        print_json([{**asdict(one), "what_to_do": _what_to_do(one) or None} for one in chosen])
+        return
+    if chosen:
+        print_table(_COLUMNS, [_row(one) for one in chosen])
+    total = count(len(everybody), "user")
+    click.echo(f"{len(chosen):,} of {total} failed." if failed else f"{total}.")
+
+
+def _row(one: RunUser) -> tuple[str, ...]:
+    return (
+        one.user_id,
+        one.outcome or "not finished",
+        one.error_code or "–",
+        f"{one.new_plays:,}",
+        f"{one.seconds:.1f}",
+        _what_to_do(one),
+    )
+
+
+def _what_to_do(one: RunUser) -> str:
+    if one.error_code:
+        return WHAT_TO_DO[ErrorCode(one.error_code)]
+    if one.outcome is None:
+        return "The run has not come to this user, or died before it was noted. Sync again."
+    return "Another sync was going on. Nothing." if one.outcome == "skipped" else ""

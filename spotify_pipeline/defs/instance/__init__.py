@@ -1,0 +1,1 @@
+"""Extensions of Dagster itself: storage, run launcher, executors, retention and purge."""

@@ -1,0 +1,110 @@
+"""What runs the steps of `sync_users`: processes of this machine, or Celery workers on many.
+
+Chosen by the environment when a run starts, so one definition of the job serves both.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import dagster as dg
+
+from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
+
+# What every step imports anyway, once for all steps of a run: a step's process is there at once.
+# Without Dagster's storage and what it imports when it is used, each needed 0.45 s of CPU more.
+PRELOADED = [
+    "spotify_pipeline.definitions",
+    "spotify_pipeline.sync.runs",
+    "spotify_pipeline.defs.instance.storage",
+    "psycopg",
+    "psycopg2.extras",
+    "upath.core",
+    "spotify_pipeline.defs.instance.frozen",
+]
+
+
+@dg.executor(
+    name="chunks",
+    config_schema={
+        "workers": dg.Field(
+            int,
+            is_required=False,
+            description="Processes at the same time; default: SPOTIFY_PIPELINE_WORKERS.",
+        )
+    },
+    requirements=dg.multiple_process_executor_requirements(),
+)
+def chunk_executor(context: dg.InitExecutorContext) -> dg.Executor:
+    """Dagster's multiprocess executor, or dagster-celery's with SPOTIFY_PIPELINE_EXECUTOR=celery.
+
+    Raises ConfigurationError when that lacks its extra or its broker.
+    """
+    settings = load_settings()
+    check_executor(settings)
+    # A step may be tried again: see the retry policy of sync_chunk.
+    config: dict[str, Any] = {"retries": {"enabled": {}}}
+    if settings.executor == "celery":
+        from dagster_celery import celery_executor
+
+        broker = broker_of(settings)
+        return _made(
+            celery_executor,
+            context,
+            config | {"broker": broker, "backend": broker, "config_source": delivery(settings)},
+        )
+    workers = context.executor_config.get("workers") or settings.workers
+    start = {"start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+    return _made(dg.multiprocess_executor, context, config | start | {"max_concurrent": workers})
+
+
+def check_executor(settings: Settings) -> None:
+    """Raises ConfigurationError when the executor lacks its extra or its broker."""
+    if settings.executor != "celery":
+        return
+    broker_of(settings)
+    if find_spec("dagster_celery") is None:
+        raise ConfigurationError(
+            "SPOTIFY_PIPELINE_EXECUTOR=celery needs the extra [celery]: install "
+            "spotify_pipeline[celery], or unset SPOTIFY_PIPELINE_EXECUTOR."
+        )
+
+
+def _made(
+    definition: dg.ExecutorDefinition, context: dg.InitExecutorContext, config: dict[str, Any]
+) -> dg.Executor:
+    # Given here and not as run configuration: the broker's address may hold a password.
+    create = definition.executor_creation_fn
+    assert create is not None
+    return create(
+        dg.InitExecutorContext(
+            job=context.job,
+            executor_def=definition,
+            executor_config=config,
+            instance=context.instance,
+        )
+    )
+
+
+def broker_of(settings: Settings) -> str:
+    """The address of the broker. Raises ConfigurationError when there is none."""
+    if settings.broker_url is None:
+        raise ConfigurationError(
+            "SPOTIFY_PIPELINE_BROKER_URL is not set: Celery workers take chunks from that Redis."
+        )
+    return settings.broker_url.get_secret_value()
+
+
+def delivery(settings: Settings) -> dict[str, Any]:
+    """How Celery hands out chunks, so that one whose worker is killed goes to another.
+
+    By default a task is gone as soon as a worker has it, and the run would wait for ever.
+    """
+    again = {"visibility_timeout": settings.redeliver_seconds}
+    return {
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "broker_transport_options": again,
+        "result_backend_transport_options": again,
+        "broker_connection_retry_on_startup": True,
+    }

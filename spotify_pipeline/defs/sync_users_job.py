@@ -1,0 +1,191 @@
+"""The job `sync_users`: many users in one run, in chunks that can run in any process.
+
+It calls the same functions as `sync_user`. It is an op job and not a run over a partition range,
+because Dagster writes one planned event per asset and partition of a range before anything runs,
+and marks all partitions materialized when one step ends.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dagster as dg
+
+from spotify_pipeline.defs.assets import materializations
+from spotify_pipeline.defs.instance.event_batches import store_materializations
+from spotify_pipeline.defs.instance.executors import chunk_executor
+from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.tags import request_key
+from spotify_pipeline.defs.user_sync_check import evaluation
+from spotify_pipeline.domain.steps import STEPS
+
+if TYPE_CHECKING:
+    from spotify_pipeline.storage.work.sync_runs import RunTotals
+    from spotify_pipeline.sync.outcome import UserOutcome
+
+LARGEST_CHUNK = 1000
+SELECTIONS = ("active", "due", "eligible", "enlisted")
+
+
+class Chunk(NamedTuple):
+    """A part of a run: all that steps tell each other."""
+
+    run_id: str
+    number: int
+
+
+class ChunkNumbers(dg.IOManager):
+    """Passes a chunk by the run and the mapping key of its output: no shared disk is needed.
+
+    A retry that leaves out choose_users reads the chunks of the run that it retries.
+    """
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Nothing to keep."""
+
+    def load_input(self, context: dg.InputContext) -> Chunk:
+        """The run and the number in the key of the dynamic output."""
+        upstream = context.upstream_output
+        assert upstream is not None
+        assert upstream.mapping_key is not None
+        return Chunk(upstream.run_id, int(upstream.mapping_key))
+
+
+def _one_of(name: str, values: Iterable[str]) -> dg.Enum:
+    """A closed list: the launchpad offers its values, and refuses others before a run starts."""
+    return dg.Enum(name, [dg.EnumValue(value) for value in values])
+
+
+CHOICE = {
+    "selection": dg.Field(
+        _one_of("Selection", SELECTIONS),
+        default_value="active",
+        description=(
+            "Which users. enlisted: those that `spotify-pipeline sync USER...` wrote into "
+            "sync_run_users under the run's id; no user is named in a run's configuration."
+        ),
+    ),
+    "chunk_size": dg.Field(
+        int, default_value=100, description=f"Users per step, 1 to {LARGEST_CHUNK}."
+    ),
+}
+WORK = {
+    "steps": dg.Field(
+        [_one_of("Step", STEPS)], default_value=list(STEPS), description="Which steps."
+    ),
+    "scheduled": dg.Field(
+        bool,
+        default_value=False,
+        description="Nobody waits for it: what was fetched a short while ago is left out.",
+    ),
+}
+
+
+@dg.op(out=dg.DynamicOut(io_manager_key="chunk_numbers"), config_schema=CHOICE)
+def choose_users(
+    context: dg.OpExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.DynamicOutput[Chunk]]:
+    """Enlists the selected users in sync_run_users and hands out chunk numbers."""
+    from spotify_pipeline.sync.requests import enlist_requests
+    from spotify_pipeline.sync.runs import NoEnlistedUsers, choose
+
+    selection, size = context.op_config["selection"], context.op_config["chunk_size"]
+    if not 1 <= size <= LARGEST_CHUNK:
+        raise dg.Failure(f"chunk_size is {size}: choose 1 to {LARGEST_CHUNK}.", allow_retries=False)
+    earlier = [context.run.parent_run_id, context.run.root_run_id]
+    with pipeline.opened() as opened:
+        if dispatch_key := request_key(context.run):
+            enlist_requests(opened, dispatch_key, context.run_id)
+        try:
+            chunks = choose(opened, context.run_id, selection, size, list(filter(None, earlier)))
+        except NoEnlistedUsers as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+    context.log.info(f"{selection} users in {chunks} chunks of up to {size}")
+    for number in range(chunks):
+        yield dg.DynamicOutput(Chunk(context.run_id, number), mapping_key=str(number))
+
+
+@dg.op(
+    out=dg.Out(dg.Nothing),
+    config_schema=WORK,
+    # For a process that died: users' failures raise nothing here. Dagster's retries of runs start
+    # only where the run's own process died.
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=1),
+)
+def sync_chunk(
+    context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+    """Syncs one chunk's users; tells what changed, failed and recovered on their partitions."""
+    from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
+
+    def emit(outcomes: "Sequence[UserOutcome]") -> None:
+        # What did not change is not told again.
+        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(news))
+
+    with (
+        pipeline.opened() as opened,
+        chunk_synced(
+            opened,
+            chunk.run_id,
+            chunk.number,
+            context.op_config["steps"],
+            scheduled=context.op_config["scheduled"],
+            dispatch_key=request_key(context.run),
+            emit=emit,
+        ) as outcomes,
+    ):
+        # Yielded, because what is logged is kept back until the step ends.
+        yield from filter(None, map(evaluation, outcomes))
+    yield dg.Output(None)
+
+
+@dg.op(ins={"done": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+def report_run(
+    context: dg.OpExecutionContext, pipeline: PipelineResource, chunks: list[Chunk]
+) -> None:
+    """Says in numbers how it went; fails the run when a user failed."""
+    from spotify_pipeline.sync.runs import report
+
+    run_id = chunks[0].run_id if chunks else context.run_id
+    with pipeline.opened() as opened:
+        totals = report(opened, run_id)
+    numbers = _numbers(totals, run_id)
+    context.add_output_metadata(numbers)
+    if totals.by_code:
+        raise dg.Failure(
+            "Not every user could be synced: "
+            + ", ".join(f"{count} {code}" for code, count in sorted(totals.by_code.items()))
+            + f". `{numbers['who']}` names them and says what to do.",
+            # A failed step has no output to show them on.
+            metadata=numbers,
+            allow_retries=False,
+        )
+
+
+def _numbers(totals: "RunTotals", run_id: str) -> dict[str, int | float | str]:
+    """The run without names; `who` is the command that lists those."""
+    slowest = totals.slowest_chunk
+    return {
+        **{f"users {outcome}": count for outcome, count in sorted(totals.by_outcome.items())},
+        **{f"failed {code}": count for code, count in sorted(totals.by_code.items())},
+        "new plays": totals.new_plays,
+        "API calls": totals.api_calls,
+        "seconds throttled": round(totals.throttled_seconds, 1),
+        **(
+            {"slowest chunk": f"{slowest}: {totals.slowest_chunk_seconds:.1f} s"}
+            if slowest is not None
+            else {}
+        ),
+        "who": f"spotify-pipeline users list --run {run_id}",
+    }
+
+
+@dg.job(
+    description="Many users in one run: chosen by selection, in chunks, each user on their own.",
+    executor_def=chunk_executor,
+)
+def sync_users() -> None:
+    """choose_users → sync_chunk per chunk → report_run."""
+    chunks = choose_users()
+    report_run(chunks=chunks.collect(), done=chunks.map(sync_chunk).collect())

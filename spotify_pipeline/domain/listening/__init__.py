@@ -1,0 +1,1 @@
+"""Pure rules about plays: matching of pages, coverage, local days and listened time."""

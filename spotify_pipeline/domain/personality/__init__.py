@@ -1,0 +1,1 @@
+"""The music personality: its definition, its metrics and its scores."""

@@ -1,0 +1,226 @@
+"""The metrics of the music personality that come from the plays of the window.
+
+N plays, A distinct artists, T distinct tracks, per user. Formulas and minimums are those of
+personality_definition.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from spotify_pipeline.domain.listening.days import counted
+from spotify_pipeline.domain.listening.frames import (
+    MICROSECONDS_A_DAY,
+    Coded,
+    Integers,
+    days_of,
+    local_times,
+    places,
+)
+from spotify_pipeline.domain.personality import definition
+from spotify_pipeline.domain.personality.scores import (
+    Condition,
+    Floats,
+    Score,
+    at_least,
+    count,
+    entropy,
+    evenness,
+    ratio,
+    total,
+)
+
+_US_AN_HOUR = MICROSECONDS_A_DAY // 24
+_A_WEEK = 7
+# 1970-01-01, day 0, was a Thursday: the first Saturday is day 2.
+_FIRST_SATURDAY = 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """The counted plays of the window, one entry per play, ordered by user and clock.
+
+    `user` is the place in `users`, `day` and `released` are days since 1970-01-01 (`released` NaN
+    when unknown or not known to the day), `clock` is the local time in microseconds since midnight,
+    `artist` and `track` are codes in code-point order.
+    """
+
+    users: pd.Index
+    user: Integers
+    day: Integers
+    clock: Integers
+    track: Integers
+    artist: Integers
+    artist_names: pd.Index
+    released: Floats
+
+    @classmethod
+    def of(
+        cls, plays: pd.DataFrame, zones: Mapping[str, str], first: Integers, last: Integers
+    ) -> "Window":
+        """Those of `plays` that count and whose local day lies in [first, last] of their user."""
+        users = pd.Index(list(zones), dtype=object)
+        plays = plays[plays["user_id"].isin(users) & counted(plays)]
+        user = places(users, plays["user_id"])
+        local = local_times(Coded(user, users.to_numpy()), plays["played_at"], zones)
+        day, clock = days_of(local), local % MICROSECONDS_A_DAY
+        track, artist = Coded.of(plays["track_id"]), Coded.of(plays["artist_id"])
+        inside = np.flatnonzero((first[user] <= day) & (day <= last[user]))
+        # The last bit of a sum of floats depends on its order: so cosines are always added in the
+        # order of the clock. The other metrics only count.
+        rows = inside[np.argsort(user[inside] * MICROSECONDS_A_DAY + clock[inside])]
+        return cls(
+            users=users,
+            user=user[rows],
+            day=day[rows],
+            clock=clock[rows],
+            track=track.codes[rows],
+            artist=artist.codes[rows],
+            artist_names=pd.Index(artist.names, dtype=object),
+            released=_release_days(plays["release_date"])[rows],
+        )
+
+    @property
+    def plays(self) -> Integers:
+        """N per user."""
+        return count(len(self.users), self.user)
+
+    def days(self) -> pd.DataFrame:
+        """The distinct (user, day) with a play."""
+        return pd.DataFrame({"user": self.user, "day": self.day}).drop_duplicates()
+
+
+def artist_metrics(window: Window) -> dict[str, Score]:
+    """Diversity, effective number, concentration and number of artists."""
+    users, plays = len(window.users), window.plays
+    each = _played(window, window.artist)
+    user, k = each["user"].to_numpy(), each["k"].to_numpy()
+    artists, h = count(users, user), entropy(users, user, k)
+    enough = _enough(plays)
+    return {
+        "artist_diversity": Score(evenness(h, artists), enough),
+        "effective_artists": Score(np.clip(np.exp(h), 1, np.maximum(artists, 1)), enough),
+        "artist_concentration": Score(
+            np.clip(total(users, user, ratio(k, plays[user]) ** 2), 0, 1), enough
+        ),
+        "unique_artists": Score(artists),
+    }
+
+
+def repeat_metrics(window: Window) -> dict[str, Score]:
+    """How much of the listening is the same tracks again."""
+    users, plays = len(window.users), window.plays
+    each = _played(window, window.track)
+    user, again = each["user"].to_numpy(), each["k"].to_numpy() >= 2
+    tracks = count(users, user)
+    enough = _enough(plays)
+    return {
+        "repeat_share": Score(ratio(plays - tracks, plays), enough),
+        "repeat_rate": Score(ratio(count(users, user[again]), tracks), enough),
+    }
+
+
+def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]:
+    """The share of plays of artists that are new, against the summary of the days before."""
+    users, plays = len(window.users), window.plays
+    earlier = earlier[earlier["user_id"].isin(window.users)]
+    place = places(window.users, earlier["user_id"])
+    heard = pd.DataFrame({"user": place, "id": earlier["artist_ids"].to_numpy()}).explode("id")
+    known = pd.MultiIndex.from_arrays(
+        [heard["user"].astype("int64"), places(window.artist_names, heard["id"])]
+    )
+    new = ~pd.MultiIndex.from_arrays([window.user, window.artist]).isin(known)
+    observed, before = (
+        total(users, place, earlier[column]).astype(np.int64)
+        for column in ("observed_days", "plays")
+    )
+    then = f"in the {definition.EARLIER_DAYS} days before"
+    enough = (
+        *_enough(plays),
+        at_least(definition.MIN_EARLIER_OBSERVED_DAYS, f"observed days {then}", observed),
+        at_least(definition.MIN_EARLIER_PLAYS, f"plays {then}", before),
+    )
+    return {"artist_discovery_rate": Score(ratio(count(users, window.user[new]), plays), enough)}
+
+
+def clock_metrics(window: Window) -> dict[str, Score]:
+    """When somebody listens: on the circle of 24 hours, at night, on weekends."""
+    users, user, plays = len(window.users), window.user, window.plays
+    angle = 2 * np.pi * (window.clock / MICROSECONDS_A_DAY)
+    c, s = (ratio(total(users, user, f(angle)), plays) for f in (np.cos, np.sin))
+    focus = np.clip(np.hypot(c, s), 0, 1)
+    peak = np.mod(np.arctan2(s, c) * 24 / (2 * np.pi), 24)
+    rayleigh = plays * focus**2
+    on_days = count(users, window.days()["user"].to_numpy())
+    for_hours = (
+        *_enough(plays),
+        at_least(definition.MIN_DAYS_FOR_HOURS, "days with plays", on_days),
+    )
+    for_shares = (
+        *_enough(plays),
+        at_least(definition.MIN_DAYS_FOR_SHARES, "days with plays", on_days),
+    )
+    night = window.clock < definition.NIGHT_ENDS_AT_HOUR * _US_AN_HOUR
+    weekend = (window.day - _FIRST_SATURDAY) % _A_WEEK < 2
+    return {
+        # A mean a hair before midnight rounds to 24.0, which is 0.0.
+        "peak_hour": Score(np.where(peak < 24, peak, 0.0), (*for_hours, _clear(rayleigh))),
+        "time_focus": Score(focus, for_hours),
+        "night_share": Score(ratio(count(users, user[night]), plays), for_shares),
+        "weekend_share": Score(ratio(count(users, user[weekend]), plays), for_shares),
+    }
+
+
+def regularity_metrics(window: Window, observed: pd.DataFrame) -> dict[str, Score]:
+    """On how many of the observed days there was a play. `observed`: user, day; distinct."""
+    users = len(window.users)
+    played = observed.merge(window.days(), on=["user", "day"])
+    days = count(users, observed["user"].to_numpy())
+    share = ratio(count(users, played["user"].to_numpy()), days)
+    enough = at_least(definition.MIN_OBSERVED_DAYS, "observed days", days)
+    return {"listening_regularity": Score(share, (enough,))}
+
+
+def newness_metrics(window: Window) -> dict[str, Score]:
+    """How much of it was released lately; an album dated after the play is new as well."""
+    users, dated = len(window.users), ~np.isnan(window.released)
+    age = window.day - window.released
+    new = count(users, window.user[dated & (age <= definition.NEW_RELEASE_DAYS)])
+    known = count(users, window.user[dated])
+    enough = at_least(definition.MIN_PLAYS, "plays with a release date known to the day", known)
+    return {"newness": Score(ratio(new, known), (enough,))}
+
+
+def _enough(plays: Integers) -> tuple[Condition, ...]:
+    return (at_least(definition.MIN_PLAYS, "plays", plays),)
+
+
+def _clear(rayleigh: Floats) -> Condition:
+    """Without a clear peak the mean time is an accident (Rayleigh's test for a uniform circle)."""
+    needed = definition.MIN_RAYLEIGH_Z
+
+    def reason(user: int) -> str:
+        # Cut, not rounded: 2.996 must not read as the 3.0 it is not.
+        return (
+            f"needs a clear peak: Rayleigh z {needed}, has {np.floor(rayleigh[user] * 100) / 100}"
+        )
+
+    return Condition(rayleigh >= needed, reason)
+
+
+def _played(window: Window, item: Integers) -> pd.DataFrame:
+    """Plays k per user and item, in the order of both."""
+    each = pd.DataFrame({"user": window.user, "item": item})
+    return each.groupby(["user", "item"]).size().reset_index(name="k")
+
+
+def _release_days(column: pd.Series) -> Floats:
+    """Days since 1970-01-01 of full dates; NaN for a year, a month, nonsense or nothing."""
+    dates = Coded.of(column)
+    texts = pd.Series(dates.names, dtype="str")
+    full = texts.where(texts.str.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}"))
+    moments = pd.to_datetime(full, format="%Y-%m-%d", errors="coerce").dt.as_unit("s")
+    days = (moments - pd.Timestamp(0, unit="s")) / pd.Timedelta(days=1)
+    return np.append(days.to_numpy(dtype=np.float64), np.nan)[dates.codes]

@@ -1,0 +1,142 @@
+"""Streaks: runs of consecutive local dates with the same top artist."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pandas as pd
+
+from spotify_pipeline.domain.listening.frames import (
+    Coded,
+    Integers,
+    dates,
+    day_numbers,
+    objects,
+    places,
+)
+
+# One day is no streak.
+SHORTEST = 2
+
+# Late plays change days of the last few hours; older days change by imports and rebuilds only.
+SETTLED_AFTER = timedelta(days=35)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A user's days before `before`, summed up. No run goes on from there into `before`."""
+
+    before: date
+    # Days with a top artist.
+    days: int = 0
+    longest: int = 0
+    longest_artist_id: str | None = None
+
+
+def streaks(
+    days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past] | None = None
+) -> pd.DataFrame:
+    """One row per user of `today`, in its order: the longest streak ever and the current one.
+
+    `days`: columns user_id, date (datetime.date), top_artist_id (text or missing), in any order:
+    the whole history, or of a user with a `past` what came after it; the past must end before
+    yesterday. A date without a row, or without a top artist, ends a run. Runs of one day count as
+    none.
+
+    Columns: user_id; days (int64), the dates with a top artist; longest_streak, current_streak
+    (int64, 0: none); longest_streak_artist_id, streak_artist_id (text, None: none).
+
+    A record stands until it is beaten: of two runs as long, the earlier is the longest. The
+    current streak is the latest run that ends today or yesterday; today is not over yet, so one
+    day of another artist today does not end yesterday's run.
+    """
+    users = pd.Index(list(today), dtype=object)
+    runs, artist = _runs_of(users, days)
+    counts = np.bincount(runs["user"], weights=runs["length"], minlength=len(users))
+    runs = runs[runs["length"] >= SHORTEST]
+    yesterday = day_numbers(objects(list(today.values()))) - 1
+    current = runs[runs["last"] >= yesterday[runs["user"]]].sort_values(["user", "last"])
+    lengths, artist_ids = _per_user(_longest(runs), artist, len(users))
+    for place, user_id in enumerate(users):
+        known = (past or {}).get(user_id, _NOTHING)
+        counts[place] += known.days
+        if known.longest and known.longest >= lengths[place]:
+            lengths[place], artist_ids[place] = known.longest, known.longest_artist_id
+    current_lengths, current_ids = _per_user(
+        current.drop_duplicates("user", keep="last"), artist, len(users)
+    )
+    return pd.DataFrame(
+        {
+            "user_id": objects(users),
+            "days": counts.astype(np.int64),
+            "longest_streak": lengths,
+            "longest_streak_artist_id": artist_ids,
+            "current_streak": current_lengths,
+            "streak_artist_id": current_ids,
+        }
+    )
+
+
+def sum_up(
+    days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past]
+) -> dict[str, Past]:
+    """Each user's past as far as it is settled: up to a run that began 35 days ago or earlier.
+
+    `days`, `today` and `past` as for `streaks`. Users without such a run keep what they have.
+    """
+    users = pd.Index(list(today), dtype=object)
+    runs, _ = _runs_of(users, days)
+    settled = day_numbers(objects([day - SETTLED_AFTER for day in today.values()]))
+    first = runs["last"] - runs["length"] + 1
+    begun = runs.assign(first=first)[first <= settled[runs["user"]]]
+    begins = begun.sort_values(["user", "first"]).drop_duplicates("user", keep="last")
+    before = dict(zip(users[begins["user"]], dates(begins["first"]), strict=True))
+    is_gone = np.array(
+        [
+            day < before.get(user_id, date.min)
+            for user_id, day in zip(days["user_id"], days["date"], strict=True)
+        ],
+        dtype=np.bool_,
+    )
+    summed = streaks(days[is_gone], {user_id: today[user_id] for user_id in before}, past)
+    columns = ("user_id", "days", "longest_streak", "longest_streak_artist_id")
+    rows = zip(*(summed[name].tolist() for name in columns), strict=True)
+    return dict(past) | {row[0]: Past(before[row[0]], *row[1:]) for row in rows}
+
+
+_NOTHING = Past(date.min)
+
+
+def _per_user(runs: pd.DataFrame, artist: Coded, users: int) -> tuple[Integers, pd.Series]:
+    """Length (0: none) and artist (None) of each user's one run."""
+    per_user = runs.set_index("user").reindex(range(users))
+    lengths = per_user["length"].fillna(0).to_numpy(dtype=np.int64)
+    return lengths.copy(), artist.texts(per_user["artist"].fillna(-1))
+
+
+def _longest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each user's longest run; of two as long, the earlier."""
+    best_first = runs.sort_values(["user", "length", "last"], ascending=[True, False, True])
+    return best_first.drop_duplicates("user")
+
+
+def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[pd.DataFrame, Coded]:
+    """The runs of these users, as `_runs` has them, and what the artists' codes mean."""
+    known = days[days["top_artist_id"].notna() & days["user_id"].isin(users)]
+    artist = Coded.of(known["top_artist_id"])
+    return _runs(places(users, known["user_id"]), day_numbers(known["date"]), artist.codes), artist
+
+
+def _runs(user: Integers, day: Integers, artist: Integers) -> pd.DataFrame:
+    """One row per run: user, artist (codes), last (day number), length (days)."""
+    order = np.lexsort((day, user))
+    dates = pd.DataFrame({"user": user[order], "day": day[order], "artist": artist[order]})
+    steps = dates.diff()
+    goes_on = (steps["user"] == 0) & (steps["day"] == 1) & (steps["artist"] == 0)
+    return dates.groupby((~goes_on).cumsum()).agg(
+        user=("user", "first"),
+        artist=("artist", "first"),
+        last=("day", "max"),
+        length=("day", "size"),
+    )

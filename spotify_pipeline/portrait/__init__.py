@@ -1,0 +1,1 @@
+"""What a user sees of their data: one read model for the terminal, the page and pictures."""

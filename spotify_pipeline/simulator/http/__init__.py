@@ -1,0 +1,1 @@
+"""The simulator's HTTP side: Spotify's endpoints, OAuth and the control API."""

@@ -1,0 +1,147 @@
+"""What the Web API answers to whom: pure functions of the world and a query, without HTTP.
+
+Every refusal is raised as `Refusal` with the status and the body that Spotify sends.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
+from spotify_pipeline.simulator.http.refusal import Refusal
+from spotify_pipeline.simulator.http.shapes import Json, profile, timestamp
+from spotify_pipeline.simulator.music.feed import Item
+from spotify_pipeline.simulator.music.listeners import from_ms
+from spotify_pipeline.simulator.state import World
+
+SCOPE_OF = {
+    "recently_played": "user-read-recently-played",
+    "top_artists": "user-top-read",
+    "top_tracks": "user-top-read",
+}
+
+
+def authenticate(world: World, authorization: str | None, endpoint: str) -> Account:
+    """The account that a bearer token belongs to, if it carries the endpoint's scope."""
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Refusal.api(401, "No token provided")
+    owner = world.tokens.owner_of_access(token)
+    if owner is False:
+        raise Refusal.api(401, "The access token expired")
+    account = world.accounts.get(owner or "")
+    if account is None:
+        raise Refusal.api(401, "Invalid access token")
+    if SCOPE_OF.get(endpoint, "") not in ("", *account.scopes):
+        raise Refusal.api(403, "Insufficient client scope")
+    return account
+
+
+def me(world: World, account: Account) -> Json:
+    """The answer of /v1/me."""
+    return profile(account.user_id, account.account_id, account.display_name, account.shape)
+
+
+def recently_played(
+    world: World, account: Account, query: Mapping[str, str], url: str
+) -> tuple[Json, list[Item]]:
+    """A page of the last 50 plays, newest first, and the plays on it as the feed lists them.
+
+    `next` is there as long as anything older exists at Spotify, although nothing older can be had:
+    the page behind the last one is empty.
+    """
+    limit = _integer(query, "limit", 20, 1, 50)
+    if "after" in query and "before" in query:
+        raise Refusal.api(400, "Cannot specify both before and after parameters")
+    after, before = _integer(query, "after", 0), _integer(query, "before", 0)
+    now_ms, feed = world.now_ms(), account.feed
+    window, older = feed.window(now_ms)
+    account.pages += 1
+    matching = [
+        item
+        for item in feed.in_order_of_call(window, account.pages)
+        if item.stamp_ms > after and ("before" not in query or item.stamp_ms < before)
+    ]
+    page = matching[:limit]
+    cursors = following = None
+    if page:
+        newest, oldest = str(page[0].stamp_ms), str(page[-1].stamp_ms)
+        cursors = {"after": newest, "before": oldest}
+        if "after" in query:
+            following = {"after": newest, "limit": limit}
+        elif older or len(matching) > limit:
+            following = {"before": oldest, "limit": limit}
+    answer = {
+        "items": [_item(world, account, item, now_ms) for item in page],
+        "next": following and f"{url}?{urlencode(following)}",
+        "cursors": cursors,
+        "limit": limit,
+        "href": f"{url}?{urlencode({**query, 'limit': limit})}",
+    }
+    return answer, page
+
+
+def readable_items(account: Account, items: list[Item], body: object, now_ms: int) -> list[Item]:
+    """Those of `items` that can be read from a body as it is sent, with its faults."""
+    sent = body.get("items") if isinstance(body, dict) else None
+    readable = set()
+    for item in sent if isinstance(sent, list) else ():
+        track = item.get("track") if isinstance(item, dict) else None
+        if isinstance(track, dict) and track.get("artists") and not track.get("is_local"):
+            readable.add((item["played_at"], track.get("id")))
+    return [
+        item
+        for item in items
+        for shown in [account.shown(item, now_ms)]
+        if (timestamp(from_ms(shown.played_ms)), shown.track_id) in readable
+    ]
+
+
+def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str], url: str) -> Json:
+    """A page of a top list."""
+    time_range = query.get("time_range", "medium_term")
+    if time_range not in RANGE_DAYS:
+        raise Refusal.api(400, "Invalid time range")
+    limit = _integer(query, "limit", 20, 1, 50)
+    offset = _integer(query, "offset", 0, 0, 10_000)
+    best = account.top(kind, time_range, world.clock.now())
+    now_ms, feed = world.now_ms(), account.feed
+
+    def draw(number: int) -> Json:
+        if kind == "artists":
+            return world.shapes.artist(number, account.shape)
+        return world.shapes.track_as(number, feed.track(number, now_ms), account.shape)
+
+    def page(start: int) -> str:
+        return f"{url}?{urlencode({'time_range': time_range, 'limit': limit, 'offset': start})}"
+
+    return {
+        "items": [draw(item) for item in best[offset : offset + limit]],
+        "total": len(best),
+        "limit": limit,
+        "offset": offset,
+        "href": page(offset),
+        "next": page(offset + limit) if offset + limit < len(best) else None,
+        "previous": page(max(0, offset - limit)) if offset else None,
+    }
+
+
+def _item(world: World, account: Account, item: Item, now_ms: int) -> Json:
+    names = account.feed.track(item.play.track, now_ms, relinked=item.relinked)
+    track = world.shapes.track_as(item.play.track, names, account.shape)
+    return world.shapes.item(track, item.stamp_ms, item.play.context)
+
+
+def _integer(
+    query: Mapping[str, str],
+    name: str,
+    default: int,
+    least: int = 0,
+    most: int = 2**63,
+) -> int:
+    try:
+        number = int(query.get(name, default))
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise Refusal.api(400, f"Invalid {name}")
+    return number

@@ -1,0 +1,60 @@
+"""The door that every call to Spotify passes: where a shared budget plugs in."""
+
+from typing import Protocol
+
+from spotify_pipeline.domain.quota import BlockReason, Priority
+
+
+class RateLimiter(Protocol):
+    """Decides when a call may go out. Used by many threads at once."""
+
+    def acquire(self, priority: Priority | None) -> None:
+        """Returns when a call may go out; raises RateLimited, AppBlocked or Outage if that is too
+        far off.
+
+        A priority of None is a call that Spotify does not count: it is held back only while
+        everything is. It may sleep. The time slept here does not count against the call's own
+        deadline.
+        """
+        ...
+
+    def blocked(self, seconds: int, reason: BlockReason) -> bool:
+        """Takes note that nobody may call for so long: after a 429, or a refusal of the app.
+
+        True: the next `acquire` waits it out. False: the call gives up.
+        """
+        ...
+
+    def succeeded(self) -> None:
+        """Takes note that the Web API answered a call of this thread: the app is not refused."""
+        ...
+
+    def answered(self, caller: int) -> None:
+        """Takes note that the Web API answered this user, whatever it said: there is no outage."""
+        ...
+
+    def unanswered(self, caller: int) -> bool:
+        """Takes note of a try that got no answer, for a user whom this number tells from others.
+
+        False: in an outage, so the call is not tried again.
+        """
+        ...
+
+
+class NoRateLimit:
+    """No budget: every call goes out at once, and every 429 ends the call with RateLimited."""
+
+    def acquire(self, priority: Priority | None) -> None:
+        return None
+
+    def blocked(self, seconds: int, reason: BlockReason) -> bool:
+        return False
+
+    def succeeded(self) -> None:
+        return None
+
+    def answered(self, caller: int) -> None:
+        return None
+
+    def unanswered(self, caller: int) -> bool:
+        return True

@@ -1,0 +1,1 @@
+"""Rules about stored data, and the queries that find what breaks them."""

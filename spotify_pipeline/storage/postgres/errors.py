@@ -1,0 +1,156 @@
+"""Explains an error of Postgres in one sentence, for the terminal and for Dagster's run pages.
+
+The driver's own words are never shown: they may repeat parts of a URL with a password in it.
+"""
+
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+
+from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage.embedded.home import PostgresHome
+from spotify_pipeline.storage.postgres.engine import BadDatabaseUrl, normalise_url
+
+OURS = "SPOTIFY_PIPELINE_DATABASE_URL"
+DAGSTERS = "DAGSTER_PG_URL"
+
+USER_ID_RULE = (
+    "A user id has 1 to 255 characters, none of them a control character, and no three dots "
+    "in a row."
+)
+
+NONE_LEFT = (
+    "it has no connection left for us; close sessions that are not needed, give the app's login a "
+    "CONNECTION LIMIT, or raise max_connections"
+)
+FULL_DISK = "its disk is full; make room and try again"
+
+# What a user may break, by the name of the constraint.
+RULES = {
+    "ck_users_user_id": USER_ID_RULE,
+    "ck_users_display_name": "A display name has at most 255 characters.",
+}
+
+# What the driver says (in part, in lower case), and what it means.
+_REASONS = (
+    ("password authentication failed", "it refuses this user or password; correct {variable}"),
+    ("no password supplied", "it wants a password; put one into {variable}"),
+    ("pg_hba.conf", "it does not let this user in from here; ask whoever runs the server"),
+    ('database "', "there is no such database; create it, or correct {variable}", "does not exist"),
+    ('role "', "there is no such database user; create it, or correct {variable}", "not exist"),
+    ("permission denied for database", "this user may not connect to it; GRANT CONNECT to it"),
+    (
+        "too many connections for role",
+        "its user has no connection left; raise the user's CONNECTION LIMIT or stop what uses it",
+    ),
+    (
+        "too many connections for database",
+        "it has no connection left; raise the database's CONNECTION LIMIT or stop what uses it",
+    ),
+    ("too many", NONE_LEFT),
+    ("remaining connection slots", NONE_LEFT),
+    # PgBouncer's words: for its clients, and for a client that waited too long for a session.
+    ("no more connections allowed", NONE_LEFT),
+    ("query_wait_timeout", NONE_LEFT),
+    ("no space left on device", FULL_DISK),
+    ("starting up", "it is just starting; try again"),
+    ("shutting down", "it is just stopping; try again when it runs"),
+    ("refused", "nothing listens there; start the server or correct {variable}"),
+    ("resolve", "there is no such host; correct {variable}"),
+    ("translate host", "there is no such host; correct {variable}"),
+    ("time", "it does not answer; check the network and {variable}", "out"),
+    ("timeout", "it does not answer; check the network and {variable}"),
+    ("ssl", "no encrypted connection could be made; check sslmode in {variable}"),
+    ("no such file", "nothing listens there; start the server or correct {variable}"),
+)
+_LOST = "it broke off the connection; what was not finished is not stored, so try again"
+
+_STATES = {
+    "42501": "its user lacks a right that this needs; run this as the owner of the database",
+    "40001": "another session changed the same rows; nothing is half-done, try again",
+    "40P01": "another session locked the same rows; nothing is half-done, try again",
+    "53100": FULL_DISK,
+    "53300": NONE_LEFT,
+    "25P03": "it ended a session that was silent for too long; nothing is half-done, try again",
+    "25006": "it is read-only, as a standby is; correct {variable}",
+    "55P03": "somebody else holds a lock for too long; try again",
+    "57014": "it cancelled a statement; try again",
+}
+
+
+def explain_database(error: BaseException) -> tuple[str, int] | None:
+    """A sentence and an exit code, or None if this error is a surprise."""
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    diagnostics = getattr(error.orig, "diag", None)
+    if rule := RULES.get(getattr(diagnostics, "constraint_name", None) or ""):
+        return rule, 2
+    # Dagster speaks to its database through psycopg2; we through psycopg, and leave a note.
+    is_dagsters = type(error.orig).__module__.startswith("psycopg2")
+    is_dagsters |= DAGSTERS in getattr(error, "__notes__", ())
+    variable = DAGSTERS if is_dagsters else OURS
+    reason = _STATES.get(state or "")
+    # The client refuses the URL itself, without asking a server.
+    is_misread = reason is None and isinstance(error, ProgrammingError) and state is None
+    if is_misread:
+        reason = "{variable} has an option that Postgres's client does not know; correct it"
+    if reason is None and isinstance(error, (OperationalError, InterfaceError)):
+        reason = _reason(str(error.orig).lower())
+    if _embedded_disk_is_full(variable):
+        # Postgres names what it could not do, which need not be that it could not write.
+        reason = FULL_DISK
+    if reason is None:
+        return None
+    where, variable = _where(variable)
+    if where is None:
+        return (
+            f"{variable} has more than one @: write an @ that belongs to the password as %40.",
+            2,
+        )
+    # What a variable may have to be corrected for is wrong configuration.
+    code = 2 if "{variable}" in reason else 1
+    return f"{where} cannot be used: {reason.format(variable=variable)}.", code
+
+
+def _embedded_disk_is_full(variable: str) -> bool:
+    try:
+        settings = load_settings()
+    except ConfigurationError:
+        return False
+    own_server = settings.database_url or (variable == DAGSTERS and settings.dagster_pg_url)
+    return not own_server and PostgresHome(settings.home).disk_is_full()
+
+
+def _reason(said: str) -> str:
+    for first, meaning, *others in _REASONS:
+        if first in said and all(other in said for other in others):
+            return meaning
+    if "connection failed" in said or "could not connect" in said:
+        return "it cannot be reached; check that it runs, and {variable}"
+    return _LOST
+
+
+def _where(variable: str) -> tuple[str | None, str]:
+    """The database in words, without user and password, and the variable that decides on it.
+
+    None instead of the words when they might contain a part of the password.
+    """
+    try:
+        settings = load_settings()
+        secret = settings.dagster_pg_url if variable == DAGSTERS else settings.database_url
+        if secret is not None:
+            return _address(normalise_url(secret.get_secret_value())), variable
+        if settings.database_url is not None:
+            url = normalise_url(settings.database_url.get_secret_value())
+            return _address(url.set(database="dagster")), DAGSTERS
+    except (ConfigurationError, BadDatabaseUrl):
+        return "The database", variable
+    return f"The embedded PostgreSQL in {settings.home}", "SPOTIFY_PIPELINE_HOME"
+
+
+def _address(url: URL) -> str | None:
+    name, host = url.database or url.username or "", url.host or "a local socket"
+    if "@" in name + host:
+        # An unescaped @ in a password makes its rest look like a part of the host.
+        return None
+    return f"The database {name} on {host}:{url.port or 5432}"

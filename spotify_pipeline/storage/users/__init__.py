@@ -1,0 +1,1 @@
+"""Users: who they are, their tokens, their Spotify account, export and forgetting."""

@@ -1,0 +1,256 @@
+"""Users, their connection and their tokens (sealed)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import ARRAY, Connection, Text, func, literal, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from spotify_pipeline.domain.due import LONGEST_WAIT
+from spotify_pipeline.storage import tables as t
+
+ELIGIBLE = ("connected", "expiring", "suspect")
+ACTIVE_FOR = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A stored refresh token as it came, and the access token obtained with it."""
+
+    client_id: str
+    key_id: str
+    sealed_refresh_token: bytes = field(repr=False)
+    authorized_at: datetime
+    expires_at: datetime
+    sealed_access_token: bytes | None = field(repr=False)
+    access_seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """What a sync needs to know about a user."""
+
+    user_id: str
+    timezone: str
+    connection: str
+    days_stale: bool
+    plays_fetched_at: datetime | None
+    tops_fetched_at: datetime | None
+    token: SealedToken | None
+    # When the last succeeded request ended; now, while one is running.
+    requested_at: datetime | None = None
+    # Where retention has cut: plays before are refused, days that begin before are frozen.
+    plays_from: datetime | None = None
+    # Their Spotify account, if it is known.
+    account_id: str | None = None
+    # Failed syncs since the last success.
+    consecutive_failures: int = 0
+
+    @property
+    def heard_at(self) -> datetime | None:
+        """When the user last connected or asked for a sync."""
+        heard = (self.requested_at, self.token.authorized_at if self.token else None)
+        return max(filter(None, heard), default=None)
+
+
+def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
+    """The users among these that exist, by user_id, with their tokens."""
+    u, k, s = t.users, t.user_tokens, t.sync_state
+    seconds_left = func.extract("epoch", k.c.access_expires_at - func.now())
+    r = t.sync_requests
+    requested_at = (
+        select(func.max(func.coalesce(r.c.finished_at, func.now())))
+        .where(r.c.user_id == u.c.user_id, r.c.status.in_(("running", "succeeded")))
+        .scalar_subquery()
+    )
+    rows = conn.execute(
+        select(
+            u.c.user_id,
+            u.c.timezone,
+            u.c.connection,
+            u.c.days_stale,
+            s.c.plays_fetched_at,
+            s.c.tops_fetched_at,
+            requested_at.label("requested_at"),
+            u.c.plays_from,
+            u.c.account_id,
+            s.c.consecutive_failures,
+            k.c.client_id,
+            k.c.key_id,
+            k.c.sealed_refresh_token,
+            k.c.authorized_at,
+            k.c.expires_at,
+            k.c.sealed_access_token,
+            seconds_left.label("access_seconds_left"),
+        )
+        .join_from(u, s, s.c.user_id == u.c.user_id)
+        .outerjoin(k, k.c.user_id == u.c.user_id)
+        # An array: a statement has room for 65,535 parameters.
+        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
+        .order_by(u.c.user_id)
+    )
+    return [
+        User(
+            user_id=row.user_id,
+            timezone=row.timezone,
+            connection=row.connection,
+            days_stale=row.days_stale,
+            plays_fetched_at=row.plays_fetched_at,
+            tops_fetched_at=row.tops_fetched_at,
+            token=None
+            if row.client_id is None
+            else SealedToken(
+                client_id=row.client_id,
+                key_id=row.key_id,
+                sealed_refresh_token=row.sealed_refresh_token,
+                authorized_at=row.authorized_at,
+                expires_at=row.expires_at,
+                sealed_access_token=row.sealed_access_token,
+                access_seconds_left=None
+                if row.access_seconds_left is None
+                else float(row.access_seconds_left),
+            ),
+            requested_at=row.requested_at,
+            plays_from=row.plays_from,
+            account_id=row.account_id,
+            consecutive_failures=row.consecutive_failures,
+        )
+        for row in rows
+    ]
+
+
+def last_refreshed(conn: Connection, client_id: str, most: int) -> list[str]:
+    """Up to so many users whose connection to this app worked last."""
+    u, k = t.users, t.user_tokens
+    return list(
+        conn.scalars(
+            select(u.c.user_id)
+            .join_from(u, k, k.c.user_id == u.c.user_id)
+            .where(u.c.connection.in_(("connected", "expiring")), k.c.client_id == client_id)
+            .order_by(k.c.last_refreshed_at.desc().nulls_last(), u.c.user_id)
+            .limit(most)
+        )
+    )
+
+
+def save_grant(
+    conn: Connection,
+    user_id: str,
+    used: SealedToken,
+    *,
+    key_id: str,
+    sealed_refresh_token: bytes,
+    sealed_access_token: bytes,
+    expires_in: timedelta,
+) -> bool:
+    """Replace the tokens that were `used` for a refresh by what it returned.
+
+    False, and nothing written, when they are no longer the stored ones: the user has reconnected
+    or left since, and the answer belongs to an older connection.
+    """
+    k = t.user_tokens
+    saved = conn.execute(
+        update(k)
+        .where(is_stored(user_id, used))
+        .values(
+            key_id=key_id,
+            sealed_refresh_token=sealed_refresh_token,
+            sealed_access_token=sealed_access_token,
+            access_expires_at=func.now() + expires_in,
+            last_refreshed_at=func.now(),
+            last_error_code=None,
+        )
+        .returning(k.c.user_id)
+    )
+    return saved.first() is not None
+
+
+def is_stored(user_id: str, token: SealedToken) -> ColumnElement[bool]:
+    """The row of these very tokens: false once others have replaced them."""
+    k = t.user_tokens
+    return (k.c.user_id == user_id) & (k.c.sealed_refresh_token == token.sealed_refresh_token)
+
+
+def is_active(now: datetime) -> ColumnElement[bool]:
+    """Eligible, and heard from within 7 days: a play, a new connection or a succeeded request."""
+    u, k = t.users, t.user_tokens
+    since = now - ACTIVE_FOR
+    played = (
+        select(t.plays.c.user_id)
+        .where(
+            t.plays.c.user_id == u.c.user_id,
+            t.plays.c.source == "api",
+            t.plays.c.played_at >= since,
+        )
+        .exists()
+    )
+    authorized = (
+        select(k.c.user_id).where(k.c.user_id == u.c.user_id, k.c.authorized_at >= since).exists()
+    )
+    requested = (
+        select(t.sync_requests.c.user_id)
+        .where(
+            t.sync_requests.c.user_id == u.c.user_id,
+            t.sync_requests.c.status == "succeeded",
+            t.sync_requests.c.finished_at >= since,
+        )
+        .exists()
+    )
+    return u.c.connection.in_(ELIGIBLE) & or_(played, authorized, requested)
+
+
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Eligible, and the instant at which plays should be collected again has passed.
+
+    Or it is later than any can be, because a wrong clock wrote it.
+    """
+    u, s = t.users, t.sync_state
+    due = (
+        select(s.c.user_id)
+        .where(
+            s.c.user_id == u.c.user_id,
+            or_(
+                s.c.next_due_at.is_(None),
+                s.c.next_due_at <= now,
+                s.c.next_due_at > now + LONGEST_WAIT,
+            ),
+        )
+        .exists()
+    )
+    return u.c.connection.in_(ELIGIBLE) & due
+
+
+def is_eligible(now: datetime) -> ColumnElement[bool]:
+    """The connection can be used."""
+    return t.users.c.connection.in_(ELIGIBLE)
+
+
+SELECTIONS = {"active": is_active, "due": is_due, "eligible": is_eligible}
+
+
+def select_users(conn: Connection, selection: str, now: datetime) -> list[str]:
+    """Ids of the users of a selection (`active`, `due`, `eligible`), sorted."""
+    u = t.users
+    return list(
+        conn.scalars(select(u.c.user_id).where(SELECTIONS[selection](now)).order_by(u.c.user_id))
+    )
+
+
+def has_user(conn: Connection, selection: str, now: datetime) -> bool:
+    """Whether the selection has anybody."""
+    return (
+        conn.execute(select(t.users.c.user_id).where(SELECTIONS[selection](now)).limit(1)).first()
+        is not None
+    )
+
+
+def stale_user_ids(conn: Connection) -> list[str]:
+    """Users all of whose days must be computed again."""
+    u = t.users
+    return list(conn.scalars(select(u.c.user_id).where(u.c.days_stale).order_by(u.c.user_id)))
+
+
+def all_user_ids(conn: Connection) -> list[str]:
+    """Every user, sorted."""
+    return list(conn.scalars(select(t.users.c.user_id).order_by(t.users.c.user_id)))

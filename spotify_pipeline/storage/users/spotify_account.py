@@ -1,0 +1,86 @@
+"""Which Spotify account a user is: set once, and never another one's."""
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import IntegrityError
+
+from spotify_pipeline.domain.model import Profile
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.users.queries import SealedToken, is_stored
+
+
+class AnotherAccount(Exception):
+    """The user is connected to another Spotify account than this one."""
+
+
+class AccountTaken(Exception):
+    """The Spotify account belongs to another user, `owner`."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__("the account belongs to another user")
+        self.owner = owner
+
+
+def owner_of(conn: Connection, profile: Profile) -> str | None:
+    """The user whose Spotify account this is, under either of its ids; None: nobody's."""
+    u = t.users
+    owner: str | None = conn.scalar(
+        select(u.c.user_id)
+        .where(u.c.account_id.in_(profile.ids))
+        .order_by(u.c.account_id != profile.account)
+        .limit(1)
+    )
+    return owner
+
+
+def withhold_access(conn: Connection, user_id: str) -> None:
+    """Keep no access token: the next process asks for one, and whose it is, again."""
+    k = t.user_tokens
+    conn.execute(
+        update(k)
+        .where(k.c.user_id == user_id)
+        .values(sealed_access_token=None, access_expires_at=None)
+    )
+
+
+def refuse_account(conn: Connection, user_id: str, token: SealedToken) -> None:
+    """This token is another account's: unless it was replaced, the user has to reconnect."""
+    u = t.users
+    stored = select(t.user_tokens.c.user_id).where(is_stored(user_id, token)).exists()
+    conn.execute(update(u).where(u.c.user_id == user_id, stored).values(connection="needs_reauth"))
+
+
+def link_account(conn: Connection, user_id: str, profile: Profile) -> None:
+    """Note that a registered user is this Spotify account. Raises AnotherAccount, AccountTaken.
+
+    Of two that link one account at the same time the second hears IntegrityError.
+    """
+    u = t.users
+    mine = select(u.c.account_id).where(u.c.user_id == user_id)
+    # A known account never changes, so no lock is needed to see it: an app that asks for a sync and
+    # does not commit would hold it up.
+    if conn.scalar(mine) == profile.account:
+        return
+    known = conn.scalar(mine.with_for_update())
+    if known == profile.account:
+        return
+    if known is not None and known not in profile.ids:
+        raise AnotherAccount
+    owner = owner_of(conn, profile)
+    if owner not in (None, user_id):
+        raise AccountTaken(owner)
+    conn.execute(update(u).where(u.c.user_id == user_id).values(account_id=profile.account))
+
+
+def learn_account(conn: Connection, user_id: str, profile: Profile) -> bool:
+    """Note which account a token is of, if the user's is not known yet; False: it is another one.
+
+    An account that is somebody else's already, or becomes it at this moment, is not noted.
+    """
+    try:
+        with conn.begin_nested():
+            link_account(conn, user_id, profile)
+    except AnotherAccount:
+        return False
+    except (AccountTaken, IntegrityError):
+        pass
+    return True

@@ -1,0 +1,289 @@
+"""The queue of sync requests, from `queued` to `succeeded` or `failed`.
+
+Whether a request is accepted is decided by the trigger in the database; this module serves those
+that were. The row is the truth, Dagster is the executor. A row's way:
+
+    queued, no key ──assign──► queued, key ──start──► running ──finish──► succeeded or failed
+          ▲                         │                    │
+          └──────── put_back, retry ┴────────────────────┘
+
+Every move names the key under which it was assigned, so that what comes late for an older key
+changes nothing.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.locks import lock_or_skip
+
+OPEN = ("queued", "running")
+BATCH = "batch-"
+
+# More than this wait for less in one run than in one each: a run is a process of seconds of CPU.
+MOST_SINGLE_RUNS = 4
+# Failures that may pass by themselves are final at the third. 10 s after the first, 40 s after the
+# second: our HTTP client has already tried again within the attempt.
+MOST_FAILURES = 3
+FIRST_PAUSE_SECONDS = 10
+PAUSE_GROWTH = 4
+LONGEST_PAUSE = timedelta(seconds=FIRST_PAUSE_SECONDS * PAUSE_GROWTH ** (MOST_FAILURES - 2))
+# A run of the job sync_users may be in its way; a sensor that is switched off is for ever.
+PATIENCE = timedelta(minutes=5)
+
+_r = t.sync_requests
+
+Failure = tuple[ErrorCode, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """An open request and the key under which exactly one run is asked for."""
+
+    dispatch_key: str
+    user_id: str
+    status: str
+    run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of failed attempts: so many requests wait for another, so many have failed."""
+
+    again: int
+    failed: int
+
+
+def _waiting() -> ColumnElement[bool]:
+    return and_(
+        _r.c.status == "queued",
+        _r.c.dispatch_key.is_(None),
+        or_(
+            _r.c.not_before.is_(None),
+            _r.c.not_before <= func.now(),
+            # No pause is so long: a wrong clock wrote it.
+            _r.c.not_before > func.clock_timestamp() + LONGEST_PAUSE,
+        ),
+    )
+
+
+def unserved() -> Select[tuple[str, datetime]]:
+    """Requests that have waited longer than PATIENCE for a run to begin: user_id, and since when.
+
+    What a request waits for by itself does not count: its own pause, and a block of the app.
+    """
+    b = t.api_budget
+    # greatest() ignores NULL.
+    since = func.greatest(_r.c.requested_at, _r.c.not_before, b.c.blocked_until, b.c.day_full_until)
+    return (
+        select(_r.c.user_id, since.label("since"))
+        .join_from(_r, b, true())
+        .where(_r.c.status == "queued", since < func.now() - PATIENCE)
+    )
+
+
+def any_waiting(conn: Connection) -> bool:
+    """Whether a request waits for its key."""
+    return bool(conn.scalar(select(exists().where(_waiting()))))
+
+
+def assign(conn: Connection) -> list[Dispatch]:
+    """Give each waiting request its dispatch key and return them, oldest first.
+
+    A key each, `request-{id}-{attempt}-{uuid}`; one `batch-{uuid}` for all when they are many. The
+    UUID keeps a key from ever coming again: a restored database counts ids and attempts anew,
+    while Dagster still has the runs of the first ones and starts no second run for a key.
+    """
+    ids = conn.scalars(
+        select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
+    ).all()
+    # One parameter, however many wait: a statement takes 65,535.
+    assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
+    attempt = _r.c.attempts + 1
+    own_key = func.concat_ws(
+        "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
+    )
+    key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
+    conn.execute(
+        update(_r).where(assigned).values(attempts=attempt, dispatch_key=key, not_before=None)
+    )
+    return _dispatches(conn, assigned)
+
+
+def is_batch(dispatch_key: str) -> bool:
+    """Whether the key stands for many requests, in one run of the job sync_users."""
+    return dispatch_key.startswith(BATCH)
+
+
+def dispatched(conn: Connection) -> list[Dispatch]:
+    """All open requests that have a key, oldest first: also those assigned before a crash."""
+    return _dispatches(conn, and_(_r.c.status.in_(OPEN), _r.c.dispatch_key.is_not(None)))
+
+
+def _dispatches(conn: Connection, which: ColumnElement[bool]) -> list[Dispatch]:
+    columns = (_r.c.dispatch_key, _r.c.user_id, _r.c.status, _r.c.run_id)
+    return [Dispatch(*row) for row in conn.execute(select(*columns).where(which).order_by(_r.c.id))]
+
+
+def start(
+    conn: Connection,
+    dispatch_key: str,
+    run_id: str,
+    user_ids: Collection[str] | None = None,
+) -> list[str]:
+    """The run has begun: its requests (of these users) are running. Returns whose they are.
+
+    Nobody's: they were answered, or another run was asked for meanwhile.
+    """
+    started = conn.scalars(
+        _open(conn, dispatch_key, user_ids)
+        .values(
+            status="running", run_id=run_id, started_at=func.coalesce(_r.c.started_at, func.now())
+        )
+        .returning(_r.c.user_id)
+    )
+    return sorted(started)
+
+
+def finish(
+    conn: Connection, dispatch_key: str, failure: Failure | None, user_ids: Collection[str]
+) -> None:
+    """Close the requests of these users: failed for this reason, or succeeded when it is None."""
+    code, message = failure or (None, None)
+    conn.execute(
+        _open(conn, dispatch_key, user_ids).values(
+            status="failed" if failure else "succeeded",
+            finished_at=func.now(),
+            error_code=code,
+            error_message=message,
+        )
+    )
+
+
+def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
+    """Queue these users' requests again, as if no run had been asked for."""
+    conn.execute(_open(conn, dispatch_key, user_ids).values(**_QUEUED))
+
+
+def retry(
+    conn: Connection,
+    dispatch_key: str,
+    failure: Failure,
+    user_ids: Collection[str] | None = None,
+) -> Retried:
+    """An attempt failed in a way that may pass: queue again after a pause, or fail at the third."""
+    code, message = failure
+    failures = _r.c.failures + 1
+    final = failures >= MOST_FAILURES
+
+    def either(if_final: object, else_: object) -> ColumnElement[object]:
+        return case((final, if_final), else_=else_)
+
+    seconds = FIRST_PAUSE_SECONDS * func.power(PAUSE_GROWTH, _r.c.failures)
+    pause = func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    statuses = conn.scalars(
+        _open(conn, dispatch_key, user_ids)
+        .values(
+            failures=failures,
+            status=either("failed", "queued"),
+            finished_at=either(func.now(), null()),
+            error_code=either(code, null()),
+            error_message=either(message, null()),
+            dispatch_key=either(_r.c.dispatch_key, null()),
+            run_id=either(_r.c.run_id, null()),
+            started_at=either(_r.c.started_at, null()),
+            not_before=either(null(), func.now() + pause),
+        )
+        .returning(_r.c.status)
+    ).all()
+    return Retried(statuses.count("queued"), statuses.count("failed"))
+
+
+def close_open(
+    conn: Connection,
+    dispatch_key: str,
+    code: ErrorCode,
+    user_ids: Collection[str] | None = None,
+) -> int:
+    """Fail for good what is still open under this key; return how many requests that were."""
+    closed = conn.execute(
+        _open(conn, dispatch_key, user_ids)
+        .values(
+            status="failed",
+            finished_at=func.now(),
+            error_code=code,
+            error_message=WHAT_TO_DO[code],
+        )
+        .returning(_r.c.id)
+    )
+    return len(closed.all())
+
+
+def synced_by_others(conn: Connection, dispatch_key: str) -> list[str]:
+    """Users with an open request under this key whose latest sync did all that it asks for.
+
+    It recorded its success after the request was made, by the database's clock, and fetched plays
+    and all top lists: the facts clock stamps them with one instant only if one sync did both.
+    """
+    s = t.sync_state
+    done = (
+        select(_r.c.user_id)
+        .join(s, s.c.user_id == _r.c.user_id)
+        .where(
+            _r.c.dispatch_key == dispatch_key,
+            _r.c.status.in_(OPEN),
+            s.c.recorded_at >= _r.c.requested_at,
+            s.c.last_error_code.is_(None),
+            s.c.last_success_at == s.c.plays_fetched_at,
+            s.c.last_success_at == s.c.tops_fetched_at,
+        )
+        .order_by(_r.c.user_id)
+    )
+    return list(conn.scalars(done))
+
+
+_QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at": None}
+
+
+def _open(conn: Connection, dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
+    """A change of what is still open under this key (for these users), their request locks held.
+
+    Leaves out users whom another session keeps locked: the sensor goes on with their requests.
+    """
+    open_here = and_(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
+    if user_ids is not None:
+        open_here &= _r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
+    k = t.request_locks
+    asking = select(_r.c.user_id).where(open_here)
+    locks = select(k.c.user_id).where(k.c.user_id.in_(asking)).order_by(k.c.user_id)
+
+    def lock(skip_locked: bool) -> set[str]:
+        return set(conn.scalars(locks.with_for_update(key_share=True, skip_locked=skip_locked)))
+
+    locked, skipped = lock_or_skip(conn, lock)
+    blocked = set(conn.scalars(locks)) - locked if skipped else set()
+    return update(_r).where(open_here, _r.c.user_id.not_in(blocked))

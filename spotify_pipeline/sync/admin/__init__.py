@@ -1,0 +1,1 @@
+"""What an operator or a schedule starts beside syncs: keys, connecting, alerts, maintenance."""

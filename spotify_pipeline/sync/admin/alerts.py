@@ -1,0 +1,111 @@
+"""Tells the operator's alert hook what has to be looked at: counts, never names.
+
+A tick every minute compares what stands in the database with what was told. So nothing has to be
+noted where it happens, nothing is lost when a process dies or the hook is down, and a table lets
+one alert per class and hour pass over all processes. Only a process that dies between the hook's
+answer and its note makes an alert come twice.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from spotify_pipeline.storage.work import alerts
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.webhooks import post
+
+TIMEOUT_SECONDS = 5.0
+
+# What to do, and the command that says more.
+WHAT_TO_DO = {
+    "run_failed": (
+        "Runs failed. Look at the failed users and what to do for each; other causes stand in "
+        "the run's log in Dagster.",
+        "spotify-pipeline users list --failed",
+    ),
+    "account_blocked": (
+        "Spotify has blocked the developer account for a while. Doctor says why and until when.",
+        "spotify-pipeline doctor",
+    ),
+    "outage": (
+        "Spotify refuses many connections at once. This is not believed: they are tried again "
+        "within the hour, and nobody has to reconnect.",
+        "spotify-pipeline users list --failed",
+    ),
+    "users_to_reconnect": (
+        "Connections have ended. These users have to reconnect Spotify in the app.",
+        "spotify-pipeline users list --check nobody_has_to_reconnect",
+    ),
+    "gaps_opened": (
+        "Plays were possibly lost between two polls. See whether something kept polls from "
+        "running: `spotify-pipeline doctor`.",
+        "spotify-pipeline users list --check no_new_gaps",
+    ),
+    "requests_waiting": (
+        "Requests of users have waited longer than 5 minutes for a run. See whether Dagster's "
+        "daemon runs and its sensor sync_request_sensor is on: `spotify-pipeline doctor`.",
+        "spotify-pipeline users list --check requests_are_served",
+    ),
+}
+
+log = logging.getLogger(__name__)
+
+
+def notify_operator(pipeline: Pipeline, failed_runs: Callable[[datetime], int]) -> dict[str, int]:
+    """Send what is new, one POST per class; return the counts that arrived.
+
+    `failed_runs` counts the runs that failed since an instant. An alert that does not arrive is
+    tried again at the next call.
+    """
+    if pipeline.settings.alert_url is None:
+        return {}
+    url = pipeline.settings.alert_url.get_secret_value()
+    told = {}
+    for alert, count in _news(pipeline, failed_runs):
+        with pipeline.engine.begin() as conn:
+            claimed = alerts.claim(conn, alert.event)
+        if claimed and _post(url, alert, count):
+            with pipeline.engine.begin() as conn:
+                alerts.sent(conn, alert, count)
+            told[alert.event] = count
+    return told
+
+
+def _news(
+    pipeline: Pipeline, failed_runs: Callable[[datetime], int]
+) -> list[tuple[alerts.PendingAlert, int]]:
+    """Which classes have something to tell, and how many."""
+    with pipeline.engine.begin() as conn:
+        pending_alerts = alerts.pending_alerts(conn)
+        standing = alerts.standing(conn)
+        for event, count in standing.items():
+            alerts.lower(conn, event, count)
+        gaps = alerts.gaps_opened(conn, pending_alerts["gaps_opened"].since)
+    news = [
+        (pending_alerts[event], count)
+        for event, count in standing.items()
+        if count > pending_alerts[event].told or (count and _is_long_ago(pending_alerts[event]))
+    ]
+    happened = {"gaps_opened": gaps, "run_failed": failed_runs(pending_alerts["run_failed"].since)}
+    return news + [(pending_alerts[event], count) for event, count in happened.items() if count]
+
+
+def _is_long_ago(alert: alerts.PendingAlert) -> bool:
+    return alert.sent_at is None or alert.now - alert.sent_at >= alerts.REMINDED_AFTER
+
+
+def _post(url: str, alert: alerts.PendingAlert, count: int) -> bool:
+    """Whether the alert arrived."""
+    message, command = WHAT_TO_DO[alert.event]
+    body = {
+        "event": alert.event,
+        "count": count,
+        "since": alert.since.isoformat(),
+        "message": message,
+        "command": command,
+    }
+    complaint = post("The alert hook", url, json.dumps(body).encode(), TIMEOUT_SECONDS)
+    if complaint:
+        log.warning("%s", complaint.sentence)
+    return complaint is None

@@ -1,0 +1,80 @@
+"""Whether Spotify takes the app: its id and secret without a user, or one call of a user."""
+
+from spotify_pipeline.settings import Settings
+from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, Reconnect, UserRefused
+from spotify_pipeline.spotify.oauth import OAuthClient
+from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.storage.users.queries import last_refreshed, load_users
+from spotify_pipeline.storage.work import api_budget
+from spotify_pipeline.storage.work.leases import leased
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.tokens import UserTokens
+
+# One of them may be refused for reasons of their own.
+USERS_TO_PROBE = 3
+
+
+def probe(pipeline: Pipeline) -> bool:
+    """Make one call to the Web API although calls are blocked; when it is answered, end the block.
+
+    False: there is no user to make it for. A 429 blocks as any does. Raises SpotifyError and
+    SealError.
+    """
+    settings, engine = pipeline.settings, pipeline.engine
+    # Without the shared rate limiter, which would refuse the call.
+    transport = Transport(connections=1)
+    api, accounts = SpotifyApi(settings.api_url, transport), _accounts(settings, transport)
+    with engine.connect() as conn:
+        users = last_refreshed(conn, settings.spotify_client_id or "", most=USERS_TO_PROBE)
+    try:
+        with leased(engine, users) as lease, engine.connect() as conn:
+            for user in load_users(conn, lease.held):
+                assert user.token is not None
+                conn.rollback()
+                tokens = UserTokens(
+                    user, user.token, engine, pipeline.keyring, accounts, api.profile
+                )
+                try:
+                    UserSession(api, tokens).profile()
+                except RateLimited as limit:
+                    with engine.begin() as change:
+                        api_budget.block(change, limit.retry_after_seconds, limit.reason)
+                    raise
+                except UserRefused:
+                    continue  # it says nothing about the others
+                with engine.begin() as change:
+                    api_budget.clear_block(change)
+                    api_budget.note_answered(change)
+                return True
+        return False
+    finally:
+        transport.close()
+
+
+def is_accepted(settings: Settings) -> bool:
+    """Asks for a token in nobody's name: who is known is told that nobody's consent is missing.
+
+    Raises SpotifyError when that cannot be found out now. The owner's Premium is not asked for.
+    """
+    transport = Transport(connections=1)
+    try:
+        _accounts(settings, transport).refresh("nobody")
+    except Reconnect:
+        return True
+    except AppBlocked:
+        return False
+    finally:
+        transport.close()
+    return True
+
+
+def _accounts(settings: Settings, transport: Transport) -> OAuthClient:
+    secret = settings.spotify_client_secret
+    return OAuthClient(
+        settings.accounts_url,
+        settings.spotify_client_id or "",
+        secret.get_secret_value() if secret else None,
+        transport,
+    )

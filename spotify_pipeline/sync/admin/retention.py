@@ -1,0 +1,48 @@
+"""Deletes plays that are older than the operator wants to keep; their days stay as they are."""
+
+from datetime import timedelta
+
+from spotify_pipeline.domain.listening.coverage import local_day
+from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.storage.work.leases import Lease, leased, lock_held
+from spotify_pipeline.storage.work.retention import cut_plays, users_with_plays_before
+from spotify_pipeline.sync.bisect import affects_one_user, warn
+from spotify_pipeline.sync.pipeline import Pipeline
+
+AT_ONCE = 100
+# A cut per week and person: deleting a day's plays every day would cost as much and say no more.
+EVERY = timedelta(days=7)
+
+
+def delete_old_plays(pipeline: Pipeline) -> int:
+    """Cut every user's plays at a local midnight, `keep_plays_days` ago; return how many went.
+
+    Users who are being synced, or whose days wait to be computed, are left for the next time.
+    """
+    keep = pipeline.settings.keep_plays_days
+    if not keep:
+        return 0
+    deleted = 0
+    with pipeline.engine.connect() as conn:
+        zones = users_with_plays_before(conn, pipeline.now() - timedelta(days=keep) - EVERY)
+    users = sorted(zones)
+    for start in range(0, len(users), AT_ONCE):
+        with leased(pipeline.engine, users[start : start + AT_ONCE]) as lease:
+            for user_id in sorted(lease.held):
+                try:
+                    deleted += _cut(pipeline, lease, user_id, zones[user_id])
+                except Exception as error:
+                    if not affects_one_user(error):
+                        raise
+                    warn("One user's old plays could not be deleted", error)
+    return deleted
+
+
+def _cut(pipeline: Pipeline, lease: Lease, user_id: str, zone_name: str) -> int:
+    zone = check_zone(zone_name)
+    today = pipeline.now().astimezone(zone).date()
+    cut = local_day(today - timedelta(days=pipeline.settings.keep_plays_days), zone).start
+    # A transaction each: one person's history may be a million plays.
+    with pipeline.engine.begin() as conn:
+        ours = lock_held(conn, [user_id], lease.lease_id).ours
+        return cut_plays(conn, user_id, cut) if ours else 0

@@ -1,0 +1,96 @@
+"""`dev` as a process: what it leaves in the home, and that it leaves no process behind."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from spotify_pipeline.cli.local.dagster_processes import free_port
+from spotify_pipeline_tests.cli.conftest import COMMAND
+
+# What a script does before `dev &`, and what a careless service manager may do.
+IGNORING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@pytest.fixture
+def dev(dagster: object) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Starts `dev`, with ignored and blocked signals under an open umask, and waits for the UI."""
+    started: list[subprocess.Popen[str]] = []
+
+    def ignore() -> None:
+        for number in IGNORING:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+
+    def dev() -> "subprocess.Popen[str]":
+        program = subprocess.Popen(
+            [*COMMAND, "dev", "--port", str(free_port(None, first=22_000))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            umask=0,
+            preexec_fn=ignore,
+        )
+        started.append(program)
+        lines: list[str] = []
+        assert program.stdout is not None
+        while not re.search("users list", "".join(lines)):
+            lines.append(program.stdout.readline())
+            assert lines[-1], lines
+        return program
+
+    yield dev
+    for program in started:
+        program.kill()
+        program.wait()
+
+
+def below(program: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return psutil.Process(program.pid).children(recursive=True)
+
+
+def inherited(process: psutil.Process) -> set[int]:
+    """Which signals of IGNORING a process ignores or blocks."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    masks = [int(found, 16) for found in re.findall(r"Sig(?:Ign|Blk):\s*(\w+)", status)]
+    return {number for number in IGNORING for mask in masks if mask >> (number - 1) & 1}
+
+
+def test_killed_by_sigkill_it_leaves_no_process_whatever_signals_were_ignored(dev) -> None:
+    program = dev()
+    children = below(program)
+    assert len(children) >= 3
+    for child in children:
+        assert inherited(child) == set()
+    program.kill()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    try:
+        assert alive == []
+    finally:
+        for process in alive:
+            process.kill()
+
+
+def test_it_leaves_nothing_that_others_can_read_and_says_that_it_stops(dev, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for folder in (home, home / "dagster", home / "logs"):
+        folder.mkdir()
+        folder.chmod(0o755)
+    for file in ("dagster/dagster.yaml", "dagster/workspace.yaml", "logs/daemon.log"):
+        (home / file).touch()
+        (home / file).chmod(0o666)
+    program = dev()
+    found = [home, *home.rglob("*")]
+    assert len(found) > 8
+    open_ones = [str(one) for one in found[1:] if stat.S_IMODE(os.lstat(one).st_mode) & 0o077]
+    program.terminate()
+    said, _ = program.communicate(timeout=60)
+    assert program.returncode == 0
+    assert "Stopping Dagster" in said
+    assert open_ones == []

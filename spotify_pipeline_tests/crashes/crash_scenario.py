@@ -1,0 +1,95 @@
+"""People who listen, an app that connected them, and what a worker said it had done for whom."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from spotify_pipeline.simulator.music.oddities import Oddities, Restamp
+from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.crashes.worker import Order, Report
+from spotify_pipeline_tests.sync.pipeline_fixture import Dump, Scenario, open_scenario
+
+# The evening before Oslo's clocks go forward: local midnights and a day of 23 hours lie ahead.
+START = datetime(2026, 3, 28, 18, tzinfo=UTC)
+LISTENED_BEFORE = timedelta(days=14)
+PEOPLE = {
+    "anna": ("Europe/Oslo", "heavy"),
+    "ben": ("Asia/Tokyo", "night_owl"),
+    "cleo": ("America/St_Johns", "heavy"),
+    "dora": ("Pacific/Chatham", "explorer"),
+}
+# Plays show up in the feed up to so much later, in any order.
+LONGEST_DELAY = timedelta(hours=2)
+# The feed is as odd as Spotify's. Lengths stay: the books know those of the first answer only.
+ODDITIES = Oddities(
+    restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
+    vanishing=0.02,
+    same_instant=0.03,
+    relinked=0.1,
+    offline=0.1,
+    pages_of_49=0.2,
+    skipped_missing=0.3,
+    short_tracks=0.03,
+)
+UNLIMITED = {"SPOTIFY_PIPELINE_CALLS_PER_30S": "0", "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0"}
+
+
+@dataclass
+class World:
+    """The simulated Spotify, the database, and the instants of all syncs that were reported."""
+
+    scenario: Scenario
+    environ: dict[str, str]
+    zones: dict[str, str]
+    synced_at: dict[str, list[datetime]] = field(default_factory=dict)
+    syncs: int = 0
+
+    @property
+    def now(self) -> datetime:
+        """The world's time."""
+        return self.scenario.clock.instant
+
+    def move(self, step: timedelta) -> None:
+        """Lets time pass."""
+        self.scenario.at(self.now + step)
+
+    def order(self, wait_seconds: float = 0.0) -> Order:
+        """Sync everybody now."""
+        return Order(self.now, tuple(self.zones), wait_seconds=wait_seconds)
+
+    def about_people(self) -> Dump:
+        """Every row with something about a person, and which transaction wrote it."""
+        personal = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
+        dump = self.scenario.dump(versions=True)
+        return {name: rows for name, rows in dump.items() if name in personal}
+
+    def note(self, report: Report | None, at: datetime | None = None) -> None:
+        """From now on everything is owed that Spotify showed at the syncs of this report.
+
+        They happened `at` the instant of their order (None: now).
+        """
+        self.syncs += bool(report and report.results)
+        for user_id in report.synced if report else ():
+            self.synced_at.setdefault(user_id, []).append(at or self.now)
+
+
+@contextmanager
+def open_world(environ: dict[str, str], seed: int) -> Iterator[World]:
+    """A world at START with everybody connected; `environ` says where the database is."""
+    with running_simulator(now=START) as simulator:
+        environ = {**environ, **simulator.environment, **UNLIMITED}
+        with open_scenario(simulator, environ) as scenario:
+            scenario.clock.instant = START
+            for user_id, (zone, person) in PEOPLE.items():
+                scenario.connect(
+                    user_id,
+                    zone,
+                    person=person,
+                    seed=seed,
+                    since=(START - LISTENED_BEFORE).date(),
+                    longest_delay=LONGEST_DELAY,
+                    oddities=ODDITIES,
+                )
+            yield World(scenario, environ, {user_id: zone for user_id, (zone, _) in PEOPLE.items()})

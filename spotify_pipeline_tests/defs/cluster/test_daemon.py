@@ -1,0 +1,46 @@
+"""With a real code server, webserver and daemon: a request, and one run per user."""
+
+import dagster as dg
+import pytest
+
+from spotify_pipeline.simulator.faults.refusals import Latency
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster
+from spotify_pipeline_tests.defs.definitions_fixture import materialized
+
+pytestmark = pytest.mark.xdist_group("daemon")
+
+
+def test_a_row_in_the_queue_is_served_and_shown_in_the_graph(cluster: DagsterCluster) -> None:
+    cluster.connect("anna")
+    cluster.ask("anna")
+    cluster.await_status("anna", "succeeded", "failed")
+    request = cluster.request("anna")
+    assert (request["status"], request["error_code"]) == ("succeeded", None)
+    assert len(cluster.scenario.rows(t.plays, "anna")) == 50
+    cluster.stack.wait(SECONDS, lambda: cluster.runs("anna")[0].end_time is not None, "the run")
+    (record,) = cluster.runs("anna")
+    assert record.dagster_run.run_id == request["run_id"]
+    assert record.dagster_run.tags["spotify/trigger"] == "request"
+    assert {user_id for _, user_id in materialized(cluster.instance)} == {"anna"}
+    assert "anna" in cluster.instance.get_dynamic_partitions("spotify_users")
+
+
+def test_a_user_has_one_run_at_a_time(cluster: DagsterCluster) -> None:
+    cluster.connect("cleo")
+    cluster.instance.add_dynamic_partitions("spotify_users", ["cleo"])
+    cluster.scenario.simulator.add_fault(Latency(1), endpoint="recently_played", user_id="cleo")
+    ids = {cluster.launch("cleo") for _ in range(2)}
+    cluster.stack.wait(
+        SECONDS,
+        lambda: all(record.end_time is not None for record in cluster.runs("cleo")),
+        "two runs of Cleo",
+    )
+    first, second = sorted(cluster.runs("cleo"), key=lambda record: record.start_time or 0)
+    assert {record.dagster_run.run_id for record in (first, second)} == ids
+    assert {record.dagster_run.status for record in (first, second)} == {
+        dg.DagsterRunStatus.SUCCESS
+    }
+    assert first.end_time is not None
+    assert second.start_time is not None
+    assert first.end_time <= second.start_time

@@ -1,0 +1,184 @@
+"""Whatever dies between the INSERT and the answer, a real daemon brings the request to an end."""
+
+import os
+import random
+import signal
+from collections import Counter
+from time import sleep
+
+import dagster as dg
+import psutil
+import pytest
+
+from spotify_pipeline.simulator.faults.refusals import Latency
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.dagster_cluster import (
+    SECONDS,
+    DagsterCluster,
+    Life,
+    kill_tree,
+    midway,
+    pid_of,
+)
+
+pytestmark = pytest.mark.xdist_group("daemon")
+
+SOAK = os.environ.get("SOAK") == "1"
+
+
+def test_the_run_worker_is_killed(cluster: DagsterCluster) -> None:
+    anna = midway(cluster, "anna")
+    os.kill(pid_of(cluster.instance, anna.run_id), signal.SIGKILL)
+    assert cluster.scenario.rows(t.plays, "anna") == []
+    assert anna.ends() == ("succeeded", None, 2)
+    assert len(cluster.scenario.rows(t.plays, "anna")) == 50
+    dead = cluster.instance.get_run_by_id(anna.run_id)
+    assert dead is not None
+    assert dead.status is dg.DagsterRunStatus.FAILURE
+    # The queue has tried again, and not Dagster too.
+    assert len(cluster.runs("anna")) == 2
+
+
+def test_the_run_is_cancelled_in_the_ui(cluster: DagsterCluster) -> None:
+    ben = midway(cluster, "ben")
+    cluster.graphql(
+        "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=ben.run_id
+    )
+    assert ben.ends() == ("failed", "CANCELLED", 1)
+
+
+def test_the_run_is_deleted(cluster: DagsterCluster) -> None:
+    cleo = midway(cluster, "cleo")
+    cluster.graphql(
+        "mutation ($id: String!) { deletePipelineRun(runId: $id) { __typename } }", id=cleo.run_id
+    )
+    cluster.scenario.simulator.clear_faults()
+    status, code, attempts = cleo.ends()
+    # Its process may live on for a while: then it is its sync that the next attempt waits for.
+    assert (status, code) == ("succeeded", None)
+    assert attempts in (1, 2)
+
+
+def test_postgres_ends_every_session(cluster: DagsterCluster) -> None:
+    """As a restart does, seen from its clients; the sessions of this test are spared."""
+    dora = midway(cluster, "dora")
+    ours = str(cluster.scenario.pipeline.engine.url.database)
+    dagsters = os.environ["DAGSTER_PG_URL"].rsplit("/", 1)[-1].split("?")[0]
+    for _ in range(3):
+        cluster.scenario.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = ANY(:names) AND client_port <> ALL(:spared)",
+            names=[ours, dagsters],
+            spared=[one.laddr.port for one in psutil.Process().net_connections()],
+        )
+    cluster.scenario.simulator.clear_faults()
+    status, code, _ = dora.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_code_server_is_killed_and_started_again(cluster: DagsterCluster) -> None:
+    emil = midway(cluster, "emil")
+    cluster.kill("code server")
+    cluster.scenario.simulator.clear_faults()
+    status, code, _ = emil.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_code_location_is_reloaded_in_the_ui(cluster: DagsterCluster) -> None:
+    lea = midway(cluster, "lea")
+    cluster.graphql(
+        "mutation ($name: String!) {"
+        " reloadRepositoryLocation(repositoryLocationName: $name) { __typename } }",
+        name="spotify_pipeline",
+    )
+    cluster.scenario.simulator.clear_faults()
+    status, code, _ = lea.ends()
+    assert (status, code) == ("succeeded", None)
+
+
+def test_the_daemon_is_killed_between_tick_and_launch(cluster: DagsterCluster) -> None:
+    cluster.connect("fia")
+    cluster.ask("fia")
+    cluster.stack.wait(
+        SECONDS, lambda: cluster.request("fia")["dispatch_key"] is not None, "Fia's key"
+    )
+    cluster.kill("daemon")
+    cluster.await_status("fia", "succeeded", "failed")
+    has_one_effect(cluster, "fia", 1)
+
+
+def has_one_effect(cluster: DagsterCluster, user_id: str, requests: int) -> None:
+    """Each of the requests succeeded by one run, which asked Spotify once.
+
+    No other run of it began. A daemon that dies after it has taken a run from the queue and before
+    it has started the process leaves a run that never begins: Dagster fails it after a minute, and
+    the request's next attempt is its first real one.
+    """
+    rows = cluster.scenario.rows(t.sync_requests, user_id)
+    assert [row["status"] for row in rows] == ["succeeded"] * requests
+    runs = cluster.runs(user_id)
+    # Without its UUID of 36 characters.
+    keys = Counter(record.dagster_run.tags["dagster/run_key"][:-37] for record in runs)
+    attempts = [(row["id"], n + 1) for row in rows for n in range(row["attempts"])]
+    assert keys == {f"request-{id}-{attempt}": 1 for id, attempt in attempts}
+    begun = [record.dagster_run.run_id for record in runs if record.start_time]
+    assert begun == [row["run_id"] for row in rows]
+    never_begun = [record.dagster_run.tags for record in runs if not record.start_time]
+    assert {tags.get("dagster/failure_reason") for tags in never_begun} <= {"START_TIMEOUT"}
+    assert len(cluster.scenario.calls("recently_played", user_id)) == requests
+
+
+@pytest.mark.skipif(not SOAK, reason="in make soak")
+@pytest.mark.timeout(3600)
+def test_the_daemon_is_killed_again_and_again(cluster: DagsterCluster) -> None:
+    """At random moments between a tick and the next but one."""
+    kills, seed = 50, random.randrange(10**6)
+    print(f"seed {seed}")
+    moments, asked = random.Random(seed), Counter[str]()
+    cluster.scenario.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
+    people = ["gus", "hanna", "ida"]
+    for user_id in people:
+        cluster.connect(user_id)
+    for _ in range(kills):
+        for user_id in people:
+            if not asked[user_id] or cluster.request(user_id)["status"] == "succeeded":
+                cluster.ask(user_id)
+                asked[user_id] += 1
+        sleep(moments.uniform(0, 10))
+        cluster.kill("daemon")
+    for user_id in people:
+        cluster.await_status(user_id, "succeeded", "failed")
+        has_one_effect(cluster, user_id, asked[user_id])
+
+
+def test_a_run_for_many_is_killed(cluster: DagsterCluster) -> None:
+    people = [f"many{n}" for n in range(6)]
+    for user_id in people:
+        cluster.connect(user_id)
+    cluster.scenario.simulator.add_fault(
+        Latency(60), endpoint="recently_played", user_id="many3", times=1
+    )
+    cluster.ask(*people)
+    cluster.stack.wait(SECONDS, lambda: bool(cluster.scenario.calls("token", "many3")), "the chunk")
+    (run_id,) = {cluster.request(user_id)["run_id"] for user_id in people}
+    run = cluster.instance.get_run_by_id(str(run_id))
+    assert run is not None
+    assert "many" not in f"{run.tags} {run.run_config}"
+    kill_tree(psutil.Process(pid_of(cluster.instance, run.run_id)))
+    lives = [Life(cluster, user_id, run.run_id) for user_id in people]
+    assert [one.ends() for one in lives] == [("succeeded", None, 2)] * len(people)
+    assert len({one.request["run_id"] for one in lives}) == 1
+
+
+def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
+    jan = midway(cluster, "jan")
+    worker = psutil.Process(pid_of(cluster.instance, jan.run_id))
+    cluster.kill("code server", "webserver", "daemon")
+    # Whoever became its parent may not have buried it yet.
+    cluster.stack.wait(
+        SECONDS,
+        lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
+        "the end of the run's process",
+    )
+    assert jan.ends() == ("succeeded", None, 2)
+    assert len(cluster.scenario.rows(t.plays, "jan")) == 50

@@ -1,0 +1,287 @@
+"""When a personality is computed again: whenever it may have become another, and then only.
+
+Each test talks to Postgres as a sync does, in one transaction that is rolled back.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+
+from spotify_pipeline.domain.listening.coverage import Interval, merge
+from spotify_pipeline.domain.model import Artist, Play, Track
+from spotify_pipeline.domain.personality import definition
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
+from spotify_pipeline.storage.listening.coverage import read_covers
+from spotify_pipeline.storage.listening.days import count_days
+from spotify_pipeline.storage.listening.personality import lock_fingerprints
+from spotify_pipeline.storage.listening.plays import count_plays, insert_plays
+from spotify_pipeline.sync.days import rebuild_touched_days
+from spotify_pipeline.sync.personality import rebuild_personality
+
+# Shortly before midnight in UTC, so that a little time is often another day somewhere.
+START = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+ARTISTS = [f"a{n}" for n in range(40)]
+ANNA = "anna"
+
+
+@dataclass
+class Life:
+    """Anna's, told to the database step by step; `now` is the facts clock."""
+
+    conn: Connection
+    now: datetime = START
+    zone: str = "UTC"
+    listened: list[tuple[str, datetime]] = field(default_factory=list)
+    tracks: dict[str, Track] = field(default_factory=dict)
+
+    def begin(self) -> "Life":
+        save_artists(self.conn, [Artist(name, name) for name in ARTISTS])
+        dates = {"a1": "2026-02-01", "a2": "1999"}
+        self.tracks = {
+            name: Track(name, name, 200_000, (name,), release_date=dates.get(name))
+            for name in ARTISTS
+        }
+        save_tracks(self.conn, self.tracks.values())
+        self.conn.execute(insert(t.users).values(user_id=ANNA, timezone=self.zone))
+        return self
+
+    def listen(self, artist: int, plays: int, ago: timedelta = MINUTE) -> None:
+        """Plays of one artist, the last one so long ago, and the days they fall on."""
+        times = [self.now - ago - n * MINUTE for n in range(plays)]
+        track = self.tracks[ARTISTS[artist]]
+        new = insert_plays(self.conn, {ANNA: [(Play(at, track.spotify_id), track) for at in times]})
+        rebuild_touched_days(self.conn, {ANNA: self.zone}, new, set(), self.now)
+
+    def be_observed(self, since: timedelta) -> None:
+        """Every play since then is known."""
+        covers = read_covers(self.conn, [ANNA]).get(ANNA, [])
+        covers = merge([*covers, Interval(self.now - since, self.now)])
+        self.conn.execute(delete(t.coverage))
+        self.conn.execute(
+            insert(t.coverage),
+            [{"user_id": ANNA, "covered_from": c.start, "covered_to": c.end} for c in covers],
+        )
+
+    def be_listed(self, time_range: str, first: int, genre: str = "g0") -> None:
+        """A list of 20 artists, from the `first`, is fetched."""
+        of = t.user_top_artists
+        self.conn.execute(delete(of).where(of.c.time_range == time_range))
+        rows = [
+            {"rank": rank, "spotify_id": name, "name": name, "popularity": rank, "genres": [genre]}
+            for rank, name in enumerate(ARTISTS[first : first + 20], start=1)
+        ]
+        rows[0]["genres"] = ["g9"]
+        about = {"user_id": ANNA, "time_range": time_range, "fetched_at": self.now}
+        self.conn.execute(insert(of), [row | about for row in rows])
+
+    def move(self, zone: str) -> None:
+        """Lives elsewhere; all days are computed again."""
+        self.zone = zone
+        self.conn.execute(update(t.users).values(timezone=zone))
+        rebuild_touched_days(self.conn, {ANNA: zone}, [], {ANNA}, self.now)
+
+    def look(self, *, always: bool = False) -> bool:
+        """Bring the personality up to date; whether its row was written."""
+        rows = rebuild_personality(self.conn, {ANNA: self.zone}, self.now, always=always)[ANNA]
+        return bool(rows.new or rows.changed)
+
+    def is_current(self) -> bool:
+        """Whether a computation from all that is stored, not from sums, gives the stored row."""
+        with undone(self.conn):
+            self.conn.execute(update(t.listening_tallies).values(streaks_before=None))
+            return not self.look(always=True)
+
+    def key(self) -> str | None:
+        return lock_fingerprints(self.conn, [ANNA])[ANNA].key
+
+
+@contextmanager
+def undone(conn: Connection) -> Iterator[None]:
+    savepoint = conn.begin_nested()
+    yield
+    savepoint.rollback()
+
+
+@pytest.fixture
+def life(engine: Engine) -> Iterator[Life]:
+    with engine.connect() as conn:
+        yield Life(conn).begin()
+
+
+_steps = st.one_of(
+    st.tuples(
+        st.just("listen"),
+        st.integers(0, 3),
+        st.integers(1, 60),
+        st.sampled_from([MINUTE, 3 * HOUR, DAY, 3 * DAY, 30 * DAY, 90 * DAY, 400 * DAY]),
+    ),
+    st.tuples(st.just("be_observed"), st.sampled_from([HOUR, DAY, 30 * DAY, 250 * DAY])),
+    st.tuples(
+        st.just("be_listed"),
+        st.sampled_from(["short_term", "medium_term", "long_term"]),
+        st.integers(0, 3),
+        st.sampled_from(["g0", "g1"]),
+    ),
+    st.tuples(
+        st.just("move"), st.sampled_from(["UTC", "Asia/Kolkata", "Pacific/Apia", "Etc/GMT+12"])
+    ),
+    st.tuples(
+        st.just("wait"), st.sampled_from([MINUTE, HOUR, 12 * HOUR, DAY, 2 * DAY, 34 * DAY, -HOUR])
+    ),
+)
+
+
+@settings(
+    max_examples=settings.default.max_examples // 5,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(steps=st.lists(st.tuples(_steps, st.booleans()), max_size=14))
+def test_computing_only_what_changed_equals_computing_always(engine: Engine, steps: list) -> None:
+    with engine.connect() as conn:
+        life = Life(conn).begin()
+        for (name, *values), looked_at in steps:
+            if name == "wait":
+                life.now += values[0]
+            else:
+                getattr(life, name)(*values)
+            if looked_at:
+                life.look()
+                assert life.is_current()
+        life.look()
+        assert life.is_current()
+        stored = {
+            table.name: conn.scalar(select(func.count()).select_from(table)) or None
+            for table in (t.plays, t.daily_listening)
+        }
+        assert count_plays(conn, [ANNA]).get(ANNA) == stored["plays"]
+        assert count_days(conn, [ANNA]).get(ANNA) == stored["daily_listening"]
+        conn.rollback()
+
+
+def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None:
+    life.listen(0, 60)
+    life.be_observed(DAY)
+    life.be_listed("short_term", 0)
+    assert life.look()
+    # Nothing is read for it either: an error here would end the look.
+    monkeypatch.setattr("spotify_pipeline.sync.personality.music_personality", None)
+    life.now += 20 * MINUTE
+    life.be_observed(HOUR)
+    life.be_listed("short_term", 0)
+    assert not life.look()
+
+
+@pytest.mark.parametrize(
+    ("change", "computed_again"),
+    [
+        (lambda life: life.listen(1, 1, 3 * HOUR), True),
+        (lambda life: life.listen(1, 1, 300 * DAY), True),
+        (lambda life: life.move("Asia/Kolkata"), True),
+        (lambda life: life.move("Etc/UTC"), True),
+        (lambda life: life.be_listed("short_term", 1), True),
+        (lambda life: life.be_listed("short_term", 0, "g7"), True),
+        (lambda life: life.be_listed("long_term", 0), True),
+        (lambda life: life.be_observed(3 * DAY), True),
+        (lambda life: life.conn.execute(delete(t.plays)), True),
+        (lambda life: life.conn.execute(delete(t.music_personality)), True),
+        (lambda life: life.conn.execute(update(t.daily_listening).values(top_artist_id="x")), True),
+        (lambda life: life.conn.execute(delete(t.daily_listening)), True),
+        # What it does not read, or reads the same.
+        (lambda life: life.conn.execute(update(t.daily_listening).values(minutes=1)), False),
+        (lambda life: life.be_listed("short_term", 0), False),
+        (lambda life: life.be_observed(MINUTE), False),
+    ],
+)
+def test_each_thing_it_depends_on_makes_it_computed_again(life, change, computed_again) -> None:
+    life.listen(0, 60)
+    life.be_observed(DAY)
+    life.be_listed("short_term", 0)
+    life.look()
+    before = life.key()
+    change(life)
+    outdated = life.key() is None
+    life.look()
+    assert (outdated or life.key() != before) == computed_again
+    assert life.is_current()
+
+
+def test_another_definition_makes_it_computed_again(life: Life, monkeypatch) -> None:
+    life.look()
+    monkeypatch.setattr(definition, "VERSION", definition.VERSION + 1)
+    assert life.look()
+
+
+# --- what time alone changes ----------------------------------------------------------------------
+
+
+def row(life: Life) -> dict[str, object]:
+    return dict(life.conn.execute(select(t.music_personality)).mappings().one())
+
+
+def test_a_local_day_that_begins_moves_the_window_and_ends_streaks(life: Life) -> None:
+    life.listen(0, 1)
+    life.listen(0, 1, DAY)
+    life.look()
+    assert (row(life)["current_streak"], row(life)["window_end"].isoformat()) == (2, "2026-03-04")
+    life.now += 29 * MINUTE
+    assert not life.look()
+    life.now += MINUTE
+    assert life.look()
+    assert (row(life)["current_streak"], row(life)["window_end"].isoformat()) == (2, "2026-03-05")
+    life.now += DAY
+    assert life.look()
+    assert row(life)["current_streak"] == 0
+    life.now += 26 * DAY
+    life.look()
+    assert row(life)["play_count"] == 0
+    assert row(life)["longest_streak"] == 2
+
+
+def test_the_day_begins_when_it_does_where_the_person_lives(life: Life) -> None:
+    life.move("Asia/Kolkata")
+    life.look()
+    assert row(life)["window_end"].isoformat() == "2026-03-05"
+    life.now += HOUR
+    assert not life.look()
+
+
+def test_a_top_list_grows_too_old_in_the_middle_of_a_day(life: Life) -> None:
+    life.be_listed("medium_term", 0)
+    life.now += 35 * DAY
+    life.look()
+    assert row(life)["mainstream_score"] is not None
+    life.now += MINUTE
+    assert life.look()
+    assert row(life)["reasons"]["mainstream_score"] == "the medium_term list is older than 35 days"
+    life.be_listed("medium_term", 0)
+    assert life.look()
+    assert row(life)["mainstream_score"] is not None
+
+
+def test_the_instant_of_the_computation_moves_only_with_another_column(life: Life) -> None:
+    life.listen(0, 60)
+    life.look()
+    before = row(life)
+    life.now += MINUTE
+    life.look(always=True)
+    assert row(life) == before
+    life.now += DAY
+    life.look()
+    assert row(life)["computed_at"] == life.now > before["computed_at"]
+
+
+def test_several_users_are_looked_at_each_for_themselves(life: Life) -> None:
+    life.conn.execute(insert(t.users).values(user_id="bert", timezone="UTC"))
+    zones = {ANNA: "UTC", "bert": "UTC"}
+    assert rebuild_personality(life.conn, zones, life.now)["bert"].new == 1
+    life.listen(0, 1)
+    rows = rebuild_personality(life.conn, zones, life.now)
+    assert (rows[ANNA].changed, rows["bert"].changed, rows["bert"].total) == (1, 0, 1)

@@ -1,0 +1,234 @@
+"""A user is one Spotify account for good, whoever hands tokens over."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+
+import pytest
+from sqlalchemy import text
+
+from spotify_pipeline.domain.error_codes import OTHER_ACCOUNT
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.simulator.control import ListenerInfo
+from spotify_pipeline.simulator.faults.base import Fault
+from spotify_pipeline.simulator.faults.refusals import (
+    Body,
+    Forbidden,
+    RateLimited,
+    ServerError,
+)
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.sync.outcome import UserOutcome
+from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
+from spotify_pipeline_tests.sync.requests.test_requests import answer, ask
+from spotify_pipeline_tests.sync.tokens.test_connections import wait_for_locks
+
+PLAYS = (RECENTLY_PLAYED,)
+
+
+@pytest.fixture
+def anna(scenario: Scenario) -> ListenerInfo:
+    """She is connected by the app, and nothing was fetched yet."""
+    return scenario.connect("anna", person="light")
+
+
+@pytest.fixture
+def linked(scenario: Scenario, anna: ListenerInfo) -> Scenario:
+    """Anna's plays are known, and so is her account."""
+    scenario.sync_well("anna")
+    assert account(scenario, "anna") == anna.account_id
+    assert len(scenario.calls("me")) == 1
+    scenario.simulator.forget_calls()
+    return scenario
+
+
+def account(scenario: Scenario, user_id: str) -> object:
+    return scenario.row(t.users, user_id)["account_id"]
+
+
+def reconnect(scenario: Scenario, user_id: str = "anna") -> None:
+    scenario.hand_over(user_id, scenario.simulator.reconnect("anna").refresh_token)
+
+
+def only(outcomes: list[UserOutcome]) -> UserOutcome:
+    (outcome,) = outcomes
+    return outcome
+
+
+# --- the account is known -----------------------------------------------------------------------
+
+
+def test_a_token_of_another_account_brings_no_plays_and_is_not_used_again(linked: Scenario) -> None:
+    before = linked.dump()
+    ben = linked.simulator.add_listener("ben", person="heavy")
+    linked.hand_over("anna", ben.refresh_token)
+    outcome = only(answer(linked, ask(linked, "anna")))
+    assert outcome.error_code == "RECONNECT"
+    with linked.pipeline.engine.connect() as conn:
+        told = conn.execute(text("SELECT * FROM spotify_pipeline.sync_status")).one()
+    assert (told.connection, told.state) == ("needs_reauth", "failed")
+    assert (told.error_code, told.error_message) == ("RECONNECT", OTHER_ACCOUNT)
+    calls = len(linked.calls())
+    assert only(linked.sync("anna")).error_code == "RECONNECT"
+    assert len(linked.calls()) == calls
+    assert linked.calls("recently_played", "ben") == []
+    after = linked.dump()
+    for table in ("plays", "daily_listening", "user_top_tracks", "coverage"):
+        assert after[table] == before[table]
+    # The way out.
+    reconnect(linked)
+    linked.sync_well("anna")
+
+
+def test_a_new_token_of_the_same_account_is_asked_once_whose_it_is(linked: Scenario) -> None:
+    reconnect(linked)
+    linked.sync_well("anna")
+    linked.sync_well("anna")
+    linked.simulator.expire_access_tokens()
+    linked.sync_well("anna")
+    assert len(linked.calls("me")) == 1
+    assert len(linked.calls("token")) == 2
+
+
+def test_until_spotify_says_whose_it_is_nothing_is_fetched_with_it(linked: Scenario) -> None:
+    reconnect(linked)
+    fault = linked.simulator.add_fault(ServerError(), endpoint="me")
+    assert only(linked.sync("anna")).error_code == "SPOTIFY_UNAVAILABLE"
+    assert linked.calls("recently_played") == []
+    assert linked.row(t.user_tokens, "anna")["sealed_access_token"] is None
+    linked.simulator.clear_faults(fault)
+    linked.sync_well("anna")
+
+
+def tells(scenario: Scenario, **profile: str) -> None:
+    """From now on Spotify's profile is this."""
+    scenario.simulator.clear_faults()
+    scenario.simulator.add_fault(Body(text=json.dumps(profile)), endpoint="me")
+
+
+def test_an_account_is_the_same_under_the_id_it_was_noted_by(scenario: Scenario) -> None:
+    """Spotify has sent account_id since May 2026 only, and may not send it to every app."""
+    scenario.connect("anna", person="light")
+    tells(scenario, id="anna")
+    scenario.sync_well("anna", steps=PLAYS)
+    tells(scenario, id="anna", account_id="A1")
+    reconnect(scenario)
+    scenario.sync_well("anna", steps=PLAYS)
+    tells(scenario, id="anna renamed", account_id="A1")
+    reconnect(scenario)
+    scenario.sync_well("anna", steps=PLAYS)
+    tells(scenario, id="ben", account_id="B1")
+    reconnect(scenario)
+    assert only(scenario.sync("anna", steps=PLAYS)).error_code == "RECONNECT"
+
+
+def test_a_profile_without_the_id_that_was_noted_condemns_nobody(linked: Scenario) -> None:
+    tells(linked, id="anna")
+    reconnect(linked)
+    assert only(linked.sync("anna", steps=PLAYS)).error_code == "BAD_RESPONSE"
+    assert linked.row(t.users, "anna")["connection"] == "connected"
+    assert linked.calls("recently_played") == []
+    linked.simulator.clear_faults()
+    linked.sync_well("anna", steps=PLAYS)
+
+
+# --- it is learned ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["the upgrade", "the next connection"])
+def test_who_was_connected_before_accounts_were_learned_is_learned_by(
+    linked: Scenario, anna: ListenerInfo, by: str
+) -> None:
+    linked.execute("UPDATE spotify_pipeline.users SET account_id = NULL")
+    if by == "the upgrade":
+        versions = resources.files("spotify_pipeline.storage") / "migrations" / "versions"
+        linked.execute((versions / "0004_unknown_accounts.sql").read_text(encoding="utf-8"))
+    else:
+        reconnect(linked)
+    linked.sync_well("anna", steps=PLAYS)
+    assert account(linked, "anna") == anna.account_id
+
+
+@pytest.mark.parametrize("fault", [ServerError(), Forbidden(reason="other")])
+def test_what_spotify_does_not_tell_now_is_asked_at_the_next_sync(
+    scenario: Scenario, anna: ListenerInfo, fault: Fault
+) -> None:
+    scenario.simulator.add_fault(fault, endpoint="me")
+    scenario.sync_well("anna", steps=PLAYS)
+    assert account(scenario, "anna") is None
+    scenario.simulator.clear_faults()
+    scenario.sync_well("anna", steps=PLAYS)
+    assert account(scenario, "anna") == anna.account_id
+    scenario.simulator.forget_calls()
+    scenario.sync_well("anna", steps=PLAYS)
+    assert [call.endpoint for call in scenario.calls()] == ["recently_played"]
+
+
+def test_a_pause_that_spotify_asks_for_instead_of_telling_holds_for_all_calls(
+    scenario: Scenario, anna: ListenerInfo
+) -> None:
+    scenario.simulator.add_fault(RateLimited(retry_after=3600), endpoint="me")
+    assert only(scenario.sync("anna")).error_code == "RATE_LIMITED"
+    assert [call.endpoint for call in scenario.calls()] == ["token", "me"]
+    scenario.simulator.clear_faults()
+    scenario.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
+    scenario.sync_well("anna", steps=PLAYS)
+    assert account(scenario, "anna") == anna.account_id
+
+
+def test_a_connection_that_may_not_tell_its_account_works_and_is_asked_once(
+    scenario: Scenario, anna: ListenerInfo
+) -> None:
+    scenario.simulator.add_fault(Forbidden(reason="scope"), endpoint="me")
+    scenario.sync_well("anna", steps=PLAYS)
+    scenario.simulator.expire_access_tokens()
+    scenario.sync_well("anna", steps=PLAYS)
+    assert len(scenario.calls("me")) == 1
+    assert account(scenario, "anna") is None
+
+
+# --- whose else it may be -----------------------------------------------------------------------
+
+
+def test_one_person_under_two_ids_is_synced_under_both_and_learned_once_one_is_gone(
+    linked: Scenario, anna: ListenerInfo
+) -> None:
+    linked.hand_over("anna of today", anna.refresh_token)
+    linked.sync_well("anna", "anna of today", steps=PLAYS)
+    linked.simulator.expire_access_tokens()
+    linked.sync_well("anna of today", steps=PLAYS)
+    assert (account(linked, "anna"), account(linked, "anna of today")) == (anna.account_id, None)
+    assert len(linked.calls("me")) == 1
+    linked.forget("anna")
+    reconnect(linked, "anna of today")
+    linked.sync_well("anna of today", steps=PLAYS)
+    assert account(linked, "anna of today") == anna.account_id
+
+
+def test_of_two_processes_that_learn_one_account_the_second_syncs_without(
+    scenario: Scenario, anna: ListenerInfo
+) -> None:
+    scenario.hand_over("anna of today", anna.refresh_token)
+    u = t.users
+    other = u.update().where(u.c.user_id == "anna").values(account_id=anna.account_id)
+    with ThreadPoolExecutor(1) as pool:
+        with scenario.pipeline.engine.begin() as conn:
+            conn.execute(other)
+            syncing = pool.submit(scenario.sync_well, "anna of today", steps=PLAYS)
+            wait_for_locks(scenario, 1)
+        syncing.result()
+    assert (account(scenario, "anna"), account(scenario, "anna of today")) == (
+        anna.account_id,
+        None,
+    )
+
+
+def test_who_is_linked_to_another_account_while_the_first_is_asked_gets_no_plays_of_it(
+    scenario: Scenario, anna: ListenerInfo
+) -> None:
+    def link() -> None:
+        scenario.execute("UPDATE spotify_pipeline.users SET account_id = 'another'")
+
+    outcome = only(scenario.meanwhile("profile", link).sync("anna"))
+    assert outcome.error_code == "RECONNECT"
+    assert scenario.calls("recently_played") == []
