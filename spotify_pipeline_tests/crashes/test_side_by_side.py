@@ -57,7 +57,7 @@ def test_processes_that_sync_the_same_people_at_once_refresh_each_token_once(
     found = compare(world)
     figure(
         f"{processes} processes at once, {scale.rounds} rounds: 1 refresh per person and round, "
-        f"{deadlocks(world.stage.pipeline.engine)} deadlocks, "
+        f"{deadlocks(world.scenario.pipeline.engine)} deadlocks, "
         f"{slowest:.1f} s at most ({alone:.1f} s alone); {found}"
     )
     assert found.clean, found
