@@ -51,7 +51,7 @@ def remember(secret: str) -> None:
     _remembered.add(secret)
 
 
-def scrub(text: str) -> str:
+def redact(text: str) -> str:
     """The text without secrets."""
     for secret in sorted(_known(), key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -106,12 +106,12 @@ class _Scrubbed:
         except Exception:
             # Logging would complain on stderr, with the arguments as they are.
             said = f"{record.msg} (its arguments do not fit)"
-            record.msg, record.args = scrub(said), None
-        if (clean := scrub(said)) != said:
+            record.msg, record.args = redact(said), None
+        if (clean := redact(said)) != said:
             record.msg, record.args = clean, None
         if record.exc_info and record.exc_info[0] is not None:
             # Formatters take the text that is there, before they make one.
-            record.exc_text = scrub("".join(traceback.format_exception(*record.exc_info)).rstrip())
+            record.exc_text = redact("".join(traceback.format_exception(*record.exc_info)).rstrip())
         return record
 
 
@@ -119,4 +119,4 @@ def _print_scrubbed(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     if not issubclass(kind, (SystemExit, KeyboardInterrupt)):
-        print(scrub("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
+        print(redact("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)

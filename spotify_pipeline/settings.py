@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from spotify_pipeline.errors import UsageError
+
 # 28 days, compared with the 180 before, in any zone.
 FEWEST_DAYS_OF_PLAYS = 210
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(UsageError):
     """The environment cannot be used as it is; the message says which variable and what to do."""
 
 

@@ -39,7 +39,7 @@ CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
 
 @pytest.fixture(autouse=True)
 def no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process has once to keep secret it scrubs for ever: a password may be a name later."""
+    """A process redacts every secret it has seen for ever: a password may be a name later."""
     monkeypatch.setattr(redaction, "_remembered", set(redaction._remembered))
 
 

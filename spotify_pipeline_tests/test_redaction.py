@@ -125,9 +125,7 @@ def test_the_debug_level_of_http_client_prints_no_header(
     with running_simulator(listeners=1) as simulator:
         (mira,) = simulator.listeners()
         transport = Transport(connections=1)
-        oauth = OAuthClient(
-            simulator.url, simulator.client_id, simulator.client_secret, transport
-        )
+        oauth = OAuthClient(simulator.url, simulator.client_id, simulator.client_secret, transport)
         capsys.readouterr()
         granted = oauth.refresh(mira.refresh_token)
         transport.close()

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-from spotify_pipeline.cli.errors import WrongUsage
+from spotify_pipeline.errors import UsageError
 
 HOST = "127.0.0.1"
 PATH = "/callback"
@@ -44,7 +44,7 @@ def redirect_uri(port: int) -> str:
 class CallbackListener:
     """Waits for the first request whose query `owns` accepts; all others are refused.
 
-    Raises WrongUsage if the port cannot be used. `stranger` is called for each answer that is not
+    Raises UsageError if the port cannot be used. `stranger` is called for each answer that is not
     accepted: it does not end the wait, or any web page could end it.
     """
 
@@ -153,9 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def _cannot_listen(port: int, error: OSError) -> WrongUsage:
+def _cannot_listen(port: int, error: OSError) -> UsageError:
     why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-    return WrongUsage(
+    return UsageError(
         f"Port {port} {why}: end what uses it, or choose another with --port and register "
         "http://127.0.0.1:PORT/callback with that port in the Spotify developer dashboard."
     )

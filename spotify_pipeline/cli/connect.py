@@ -6,17 +6,18 @@ import webbrowser
 import click
 
 from spotify_pipeline.cli.callback import CallbackListener, redirect_uri
-from spotify_pipeline.cli.errors import WorkFailed, explain
-from spotify_pipeline.cli.output import count, example, printable
+from spotify_pipeline.cli.errors import explain
 from spotify_pipeline.cli.users.argument import quoted, text_only
 from spotify_pipeline.domain.zones import UnknownZone, check_zone
-from spotify_pipeline.redaction import scrub
+from spotify_pipeline.errors import WorkFailed
+from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.spotify.authorization import Authorization
 from spotify_pipeline.storage.users.lifecycle import update_user
 from spotify_pipeline.sync.admin.connect import Connected
 from spotify_pipeline.sync.admin.connect import connect as redeem_and_store
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
+from spotify_pipeline.terminal import count, example, printable
 
 # Fixed, because Spotify compares the redirect address to the letter. One that IANA gave to nobody.
 PORT = 8898
@@ -162,7 +163,7 @@ def _zone(text: str) -> str:
     try:
         check_zone(text)
     except UnknownZone as unknown:
-        raise click.BadParameter(scrub(str(unknown))) from None
+        raise click.BadParameter(redact(str(unknown))) from None
     return text
 
 

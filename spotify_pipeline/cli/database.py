@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import click
 from sqlalchemy import Engine
 
-from spotify_pipeline.cli.output import example
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.schema import check_revision
+from spotify_pipeline.terminal import example
 
 
 @contextmanager

@@ -8,14 +8,14 @@ import click
 from sqlalchemy import Engine
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.errors import WorkFailed, WrongUsage
-from spotify_pipeline.cli.output import count, example, print_json, print_table, progress
 from spotify_pipeline.domain.sealing import Keyring, new_key
+from spotify_pipeline.errors import UsageError, WorkFailed
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.sync.admin.key_rotation import Rotation, tokens_by_key
 from spotify_pipeline.sync.admin.key_rotation import rotate as seal_anew
 from spotify_pipeline.sync.admin.keys import drop as drop_from
 from spotify_pipeline.sync.admin.keys import key_file, load_keyring, put_first, put_last
+from spotify_pipeline.terminal import count, example, print_json, print_table, progress
 
 VARIABLE = "SPOTIFY_PIPELINE_TOKEN_KEYS"
 STILL_SEALING = (
@@ -59,7 +59,7 @@ def _save(key_id: str, text: str) -> None:
     with _opened() as (settings, _, _):
         path = key_file(settings)
         if path is None:
-            raise WrongUsage(
+            raise UsageError(
                 f"Here the keys come from {VARIABLE}: run `keys new` without --save and put the "
                 "key there."
             )
@@ -140,9 +140,9 @@ def drop(key_id: str) -> None:
     """
     with _opened() as (settings, engine, keyring):
         if key_id not in keyring.key_ids:
-            raise WrongUsage("There is no such key. `spotify-pipeline keys list` shows all.")
+            raise UsageError("There is no such key. `spotify-pipeline keys list` shows all.")
         if key_id == keyring.current_id:
-            raise WrongUsage("This is the current key: make another one current first.")
+            raise UsageError("This is the current key: make another one current first.")
         if needed := tokens_by_key(engine).get(key_id, 0):
             raise WorkFailed(
                 f"{count(needed, 'token')} still sealed with {key_id}: run "

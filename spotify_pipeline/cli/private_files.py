@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from spotify_pipeline.cli.errors import WorkFailed, WrongUsage
+from spotify_pipeline.errors import UsageError, WorkFailed
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
     What had the name before is replaced then, and stays if the block fails; a device or pipe is
     written to as it is. Without `replace` whatever exists is refused.
 
-    Raises WrongUsage and WorkFailed when the disk does not take it.
+    Raises UsageError and WorkFailed when the disk does not take it.
     """
     file = _begun(path, replace)
     partial = None if file.name == str(path) else Path(file.name)
@@ -36,10 +36,10 @@ def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
 def _begun(path: Path, replace: bool) -> IO[bytes]:
     try:
         if path.exists() and not replace:
-            raise WrongUsage(f"{path} exists already: give another name, or delete it first.")
+            raise UsageError(f"{path} exists already: give another name, or delete it first.")
         if path.exists() and not path.is_file():
             return path.open("wb")
         directory = path.resolve().parent
         return NamedTemporaryFile(dir=directory, prefix=".partial.", delete=False)
     except OSError as error:
-        raise WrongUsage(f"{path} cannot be written: {error.strerror}.") from None
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None

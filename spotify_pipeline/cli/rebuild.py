@@ -2,12 +2,12 @@
 
 import click
 
-from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.output import count, example, printable, progress
 from spotify_pipeline.cli.users.argument import require_known, some_users
 from spotify_pipeline.domain.steps import REBUILT
+from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.queries import all_user_ids
+from spotify_pipeline.terminal import count, example, printable, progress
 
 BATCH = 100
 # A sync of the same user takes seconds; it is waited for.

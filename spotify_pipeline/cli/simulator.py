@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spotify_pipeline.cli.errors import WrongUsage
-from spotify_pipeline.cli.output import count, example
+from spotify_pipeline.errors import UsageError
+from spotify_pipeline.terminal import count, example
 
 if TYPE_CHECKING:
     from spotify_pipeline.simulator.accounts import Account
@@ -42,7 +42,7 @@ def simulator(port: int, listeners: int, seed: int) -> None:
     try:
         serve(port, listeners, seed, announce=_announce)
     except OSError as error:
-        raise WrongUsage(
+        raise UsageError(
             f"Port {port} cannot be used ({error.strerror}): choose another with --port."
         ) from None
 

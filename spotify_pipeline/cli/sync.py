@@ -9,16 +9,16 @@ import click
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.output import Advance, count, example, printable, progress
 from spotify_pipeline.cli.users.argument import require_known, some_users
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
-from spotify_pipeline.redaction import scrub
+from spotify_pipeline.errors import WorkFailed
+from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.storage.users.lifecycle import user_statuses
 from spotify_pipeline.storage.users.queries import select_users
 from spotify_pipeline.storage.work import sync_runs
+from spotify_pipeline.terminal import Advance, count, example, printable, progress
 
 POLL_SECONDS = 0.5
 
@@ -151,7 +151,7 @@ def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
         messages |= dict.fromkeys(unreached, failure.splitlines()[0])
     for user_id, code in failed.items():
         line = f"{user_id}: {_sentence(code, messages.get(user_id))}"
-        click.echo(printable(scrub(line)), err=True)
+        click.echo(printable(redact(line)), err=True)
     for row in rows:
         if row.outcome == "skipped":
             click.echo(f"{printable(row.user_id)}: left out, somebody else is syncing.", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from spotify_pipeline.redaction import scrub
+from spotify_pipeline.redaction import redact
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
@@ -39,5 +39,5 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             # The run page, and the command that waits for the run, say what is wrong with the
             # database and not which class of error that was.
             if explained := explain_database(error):
-                raise dg.Failure(scrub(explained[0])) from error
+                raise dg.Failure(redact(explained[0])) from error
             raise

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
+from spotify_pipeline.errors import PipelineError
+
 _VERSION = 1
 _KEY_BYTES = 32
 _KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class SealError(ValueError):
+class SealError(PipelineError, ValueError):
     """A sealed token cannot be used: unknown or wrong key, tampered with, or another user's."""
 
 

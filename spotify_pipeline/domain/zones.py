@@ -10,10 +10,12 @@ from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo
 
+from spotify_pipeline.errors import UsageError
+
 _OFFSET = re.compile(r"(?:utc|gmt)?([+-])0?([0-9]{1,2})(?::?00)?")
 
 
-class UnknownZone(ValueError):
+class UnknownZone(UsageError, ValueError):
     """The name is not a time zone. The message is one sentence a person can act on."""
 
 

@@ -2,7 +2,7 @@
 
 from xml.etree.ElementTree import Element, tostring
 
-from spotify_pipeline.cli.output import printable
+from spotify_pipeline.terminal import printable
 
 DOCTYPE = "<!doctype html>\n"
 

@@ -6,7 +6,6 @@ from importlib import resources
 from xml.etree.ElementTree import Element
 from zoneinfo import ZoneInfo
 
-from spotify_pipeline.cli.output import count
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.portrait import Day, Portrait, TopList, movement
 from spotify_pipeline.domain.zones import check_zone
@@ -14,6 +13,7 @@ from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_wor
 from spotify_pipeline.portrait.elements import Child, element, style, written
 from spotify_pipeline.portrait.meanings import told
 from spotify_pipeline.storage.users.lifecycle import UserStatus
+from spotify_pipeline.terminal import count
 
 # Whatever slipped through could still load nothing and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spotify_pipeline.cli.output import count, instant, print_table
 from spotify_pipeline.domain.portrait import (
     LEVEL_WORDS,
     Day,
@@ -18,6 +17,7 @@ from spotify_pipeline.domain.portrait import (
     movement,
 )
 from spotify_pipeline.portrait.meanings import told
+from spotify_pipeline.terminal import count, instant, print_table
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import requests
 
+from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
 from spotify_pipeline.simulator.http.limits import UNLIMITED_PIPELINE
@@ -16,7 +17,7 @@ from spotify_pipeline.simulator.music.oddities import Oddities
 _TIMEOUT_SECONDS = 60.0
 
 
-class SimulatorError(RuntimeError):
+class SimulatorError(PipelineError):
     """The simulator refused a control call, in its words."""
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, func, select
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.sealing import Keyring
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.oauth import OAuthClient
@@ -21,7 +22,7 @@ from spotify_pipeline.sync.admin.keys import load_keyring
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 
 
-class ClockIsWrong(RuntimeError):
+class ClockIsWrong(UsageError):
     """This machine's clock and the database's differ by more than a minute; says what to do."""
 
 

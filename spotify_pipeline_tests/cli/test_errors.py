@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from spotify_pipeline.redaction import MASK, scrub
+from spotify_pipeline.redaction import MASK, redact
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, only_line, with_password
 
 PASSWORD = "canary-pass-word"
@@ -161,16 +161,16 @@ def test_a_token_typed_as_an_argument_by_mistake_is_not_repeated(run):
     ],
 )
 def test_scrubbing_knows_the_forms_of_secrets(leak):
-    scrubbed = scrub(leak)
-    assert "canary" not in scrubbed
-    assert TOKEN_KEY.partition(":")[2] not in scrubbed
-    assert MASK in scrubbed
+    redacted = redact(leak)
+    assert "canary" not in redacted
+    assert TOKEN_KEY.partition(":")[2] not in redacted
+    assert MASK in redacted
 
 
 def test_scrubbing_knows_the_values_in_the_environment(environ):
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", "postgresql://me:p%40ss@host/db")
     environ.setenv("SPOTIFY_CLIENT_SECRET", "short")
-    assert scrub("p%40ss p@ss short") == f"{MASK} {MASK} {MASK}"
+    assert redact("p%40ss p@ss short") == f"{MASK} {MASK} {MASK}"
 
 
 def test_scrubbing_leaves_ordinary_sentences_alone(environ):
@@ -179,4 +179,4 @@ def test_scrubbing_leaves_ordinary_sentences_alone(environ):
         "The details are in /home/me/a_long_path_of_many_words/logs/last-error.log.",
         "run 7d66630b-52c7-401d-ac31-7439f8d2a24d at https://api.spotify.com",
     ):
-        assert scrub(sentence) == sentence
+        assert redact(sentence) == sentence

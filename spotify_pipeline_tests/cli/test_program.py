@@ -11,7 +11,6 @@ import sys
 import click
 import pytest
 
-from spotify_pipeline.cli import errors
 from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.cli.program import COMMANDS, program
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
@@ -101,15 +100,6 @@ def test_wrong_usage_exits_2_and_says_how_to_get_help(process, arguments):
     assert "Error: " in result.stderr
     assert "--help" in result.stderr
     assert result.stdout == ""
-
-
-def test_every_error_that_has_an_exit_code_exists():
-    import importlib
-
-    for name in errors.EXIT_CODES:
-        module, _, cls = name.rpartition(".")
-        found = getattr(importlib.import_module(module), cls)
-        assert f"{found.__module__}.{found.__qualname__}" == name
 
 
 def test_streams_that_are_closed_are_no_surprise(environ, database):

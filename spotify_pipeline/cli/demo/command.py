@@ -11,15 +11,14 @@ from sqlalchemy import Engine, func, select
 from spotify_pipeline.cli.demo.audit import PlayKey, stored_plays
 from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_listeners, show_recount
-from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.cli.output import example, progress
 from spotify_pipeline.defs.running import opened_instance, sync_one
 from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
@@ -29,6 +28,7 @@ from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
 from spotify_pipeline.storage.users.queries import ELIGIBLE
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
+from spotify_pipeline.terminal import example, progress
 
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)

@@ -7,8 +7,8 @@ import click
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import DatabaseError
 
-from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.local.dagster_processes import Stack
+from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.storage import tables as t
 
 SECONDS = 120

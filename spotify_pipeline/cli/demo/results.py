@@ -7,12 +7,12 @@ import click
 from sqlalchemy import Engine
 
 from spotify_pipeline.cli.demo.audit import PlayKey, recount
-from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.output import print_table
 from spotify_pipeline.domain.portrait import Day, Portrait
+from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import told
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.portrait import read_portrait
+from spotify_pipeline.terminal import print_table
 
 METRICS = ("artist_diversity", "effective_artists", "repeat_share", "peak_hour", "longest_streak")
 

@@ -11,10 +11,10 @@ import click
 
 from spotify_pipeline.cli.doctor import database, local, network
 from spotify_pipeline.cli.doctor.finding import PROBLEM, Finding, guarded, problem
-from spotify_pipeline.cli.errors import WorkFailed
-from spotify_pipeline.cli.output import count, example, print_json, printable
-from spotify_pipeline.redaction import scrub
+from spotify_pipeline.errors import WorkFailed
+from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.terminal import count, example, print_json, printable
 
 
 @click.command(
@@ -47,7 +47,7 @@ def doctor(as_json: bool, probe: bool, mend: bool) -> None:
     """
     findings = []
     for found in all_checks(probe=probe, mend=mend):
-        finding = replace(found, detail=scrub(found.detail))
+        finding = replace(found, detail=redact(found.detail))
         findings.append(finding)
         if not as_json:
             _print(finding)

@@ -8,7 +8,6 @@ from sqlalchemy import Connection, Engine
 
 from spotify_pipeline.cli.doctor.budget import probed, rate_limits
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
-from spotify_pipeline.cli.output import count, instant
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage.checks import inspection
@@ -25,6 +24,7 @@ from spotify_pipeline.storage.postgres.engine import POOLED, check_server, serve
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision
 from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
 from spotify_pipeline.sync.pipeline import check_clock
+from spotify_pipeline.terminal import count, instant
 
 # A poll may wait for a nightly run or for a restart; for longer it should not.
 PATIENCE = timedelta(hours=1)

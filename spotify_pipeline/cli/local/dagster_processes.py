@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.home import UMASK, private_folder, private_log, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 
@@ -28,7 +29,7 @@ STOP_SECONDS = 8
 LOCATION = "spotify_pipeline"
 
 
-class StackFailed(Exception):
+class StackFailed(PipelineError):
     """One of the processes did not start, or died; the message says which and shows its log."""
 
 

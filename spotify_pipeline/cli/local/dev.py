@@ -7,12 +7,12 @@ import click
 
 from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
 from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.cli.output import example
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
 from spotify_pipeline.storage.postgres.database import leave_database, open_engine
 from spotify_pipeline.storage.postgres.roles import give_rights
 from spotify_pipeline.storage.postgres.schema import init_db
+from spotify_pipeline.terminal import example
 
 port_of_the_ui = click.option(
     "--port", type=click.IntRange(1, 65535), help="Port of the UI (default: from 3000)."

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import click
 from sqlalchemy import Connection
 
-from spotify_pipeline.cli.errors import WrongUsage
-from spotify_pipeline.cli.output import printable
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.storage.users.lifecycle import UserStatus
 from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.terminal import printable
 
 
 def text_only(
@@ -32,7 +32,7 @@ some_users = click.argument("users", metavar="[USER]...", nargs=-1, callback=tex
 
 
 def require_known(conn: Connection, user_ids: Sequence[str]) -> list[str]:
-    """These users, each once, in their order. Raises WrongUsage if there is one nobody knows."""
+    """These users, each once, in their order. Raises UsageError if there is one nobody knows."""
     wanted = list(dict.fromkeys(user_ids))
     known = {listener.user_id for listener in load_users(conn, wanted)}
     if missing := [user_id for user_id in wanted if user_id not in known]:
@@ -45,11 +45,11 @@ def quoted(user_id: str) -> str:
     return shlex.quote(printable(user_id))
 
 
-def unknown(*user_ids: str) -> WrongUsage:
+def unknown(*user_ids: str) -> UsageError:
     """The refusal of users whom nobody knows."""
     names = ", ".join(printable(user_id) for user_id in user_ids)
     what = f"There is no user {names}" if len(user_ids) == 1 else f"There are no users {names}"
-    return WrongUsage(
+    return UsageError(
         f"{what}. `spotify-pipeline users list` shows everybody, `users add` adds somebody."
     )
 

@@ -6,8 +6,6 @@ import click
 from sqlalchemy import Connection, func, select
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.errors import WrongUsage
-from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.users.argument import one_user, quoted, unknown
 from spotify_pipeline.cli.users.connection import disconnect, reset
 from spotify_pipeline.cli.users.export_forget import export, forget
@@ -16,11 +14,13 @@ from spotify_pipeline.cli.users.show import show
 from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
 from spotify_pipeline.sync.admin.keys import load_keyring
+from spotify_pipeline.terminal import example
 
 # Spotify's are about 130 or 340 characters long.
 LONGEST_TOKEN = 4096
@@ -111,7 +111,7 @@ def _connect(conn: Connection, user_id: str, token: str, keyring: Keyring, clien
 
 
 def _read_token() -> str:
-    """The token from standard input, less one newline. Raises WrongUsage; never shows it."""
+    """The token from standard input, less one newline. Raises UsageError; never shows it."""
     if sys.stdin.isatty():
         token = str(click.prompt("Refresh token (it is not shown)", hide_input=True, err=True))
     else:
@@ -119,9 +119,9 @@ def _read_token() -> str:
         token = raw.decode("ascii", errors="replace").removesuffix("\n").removesuffix("\r")
     remember(token)
     if not token:
-        raise WrongUsage("Standard input is empty: the refresh token is read from there.")
+        raise UsageError("Standard input is empty: the refresh token is read from there.")
     if len(token) > LONGEST_TOKEN or not all("!" <= character <= "~" for character in token):
-        raise WrongUsage(
+        raise UsageError(
             "Standard input is not a refresh token: it has to be one line of at most "
             f"{LONGEST_TOKEN} characters without blanks."
         )

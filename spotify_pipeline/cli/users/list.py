@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.output import count, example, instant, print_json, print_table, printable
 from spotify_pipeline.cli.users.argument import trouble
 from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, who_breaks
 from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+from spotify_pipeline.terminal import count, example, instant, print_json, print_table, printable
 
 _COLUMNS = (
     *("user_id", "display_name", "timezone", "connection", "state", "plays", "days"),

@@ -5,19 +5,19 @@ from dataclasses import asdict
 import click
 from sqlalchemy import Connection
 
-from spotify_pipeline.cli.errors import WrongUsage
-from spotify_pipeline.cli.output import count, print_json, print_table, printable
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
+from spotify_pipeline.terminal import count, print_json, print_table, printable
 
 _COLUMNS = ("user_id", "outcome", "error_code", "new_plays", "seconds", "what to do")
 
 
 def list_run(conn: Connection, run_id: str, failed: bool, as_json: bool) -> None:
-    """Print who belongs to the run and how it went. Raises WrongUsage for an unknown run."""
+    """Print who belongs to the run and how it went. Raises UsageError for an unknown run."""
     everybody = run_users(conn, run_id)
     if not everybody:
-        raise WrongUsage(
+        raise UsageError(
             f"No user is noted under the run {printable(run_id)}: it synced nobody, is not a run "
             "of sync_users, repeats an earlier run, or is older than its log is kept."
         )

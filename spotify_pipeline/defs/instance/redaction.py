@@ -17,13 +17,13 @@ def install() -> None:
     own switch for this hides the errors of user code altogether. Safe to repeat.
     """
     redaction.install()
-    SerializableErrorInfo.from_traceback = staticmethod(_scrubbed)  # type: ignore[method-assign,assignment]
+    SerializableErrorInfo.from_traceback = staticmethod(_redactbed)  # type: ignore[method-assign,assignment]
 
 
-def _scrubbed(trace: TracebackException) -> Any:
+def _redactbed(trace: TracebackException) -> Any:
     # Causes come through here by themselves, each before the error that it caused.
     error = _from_traceback(trace)
     return error._replace(
-        message=redaction.scrub(error.message),
-        stack=[redaction.scrub(line) for line in error.stack],
+        message=redaction.redact(error.message),
+        stack=[redaction.redact(line) for line in error.stack],
     )

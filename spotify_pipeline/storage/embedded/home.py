@@ -20,12 +20,14 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from spotify_pipeline.errors import PipelineError
+
 SUPERUSER = "spotify_pipeline"
 LOG_BYTES = 10_000_000
 FULL_BYTES = 16 << 20
 
 
-class EmbeddedPostgresError(RuntimeError):
+class EmbeddedPostgresError(PipelineError):
     """The embedded Postgres cannot be used; the message is one sentence that says what to do."""
 
 

@@ -11,17 +11,18 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 
 OLDEST_SERVER = 15
 DRIVER = "postgresql+psycopg"
 
 
-class BadDatabaseUrl(ValueError):
+class BadDatabaseUrl(UsageError):
     """The text is no URL of a Postgres database."""
 
 
-class UnsupportedServer(RuntimeError):
+class UnsupportedServer(UsageError):
     """The server is too old, or the database cannot hold every character."""
 
 

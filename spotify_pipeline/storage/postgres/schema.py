@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.domain.listening.day_starts import all_day_starts
 from spotify_pipeline.domain.zones import all_zones
+from spotify_pipeline.errors import PipelineError, UsageError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.engine import check_server
 
@@ -42,11 +43,11 @@ PAUSE_SECONDS = 2.0
 _DEADLOCK, _LOCK_TIMEOUT = "40P01", "55P03"
 
 
-class SchemaOutdated(RuntimeError):
+class SchemaOutdated(UsageError):
     """The database has no schema of ours or another revision of it; says what to do."""
 
 
-class SchemaBusy(RuntimeError):
+class SchemaBusy(PipelineError):
     """Other sessions kept locked what had to change; says what to do."""
 
 

@@ -9,6 +9,7 @@ from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.scopes import SCOPES
 from spotify_pipeline.domain.sealing import seal
+from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.authorization import Authorization, NotGranted
 from spotify_pipeline.spotify.errors import AppBlocked, NotAllowlisted, Reconnect, SpotifyError
@@ -36,7 +37,7 @@ BAD_CLIENT = (
 )
 
 
-class ConnectFailed(Exception):
+class ConnectFailed(PipelineError):
     """Nothing was connected and nothing stored; the message is for the person at the browser."""
 
 

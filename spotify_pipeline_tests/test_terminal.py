@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from spotify_pipeline.cli.output import count, print_table, printable
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.terminal import count, print_table, printable
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
