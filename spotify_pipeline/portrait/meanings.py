@@ -1,4 +1,4 @@
-"""What the numbers of a personality mean, in words for the person themselves."""
+"""The metrics of a music personality in words, for the user themselves."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from spotify_pipeline.domain.personality.definition import METRICS
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Meaning:
     """A metric as it is shown; `value` is None with a reason in `missing`."""
 
     metric: str
@@ -18,72 +18,75 @@ class Told:
     missing: str = ""
 
 
-# Metric: its name, and what it says.
+# Metric: its name, and what its value says, for the user themselves.
 MEANINGS: dict[str, tuple[str, str]] = {
     "artist_diversity": (
-        "Evenness",
-        "How evenly your plays are spread over your artists: 100 % is all alike, 0 % is only one.",
+        "Variety",
+        "At 100 % you play all your artists equally often, at 0 % only one.",
     ),
     "effective_artists": (
-        "Artists in effect",
-        "As many equally played artists would be as varied as what you hear.",
+        "Artists in rotation",
+        "Your listening is as varied as if you played this many artists equally often.",
     ),
     "artist_concentration": (
-        "Concentration",
-        "The chance that two of your plays, drawn blindly, are by the same artist.",
+        "Same artist again",
+        "The chance that two of your plays, picked at random, are by the same artist.",
     ),
-    "unique_artists": ("Artists", "Different artists you played."),
-    "repeat_share": ("Repeats", "Plays of a track you had already played in these weeks."),
-    "repeat_rate": ("Tracks played again", "Of your tracks, those you played twice or more."),
+    "unique_artists": ("Artists", "You played this many different artists."),
+    "repeat_share": ("Repeats", "Plays of a track that you had already played in these weeks."),
+    "repeat_rate": (
+        "Tracks played again",
+        "Of your tracks, those that you played twice or more.",
+    ),
     "artist_discovery_rate": (
         "Discovery",
-        "Plays of artists you had not heard in the half year before.",
+        "Plays of artists that you had not played in the half year before.",
     ),
     "taste_stability": (
         "Stability",
-        "How much your top artists of four weeks and of a year are the same people.",
+        "How much your top artists of four weeks agree with those of a year.",
     ),
-    "peak_hour": ("Centre of the day", "The time of day around which your plays gather."),
+    "peak_hour": ("Your time of day", "Your plays centre on this time of day."),
     "time_focus": (
-        "Focus",
-        "How closely they gather there: 0 % is spread round the clock, 100 % one moment.",
+        "Routine",
+        "At 0 % your plays are spread around the clock, at 100 % all at the same time of day.",
     ),
     "night_share": ("Night", "Plays between midnight and six in the morning."),
-    "weekend_share": ("Weekend", "Plays on a Saturday or Sunday; evenly spread it is 29 %."),
-    "listening_regularity": ("Regularity", "Days with a play, of those that are known."),
+    "weekend_share": ("Weekend", "Plays on a Saturday or Sunday; 29 % if every day were alike."),
+    "listening_regularity": ("Regularity", "The share of the known days on which you listened."),
     "longest_streak": (
         "Longest streak",
-        "Most days in a row with the same top artist, ever.",
+        "The most days in a row with the same top artist.",
     ),
-    "current_streak": ("Streak now", "The run of such days that reaches to today or yesterday."),
+    "current_streak": ("Current streak", "Days in a row, up to now, with the same top artist."),
     "genre_diversity": (
         "Variety of genres",
-        "How evenly the genres of your top artists are spread.",
+        "At 100 % your top artists cover their genres equally, at 0 % there is only one genre.",
     ),
     "mainstream_score": (
         "Mainstream",
-        "How popular your top artists of half a year are: 100 is what everybody hears.",
+        "How popular your top artists of half a year are on Spotify, from 0 to 100.",
     ),
     "newness": ("Newness", "Plays of albums that were at most half a year old."),
 }
 _STREAKS = {"longest_streak": "longest_streak_artist_id", "current_streak": "streak_artist_id"}
 
 
-def told(personality: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Told]:
+def meanings(personality: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Meaning]:
     """Every metric with its value in words or the reason why there is none."""
     for metric in METRICS:
-        # An artist of a streak is told with the streak.
+        # The artist of a streak is part of the streak's value.
         if metric.column.endswith("_id"):
             continue
         name, meaning = MEANINGS.get(metric.column, (metric.column, metric.formula))
         value = personality.get(metric.column)
         if value is None:
             why = personality["reasons"].get(metric.column, "not known")
-            yield Told(metric.column, name, None, meaning, why)
+            yield Meaning(metric.column, name, None, meaning, why)
             continue
         shown = _shown(metric.column, metric.range, value)
         artist = names.get(personality.get(_STREAKS.get(metric.column, "")) or "")
-        yield Told(metric.column, name, f"{shown}, {artist}" if artist else shown, meaning)
+        yield Meaning(metric.column, name, f"{shown}, {artist}" if artist else shown, meaning)
 
 
 def _shown(metric: str, range_: str, value: float) -> str:

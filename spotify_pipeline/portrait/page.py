@@ -11,7 +11,7 @@ from spotify_pipeline.domain.portrait import Day, Portrait, TopList, movement
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend, week
 from spotify_pipeline.portrait.elements import Child, element, style, written
-from spotify_pipeline.portrait.meanings import told
+from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.storage.users.lifecycle import UserStatus
 from spotify_pipeline.terminal import count
 
@@ -75,7 +75,11 @@ def _header(status: UserStatus, portrait: Portrait, name: str, now: datetime) ->
 def _sections(portrait: Portrait, zone: ZoneInfo) -> Iterator[Element]:
     last = portrait.days[-7:]
     yield _section(
-        "Minutes per day", calendar(portrait.days), legend(), _table_of(portrait.days), wide=True
+        "Minutes per day",
+        element("div", calendar(portrait.days), class_="scroll"),
+        legend(),
+        _table_of(portrait.days),
+        wide=True,
     )
     yield _section("The last 7 days, in minutes", week(last), _sum(last))
     yield _section("Hours of the day, last 28 days", _clock(portrait.hours))
@@ -171,7 +175,7 @@ def _personality(portrait: Portrait) -> Iterator[Element]:
             if one.missing
             else element("td", one.meaning),
         )
-        for one in told(row, portrait.names)
+        for one in meanings(row, portrait.names)
     ]
     yield element("table", element("tbody", *lines))
 

@@ -16,7 +16,7 @@ from spotify_pipeline.domain.portrait import (
     month_starts,
     movement,
 )
-from spotify_pipeline.portrait.meanings import told
+from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.terminal import count, instant, print_table
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _print_personality(portrait: Portrait) -> None:
         ("metric", "value", "what it means"),
         [
             (one.metric, one.value if one.value is not None else f"– {one.missing}", one.meaning)
-            for one in told(row, portrait.names)
+            for one in meanings(row, portrait.names)
         ],
     )
 

@@ -115,3 +115,13 @@ def test_it_fits_a_telephone(browser: Browser, file: Path) -> None:
         seen.page.goto(file.as_uri())
         widths: Callable[[str], object] = seen.page.evaluate
         assert widths("document.documentElement.scrollWidth") == 390
+
+
+def test_on_a_telephone_the_calendar_opens_at_its_newest_week(browser: Browser, file: Path) -> None:
+    with opened(browser, width=390) as seen:
+        seen.page.goto(file.as_uri())
+        newest = seen.page.locator(".calendar rect").last.bounding_box()
+        oldest = seen.page.locator(".calendar rect").first.bounding_box()
+        assert newest is not None
+        assert oldest is not None
+        assert oldest["x"] < 0 < newest["x"] < 390

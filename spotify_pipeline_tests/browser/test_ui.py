@@ -82,7 +82,7 @@ def test_a_partition_shows_its_row_count_and_its_picture(stack: Stack, browser: 
         seen.page.get_by_text("dagster/partition_row_count").first.wait_for()
         assert seen.page.get_by_text("Materialized", exact=True).count()
         seen.page.get_by_text("Show Markdown").first.click()
-        picture = seen.page.locator("img[src^='data:image/png']")
+        picture = seen.page.locator("img[src^='data:image/svg+xml']")
         picture.wait_for()
         # Drawn, and not only put there.
         assert picture.evaluate("image => image.naturalWidth") > 500

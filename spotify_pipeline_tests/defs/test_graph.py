@@ -125,8 +125,6 @@ def test_the_code_location_loads_without_what_only_a_sync_needs() -> None:
         "numpy",
         "requests",
         "alembic",
-        "matplotlib",
-        "PIL",
         "altair",
         "plotly",
         "nacl",

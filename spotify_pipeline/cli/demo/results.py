@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from spotify_pipeline.cli.demo.audit import PlayKey, recount
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
-from spotify_pipeline.portrait.meanings import told
+from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.portrait import read_portrait
 from spotify_pipeline.terminal import print_table
@@ -36,7 +36,7 @@ def _lines(portrait: Portrait) -> Iterator[tuple[str, str]]:
         yield "top track", f"{track.name} ({track.artist_name})"
     if portrait.personality:
         yield "personality", ", ".join(portrait.personality["tags"]) or "no tags yet"
-        for one in told(portrait.personality, portrait.names):
+        for one in meanings(portrait.personality, portrait.names):
             if one.metric in METRICS:
                 yield one.metric, one.value or one.missing
 

@@ -15,7 +15,7 @@ from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.domain.portrait import Day, by_weeks, level, minutes_by_hour, month_starts
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.portrait.meanings import MEANINGS, told
+from spotify_pipeline.portrait.meanings import MEANINGS, meanings
 from spotify_pipeline.storage import tables as t
 
 EVIL = "<script>alert(1)</script>\"' onload=x &amp; 🎵 \u202eevil\u202c שלום\x1b[2J"
@@ -241,7 +241,7 @@ def test_values_are_rounded_for_people_but_never_to_another_statement() -> None:
     row = {metric.column: None for metric in METRICS}
     row |= {"reasons": {}, "night_share": 0.004, "weekend_share": 0.0, "peak_hour": 23.9999}
     row |= {"longest_streak": 1200, "longest_streak_artist_id": "a", "effective_artists": 3.6}
-    shown = {one.metric: one.value for one in told(row, {"a": "Band"})}
+    shown = {one.metric: one.value for one in meanings(row, {"a": "Band"})}
     assert shown["night_share"] == "0.4 %"
     assert shown["weekend_share"] == "0 %"
     assert shown["peak_hour"] == "0:00"
