@@ -105,8 +105,8 @@ def test_init_db_repairs_a_function_and_a_view(engine: Engine, connection: Conne
 INIT_WHEN_THE_LOCK_IS_FREE = """
 import os
 from sqlalchemy import text
-from spotify_pipeline.storage.engine import make_engine
-from spotify_pipeline.storage.schema import check_revision, init_db
+from spotify_pipeline.storage.postgres.engine import make_engine
+from spotify_pipeline.storage.postgres.schema import check_revision, init_db
 
 engine = make_engine(os.environ["URL"])
 with engine.begin() as connection:

@@ -153,7 +153,7 @@ def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
         heard.extend((o.user_id, set(o.news), status.get(o.user_id, "")) for o in outcomes)
 
     def attempt() -> list[UserOutcome]:
-        options: Any = {"scheduled": not asked, "dispatch_key": key, "tell": emit}
+        options: Any = {"scheduled": not asked, "dispatch_key": key, "emit": emit}
         with sync_chunk(hooked.pipeline, "run", 0, **options) as outcomes:
             return outcomes
 
