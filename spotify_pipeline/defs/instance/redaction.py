@@ -11,16 +11,16 @@ _from_traceback = SerializableErrorInfo.from_traceback
 
 
 def install() -> None:
-    """Scrub this process's log lines, last words, and errors on their way into Dagster.
+    """Redact this process's log lines, last words, and errors on their way into Dagster.
 
     Dagster turns every exception into text in one place, for runs, ticks and its own log alike. Its
     own switch for this hides the errors of user code altogether. Safe to repeat.
     """
     redaction.install()
-    SerializableErrorInfo.from_traceback = staticmethod(_redactbed)  # type: ignore[method-assign,assignment]
+    SerializableErrorInfo.from_traceback = staticmethod(_redacted)  # type: ignore[method-assign,assignment]
 
 
-def _redactbed(trace: TracebackException) -> Any:
+def _redacted(trace: TracebackException) -> Any:
     # Causes come through here by themselves, each before the error that it caused.
     error = _from_traceback(trace)
     return error._replace(
