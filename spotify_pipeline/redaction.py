@@ -87,8 +87,8 @@ def install() -> None:
     if isinstance(logging.getLogRecordFactory(), _Scrubbed):
         return
     logging.setLogRecordFactory(_Scrubbed(logging.getLogRecordFactory()))
-    sys.excepthook = _print_scrubbed
-    threading.excepthook = lambda failed: _print_scrubbed(
+    sys.excepthook = _print_redacted
+    threading.excepthook = lambda failed: _print_redacted(
         failed.exc_type, failed.exc_value, failed.exc_traceback
     )
 
@@ -115,7 +115,7 @@ class _Scrubbed:
         return record
 
 
-def _print_scrubbed(
+def _print_redacted(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     if not issubclass(kind, (SystemExit, KeyboardInterrupt)):

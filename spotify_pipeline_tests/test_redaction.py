@@ -58,7 +58,7 @@ def leaked(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)
-def test_a_log_line_of_any_logger_is_scrubbed(
+def test_a_log_line_of_any_logger_is_redacted(
     installed: None, caplog: pytest.LogCaptureFixture, leak: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -103,7 +103,7 @@ fail()
 """
 
 
-def test_what_a_process_or_thread_dies_of_is_printed_scrubbed() -> None:
+def test_what_a_process_or_thread_dies_of_is_printed_redacted() -> None:
     died = subprocess.run(
         [sys.executable, "-c", LAST_WORDS],
         env=os.environ,

@@ -1,4 +1,4 @@
-"""The sensor that makes the partitions equal the table users, and Dagster forget who is gone."""
+"""The sensor that keeps the partitions equal to the table users and purges forgotten users."""
 
 import logging
 from collections import Counter
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def partition_reconciler(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
 ) -> dg.SkipReason:
-    """Makes the partitions equal the table users, both ways; scrubs forgotten people."""
-    from spotify_pipeline.defs.instance.purge import scrub
+    """Keeps the partitions equal to the table users; purges forgotten users from Dagster."""
+    from spotify_pipeline.defs.instance.purge import purge_user
     from spotify_pipeline.storage.users.forgetting import (
         names_on_tombstones,
         note_traces,
@@ -35,27 +35,29 @@ def partition_reconciler(
             tombstones, forgotten = read_tombstones(conn), names_on_tombstones(conn)
         # Not by a request in the tick's result: the tick would keep the names.
         instance.add_dynamic_partitions(name, sorted(users - partitions))
-        # Those with a tombstone are left to the scrub.
-        strangers = partitions - users - forgotten
-        for user_id in sorted(strangers):
+        # Partitions of users with a tombstone are left to the purge.
+        unknown = partitions - users - forgotten
+        for user_id in sorted(unknown):
             instance.delete_dynamic_partition(name, user_id)
         found, receipts, failed = Counter[str](), 0, 0
         for tombstone in tombstones:
             try:
-                traces, was_all = scrub(instance, tombstone)
+                traces, was_all = purge_user(instance, tombstone)
                 with opened.engine.begin() as conn:
                     note_traces(conn, tombstone, traces, last=was_all)
             except Exception as error:
-                # Its words may name the person.
-                log.warning("A scrub failed and is repeated: %s", type(error).__name__)
+                # Its message may contain the user id.
+                log.warning("A purge failed and is repeated: %s", type(error).__name__)
                 failed += 1
                 continue
             found += traces
             receipts += was_all
-    said = f"{len(users)} users; {len(users - partitions)} partitions added, "
-    said += f"{len(strangers)} deleted."
+    summary = f"{len(users)} users; {len(users - partitions)} partitions added, "
+    summary += f"{len(unknown)} deleted."
     if tombstones:
         deleted = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing"
-        said += f" {len(tombstones)} forgotten: {deleted} deleted, {receipts} without a trace now, "
-        said += f"{failed} failed."
-    return dg.SkipReason(said)
+        summary += (
+            f" {len(tombstones)} forgotten: {deleted} deleted, {receipts} without a trace now, "
+        )
+        summary += f"{failed} failed."
+    return dg.SkipReason(summary)

@@ -60,7 +60,7 @@ def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
 
 @dataclass
 class Fire:
-    """Two databases, two workers that sync through Dagster, and a scrub that dies now and then."""
+    """Two databases, two workers that sync through Dagster, and a purge that dies now and then."""
 
     world: World
     instance: dg.DagsterInstance
@@ -149,7 +149,7 @@ def test_nobody_who_was_forgotten_under_fire_is_named_anywhere(
     receipts = fire.world.scenario.rows(t.forgotten)
     figure(
         f"{scale.forgets} people forgotten while they were synced, {fire.kills} workers killed, "
-        f"{fire.crashes} scrubs crashed: named in {fire.naming() or 'no row and no file'}"
+        f"{fire.crashes} purges crashed: named in {fire.naming() or 'no row and no file'}"
     )
     assert fire.naming() == {}
     assert [receipt["user_id"] for receipt in receipts] == [None] * scale.forgets

@@ -1,9 +1,9 @@
-"""Removes every trace of a forgotten person from Dagster's storage.
+"""Purges a forgotten user from Dagster's storage.
 
-Our own rows go at once, by cascade. Dagster has named the person too: as a partition, in the tags
-of their runs, in events of shared runs, in ticks and in backfills; and a run that was alive when
-they were forgotten may name them once more as it ends. So it is all searched again until no such
-run remains.
+Our own rows are deleted at once, by cascade. Dagster stores the user's partition key too: as a
+partition, in tags of their runs, in events of shared runs, in ticks and in backfills. A run that
+was active when the user was forgotten may write it once more as it ends, so the purge is repeated
+until no such run remains.
 """
 
 import json
@@ -40,8 +40,8 @@ from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage.users.forgetting import Tombstone
 
-# A run that a sensor was just asking for may not be recorded yet when somebody is forgotten, and
-# what a killed process had sent may still be carried out.
+# A run that a sensor has just requested may not be recorded yet when a user is forgotten, and a
+# statement of a killed process may still be executed.
 GRACE = timedelta(minutes=1)
 
 NAMING_TAGS = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
@@ -67,12 +67,12 @@ _events, _checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
 _ticks, _backfills = JobTickTable.c, BulkActionsTable.c
 
 
-def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
-    """Delete what names this person; return counts by kind, and whether that was all there can be.
+def purge_user(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
+    """Delete what has the user's partition key; return counts by kind, and whether none can follow.
 
-    Repeating it is harmless. Who has registered again under the same id keeps what came after.
+    Idempotent. A user who has registered again under the same id keeps what came after that.
     """
-    # Asked first: a run that ends after this may still write.
+    # Checked first: a run that ends after this may still write.
     quiet = tombstone.age > GRACE and not _alive(instance, tombstone)
     traces = Counter({"runs": _delete_runs(instance, tombstone)})
     # Dagster's three storages are in one Postgres.
@@ -90,18 +90,18 @@ def scrub(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
         )
         # The tick that does this has not ended either.
         ours = _ticks.tick_body.contains('"instigator_name": "partition_reconciler"')
-        thinking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
+        ticking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
         filling = _naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
-    # Dagster fails a backfill, for everybody in it, if one of its partitions is gone.
+    # Dagster fails a whole backfill if one of its partitions is gone.
     if tombstone.born_again_at is None and not filling:
         instance.delete_dynamic_partition(listeners.name or "", tombstone.user_id)
-    return +traces, quiet and not thinking and not filling
+    return +traces, quiet and not ticking and not filling
 
 
 def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
-    """Whether a run that was there in their days, or that is theirs, may still write.
+    """Whether a run that started before the user was forgotten, or has their tag, may still write.
 
-    It is at work, or ended a moment ago: a statement of a killed process may outlive it.
+    It is active or ended a moment ago: a statement of a killed process may outlive the process.
     """
     known: list[dict[str, Any]] = [{"created_before": tombstone.forgotten_at + GRACE}]
     if tombstone.born_again_at is None:
@@ -115,7 +115,7 @@ def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
 
 
 def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
-    """Their own finished runs, with the events and what the runs printed."""
+    """The user's own finished runs, with their events and captured output."""
     deleted = 0
     for tag in NAMING_TAGS:
         theirs = dg.RunsFilter(
@@ -136,7 +136,7 @@ def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
     rows = conn.execute(
         delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), theirs)
     ).rowcount
-    rows += _take_out_of_planned_checks(conn, tombstone)
+    rows += _remove_from_planned_checks(conn, tombstone)
     # By their text: the row and the event are written one after the other, and a killed run may
     # have left either alone.
     is_check = _events.dagster_event_type.in_(CHECK_EVENTS)
@@ -144,25 +144,25 @@ def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
     return max(rows, events)
 
 
-def _take_out_of_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
-    """Others' rows of a shared run: until a check is done, each names everybody who was planned."""
+def _remove_from_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
+    """Rows of other users in a shared run: a planned check lists all partitions of the run."""
     where = _checks.asset_key.in_(OUR_ASSETS) & _maybe(_checks.evaluation_event, tombstone)
     if tombstone.born_again_at:
         where &= _checks.create_timestamp < _naive(tombstone)
-    taken_out = 0
+    removed = 0
     for id_, body in conn.execute(select(_checks.id, _checks.evaluation_event).where(where)).all():
         if not _names(body, tombstone.user_id):
             continue
         left = json.dumps(_without(json.loads(body), tombstone.user_id))
-        # The check may be done by now, and its row speak of its own partition only.
+        # The check may be done by now, and its row then has its own partition only.
         same = (_checks.id == id_) & (_checks.evaluation_event == body)
         change = (
             delete(AssetCheckExecutionsTable)
             if _names(left, tombstone.user_id)
             else update(AssetCheckExecutionsTable).values(evaluation_event=left)
         )
-        taken_out += conn.execute(change.where(same)).rowcount
-    return taken_out
+        removed += conn.execute(change.where(same)).rowcount
+    return removed
 
 
 def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
@@ -243,12 +243,12 @@ def _naming(
 
 
 def _maybe(text: Column[str], tombstone: Tombstone) -> ColumnElement[bool]:
-    """Whether a text has the id as a JSON string anywhere; what Postgres can tell of `_names`."""
+    """Whether a text has the id as a JSON string anywhere: the part of `_names` that SQL can do."""
     # The same inside one and two serialized values, too: backfills have it.
     quoted = [json.dumps(tombstone.user_id)]
     for _ in range(2):
         quoted.append(json.dumps(quoted[-1])[1:-1])
-    return or_(*(text.contains(one, autoescape=True) for one in quoted))
+    return or_(*(text.contains(key, autoescape=True) for key in quoted))
 
 
 def _names(body: str | None, user_id: str) -> bool:

@@ -160,7 +160,7 @@ def test_who_registers_again_keeps_what_comes_after(
     assert len(list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO})))) == 1
 
 
-def test_a_scrub_that_dies_at_any_statement_is_ended_by_the_next(
+def test_a_purge_that_dies_at_any_statement_is_ended_by_the_next(
     lived: Scenario,
     instance: dg.DagsterInstance,
     naming: Callable[[], dict[str, Any]],
@@ -180,7 +180,7 @@ def test_a_scrub_that_dies_at_any_statement_is_ended_by_the_next(
     assert naming() == {}
 
 
-def test_the_scrub_of_one_person_failing_keeps_nobody_else_waiting(
+def test_the_purge_of_one_person_failing_keeps_nobody_else_waiting(
     lived: Scenario,
     instance: dg.DagsterInstance,
     no_grace: None,
@@ -188,14 +188,14 @@ def test_the_scrub_of_one_person_failing_keeps_nobody_else_waiting(
 ) -> None:
     from spotify_pipeline.defs.instance import purge
 
-    scrub = purge.scrub
+    purge_user = purge.purge_user
 
     def broken(at: dg.DagsterInstance, tombstone: Any) -> Any:
         if tombstone.user_id == WHO:
             raise RuntimeError(WHO)
-        return scrub(at, tombstone)
+        return purge_user(at, tombstone)
 
-    monkeypatch.setattr(purge, "scrub", broken)
+    monkeypatch.setattr(purge, "purge_user", broken)
     lived.forget(WHO)
     lived.forget("otto")
     said = reconcile(instance)
