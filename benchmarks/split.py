@@ -17,7 +17,7 @@ from spotify_pipeline.defs import sync_users_job
 from spotify_pipeline.defs.running import sync_many, why_failed
 from spotify_pipeline.domain import sealing
 from spotify_pipeline.spotify import client, transport
-from spotify_pipeline.spotify.http import Wire
+from spotify_pipeline.spotify.http import HttpAdapter
 from spotify_pipeline.storage.work.sync_runs import enlist
 from spotify_pipeline.sync import days, personality, tokens
 from spotify_pipeline.sync.pipeline import Pipeline
@@ -29,7 +29,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
         (dg.DagsterInstance, "handle_new_event"),
         (sync_users_job, "store_materializations"),
     ],
-    "HTTP": [(Wire, "attempt")],
+    "HTTP": [(HttpAdapter, "attempt")],
     "parsing": [
         (transport, "judge"),
         (client, "parse_recently_played"),

@@ -119,9 +119,9 @@ def sync_chunk(
     from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
 
     def emit(outcomes: "Sequence[UserOutcome]") -> None:
-        # What did not change is not told again.
-        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
-        store_materializations(context, chain.from_iterable(news))
+        # What did not change is not emitted again.
+        changes = (materializations(outcome.user_id, outcome.changes) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(changes))
 
     with (
         pipeline.opened() as opened,

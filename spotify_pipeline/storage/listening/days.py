@@ -1,6 +1,6 @@
 """Daily listening: one row per user and local day with a play, rebuilt from plays at any time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    tuple_,
     union,
     update,
 )
@@ -28,7 +29,7 @@ from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 @dataclass(frozen=True, slots=True)
 class StoredDay:
-    """One stored day and what is said about its completeness."""
+    """One stored day and its completeness."""
 
     user_id: str
     date: date
@@ -86,24 +87,31 @@ def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
     return frame(rows, (column.name for column in columns))
 
 
-def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
-    """Stored days per user; users without any are left out."""
-    tallies = t.listening_tallies
-    rows = conn.execute(
-        select(tallies.c.user_id, tallies.c.days).where(
-            tallies.c.user_id.in_(list(user_ids)), tallies.c.days > 0
-        )
-    )
-    return {user_id: days for user_id, days in rows}
+def mark_stale(conn: Connection, user_ids: Collection[str]) -> None:
+    """Note that all days of these users have to be computed again."""
+    u = t.users
+    if user_ids:
+        conn.execute(update(u).where(u.c.user_id.in_(user_ids)).values(days_stale=True))
 
 
-def read_unsettled(
+def mark_fresh(conn: Connection, zones: Mapping[str, str]) -> None:
+    """Note that all days of these users were computed under these zones.
+
+    A user whose zone has changed while Spotify was asked stays stale.
+    """
+    u = t.users
+    if zones:
+        computed = tuple_(u.c.user_id, u.c.timezone).in_(list(zones.items()))
+        conn.execute(update(u).where(computed).values(days_stale=False))
+
+
+def read_incomplete(
     conn: Connection, user_ids: Sequence[str], all_of: Iterable[str] = ()
 ) -> list[StoredDay]:
-    """The days of these users whose completeness may be another now, and all of `all_of`.
+    """The days of these users whose completeness may have changed, and all days of `all_of`.
 
-    Those of which nothing was said yet; those that are not complete, but touch a cover; those that
-    touch an open gap, which may have just opened over days that were complete until now.
+    That is days that are unknown; days that are not complete but touch a covered interval; days
+    that touch an open gap, which may have just opened over days that were complete until now.
     """
     d, c, g = t.daily_listening, t.coverage, t.listening_gaps
 
@@ -120,12 +128,11 @@ def read_unsettled(
         g.c.closed_at.is_(None), near(g.c.gap_start, g.c.gap_end)
     )
     some = (days.where(d.c.completeness == "unknown"), near_a_cover, near_a_gap)
-    # Four index scans: years that lie in no cover, or are complete, are not even looked at.
-    statement = union(
-        *(part.where(d.c.user_id.in_(user_ids)) for part in some),
-        days.where(d.c.user_id.in_(list(all_of))),
-    )
-    return [StoredDay(*row) for row in conn.execute(statement)]
+    # An index scan each: years that lie in no covered interval, or are complete, are not read.
+    parts = [part.where(d.c.user_id.in_(user_ids)) for part in some]
+    if everything := list(all_of):
+        parts.append(days.where(d.c.user_id.in_(everything)))
+    return [StoredDay(*row) for row in conn.execute(union(*parts))]
 
 
 def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: datetime) -> None:

@@ -1,6 +1,6 @@
 """Plays: facts, stored once, never overwritten."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -50,8 +50,8 @@ ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A user's plays in some time, summed up: the distinct primary artists, the number of plays."""
+class PlaysSummary:
+    """The distinct primary artists and the number of plays of a user in a window."""
 
     artist_ids: list[str]
     plays: int
@@ -132,6 +132,8 @@ def read_stored_plays(
     conn: Connection, since: Mapping[str, datetime]
 ) -> dict[str, list[StoredPlay]]:
     """Each user's API plays since an instant of theirs, in order, with all instants shown."""
+    if not since:
+        return {}
     p, k, r = t.plays, t.tracks, t.restamped_plays
     users = (
         func.unnest(
@@ -240,11 +242,13 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
     return frame(rows, PLAY_DTYPES).astype(PLAY_DTYPES)
 
 
-def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, Heard]:
-    """What each user heard in their half-open UTC window; users who heard nothing are left out.
+def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, PlaysSummary]:
+    """Sums up each user's plays in their half-open UTC window; users without any are left out.
 
     Only plays that count (see domain.days.counted).
     """
+    if not windows:
+        return {}
     plays = t.plays
     window = _reading(windows)
     rows = conn.execute(
@@ -257,7 +261,7 @@ def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str
         .where(or_(plays.c.source == "api", plays.c.ms_played >= COUNTED_FROM_MS))
         .group_by(plays.c.user_id)
     )
-    return {user_id: Heard(artist_ids or [], plays) for user_id, artist_ids, plays in rows}
+    return {user_id: PlaysSummary(artist_ids or [], plays) for user_id, artist_ids, plays in rows}
 
 
 def _reading(windows: Mapping[str, Window]) -> TableValuedAlias:
@@ -285,14 +289,3 @@ def _is_inside(window: TableValuedAlias, *, with_previous: bool = False) -> Colu
         plays.c.played_at >= since,
         plays.c.played_at < window.c.until,
     )
-
-
-def count_plays(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
-    """Stored plays per user; users without any are left out."""
-    tallies = t.listening_tallies
-    rows = conn.execute(
-        select(tallies.c.user_id, tallies.c.plays).where(
-            tallies.c.user_id.in_(list(user_ids)), tallies.c.plays > 0
-        )
-    )
-    return {user_id: plays for user_id, plays in rows}

@@ -14,7 +14,20 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    and_,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.storage import tables as t
@@ -64,9 +77,11 @@ def _is_held() -> ColumnElement[bool]:
     return and_(until >= func.now(), until <= longest)
 
 
-def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
+def existing_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
+    """The users among these that exist."""
     state = t.sync_state
-    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
+    wanted = literal(list(user_ids), ARRAY(Text))
+    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id == func.any(wanted))))
 
 
 def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
@@ -176,7 +191,7 @@ def leased(
     while True:
         with engine.begin() as conn:
             held = take(conn, wanted, lease_id)
-            busy = _existing(conn, wanted - held)
+            busy = existing_users(conn, wanted - held) if wanted - held else set()
             if not busy or monotonic() >= deadline:
                 break
             # Only users before the one that is waited for are kept meanwhile: of two workers that

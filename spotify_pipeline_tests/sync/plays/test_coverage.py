@@ -1,7 +1,7 @@
 """What is known about completeness: covers, gaps, the log of pages, and what is said of days."""
 
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +14,11 @@ from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.edits import EmptyPage, Put
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
-from spotify_pipeline.storage.listening.coverage import read_covers, read_open_gaps
+from spotify_pipeline.storage.listening.coverage import Coverage, read_coverage
 from spotify_pipeline.storage.listening.plays import read_plays
 from spotify_pipeline.storage.users.queries import User
-from spotify_pipeline.sync.fetch import Collected
-from spotify_pipeline.sync.plays import store_pages
+from spotify_pipeline.sync.fetch import FetchedUser
+from spotify_pipeline.sync.plays import store_plays
 from spotify_pipeline_tests.domain.listening.feed import Story, recorded, stories
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Heard, Scenario
 
@@ -372,11 +372,14 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
                 has_more=story.has_more(poll),
                 items=len(window),
             )
-            store_pages(conn, [Collected(listener, poll.at - story.behind, plays=page)])
+            fetched_at = poll.at - story.behind
+            fetched = FetchedUser(listener, fetched_at, {RECENTLY_PLAYED: page})
+            (user,) = store_plays(conn, [fetched], now=datetime.max.replace(tzinfo=UTC))
+            # What is handed on to days and personality is what is stored.
+            assert user.coverage == read_coverage(conn, ["anna"])["anna"]
         stored = read_plays(conn, {"anna": None})["played_at"]
         assert [moment.to_pydatetime() for moment in stored] == sorted(record.stored)
-        assert tuple(read_covers(conn, ["anna"]).get("anna", [])) == record.covers
-        assert tuple(read_open_gaps(conn, ["anna"]).get("anna", [])) == record.open_gaps
+        assert read_coverage(conn, ["anna"])["anna"] == Coverage(record.covers, record.open_gaps)
         logged = [(row.items, row.overlapped) for row in conn.execute(t.fetch_log.select())]
         assert logged == [(len(items), change.overlapped) for items, change in record.pages]
         conn.rollback()

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync import fetch, write
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline.sync.tokens import UserTokens
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
@@ -83,7 +84,7 @@ def test_what_was_fetched_is_written_while_others_are_asked(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(scenario, *THREE)
-    monkeypatch.setattr(fetch, "PART", 2)
+    monkeypatch.setattr(fetch, "BATCH_USERS", 2)
     tokens = fetch._tokens
 
     def after_two_are_stored(pipeline: Pipeline, listener: User, *rest: Any) -> UserTokens:
@@ -146,14 +147,15 @@ def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)
-    settle = write.refresh_completeness
+    refresh_days = write.refresh_days
 
-    def settle_all_but_ben(conn: Any, zones: dict[str, str], *args: Any, **more: Any) -> Any:
-        if "ben" in zones:
+    def fail_for_ben(conn: Any, users: list[StoredUser], now: datetime) -> Any:
+        written = refresh_days(conn, users, now)
+        if "ben" in {user.user_id for user in users}:
             raise ZeroDivisionError("ben")
-        return settle(conn, zones, *args, **more)
+        return written
 
-    monkeypatch.setattr(write, "refresh_completeness", settle_all_but_ben)
+    monkeypatch.setattr(write, "refresh_days", fail_for_ben)
     with caplog.at_level(logging.WARNING):
         outcomes = scenario.sync(*THREE)
     assert results(outcomes) == {

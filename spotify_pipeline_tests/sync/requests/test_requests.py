@@ -18,7 +18,8 @@ from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs
-from spotify_pipeline.storage.work.leases import leased
+from spotify_pipeline.storage.work.leases import Lease, leased
+from spotify_pipeline.sync import requests, users
 from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
@@ -48,7 +49,7 @@ def ask(scenario: Scenario, *user_ids: str) -> str:
 
 def answer(scenario: Scenario, key: str, run_id: str = "a run") -> list[UserOutcome]:
     """A run does what the requests under the key ask for."""
-    return answer_requests(scenario.pipeline, key, run_id, lambda users: scenario.sync(*users))
+    return answer_requests(scenario.pipeline, key, run_id)
 
 
 def request(scenario: Scenario, user_id: str) -> dict[str, object]:
@@ -132,16 +133,16 @@ def test_whoever_waits_for_a_request_learns_of_it_at_once(anna: Scenario) -> Non
 # --- answers ---
 
 
-def test_an_answered_request_tells_what_came_of_it(anna: Scenario) -> None:
+def test_an_answered_request_says_how_the_sync_went(anna: Scenario) -> None:
     key = ask(anna, "anna")
     seen: list[object] = []
 
-    def work(users: object) -> list[UserOutcome]:
-        seen.append((users, request(anna, "anna")["status"]))
-        return anna.sync("anna")
+    def emit(outcomes: Sequence[UserOutcome]) -> None:
+        seen.append(([o.user_id for o in outcomes], request(anna, "anna")["status"]))
 
-    answer_requests(anna.pipeline, key, "a run", work)
+    answer_requests(anna.pipeline, key, "a run", emit=emit)
     row = request(anna, "anna")
+    # Emitted before it is answered: an answered request is never looked at again.
     assert seen == [(["anna"], "running")]
     assert (row["status"], row["run_id"], row["error_code"]) == ("succeeded", "a run", None)
     with anna.pipeline.engine.connect() as conn:
@@ -197,21 +198,27 @@ def test_a_second_attempt_may_succeed(anna: Scenario) -> None:
     assert (row["status"], row["attempts"], row["failures"]) == ("succeeded", 2, 1)
 
 
-def test_a_bug_fails_the_request_and_is_not_swallowed(anna: Scenario) -> None:
-    def work(_: object) -> list[UserOutcome]:
+def test_a_bug_fails_the_request_and_is_not_swallowed(
+    anna: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[UserOutcome]:
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr(requests, "sync_users", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        answer_requests(anna.pipeline, ask(anna, "anna"), "a run", work)
+        answer(anna, ask(anna, "anna"))
     assert request(anna, "anna")["error_code"] == "INTERNAL"
 
 
-def test_a_lost_postgres_leaves_the_request_to_the_reconciler(anna: Scenario) -> None:
-    def work(_: object) -> list[UserOutcome]:
+def test_a_lost_postgres_leaves_the_request_to_the_reconciler(
+    anna: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[UserOutcome]:
         raise OperationalError("SELECT", {}, Exception("terminating connection"))
 
+    monkeypatch.setattr(requests, "sync_users", fail)
     with pytest.raises(OperationalError):
-        answer_requests(anna.pipeline, ask(anna, "anna"), "a run", work)
+        answer(anna, ask(anna, "anna"))
     assert (request(anna, "anna")["status"], request(anna, "anna")["run_id"]) == (
         "running",
         "a run",
@@ -266,7 +273,7 @@ class Clock:
     def answer(self, key: str) -> list[UserOutcome]:
         """As `answer`, with this clock."""
         pipeline = replace(self.scenario.pipeline, sleep=self.sleep, monotonic=lambda: self.now)
-        return answer_requests(pipeline, key, "a run", lambda users: self.scenario.sync(*users))
+        return answer_requests(pipeline, key, "a run")
 
 
 def full_syncs(scenario: Scenario) -> int:
@@ -366,7 +373,9 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         ]
 
 
-def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> None:
+def test_many_are_answered_with_a_statement_per_outcome(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenario.execute(
         "INSERT INTO spotify_pipeline.users (user_id, connection)"
         " SELECT 'user' || n, 'connected' FROM generate_series(1, 300) AS n"
@@ -378,9 +387,11 @@ def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> N
     reconnect, down = ErrorCode.RECONNECT, ErrorCode.SPOTIFY_UNAVAILABLE
     codes = (None, reconnect, down)
 
-    def work(users: Sequence[str]) -> list[UserOutcome]:
+    def fetch_and_write(_: object, lease: Lease, *__: object) -> list[UserOutcome]:
         failures = cycle({RECENTLY_PLAYED: StepFailure(code, "")} if code else {} for code in codes)
-        return [UserOutcome(user, failures=next(failures)) for user in users]
+        return [UserOutcome(user_id, failures=next(failures)) for user_id in sorted(lease.held)]
+
+    monkeypatch.setattr(users, "_fetch_and_write", fetch_and_write)
 
     (key,) = assign(scenario)
     updates: list[str] = []
@@ -390,7 +401,7 @@ def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> N
             updates.append(args[2])
 
     event.listen(scenario.pipeline.engine, "before_cursor_execute", note)
-    answer_requests(scenario.pipeline, key, "a run", work)
+    answer(scenario, key)
     assert len(updates) == 1 + len(codes)
     rows = scenario.rows(t.sync_requests)
     assert Counter((row["status"], row["error_code"], row["failures"]) for row in rows) == {

@@ -21,7 +21,7 @@ from spotify_pipeline.domain.steps import (
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import revalidate, users
+from spotify_pipeline.sync import deliver, webhooks
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
@@ -109,15 +109,15 @@ def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
     hooked.at(NOON + 2 * HOUR)
     by_user = {one.user_id: one for one in hooked.sync(*EVERYBODY, scheduled=True)}
     assert told(app) == [[ben]]
-    assert by_user[ben].news[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
-    assert by_user[anna].news == {}
+    assert by_user[ben].changes[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
+    assert by_user[anna].changes == {}
     # Whoever asked is shown that it was done.
     hooked.sync_well(anna)
     assert told(app) == [[ben], [anna]]
     # Time alone has made the day complete.
     hooked.at(NOON + 18 * HOUR)
     by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
-    assert by_user[anna].news[DAILY_LISTENING] == StepRows(total=1, changed=1)
+    assert by_user[anna].changes[DAILY_LISTENING] == StepRows(total=1, changed=1)
     assert told(app) == [[ben], [anna], [anna]]
     # A rebuild, too, tells of what it changes.
     rebuild_users(hooked.pipeline, EVERYBODY)
@@ -150,15 +150,15 @@ def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
 
     def emit(outcomes: Sequence[UserOutcome]) -> None:
         status = {row["user_id"]: row["status"] for row in hooked.rows(t.sync_requests)}
-        heard.extend((o.user_id, set(o.news), status.get(o.user_id, "")) for o in outcomes)
+        heard.extend((o.user_id, set(o.changes), status.get(o.user_id, "")) for o in outcomes)
 
     def attempt() -> list[UserOutcome]:
-        options: Any = {"scheduled": not asked, "dispatch_key": key, "tell": emit}
+        options: Any = {"scheduled": not asked, "dispatch_key": key, "emit": emit}
         with sync_chunk(hooked.pipeline, "run", 0, **options) as outcomes:
             return outcomes
 
     with monkeypatch.context() as patch:
-        patch.setattr(users, "revalidate", raising(Killed))
+        patch.setattr(deliver, "revalidate_profiles", raising(Killed))
         with pytest.raises(Killed):
             attempt()
     hooked.simulator.forget_calls()
@@ -203,7 +203,7 @@ def told(app: ScriptedServer) -> list[list[str]]:
 def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
     hooked: Scenario, app: ScriptedServer, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(step)
     outcomes = hooked.sync_well(*EVERYBODY)
     assert len(app.seen) == 3
@@ -255,7 +255,7 @@ def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
     beginning: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(dripping(beginning))
     begun = time.monotonic()
     assert not_told(hooked.sync_well(*EVERYBODY))

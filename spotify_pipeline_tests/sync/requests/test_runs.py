@@ -221,7 +221,7 @@ def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
     plays = scenario.rows(t.plays)
     assert {row["outcome"] for row in scenario.rows(t.sync_run_users)} == {None}
     again = synced_chunk(scenario, "run")
-    assert {outcome.user_id: set(outcome.news) for outcome in again} == {
+    assert {outcome.user_id: set(outcome.changes) for outcome in again} == {
         "anna": set(STEPS),
         "ben": set(STEPS),
     }
