@@ -66,14 +66,13 @@ def _rebuild_touched(
     whole: Mapping[str, date],
     now: datetime,
 ) -> Written:
-    times = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
-    touched = _without_frozen(day.touched_days(times, zones), whole)
+    touched_by = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
     windows = {
-        str(user_id): day.reading_window(dates.min(), dates.max())
-        for user_id, dates in touched.groupby("user_id")["date"]
+        str(user_id): day.window_around(times.min(), times.max())
+        for user_id, times in touched_by.groupby("user_id")["played_at"]
     }
-    plays = read_plays(conn, windows)
-    return write_days(conn, day.daily_listening(plays, zones, touched), now)
+    days = day.daily_listening(read_plays(conn, windows), zones, touched_by)
+    return write_days(conn, _without_frozen(days, whole), now)
 
 
 def _rebuild_all(
