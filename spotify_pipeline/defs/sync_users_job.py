@@ -115,7 +115,7 @@ def choose_users(
 def sync_chunk(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Syncs one chunk's users; tells what changed, failed and recovered on their partitions."""
+    """Syncs one chunk's users; emits what changed, failed and recovered on their partitions."""
     from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
 
     def emit(outcomes: "Sequence[UserOutcome]") -> None:

@@ -48,7 +48,7 @@ def deliver(
 ) -> None:
     """Notify the app, emit to Dagster, answer the requests under `dispatch_key`, in this order.
 
-    `scheduled`: nobody waits for it, so the app is notified of changes only. `retried`: an earlier
+    `scheduled`: no user waits for it, so the app is notified of changes only. `retried`: an earlier
     process may have stored this and died before it delivered it, so all that is stored counts as
     changed. Requests of skipped users stay open.
     """

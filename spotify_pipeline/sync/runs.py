@@ -1,7 +1,7 @@
 """A sync of many users, cut into chunks that can run in any process.
 
-Who belongs to the run and how it went stands in sync_run_users; the parts pass each other only the
-run's id and a chunk's number.
+The run's users and their outcomes are in sync_run_users; steps pass each other only the run's id
+and a chunk's number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.requests import SyncOptions, answer_requests
 from spotify_pipeline.sync.users import sync_users
 
-# The users were enlisted under the run's id by whoever asked for the run.
+# The users were enlisted under the run's id before the run was launched.
 ENLISTED = "enlisted"
 
 
@@ -34,7 +34,7 @@ class NoEnlistedUsers(Exception):
 
 
 def skip_reason(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
-    """Why a scheduled run would be for nothing, or None."""
+    """Why a scheduled run would do nothing, or None."""
     first = next((step for step in FETCHED if step in steps), None)
     closed = first and pipeline.rate_limiter.closed_to(priority_of(first, scheduled=True))
     if closed:
@@ -54,8 +54,8 @@ def choose(
 ) -> int:
     """Enlist the users of the selection and cut them into chunks; return how many chunks.
 
-    Of an enlisted selection those of an earlier run, when this one repeats it and has none itself.
-    Raises NoEnlistedUsers when nobody ever was.
+    A re-execution without enlisted users of its own takes those of the run that it repeats. Raises
+    NoEnlistedUsers when there are none.
     """
     with pipeline.engine.begin() as conn:
         if selection != ENLISTED:

@@ -35,8 +35,8 @@ def sync_users(
     """Bring the selected steps of these users up to date; one outcome per user, in their order.
 
     Waits up to `wait_seconds` for users whom another process is syncing, then skips them.
-    `scheduled`: nobody waits for it, so what was fetched a short while ago is not fetched again and
-    calls for requests go first. See `deliver` for `retried`, `emit` and `dispatch_key`. One user's
+    `scheduled`: no user waits for it, so what was just fetched is not fetched again, and calls for
+    requests go first. See `deliver` for `retried`, `emit` and `dispatch_key`. One user's
     failure touches no other. Raises only when Postgres cannot be reached, or ClockIsWrong.
     """
     # Again at each sync: the clock may have changed since the process began.

@@ -101,14 +101,14 @@ def _write_users(
 ) -> dict[str, UserOutcome]:
     now, rebuild = pipeline.now(), _is_rebuild(steps)
     outcomes = {
-        user.user_id: UserOutcome(
-            user.user_id,
-            failures=dict(user.failures),
-            seconds=user.seconds,
-            first=user.user.plays_fetched_at is None,
-            recovered=user.user.is_failing and not user.failures and not rebuild,
+        fetched.user_id: UserOutcome(
+            fetched.user_id,
+            failures=dict(fetched.failures),
+            seconds=fetched.seconds,
+            first=fetched.user.plays_fetched_at is None,
+            recovered=fetched.user.is_failing and not fetched.failures and not rebuild,
         )
-        for user in users
+        for fetched in users
     }
     # Without a fetch of plays among the steps every day is computed again.
     stored = store_plays(conn, users, now, rebuild=s.RECENTLY_PLAYED not in steps)
@@ -212,22 +212,22 @@ def _write_state(
     )
 
 
-def _result(user: FetchedUser, outcome: UserOutcome, due_stretch: float) -> SyncResult:
+def _result(fetched: FetchedUser, outcome: UserOutcome, due_stretch: float) -> SyncResult:
     failure = outcome.failure
     is_held_back = failure is not None and failure.is_held_back
-    page = user.plays if s.RECENTLY_PLAYED in outcome.done else None
+    page = fetched.plays if s.RECENTLY_PLAYED in outcome.done else None
     next_due = None
     if page or s.RECENTLY_PLAYED in outcome.failures:
         next_due = next_due_at(
-            user.fetched_at,
+            fetched.fetched_at,
             page.item_times if page else None,
             due_stretch,
-            user.user.heard_at,
-            1 if is_held_back else user.user.consecutive_failures + 1,
+            fetched.user.heard_at,
+            1 if is_held_back else fetched.user.consecutive_failures + 1,
         )
     return SyncResult(
         user_id=outcome.user_id,
-        synced_at=user.fetched_at,
+        synced_at=fetched.fetched_at,
         anything_done=bool(outcome.done),
         everything_done=not outcome.failures,
         is_held_back=is_held_back,

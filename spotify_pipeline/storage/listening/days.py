@@ -6,15 +6,12 @@ from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import (
-    ARRAY,
     Column,
     Connection,
     Date,
     Text,
     cast,
     delete,
-    func,
-    literal,
     select,
     tuple_,
     union,
@@ -23,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import array_rows
 from spotify_pipeline.storage.postgres.frames import frame, records
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
@@ -54,14 +52,8 @@ def delete_days(conn: Connection, days: Iterable[tuple[str, date]]) -> None:
     d, gone = t.daily_listening, sorted(days)
     if not gone:
         return
-    keys = (
-        func.unnest(
-            literal([user_id for user_id, _ in gone], ARRAY(Text)),
-            literal([date_ for _, date_ in gone], ARRAY(Date)),
-        )
-        .table_valued("user_id", "date", name="gone")
-        .render_derived()
-    )
+    user_ids, dates = [user_id for user_id, _ in gone], [date_ for _, date_ in gone]
+    keys = array_rows("gone", user_id=(Text(), user_ids), date=(Date(), dates))
     conn.execute(delete(d).where(d.c.user_id == keys.c.user_id, d.c.date == keys.c.date))
 
 
@@ -72,11 +64,7 @@ def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
     """
     table = t.daily_listening
     columns = (table.c.user_id, table.c.date, table.c.top_artist_id)
-    users = (
-        func.unnest(literal(list(since), ARRAY(Text)), literal(list(since.values()), ARRAY(Date)))
-        .table_valued("user_id", "since", name="users")
-        .render_derived()
-    )
+    users = array_rows("users", user_id=(Text(), since), since=(Date(), since.values()))
     rows = conn.execute(
         select(*columns)
         .join_from(
@@ -140,14 +128,11 @@ def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: 
     if not days:
         return
     table = t.daily_listening
-    changed = (
-        func.unnest(
-            literal([day.user_id for day in days], ARRAY(Text)),
-            literal([day.date for day in days], ARRAY(Date)),
-            literal([day.completeness for day in days], ARRAY(Text)),
-        )
-        .table_valued("user_id", "date", "completeness", name="changed")
-        .render_derived()
+    changed = array_rows(
+        "changed",
+        user_id=(Text(), [day.user_id for day in days]),
+        date=(Date(), [day.date for day in days]),
+        completeness=(Text(), [day.completeness for day in days]),
     )
     conn.execute(
         update(table)

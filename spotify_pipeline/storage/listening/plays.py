@@ -30,7 +30,7 @@ from spotify_pipeline.domain.listening.recordings import (
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.listened_time import previous_play
-from spotify_pipeline.storage.postgres.bulk import insert_rows
+from spotify_pipeline.storage.postgres.bulk import array_rows, insert_rows
 from spotify_pipeline.storage.postgres.frames import frame
 
 PLAY_DTYPES = {
@@ -43,6 +43,8 @@ PLAY_DTYPES = {
     "duration_ms": "Int64",
     "release_date": "str",
 }
+
+_INSTANT = DateTime(timezone=True)
 
 # From and until, half-open, UTC; None: always.
 Window = tuple[datetime, datetime] | None
@@ -90,9 +92,9 @@ def insert_plays(
 
 
 def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[str, datetime]]:
-    """Give these users' plays what they lack and the catalogue knows by now.
+    """Fill in what these users' plays lack and the catalogue knows by now.
 
-    That is the length of a track that Spotify once sent without one, say. A value that a play has
+    For example the length of a track that Spotify once sent without one. A value that a play has
     is never changed. Returns (user_id, played_at) of the plays completed.
     """
     p, k = t.plays, t.tracks
@@ -106,7 +108,7 @@ def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[st
         and_(p.c.duration_ms.is_(None), k.c.duration_ms.is_not(None)),
         and_(p.c.release_date.is_(None), k.c.release_date.is_not(None)),
     )
-    # In the words of the partial index.
+    # The predicate of the partial index.
     incomplete = or_(p.c.artist_id.is_(None), p.c.duration_ms.is_(None), p.c.release_date.is_(None))
     completed = conn.execute(
         update(p)
@@ -135,14 +137,7 @@ def read_stored_plays(
     if not since:
         return {}
     p, k, r = t.plays, t.tracks, t.restamped_plays
-    users = (
-        func.unnest(
-            literal(list(since), ARRAY(Text)),
-            literal(list(since.values()), ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "since", name="users")
-        .render_derived()
-    )
+    users = array_rows("users", user_id=(Text(), since), since=(_INSTANT, since.values()))
     same = and_(
         r.c.user_id == p.c.user_id, r.c.played_at == p.c.played_at, r.c.track_id == p.c.track_id
     )
@@ -184,7 +179,7 @@ def read_stored_plays(
 def save_restamped(
     conn: Connection, restamped: Mapping[str, tuple[datetime, Sequence[Restamped]]]
 ) -> None:
-    """Note under which other instants pages, fetched at an instant, showed stored plays."""
+    """Store the other instants under which a page, fetched at an instant, showed stored plays."""
     rows = [
         {
             "user_id": user_id,
@@ -204,16 +199,10 @@ def save_restamped(
 def read_next_plays(
     conn: Connection, plays: Collection[tuple[str, datetime]]
 ) -> list[tuple[str, datetime]]:
-    """The play after each of these (user_id, played_at): what it counts depends on them."""
+    """The play after each of these (user_id, played_at): its listened time depends on them."""
     p = t.plays
-    given = (
-        func.unnest(
-            literal([user_id for user_id, _ in plays], ARRAY(Text)),
-            literal([played_at for _, played_at in plays], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "played_at", name="given")
-        .render_derived()
-    )
+    user_ids, instants = [user_id for user_id, _ in plays], [played_at for _, played_at in plays]
+    given = array_rows("given", user_id=(Text(), user_ids), played_at=(_INSTANT, instants))
     after = (
         select(func.min(p.c.played_at))
         .where(p.c.user_id == given.c.user_id, p.c.played_at > given.c.played_at)
@@ -245,7 +234,7 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
 def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, PlaysSummary]:
     """Sums up each user's plays in their half-open UTC window; users without any are left out.
 
-    Only plays that count (see domain.days.counted).
+    Only plays that count (see domain.listening.days.counted).
     """
     if not windows:
         return {}
@@ -267,15 +256,11 @@ def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str
 def _reading(windows: Mapping[str, Window]) -> TableValuedAlias:
     """The windows as a table: user_id, since, until."""
     spans = [span or ALWAYS for span in windows.values()]
-    # Three arrays instead of a VALUES row per user: always three parameters, one cached plan.
-    return (
-        func.unnest(
-            literal(list(windows), ARRAY(Text)),
-            literal([since for since, _ in spans], ARRAY(DateTime(timezone=True))),
-            literal([until for _, until in spans], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "since", "until", name="reading")
-        .render_derived()
+    return array_rows(
+        "reading",
+        user_id=(Text(), windows),
+        since=(_INSTANT, [since for since, _ in spans]),
+        until=(_INSTANT, [until for _, until in spans]),
     )
 
 
