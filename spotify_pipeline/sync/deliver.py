@@ -88,6 +88,8 @@ def _replay(pipeline: Pipeline, outcomes: Sequence[UserOutcome], steps: Sequence
         tracks = count_ranks(conn, t.user_top_tracks, user_ids)
     for outcome in existing:
         user_id = outcome.user_id
+        if outcome.skipped and not counts[user_id].plays:
+            continue  # was never synced
         stored = {
             s.RECENTLY_PLAYED: counts[user_id].plays,
             **{step: artists.get((user_id, of), 0) for step, of in s.TOP_ARTISTS.items()},
