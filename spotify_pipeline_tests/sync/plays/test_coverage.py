@@ -1,4 +1,4 @@
-"""What is known about completeness: covers, gaps, the log of pages, and what is said of days."""
+"""Coverage, gaps, the log of pages, and the completeness of days."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
@@ -180,7 +180,7 @@ def test_skipped_items_count_for_the_overlap_and_for_the_cover(anna: Scenario) -
     assert gaps(anna) == []
 
 
-def test_the_log_tells_each_page(anna: Scenario) -> None:
+def test_each_page_is_logged(anna: Scenario) -> None:
     look(anna, 12, [9, 10, 11], unusable=[9])
     look(anna, 20, [18, 19])
     look(anna, 21, [18, 19, 20], unusable=[20])
@@ -227,7 +227,7 @@ def test_a_fetch_that_fails_covers_nothing(anna: Scenario) -> None:
     assert len(pages(anna)) == 1
 
 
-def test_who_is_forgotten_in_the_middle_leaves_nothing_and_the_others_are_recorded(
+def test_a_user_forgotten_during_a_sync_leaves_no_coverage_and_the_others_are_recorded(
     anna: Scenario,
 ) -> None:
     anna.connect("ben")
@@ -325,7 +325,7 @@ def test_a_gap_that_opened_while_no_days_were_computed_is_not_forgotten(anna: Sc
     assert said(anna) == {4: "at_least"}
 
 
-def test_a_rebuild_says_the_same_of_every_day(anna: Scenario) -> None:
+def test_a_rebuild_gives_every_day_the_same_completeness(anna: Scenario) -> None:
     look(anna, 20, [1, 19], more=False)
     look(anna, 80, [78])
     look(anna, 130, [78, 102])
@@ -339,7 +339,7 @@ def test_a_rebuild_says_the_same_of_every_day(anna: Scenario) -> None:
     assert said(anna) == {4: "at_least", 7: "at_least", 8: "complete"}
 
 
-def test_another_zone_says_again_which_days_are_complete(anna: Scenario) -> None:
+def test_another_zone_refreshes_which_days_are_complete(anna: Scenario) -> None:
     look(anna, 20, [1, 19], more=False)
     look(anna, 30, [19], more=False)
     assert said(anna) == {4: "complete"}

@@ -1,4 +1,4 @@
-"""When a personality is computed again: whenever it may have become another, and then only.
+"""When a personality is computed again: when one of its inputs has changed, and only then.
 
 Each test talks to Postgres as a sync does, in one transaction that is rolled back.
 """
@@ -211,7 +211,7 @@ def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None
         (lambda life: life.be_observed(MINUTE), False),
     ],
 )
-def test_each_thing_it_depends_on_makes_it_computed_again(life, change, computed_again) -> None:
+def test_a_change_of_any_input_recomputes_the_personality(life, change, computed_again) -> None:
     life.listen(0, 60)
     life.be_observed(DAY)
     life.be_listed("short_term", 0)
@@ -224,7 +224,7 @@ def test_each_thing_it_depends_on_makes_it_computed_again(life, change, computed
     assert life.is_current()
 
 
-def test_another_definition_makes_it_computed_again(life: Life, monkeypatch) -> None:
+def test_another_definition_recomputes_the_personality(life: Life, monkeypatch) -> None:
     life.look()
     monkeypatch.setattr(definition, "VERSION", definition.VERSION + 1)
     assert life.look()
@@ -256,7 +256,7 @@ def test_a_local_day_that_begins_moves_the_window_and_ends_streaks(life: Life) -
     assert row(life)["longest_streak"] == 2
 
 
-def test_the_day_begins_when_it_does_where_the_person_lives(life: Life) -> None:
+def test_the_day_begins_at_midnight_of_the_users_zone(life: Life) -> None:
     life.move("Asia/Kolkata")
     life.look()
     assert row(life)["window_end"].isoformat() == "2026-03-05"
@@ -289,7 +289,7 @@ def test_the_instant_of_the_computation_moves_only_with_another_column(life: Lif
     assert row(life)["computed_at"] == life.now > before["computed_at"]
 
 
-def test_several_users_are_looked_at_each_for_themselves(life: Life) -> None:
+def test_each_of_several_users_is_refreshed_independently(life: Life) -> None:
     life.conn.execute(insert(t.users).values(user_id="bert", timezone="UTC"))
     zones = {ANNA: "UTC", "bert": "UTC"}
     assert refresh_all(life.conn, zones, life.now)["bert"].new == 1

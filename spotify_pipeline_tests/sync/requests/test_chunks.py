@@ -1,4 +1,4 @@
-"""A chunk is written as one: few statements, nothing twice, and nobody fails for another."""
+"""A chunk is written at once: few statements, nothing twice, one user's failure stays alone."""
 
 import logging
 import time
@@ -44,7 +44,7 @@ def count_statements(scenario: Scenario) -> Callable[[], int]:
     sent: list[str] = []
 
     def note(*args: Any) -> None:
-        # The gate asks once a second, and a lease is renewed every ten.
+        # The rate limiter asks once a second, and a lease is renewed every ten.
         if "api_budget" not in args[2] and "lease_until=" not in args[2]:
             sent.append(args[2])
 
@@ -121,7 +121,7 @@ def test_of_two_chunks_one_after_the_other_each_new_play_is_counted_once(
 
 
 @pytest.mark.parametrize("at_fault", ["recently_played", "refresh"])
-def test_a_bug_that_one_answer_brings_to_light_fails_its_user_only(
+def test_a_bug_that_one_response_triggers_fails_its_user_only(
     scenario: Scenario, at_fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)
@@ -171,7 +171,7 @@ def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
     assert len(scenario.rows(t.daily_listening, "ben")) == 1
 
 
-def test_who_is_forgotten_between_the_answer_and_the_write_is_dropped(scenario: Scenario) -> None:
+def test_a_user_forgotten_between_the_response_and_the_write_is_dropped(scenario: Scenario) -> None:
     connect(scenario, *THREE)
     leaving = scenario.meanwhile("top_tracks", lambda: scenario.forget("ben"))
     assert results(leaving.sync(*THREE)) == {

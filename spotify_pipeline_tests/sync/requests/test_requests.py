@@ -1,4 +1,4 @@
-"""Requests: how they are handed out, what they say when a run has answered, and who tries again."""
+"""Requests: how they are assigned to runs, how they are answered, and what is retried."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 def press(scenario: Scenario, *user_ids: str) -> None:
-    """These people press Sync."""
+    """These users press Sync."""
     for user_id in user_ids:
         scenario.execute(
             "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id
@@ -35,25 +35,25 @@ def press(scenario: Scenario, *user_ids: str) -> None:
 
 
 def assign(scenario: Scenario) -> list[str]:
-    """The sensor hands out what waits: the dispatch keys, each once."""
+    """The sensor assigns waiting requests: the dispatch keys, each once."""
     with scenario.pipeline.engine.begin() as conn:
         return list(dict.fromkeys(one.dispatch_key for one in sync_requests.assign(conn)))
 
 
 def ask(scenario: Scenario, *user_ids: str) -> str:
-    """These people press Sync and the sensor hands it out: the one dispatch key."""
+    """These users press Sync and the sensor assigns it: the one dispatch key."""
     press(scenario, *user_ids)
     (key,) = assign(scenario)
     return key
 
 
 def answer(scenario: Scenario, key: str, run_id: str = "a run") -> list[UserOutcome]:
-    """A run does what the requests under the key ask for."""
+    """A run answers the requests under the key."""
     return answer_requests(scenario.pipeline, key, run_id)
 
 
 def request(scenario: Scenario, user_id: str) -> dict[str, object]:
-    """The person's latest request."""
+    """The user's latest request."""
     return scenario.rows(t.sync_requests, user_id)[-1]
 
 
@@ -70,7 +70,7 @@ def anna(scenario: Scenario) -> Scenario:
     return scenario
 
 
-# --- handing out ---
+# --- assigning ---
 
 
 def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> None:
@@ -92,7 +92,7 @@ def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> N
     assert [row["attempts"] for row in scenario.rows(t.sync_requests)] == [1] * 9
 
 
-def test_two_that_hand_out_at_once_hand_out_each_request_once(anna: Scenario) -> None:
+def test_two_sensors_that_assign_at_once_assign_each_request_once(anna: Scenario) -> None:
     press(anna, "anna")
     with anna.pipeline.engine.begin() as first, anna.pipeline.engine.begin() as second:
         assert len(sync_requests.assign(first)) == 1
@@ -116,7 +116,7 @@ def test_a_request_keeps_its_key_until_it_is_answered(scenario: Scenario) -> Non
     assert request(scenario, "anna")["error_code"] == "CANCELLED"
 
 
-def test_whoever_waits_for_a_request_learns_of_it_at_once(anna: Scenario) -> None:
+def test_await_request_returns_as_soon_as_a_request_arrives(anna: Scenario) -> None:
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -150,7 +150,7 @@ def test_an_answered_request_says_how_the_sync_went(anna: Scenario) -> None:
     assert state == "idle"
 
 
-def test_what_wants_a_person_is_said_at_once(anna: Scenario) -> None:
+def test_a_permanent_error_fails_the_request_at_once(anna: Scenario) -> None:
     anna.simulator.revoke("anna")
     answer(anna, ask(anna, "anna"))
     row = request(anna, "anna")
@@ -158,7 +158,7 @@ def test_what_wants_a_person_is_said_at_once(anna: Scenario) -> None:
     assert row["error_message"] == WHAT_TO_DO[ErrorCode.RECONNECT]
 
 
-def test_what_wants_a_person_speaks_before_what_may_pass(anna: Scenario) -> None:
+def test_permanent_errors_outrank_transient_ones(anna: Scenario) -> None:
     anna.simulator.add_fault(ServerError(), endpoint="recently_played")
     anna.simulator.add_fault(Forbidden(), endpoint="top_artists")
     answer(anna, ask(anna, "anna"))
@@ -167,8 +167,8 @@ def test_what_wants_a_person_speaks_before_what_may_pass(anna: Scenario) -> None
     assert row["error_code"] not in ("SPOTIFY_UNAVAILABLE", None)
 
 
-def test_what_may_pass_is_tried_three_times_with_longer_and_longer_pauses(anna: Scenario) -> None:
-    """A partly failed sync too: only the top tracks are not to be had."""
+def test_transient_errors_are_retried_three_times_with_growing_pauses(anna: Scenario) -> None:
+    """A partly failed sync too: only the top tracks fail."""
     anna.simulator.add_fault(ServerError(), endpoint="top_tracks")
     keys, pauses = [ask(anna, "anna")], []
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_nothing_is_done_for_a_request_that_was_answered(anna: Scenario) -> None
     assert len(anna.calls()) == calls
 
 
-def test_what_comes_late_for_an_older_key_changes_nothing(anna: Scenario) -> None:
+def test_updates_under_an_older_dispatch_key_change_nothing(anna: Scenario) -> None:
     old = ask(anna, "anna")
     crashed = (ErrorCode.CRASHED, WHAT_TO_DO[ErrorCode.CRASHED])
     with anna.pipeline.engine.begin() as conn:

@@ -63,7 +63,7 @@ def hooked(open_another: Callable[..., Scenario], app: ScriptedServer) -> Scenar
     return scenario
 
 
-def test_the_app_is_told_once_and_can_verify_who_tells_it(
+def test_the_app_is_notified_once_and_can_verify_the_signature(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     outcomes = hooked.sync_well(*EVERYBODY)
@@ -78,7 +78,7 @@ def test_the_app_is_told_once_and_can_verify_who_tells_it(
     assert {outcome.done[PROFILE_REVALIDATION].total for outcome in outcomes} == {1}
 
 
-def test_the_app_hears_of_whatever_could_be_fetched_and_of_nobody_else(
+def test_the_app_is_notified_only_of_users_for_whom_something_was_fetched(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     anna, ben, brien = EVERYBODY
@@ -90,7 +90,7 @@ def test_the_app_hears_of_whatever_could_be_fetched_and_of_nobody_else(
     assert PROFILE_REVALIDATION not in outcomes[anna].done
 
 
-def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
+def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     anna, ben, _ = EVERYBODY
@@ -133,7 +133,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["scheduled", "requests"])
-def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
+def test_the_second_try_delivers_what_a_killed_process_had_stored(
     hooked: Scenario, app: ScriptedServer, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     """Once it was told, the requests are answered, and not before."""
@@ -200,7 +200,7 @@ def told(app: ScriptedServer) -> list[list[str]]:
     [answer(500), answer(429), reset(), silence()],
     ids=["500", "429", "reset", "silence"],
 )
-def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
+def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
     hooked: Scenario, app: ScriptedServer, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
@@ -215,7 +215,7 @@ def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
 @pytest.mark.parametrize(
     "step", [answer(404), answer(307, headers={"Location": "/again"})], ids=["404", "redirect"]
 )
-def test_an_app_that_refuses_is_not_asked_again(
+def test_a_webhook_that_refuses_is_not_tried_again(
     hooked: Scenario, app: ScriptedServer, step: Step
 ) -> None:
     """Nor is a redirect followed, or a success."""
@@ -264,7 +264,9 @@ def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
     assert time.monotonic() - begun < 10
 
 
-def test_an_app_that_stumbled_is_told_all_the_same(hooked: Scenario, app: ScriptedServer) -> None:
+def test_a_webhook_that_failed_twice_is_notified_at_the_third_try(
+    hooked: Scenario, app: ScriptedServer
+) -> None:
     app.script(reset(), answer(503), answer(204))
     outcomes = hooked.sync_well(*EVERYBODY)
     assert len(app.seen) == 3
@@ -289,7 +291,7 @@ def test_an_app_that_is_down_fails_no_sync(open_another: Callable[..., Scenario]
     scenario.sync_well("anna")
 
 
-def test_without_an_address_nobody_is_called(scenario: Scenario) -> None:
+def test_without_an_address_no_webhook_is_called(scenario: Scenario) -> None:
     scenario.connect("anna", person="light")
     (outcome,) = scenario.sync_well("anna")
     assert outcome.done[PROFILE_REVALIDATION].total == 0
