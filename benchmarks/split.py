@@ -37,7 +37,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
         (client, "parse_top_tracks"),
     ],
     "sealing": [(sealing.Keyring, "open"), (tokens, "seal")],
-    "days": [(days.day, "daily_listening"), (days.day, "touched_days")],
+    "days": [(days.day, "daily_listening")],
     "personality": [(personality, "music_personality")],
     "SQL": [
         (sqlalchemy.Connection, name)

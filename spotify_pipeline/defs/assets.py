@@ -4,7 +4,7 @@ One step instead of ten: as fast, a third fewer events, and still exact. An asse
 materialized, everything else is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -43,24 +43,16 @@ def user_assets(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     from spotify_pipeline.sync.requests import answer_requests
-    from spotify_pipeline.sync.runs import mark_recovered
     from spotify_pipeline.sync.users import sync_users
 
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
     dispatch_key = request_key(context.run)
     with pipeline.opened() as opened:
-
-        def work(users: Sequence[str]) -> "list[UserOutcome]":
-            # Requests wait for others by themselves.
-            wait = 0 if dispatch_key else WAIT_SECONDS
-            return mark_recovered(
-                opened, users, lambda: sync_users(opened, users, selected, wait_seconds=wait)
-            )
-
         outcomes = (
-            answer_requests(opened, dispatch_key, context.run.run_id, work)
+            # Requests wait for others by themselves.
+            answer_requests(opened, dispatch_key, context.run.run_id, steps=selected)
             if dispatch_key
-            else work(context.partition_keys)
+            else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
         )
         found = {one.user_id: _checked(context, opened, one) for one in outcomes if not one.gone}
         picture = _picture(context, opened, outcomes)

@@ -115,13 +115,13 @@ def choose_users(
 def sync_chunk(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Syncs one chunk's users; tells what changed, failed and recovered on their partitions."""
+    """Syncs one chunk's users; emits what changed, failed and recovered on their partitions."""
     from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
 
     def emit(outcomes: "Sequence[UserOutcome]") -> None:
-        # What did not change is not told again.
-        news = (materializations(outcome.user_id, outcome.news) for outcome in outcomes)
-        store_materializations(context, chain.from_iterable(news))
+        # What did not change is not emitted again.
+        changes = (materializations(outcome.user_id, outcome.changes) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(changes))
 
     with (
         pipeline.opened() as opened,

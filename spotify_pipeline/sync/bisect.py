@@ -1,4 +1,4 @@
-"""Keeps one user's odd data, or a bug that it brings to light, from failing everybody else."""
+"""Bisects a batch of users: one user's bad data, or a bug it triggers, fails that user only."""
 
 import logging
 import traceback
@@ -16,9 +16,9 @@ User = TypeVar("User")
 
 
 def affects_one_user(error: Exception) -> bool:
-    """Whether a user's data can have caused it; a lost connection, say, concerns everybody."""
+    """Whether a user's data can have caused it; a lost connection, for one, affects all users."""
     if isinstance(error, DBAPIError):
-        # Locks are waited for per user: another session keeps this one's rows.
+        # Locks are waited for per user: another session keeps this user's rows locked.
         return isinstance(error, DataError | IntegrityError) or is_lock_timeout(error)
     return not isinstance(error, MemoryError)
 
@@ -32,11 +32,11 @@ def warn(what_failed: str, error: Exception) -> None:
 
 
 def bisect(users: Sequence[User], work: Callable[[Sequence[User]], None]) -> list[User]:
-    """Do the work, all of it or nothing, for as many of these users as it can be done for.
+    """Do the work for as many of these users as possible; returns the users who make it fail.
 
-    When it fails it is done again for each half, and so on: one bad user among a hundred costs
-    some fifteen tries instead of a hundred. Returns the users for whom it fails even alone. Raises
-    what concerns everybody.
+    `work` is transactional: all of it or nothing. When it fails it is done again for each half, and
+    so on: one bad user among a hundred costs some fifteen tries. Raises errors that affect all
+    users.
     """
     if not users:
         return []

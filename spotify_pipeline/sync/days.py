@@ -1,10 +1,9 @@
-"""Days and how complete they are, computed for sets of users from stored plays. No Spotify.
+"""Refreshes stored days and their completeness from stored plays, for sets of users. No Spotify.
 
-All functions work inside the caller's transaction.
+All of it happens in the caller's transaction.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 
@@ -16,52 +15,48 @@ from spotify_pipeline.domain.listening import days as day
 from spotify_pipeline.domain.listening.coverage import completeness, first_whole_day, local_day
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage.listening.counters import recount
-from spotify_pipeline.storage.listening.coverage import read_covers, read_open_gaps
 from spotify_pipeline.storage.listening.days import (
-    count_days,
     delete_days,
     read_dates,
-    read_unsettled,
+    read_incomplete,
     save_completeness,
     write_days,
 )
 from spotify_pipeline.storage.listening.history import HistoryReader, parts_of_history
 from spotify_pipeline.storage.listening.plays import complete_plays, read_next_plays, read_plays
 from spotify_pipeline.storage.postgres.upsert import Written
-from spotify_pipeline.sync.outcome import StepRows
+from spotify_pipeline.sync.plays import StoredUser
 
 
-def rebuild_touched_days(
-    conn: Connection,
-    zones: Mapping[str, str],
-    new_plays: Sequence[tuple[str, datetime]],
-    stale: set[str],
-    computed_at: datetime,
-    plays_from: Mapping[str, datetime | None] | None = None,
-) -> Written:
-    """Recompute the local days that depend on new plays; every day of the `stale` users.
+def refresh_days(conn: Connection, users: Sequence[StoredUser], now: datetime) -> Written:
+    """Recompute the local days that depend on new plays; every day of users whose days are stale.
 
-    `new_plays` are (user_id, played_at). A new play shortens the estimate of the play after it, so
-    that one's day depends on it, too. Days of which retention has deleted plays, or the play before
-    them, stay as they are: those up to the first that begins after a user's `plays_from`. Returns
-    the (user_id, date) written.
+    A new play shortens the estimate of the play after it, so that one's day depends on it too.
+    Days of which retention has deleted plays, or the play before them, stay as they are. Returns
+    the (user_id, date) that are new, and those that changed, be it in completeness only.
     """
-    new_plays = [*new_plays, *complete_plays(conn, list(zones))]
-    fresh = [play for play in new_plays if play[0] not in stale]
-    fresh += read_next_plays(conn, fresh) if fresh else []
+    if not users:
+        return Written()
+    zones = {user.user_id: user.timezone for user in users}
+    stale = sorted(user.user_id for user in users if user.days_stale)
+    new_plays = [(user.user_id, played_at) for user in users for played_at in user.new_plays]
+    new_plays += complete_plays(conn, list(zones))
+    new_plays = [play for play in new_plays if play[0] not in stale]
+    new_plays += read_next_plays(conn, new_plays) if new_plays else []
     whole = {
-        user_id: first_whole_day(cut, check_zone(zones[user_id])) + timedelta(days=1)
-        for user_id, cut in (plays_from or {}).items()
-        if cut is not None
+        user.user_id: first_whole_day(user.plays_from, check_zone(user.timezone))
+        + timedelta(days=1)
+        for user in users
+        if user.plays_from is not None
     }
     writes = [
-        *([_rebuild_touched(conn, zones, fresh, whole, computed_at)] if fresh else ()),
-        *(_rebuild_all(conn, zones, sorted(stale), whole, computed_at) if stale else ()),
+        *([_rebuild_touched(conn, zones, new_plays, whole, now)] if new_plays else ()),
+        *(_rebuild_all(conn, zones, stale, whole, now) if stale else ()),
     ]
-    return Written(
-        inserted=tuple(key for written in writes for key in written.inserted),
-        changed=tuple(key for written in writes for key in written.changed),
-    )
+    inserted = {key for written in writes for key in written.inserted}
+    changed = {key for written in writes for key in written.changed}
+    changed |= _refresh_completeness(conn, users, now)
+    return Written(inserted=tuple(inserted), changed=tuple(changed - inserted))
 
 
 def _rebuild_touched(
@@ -69,16 +64,15 @@ def _rebuild_touched(
     zones: Mapping[str, str],
     new_plays: Sequence[tuple[str, datetime]],
     whole: Mapping[str, date],
-    computed_at: datetime,
+    now: datetime,
 ) -> Written:
-    times = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
-    touched = _without_frozen(day.touched_days(times, zones), whole)
+    touched_by = pd.DataFrame(new_plays, columns=["user_id", "played_at"])
     windows = {
-        str(user_id): day.reading_window(dates.min(), dates.max())
-        for user_id, dates in touched.groupby("user_id")["date"]
+        str(user_id): day.window_around(times.min(), times.max())
+        for user_id, times in touched_by.groupby("user_id")["played_at"]
     }
-    plays = read_plays(conn, windows)
-    return write_days(conn, day.daily_listening(plays, zones, touched), computed_at)
+    days = day.daily_listening(read_plays(conn, windows), zones, touched_by)
+    return write_days(conn, _without_frozen(days, whole), now)
 
 
 def _rebuild_all(
@@ -86,11 +80,11 @@ def _rebuild_all(
     zones: Mapping[str, str],
     user_ids: Sequence[str],
     whole: Mapping[str, date],
-    computed_at: datetime,
+    now: datetime,
 ) -> Iterator[Written]:
     """Write every day of these users, a part of their history at a time."""
-    # Parts are cut by the tallies, and who has none has no part: a restore without triggers may
-    # have left them wrong, or left them out.
+    # Parts are cut by the counters, and a user without a counter has no part: a restore without
+    # triggers may have left them wrong, or left them out.
     recount(conn, user_ids)
     # A day that was stored under another zone may have no play under this one.
     stored = read_dates(conn, {user_id: whole.get(user_id, date.min) for user_id in user_ids})
@@ -106,7 +100,7 @@ def _rebuild_all(
                 # The windows of parts overlap. The day at an end is whole in one of them only.
                 days = days[(days["user_id"] != user_id) | days["date"].between(*span)]
         gone.difference_update(zip(days["user_id"], days["date"], strict=True))
-        yield write_days(conn, days, computed_at)
+        yield write_days(conn, days, now)
     delete_days(conn, gone)
 
 
@@ -117,48 +111,30 @@ def _without_frozen(days: pd.DataFrame, whole: Mapping[str, date]) -> pd.DataFra
     return days
 
 
-def refresh_completeness(
-    conn: Connection,
-    zones: Mapping[str, str],
-    fetched_at: Mapping[str, datetime | None],
-    stale: set[str],
-    computed_at: datetime,
+def _refresh_completeness(
+    conn: Connection, users: Sequence[StoredUser], now: datetime
 ) -> set[tuple[str, date]]:
-    """Say again how complete the days are that are not complete; time alone makes them so.
+    """Update the completeness of days that are not complete: time alone may make them so.
 
-    Looked at too: days near an open gap, and all days of the `stale`. `fetched_at` is each user's
-    last successful fetch of plays. Returns the (user_id, date) of which it says something else.
+    Also of days near an open gap, and of all days of users whose days are stale. Returns the
+    (user_id, date) whose completeness changed.
     """
-    covers, gaps = read_covers(conn, zones, computed_at), read_open_gaps(conn, zones)
-    # A fetch of the future, which a wrong clock stored, settles no day.
-    latest = computed_at + CLOCKS_MAY_DIFFER
-    fetched_at = {user: at for user, at in fetched_at.items() if at is not None and at <= latest}
+    by_id = {user.user_id: user for user in users}
+    stale = [user.user_id for user in users if user.days_stale]
+    # A fetch of the future, which a wrong clock stored, makes no day complete.
+    latest = now + CLOCKS_MAY_DIFFER
     changed = []
-    for stored in read_unsettled(conn, list(zones), all_of=stale):
-        user_id = stored.user_id
-        now = completeness(
-            local_day(stored.date, check_zone(zones[user_id])),
-            covers.get(user_id, []),
-            gaps.get(user_id, []),
-            fetched_at.get(user_id),
+    for stored in read_incomplete(conn, list(by_id), all_of=stale):
+        user = by_id[stored.user_id]
+        fetched_at = user.plays_fetched_at
+        known = completeness(
+            local_day(stored.date, check_zone(user.timezone)),
+            user.coverage.covers,
+            user.coverage.open_gaps,
+            fetched_at if fetched_at is not None and fetched_at <= latest else None,
             has_play=True,
         )
-        if now != stored.completeness:
-            changed.append(replace(stored, completeness=now))
-    save_completeness(conn, changed, computed_at)
-    return {(one.user_id, one.date) for one in changed}
-
-
-def day_rows(
-    conn: Connection, user_ids: Collection[str], written: Written, settled: set[tuple[str, date]]
-) -> dict[str, StepRows]:
-    """Each user's stored days: how many, and how many of them are new or say something else."""
-    new = Counter(user_id for user_id, _ in written.inserted)
-    changed = Counter(
-        user_id for user_id, _ in settled.union(written.changed) - {*written.inserted}
-    )
-    totals = count_days(conn, user_ids)
-    return {
-        user_id: StepRows(totals.get(user_id, 0), new[user_id], changed[user_id])
-        for user_id in user_ids
-    }
+        if known != stored.completeness:
+            changed.append(replace(stored, completeness=known))
+    save_completeness(conn, changed, now)
+    return {(stored.user_id, stored.date) for stored in changed}

@@ -1,6 +1,6 @@
-"""Asks Spotify for what the selected steps need, for many users side by side. Writes nothing."""
+"""Fetches from Spotify what the selected steps need, for many users in parallel. Writes nothing."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -8,9 +8,9 @@ from itertools import islice
 from threading import Event
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
-from spotify_pipeline.domain.quota import Priority, priority_of
+from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
 from spotify_pipeline.spotify.errors import (
@@ -29,179 +29,166 @@ from spotify_pipeline.sync.outcome import StepFailure
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.tokens import UserTokens
 
+Response = PlaysPage | TopArtists | TopTracks
 
-@dataclass(slots=True)
-class Collected:
-    """Spotify's answers for one user. A step is in `failures` or its answer is here."""
 
-    listener: User
+@dataclass(frozen=True, slots=True)
+class FetchedUser:
+    """Spotify's responses for one user: each step asked for has a response or a failure here."""
+
+    user: User
     fetched_at: datetime
-    plays: PlaysPage | None = None
-    top_artists: dict[str, TopArtists] = field(default_factory=dict)
-    top_tracks: dict[str, TopTracks] = field(default_factory=dict)
-    failures: dict[str, StepFailure] = field(default_factory=dict)
+    responses: Mapping[str, Response] = field(default_factory=dict)
+    failures: Mapping[str, StepFailure] = field(default_factory=dict)
     seconds: float = 0.0
-    # How many times longer than usual this user waits for the next poll.
-    due_stretch: float = 1.0
-    # The first call that failed was not made, or refused for everybody: no failure of this user's.
-    is_held_back: bool = False
     # Another session keeps the user's rows locked: nothing is to be written.
     is_locked: bool = False
 
+    @property
+    def user_id(self) -> str:
+        """The user's id."""
+        return self.user.user_id
 
-# Users who are written at once. A write costs as much as 15 users, before its first one.
-PART = 50
+    @property
+    def plays(self) -> PlaysPage | None:
+        """The recently-played page, if it was fetched."""
+        page = self.responses.get(RECENTLY_PLAYED)
+        return page if isinstance(page, PlaysPage) else None
+
+    @property
+    def top_artists(self) -> dict[str, TopArtists]:
+        """The top artist lists fetched, by step."""
+        return {step: top for step, top in self.responses.items() if isinstance(top, TopArtists)}
+
+    @property
+    def top_tracks(self) -> dict[str, TopTracks]:
+        """The top track lists fetched, by step."""
+        return {step: top for step, top in self.responses.items() if isinstance(top, TopTracks)}
+
+
+# Users who are written in one transaction. A write costs as much as 15 users, before its first one.
+BATCH_USERS = 50
 # A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
 PLAYS_FRESH_FOR = timedelta(minutes=10)
 TOPS_FRESH_FOR = timedelta(hours=20)
 
 
-def collect(
-    pipeline: Pipeline,
-    listeners: Sequence[User],
-    steps: Sequence[str],
-    scheduled: bool = False,
-) -> Generator[list[Collected], None, None]:
+def fetch_users(
+    pipeline: Pipeline, users: Sequence[User], steps: Sequence[str], scheduled: bool = False
+) -> Generator[list[FetchedUser], None, None]:
     """Fetch for all these users with at most `settings.connections` threads.
 
-    Yields them in parts, in order: while one is written the next ones are fetched. Close it when it
-    is left before its end. One user's slow or broken answers delay nobody else's by more than a
-    thread.
+    Yields them in order, in batches: while one is written the next ones are fetched. The caller
+    closes the generator when it leaves it early. A user whose responses are slow or broken delays
+    the others by one thread only.
     """
     wanted = [step for step in FETCHED if step in steps]
     if not wanted:
-        yield [Collected(listener, pipeline.now()) for listener in listeners]
+        yield [FetchedUser(user, pipeline.now()) for user in users]
         return
-
-    def asked(listener: User) -> list[str]:
-        return _without_fresh(listener, wanted, pipeline.now()) if scheduled else wanted
-
     interrupted = Event()
 
-    def collect_one(listener: User) -> Collected:
-        one = Collected(listener, pipeline.now())
-        _collect_into(one, pipeline, asked(listener), scheduled, interrupted)
-        return one
+    def fetch(user: User) -> FetchedUser:
+        asked = _without_fresh(user, wanted, pipeline.now()) if scheduled else wanted
+        return _fetch_user(pipeline, user, asked, scheduled, interrupted)
 
     pipeline.rate_limiter.begin()
-    workers = min(pipeline.settings.connections, len(listeners)) or 1
+    workers = min(pipeline.settings.connections, len(users)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
-        everybody = pool.map(collect_one, listeners)
-        while part := list(islice(everybody, PART)):
-            stretch = pipeline.rate_limiter.due_stretch()
-            for one in part:
-                one.due_stretch = stretch
-            yield part
+        fetched = pool.map(fetch, users)
+        while batch := list(islice(fetched, BATCH_USERS)):
+            yield batch
     finally:
-        # All is done here, unless this was interrupted: then nobody asks on, and calls that may
-        # take minutes are not waited for.
+        # After an interrupt no thread starts another call, and calls that may take minutes are not
+        # waited for. Otherwise all threads are done here.
         interrupted.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _without_fresh(listener: User, steps: Sequence[str], now: datetime) -> list[str]:
-    """The steps whose last successful fetch is not a short while ago."""
+def _without_fresh(user: User, steps: Sequence[str], now: datetime) -> list[str]:
+    """The steps whose last successful fetch was not just now."""
 
     def fresh(fetched_at: datetime | None, lasts: timedelta) -> bool:
         # An instant of the future, which a wrong clock wrote, is not fresh.
         return fetched_at is not None and -CLOCKS_MAY_DIFFER <= now - fetched_at < lasts
 
-    plays = fresh(listener.plays_fetched_at, PLAYS_FRESH_FOR)
-    tops = fresh(listener.tops_fetched_at, TOPS_FRESH_FOR)
+    plays = fresh(user.plays_fetched_at, PLAYS_FRESH_FOR)
+    tops = fresh(user.tops_fetched_at, TOPS_FRESH_FOR)
     return [step for step in steps if not (plays if step == RECENTLY_PLAYED else tops)]
 
 
-def _collect_into(
-    collected: Collected,
-    pipeline: Pipeline,
-    steps: Sequence[str],
-    scheduled: bool,
-    interrupted: Event,
-) -> None:
-    started = pipeline.monotonic()
+def _fetch_user(
+    pipeline: Pipeline, user: User, steps: Sequence[str], scheduled: bool, interrupted: Event
+) -> FetchedUser:
+    started, fetched_at = pipeline.monotonic(), pipeline.now()
+    responses: dict[str, Response] = {}
+    failures: dict[str, StepFailure] = {}
+    # The failure of all steps that have neither.
+    of_the_rest = _refusal(pipeline, user)
     try:
-        refusal = _ask(collected, pipeline, steps, scheduled, interrupted)
+        tokens = None if of_the_rest else _tokens(pipeline, user, scheduled)
+        for step in steps:
+            if tokens is None or of_the_rest or interrupted.is_set():
+                break
+            try:
+                responses[step] = _fetch_step(pipeline, tokens, step, scheduled)
+            except (SpotifyError, SealError) as error:
+                failures[step] = _failure(error)
+                of_the_rest = failures[step] if _holds_for_other_steps(error, step) else None
     except Exception as error:
         if not affects_one_user(error):
             raise
-        collected.is_locked = is_lock_timeout(error)
-        if collected.is_locked:
-            return
-        warn("Collecting one user's data failed", error)
-        refusal = _failure(ErrorCode.INTERNAL)
-    if refusal:
-        for step in steps:
-            if not _has(collected, step):
-                collected.failures.setdefault(step, refusal)
-    collected.seconds = pipeline.monotonic() - started
+        if is_lock_timeout(error):
+            return FetchedUser(user, fetched_at, is_locked=True)
+        warn("Fetching one user's data failed", error)
+        of_the_rest = StepFailure.of(ErrorCode.INTERNAL)
+    if of_the_rest:
+        missing = [step for step in steps if step not in responses]
+        failures = {step: failures.get(step, of_the_rest) for step in missing}
+    return FetchedUser(user, fetched_at, responses, failures, pipeline.monotonic() - started)
 
 
-def _ask(
-    collected: Collected,
-    pipeline: Pipeline,
-    steps: Sequence[str],
-    scheduled: bool,
-    interrupted: Event,
-) -> StepFailure | None:
-    """Every step's call. Returns the failure that condemns the steps without an answer."""
-    if refusal := _refusal(pipeline, collected.listener):
-        return refusal
-    tokens = _tokens(pipeline, collected.listener, scheduled)
-    for step in steps:
-        if interrupted.is_set():
-            break
-        priority = priority_of(step, scheduled=scheduled)
-        if refusal := _fetch(pipeline, tokens, step, priority, collected):
-            return refusal
-    return None
-
-
-def _fetch(
-    pipeline: Pipeline, tokens: UserTokens, step: str, priority: Priority, collected: Collected
-) -> StepFailure | None:
-    """One step's call. Returns the failure when it also condemns the user's other calls."""
-    limit = pipeline.settings.top_limit
+def _fetch_step(
+    pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool
+) -> PlaysPage | TopArtists | TopTracks:
+    priority = priority_of(step, scheduled=scheduled)
     session = UserSession(pipeline.api, tokens, priority)
-    try:
-        pipeline.rate_limiter.check(priority)
-        if step == RECENTLY_PLAYED:
-            collected.plays = session.recently_played(pipeline.now())
-        elif step in TOP_ARTISTS:
-            collected.top_artists[step] = session.top_artists(TOP_ARTISTS[step], limit)
-        else:
-            collected.top_tracks[step] = session.top_tracks(TOP_TRACKS[step], limit)
-    except SpotifyError as error:
-        message = f"{error.what_to_do} ({error.what_happened})"
-        failure = StepFailure(error.code, message, error.what_to_do)
-        if not collected.failures:
-            collected.is_held_back = isinstance(error, (RateLimited, AppBlocked, Outage))
-        collected.failures[step] = failure
-        # Plays and top lists need a permission each: without the first the second may still do.
-        plays_only = isinstance(error, MissingScope) and step == RECENTLY_PLAYED
-        # A refusal of the user or the app, or a rate limit, holds for the next call too.
-        return None if plays_only or isinstance(error, Transient) else failure
-    except SealError as error:
-        return _failure(ErrorCode.INTERNAL, str(error))
-    return None
+    pipeline.rate_limiter.check(priority)
+    if step == RECENTLY_PLAYED:
+        return session.recently_played(pipeline.now())
+    limit = pipeline.settings.top_limit
+    if step in TOP_ARTISTS:
+        return session.top_artists(TOP_ARTISTS[step], limit)
+    return session.top_tracks(TOP_TRACKS[step], limit)
 
 
-def _has(collected: Collected, step: str) -> bool:
-    return (
-        (step == RECENTLY_PLAYED and collected.plays is not None)
-        or step in collected.top_artists
-        or step in collected.top_tracks
+def _holds_for_other_steps(error: Exception, step: str) -> bool:
+    """Whether the user's other calls would fail too: a refused user or app, a rate limit."""
+    # Plays and top lists need a permission each: without the first the second may still do.
+    plays_only = isinstance(error, MissingScope) and step == RECENTLY_PLAYED
+    return not plays_only and not isinstance(error, Transient)
+
+
+def _failure(error: SpotifyError | SealError) -> StepFailure:
+    if isinstance(error, SealError):
+        return StepFailure.of(ErrorCode.INTERNAL, str(error))
+    return StepFailure(
+        error.code,
+        f"{error.what_to_do} ({error.what_happened})",
+        error.what_to_do,
+        is_held_back=isinstance(error, (RateLimited, AppBlocked, Outage)),
     )
 
 
-def _tokens(pipeline: Pipeline, listener: User, scheduled: bool) -> UserTokens:
-    assert listener.token is not None
-    # Whose a token is has to be known before plays are fetched with it.
+def _tokens(pipeline: Pipeline, user: User, scheduled: bool) -> UserTokens:
+    assert user.token is not None
+    # The token's Spotify account has to be known before plays are fetched with it.
     priority = priority_of(RECENTLY_PLAYED, scheduled=scheduled)
     return UserTokens(
-        listener,
-        listener.token,
+        user,
+        user.token,
         pipeline.engine,
         pipeline.keyring,
         pipeline.accounts,
@@ -209,16 +196,10 @@ def _tokens(pipeline: Pipeline, listener: User, scheduled: bool) -> UserTokens:
     )
 
 
-def _refusal(pipeline: Pipeline, listener: User) -> StepFailure | None:
-    """Why this user cannot be asked for at all, found without a call."""
-    token = listener.token
-    if token is None or listener.connection in ("disconnected", "needs_reauth"):
-        return _failure(ErrorCode.RECONNECT)
-    if token.client_id != pipeline.settings.spotify_client_id:
-        return _failure(ErrorCode.CLIENT_MISMATCH)
+def _refusal(pipeline: Pipeline, user: User) -> StepFailure | None:
+    """Why no call can be made for this user, found without a call."""
+    if user.token is None or user.connection in ("disconnected", "needs_reauth"):
+        return StepFailure.of(ErrorCode.RECONNECT)
+    if user.token.client_id != pipeline.settings.spotify_client_id:
+        return StepFailure.of(ErrorCode.CLIENT_MISMATCH)
     return None
-
-
-def _failure(code: ErrorCode, what_happened: str | None = None) -> StepFailure:
-    detail = f" ({what_happened})" if what_happened else ""
-    return StepFailure(code, WHAT_TO_DO[code] + detail)

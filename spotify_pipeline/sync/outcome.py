@@ -1,17 +1,17 @@
-"""What came of a sync, per user and step."""
+"""The outcome of a sync, per user and step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import STOPPED_BY
 
-# synced: every step done. failed: at least one was not. skipped: nothing was due, or somebody else
-# is syncing this user. gone: the user was forgotten meanwhile.
+# synced: every step done. failed: at least one was not. skipped: another process is syncing this
+# user or keeps the rows locked. gone: there is no such user (any more).
 Result = Literal["synced", "failed", "skipped", "gone"]
 
-# Why a user was left out whose rows another session keeps locked.
+# Why a user is skipped whose rows another session keeps locked.
 BLOCKED = (
     "Another database session keeps this user's rows locked: end its transaction (pg_stat_activity "
     "shows it). The user is due again at the next poll."
@@ -25,7 +25,7 @@ class StepRows:
     total: int
     new: int = 0
     changed: int = 0
-    # Fields that Spotify left out of every item of its answer: apps in development mode get less.
+    # Fields that Spotify left out of every item: apps in development mode get less.
     not_provided: tuple[str, ...] = ()
     # What went wrong without failing the step.
     remark: str | None = None
@@ -37,8 +37,16 @@ class StepFailure:
 
     code: ErrorCode
     message: str
-    # What the listener is told; None: what the code says.
+    # What the user reads in the answered request; None: the sentence of the code.
     what_to_do: str | None = None
+    # No call was made, or Spotify refused the app's calls for all users: not this user's failure.
+    is_held_back: bool = False
+
+    @classmethod
+    def of(cls, code: ErrorCode, what_happened: str | None = None) -> "StepFailure":
+        """The failure with the sentence of its code."""
+        detail = f" ({what_happened})" if what_happened else ""
+        return cls(code, WHAT_TO_DO[code] + detail)
 
 
 @dataclass(slots=True)
@@ -50,14 +58,14 @@ class UserOutcome:
     failures: dict[str, StepFailure] = field(default_factory=dict)
     new_plays: int = 0
     seconds: float = 0.0
-    # Set when nothing was attempted, with the reason in words.
+    # Why nothing was attempted, in a sentence.
     skipped: str | None = None
     gone: bool = False
     # No plays were ever fetched before.
     first: bool = False
-    # Perhaps synced before by a process that died before it could tell what was new.
+    # An earlier process may have stored this and died before it emitted it.
     retried: bool = False
-    # The sync before this one failed, and what it failed at works again.
+    # The sync before this one failed, and this one did not.
     recovered: bool = False
 
     @property
@@ -70,8 +78,8 @@ class UserOutcome:
         return "skipped" if self.skipped else "synced"
 
     @property
-    def news(self) -> dict[str, StepRows]:
-        """The steps done that changed something; in a first sync and a second try all of them."""
+    def changes(self) -> dict[str, StepRows]:
+        """The steps done that changed something; in a first sync and after a crash all of them."""
         everything = self.first or self.retried
         return {
             step: rows
@@ -81,7 +89,7 @@ class UserOutcome:
 
     @property
     def failure(self) -> StepFailure | None:
-        """The failure that speaks for the whole sync: the first in graph order."""
+        """The failure that stands for the whole sync: the first in graph order."""
         return next(iter(self.failures.values()), None)
 
     @property

@@ -35,7 +35,7 @@ def check_clock(engine: Engine) -> None:
     """Raises ClockIsWrong when the real clock is more than a minute from the database's.
 
     A wrong clock would stamp facts with instants of the future: users would not be due until then,
-    and days that nobody has lived yet would count as covered.
+    and days that have not happened yet would count as covered.
     """
     before = utc_now()
     with engine.connect() as conn:
@@ -50,9 +50,9 @@ def check_clock(engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Postgres, Spotify, the gate before it, keys and clocks.
+    """Postgres, Spotify and its rate limiter, keys and clocks.
 
-    `now` stamps facts (fetched_at, days, personality, due times) and can be set by demo and tests.
+    `now` stamps facts (fetched_at, days, personality, due times); the demo and tests set it.
     Leases, queue, cooldowns and token expiry use the database's clock instead.
     """
 
@@ -67,7 +67,7 @@ class Pipeline:
     monotonic: Callable[[], float] = time.monotonic
 
     def check_clock(self) -> None:
-        """See `check_clock`; a clock that demo or a test has set is theirs and not compared."""
+        """As `check_clock`, unless the demo or a test has set the clock."""
         if self.now is utc_now:
             check_clock(self.engine)
 
@@ -81,7 +81,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
     engine = open_engine(settings)
     try:
         if settings.database_url is None and not is_set_up(engine):
-            # The embedded database is nobody else's: a first `dagster dev` just works.
+            # The embedded database is ours alone: a first `dagster dev` just works.
             init_db(engine)
         check_revision(engine)
         rate_limiter = SharedRateLimiter(engine, quota_of(settings))

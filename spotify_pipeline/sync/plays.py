@@ -1,6 +1,6 @@
-"""Stores what a recently-played page brought and what it says about completeness."""
+"""Stores recently-played pages: new plays, coverage, gaps, and the log of pages."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain.listening.coverage import (
+    Known,
     apply_page,
     believable,
     is_short_page,
@@ -15,96 +16,133 @@ from spotify_pipeline.domain.listening.coverage import (
 )
 from spotify_pipeline.domain.listening.recordings import PageMatch, match_page
 from spotify_pipeline.domain.model import PlaysPage, Track
-from spotify_pipeline.storage.listening.coverage import FetchedPage, read_known, save_pages
+from spotify_pipeline.storage.listening.coverage import (
+    NO_COVERAGE,
+    Coverage,
+    FetchedPage,
+    read_coverage,
+    save_pages,
+)
 from spotify_pipeline.storage.listening.plays import insert_plays, read_stored_plays, save_restamped
-from spotify_pipeline.sync.fetch import Collected
+from spotify_pipeline.sync.fetch import FetchedUser
+
+
+@dataclass(frozen=True, slots=True)
+class StoredUser:
+    """A user whose plays are stored: what days and personality are computed from."""
+
+    user_id: str
+    timezone: str
+    coverage: Coverage = NO_COVERAGE
+    # When the plays that this sync has added ended.
+    new_plays: tuple[datetime, ...] = ()
+    # The last successful fetch of plays.
+    plays_fetched_at: datetime | None = None
+    # Where retention has cut: days before are frozen.
+    plays_from: datetime | None = None
+    # Every day has to be computed again.
+    days_stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page, when it was fetched, and since when it shows every play (None: it shows nothing)."""
+    """A page and since when it shows every play (None: it shows nothing)."""
 
     page: PlaysPage
     fetched_at: datetime
     item_times: tuple[datetime, ...]
     is_short: bool
     span_start: datetime | None
+    tracks: Mapping[str, Track]
 
 
-def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[str, datetime]]:
-    """Insert the new plays of these pages; extend covers, open and close gaps, log the pages.
+def store_plays(
+    conn: Connection, users: Sequence[FetchedUser], now: datetime, *, rebuild: bool = False
+) -> list[StoredUser]:
+    """Insert the new plays of these users' pages; extend coverage, open and close gaps.
 
-    Returns the plays that were new, as (user_id, played_at).
+    Users without a page keep what they have. `rebuild`: all their days are stale.
     """
-    pages = {
-        user.listener.user_id: _prepare(user.plays, user.listener.plays_from, user.fetched_at)
-        for user in collected
-        if user.plays is not None
-    }
-    tracks = {u: {track.spotify_id: track for track in p.page.tracks} for u, p in pages.items()}
-    matches = _match(conn, pages, tracks)
-    new_plays = insert_plays(
+    coverage = read_coverage(conn, [fetched.user_id for fetched in users])
+    pages = {f.user_id: _prepare(f, f.plays) for f in users if f.plays}
+    matches = _match(conn, pages)
+    new_plays = defaultdict(list)
+    for user_id, played_at in insert_plays(
         conn,
         {
-            user_id: [(play, tracks[user_id][play.track_id]) for play in match.new]
+            user_id: [(play, pages[user_id].tracks[play.track_id]) for play in match.new]
             for user_id, match in matches.items()
         },
-    )
+    ):
+        new_plays[user_id].append(played_at)
     save_restamped(
         conn, {u: (pages[u].fetched_at, match.restamped) for u, match in matches.items()}
     )
-    known = read_known(conn, matches)
-    new = Counter(user_id for user_id, _ in new_plays)
-    fetched = [
-        FetchedPage(
-            user_id=user_id,
-            fetched_at=page.fetched_at,
-            items=page.page.items,
-            item_times=page.page.item_times,
-            new_plays=new[user_id],
-            skipped=_with_restamped(page.page.skipped, len(matches[user_id].restamped)),
-            change=apply_page(
-                page.item_times, page.fetched_at, known[user_id], is_short=page.is_short
-            ),
-        )
+    logged = [
+        _apply(user_id, page, matches[user_id], coverage[user_id], len(new_plays[user_id]))
         for user_id, page in pages.items()
     ]
-    save_pages(conn, fetched, {user_id: user.covers for user_id, user in known.items()})
-    return new_plays
+    save_pages(conn, logged, coverage)
+    coverage |= {page.user_id: coverage[page.user_id].after(page.change) for page in logged}
+    return [
+        StoredUser(
+            user_id=fetched.user_id,
+            timezone=fetched.user.timezone,
+            coverage=coverage[fetched.user_id].until(now),
+            new_plays=tuple(new_plays[fetched.user_id]),
+            plays_fetched_at=fetched.fetched_at if fetched.plays else fetched.user.plays_fetched_at,
+            plays_from=fetched.user.plays_from,
+            days_stale=rebuild or fetched.user.days_stale,
+        )
+        for fetched in users
+    ]
 
 
-def _match(
-    conn: Connection, pages: Mapping[str, _Page], tracks: Mapping[str, Mapping[str, Track]]
-) -> dict[str, PageMatch]:
+def _match(conn: Connection, pages: Mapping[str, _Page]) -> dict[str, PageMatch]:
     """Each page compared with the stored plays of the time that it shows."""
     stored = read_stored_plays(
         conn, {u: page.span_start for u, page in pages.items() if page.span_start is not None}
     )
     return {
-        user_id: match_page(
-            page.page.plays, tracks[user_id], stored.get(user_id, ()), page.span_start
-        )
+        user_id: match_page(page.page.plays, page.tracks, stored.get(user_id, ()), page.span_start)
         for user_id, page in pages.items()
     }
 
 
-def _prepare(page: PlaysPage, plays_from: datetime | None, fetched_at: datetime) -> _Page:
-    kept = _without_deleted(page, plays_from)
-    times = believable(page.item_times, fetched_at)
+def _apply(
+    user_id: str, page: _Page, match: PageMatch, coverage: Coverage, new_plays: int
+) -> FetchedPage:
+    known = Known(coverage.covers, coverage.open_gaps, match.seen, match.not_shown)
+    restamped = {"restamped": len(match.restamped)} if match.restamped else {}
+    return FetchedPage(
+        user_id=user_id,
+        fetched_at=page.fetched_at,
+        items=page.page.items,
+        item_times=page.page.item_times,
+        new_plays=new_plays,
+        skipped={**page.page.skipped, **restamped},
+        change=apply_page(page.item_times, page.fetched_at, known, is_short=page.is_short),
+    )
+
+
+def _prepare(fetched: FetchedUser, page: PlaysPage) -> _Page:
+    times = believable(page.item_times, fetched.fetched_at)
     is_short = is_short_page(page.items, len(times), has_more=page.has_more)
-    start = page_span_start(times, fetched_at, is_short=is_short)
-    return _Page(kept, fetched_at, times, is_short, start)
+    return _Page(
+        page=_without_deleted(page, fetched.user.plays_from),
+        fetched_at=fetched.fetched_at,
+        item_times=times,
+        is_short=is_short,
+        span_start=page_span_start(times, fetched.fetched_at, is_short=is_short),
+        tracks={track.spotify_id: track for track in page.tracks},
+    )
 
 
 def _without_deleted(page: PlaysPage, since: datetime | None) -> PlaysPage:
-    """The page without plays that retention has deleted; their day could not be counted again."""
+    """The page without plays that retention has deleted: their days are frozen."""
     if since is None:
         return page
     plays = tuple(play for play in page.plays if play.played_at >= since)
     if refused := len(page.plays) - len(plays):
         page = replace(page, plays=plays, skipped={**page.skipped, "before_retention": refused})
     return page
-
-
-def _with_restamped(skipped: Mapping[str, int], restamped: int) -> Mapping[str, int]:
-    return {**skipped, "restamped": restamped} if restamped else skipped

@@ -1,12 +1,11 @@
 """A sync of many users, cut into chunks that can run in any process.
 
-Who belongs to the run and how it went stands in sync_run_users; the parts pass each other only the
-run's id and a chunk's number.
+The run's users and their outcomes are in sync_run_users; steps pass each other only the run's id
+and a chunk's number.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
@@ -14,12 +13,13 @@ from spotify_pipeline.storage.users.queries import has_user, select_users
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 from spotify_pipeline.storage.work.sync_runs import ChunkCosts, RunTotals, RunUser
+from spotify_pipeline.sync.deliver import Emit
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
-from spotify_pipeline.sync.requests import Emit, answer_requests, no_emit
+from spotify_pipeline.sync.requests import SyncOptions, answer_requests
 from spotify_pipeline.sync.users import sync_users
 
-# The users were enlisted under the run's id by whoever asked for the run.
+# The users were enlisted under the run's id before the run was launched.
 ENLISTED = "enlisted"
 
 
@@ -34,7 +34,7 @@ class NoEnlistedUsers(Exception):
 
 
 def skip_reason(pipeline: Pipeline, selection: str, steps: Sequence[str]) -> str | None:
-    """Why a scheduled run would be for nothing, or None."""
+    """Why a scheduled run would do nothing, or None."""
     first = next((step for step in FETCHED if step in steps), None)
     closed = first and pipeline.rate_limiter.closed_to(priority_of(first, scheduled=True))
     if closed:
@@ -54,8 +54,8 @@ def choose(
 ) -> int:
     """Enlist the users of the selection and cut them into chunks; return how many chunks.
 
-    Of an enlisted selection those of an earlier run, when this one repeats it and has none itself.
-    Raises NoEnlistedUsers when nobody ever was.
+    A re-execution without enlisted users of its own takes those of the run that it repeats. Raises
+    NoEnlistedUsers when there are none.
     """
     with pipeline.engine.begin() as conn:
         if selection != ENLISTED:
@@ -74,39 +74,33 @@ def sync_chunk(
     *,
     scheduled: bool = False,
     dispatch_key: str | None = None,
-    emit: Emit = no_emit,
+    emit: Emit | None = None,
 ) -> Iterator[list[UserOutcome]]:
-    """Sync the users of one chunk who are left, and `tell` what came of them.
+    """Sync and deliver the users of one chunk who have no outcome yet.
 
-    With a dispatch key that answers their requests, each after it was told. The outcomes are noted
-    when the block has ended well: a caller that dies in it has the chunk tried again. A second try
-    waits for users whose lease the dead process still holds, and tells what that one has stored.
+    The outcomes are saved when the block has ended well: a caller that dies in it has the chunk
+    tried again. A second try waits for users whose lease the dead process still holds, and delivers
+    what that one has stored.
     """
     before = _spent(pipeline)
     with pipeline.engine.begin() as conn:
         retried = sync_runs.begin_chunk(conn, run_id, chunk) > 1
         user_ids = sync_runs.users_left(conn, run_id, chunk)
-    sync = partial(
-        sync_users,
-        pipeline,
+    options = SyncOptions(
         steps=steps,
         wait_seconds=LEASE_SECONDS + 1 if retried else 0,
         scheduled=scheduled,
         retried=retried,
+        emit=emit,
     )
-
-    def work(users: Sequence[str]) -> list[UserOutcome]:
-        return mark_recovered(pipeline, users, lambda: sync(users))
-
     if dispatch_key:
-        outcomes = answer_requests(pipeline, dispatch_key, run_id, work, user_ids, emit)
+        outcomes = answer_requests(pipeline, dispatch_key, run_id, user_ids, **options)
     else:
-        outcomes = work(user_ids)
-        emit(outcomes)
+        outcomes = sync_users(pipeline, user_ids, **options)
     yield outcomes
-    noted = [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes]
+    saved = [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes]
     with pipeline.engine.begin() as conn:
-        sync_runs.save_outcomes(conn, run_id, noted)
+        sync_runs.save_outcomes(conn, run_id, saved)
         sync_runs.end_chunk(conn, run_id, chunk, _since(before, _spent(pipeline)))
 
 
@@ -122,21 +116,6 @@ def _since(before: ChunkCosts, now: ChunkCosts) -> ChunkCosts:
         api_calls=now.api_calls - before.api_calls,
         throttled_seconds=now.throttled_seconds - before.throttled_seconds,
     )
-
-
-def mark_recovered(
-    pipeline: Pipeline, user_ids: Sequence[str], work: Callable[[], list[UserOutcome]]
-) -> list[UserOutcome]:
-    """Do the work, and mark the users who failed before it and no longer do."""
-    with pipeline.engine.connect() as conn:
-        failing = sync_runs.failing_users(conn, user_ids)
-    outcomes = work()
-    if failing:
-        with pipeline.engine.connect() as conn:
-            failing -= sync_runs.failing_users(conn, list(failing))
-    for outcome in outcomes:
-        outcome.recovered = outcome.user_id in failing and not outcome.gone
-    return outcomes
 
 
 def report(pipeline: Pipeline, run_id: str) -> RunTotals:

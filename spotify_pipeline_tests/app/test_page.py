@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, text, update
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.revalidate import signature
+from spotify_pipeline.sync.webhooks import signature
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
 
 PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()

@@ -1,4 +1,4 @@
-"""A pipeline on a fresh database, pointed at a simulated Spotify, and people who connect to it."""
+"""A pipeline on a fresh database, pointed at a simulated Spotify, and users who connect to it."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class Scenario:
         self.simulator.set_clock(instant)
 
     def connect(self, user_id: str, timezone: str = "UTC", **listener: Any) -> ListenerInfo:
-        """A person who has listened for two weeks, registered and connected."""
+        """A user who has listened for two weeks, registered and connected."""
         # Making the top lists of a whole year takes the simulator a second.
         listener.setdefault("since", (NOON - timedelta(days=14)).date())
         info = self.simulator.add_listener(user_id, timezone, **listener)
@@ -72,7 +72,7 @@ class Scenario:
         timezone: str | None = None,
         client_id: str | None = None,
     ) -> None:
-        """What the app does when a person has authorized it."""
+        """What the app does when a user has authorized it."""
         keyring = self.pipeline.keyring
         public_key = keyring.public_key(keyring.current_id)
         with self.pipeline.engine.begin() as conn:
@@ -88,7 +88,7 @@ class Scenario:
             )
 
     def move(self, user_id: str, timezone: str) -> None:
-        """The person lives in another zone from now on."""
+        """The user lives in another zone from now on."""
         with self.pipeline.engine.begin() as conn:
             register_user(conn, user_id, timezone, None)
 
@@ -179,16 +179,16 @@ class Scenario:
             }
 
     def execute(self, statement: str, **parameters: object) -> None:
-        """SQL of a test that plays the operator, the app or fate."""
+        """SQL of the operator, of the app, or of a test that corrupts something."""
         with self.pipeline.engine.begin() as conn:
             conn.execute(text(statement), parameters)
 
     def forget(self, user_id: str) -> None:
-        """The person leaves for good."""
+        """The user is forgotten."""
         self.execute("DELETE FROM spotify_pipeline.users WHERE user_id = :u", u=user_id)
 
     def meanwhile(self, method: str, act: Callable[[], None]) -> "Scenario":
-        """The same scenario, in which `act` happens once, right after Spotify answered `method`."""
+        """The same scenario, in which `act` happens once, right after `method`."""
         api, accounts = self.pipeline.api, self.pipeline.accounts
         changed = (
             {"accounts": Meanwhile(accounts, method, act)}

@@ -83,7 +83,7 @@ def test_a_revoked_token_stops_its_user_only_and_is_never_tried_again(two: Scena
     assert two.calls() == []
 
 
-def test_who_reconnects_is_synced_again(two: Scenario) -> None:
+def test_a_user_who_reconnects_is_synced_again(two: Scenario) -> None:
     two.simulator.revoke("anna")
     two.sync("anna")
     two.hand_over("anna", two.simulator.reconnect("anna").refresh_token)
@@ -104,7 +104,7 @@ def test_a_token_of_another_app_is_not_sent(two: Scenario) -> None:
     assert two.row(t.users, "anna")["connection"] == "connected"
 
 
-def test_a_token_sealed_for_another_person_opens_nothing(two: Scenario) -> None:
+def test_a_token_sealed_for_another_user_cannot_be_opened(two: Scenario) -> None:
     two.execute(
         "UPDATE spotify_pipeline.user_tokens AS mine"
         " SET sealed_refresh_token = theirs.sealed_refresh_token,"
@@ -272,7 +272,7 @@ def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Scenario) -> 
     }
 
 
-def test_slow_answers_are_awaited_side_by_side(scenario: Scenario) -> None:
+def test_slow_responses_are_awaited_in_parallel(scenario: Scenario) -> None:
     names = [f"listener {number}" for number in range(8)]
     for name in names:
         scenario.connect(name, person="light")
@@ -292,11 +292,11 @@ def test_a_user_who_does_not_exist_is_gone_and_the_others_are_synced(two: Scenar
     }
 
 
-def test_a_sync_of_nobody_does_nothing(scenario: Scenario) -> None:
+def test_a_sync_of_no_users_does_nothing(scenario: Scenario) -> None:
     assert scenario.sync() == []
 
 
-def test_without_a_connection_the_person_is_asked_to_connect(scenario: Scenario) -> None:
+def test_a_user_without_a_connection_is_asked_to_connect(scenario: Scenario) -> None:
     scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES ('anna')")
     assert results(scenario.sync("anna")) == {"anna": ("failed", "RECONNECT")}
     assert scenario.calls() == []

@@ -1,4 +1,4 @@
-"""Real SIGKILLs and real concurrency: nothing half-written, nothing doubled, nobody stuck."""
+"""Real SIGKILLs and concurrency: nothing half-written, nothing doubled, no user stuck."""
 
 import signal
 from collections import Counter
@@ -95,7 +95,7 @@ def test_a_sync_killed_while_it_writes_leaves_what_was_stored_before_as_it_was(
     assert results(scenario) != before
 
 
-def test_overlapping_syncs_in_many_processes_neither_wait_in_a_circle_nor_double(
+def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
     nursery: Nursery, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     names = [f"listener {number}" for number in range(6)]

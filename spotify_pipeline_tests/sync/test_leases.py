@@ -25,7 +25,7 @@ def three(scenario: Scenario) -> Scenario:
 
 
 def steal(scenario: Scenario, user_id: str) -> UUID:
-    """Another worker holds the user's lease from now on, whoever had it."""
+    """Another worker holds the user's lease from now on."""
     thief = uuid4()
     scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_id = :thief,"
@@ -50,7 +50,7 @@ def holder(scenario: Scenario, user_id: str) -> UUID | None:
     return lease_id
 
 
-def test_a_user_whom_another_worker_syncs_is_left_out_with_the_reason(three: Scenario) -> None:
+def test_a_user_whom_another_worker_syncs_is_skipped_with_the_reason(three: Scenario) -> None:
     with leased(three.pipeline.engine, ["anna"]):
         before = three.dump(versions=True)
         outcomes = three.sync("anna", "ben")
@@ -116,8 +116,8 @@ def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Scenario)
     assert patience.seconds <= 2 * leases.RETRY_SECONDS
 
 
-def test_who_waits_for_a_user_keeps_nobody_from_those_who_come_after(three: Scenario) -> None:
-    """Else two workers, each with a part of the same set, would wait for each other."""
+def test_a_worker_that_waits_for_a_user_releases_the_users_after_that_one(three: Scenario) -> None:
+    """Else two workers, each with a part of the same set, would deadlock."""
     held: list[tuple[UUID | None, ...]] = []
     patience = Patience(
         lambda: held.append(tuple(holder(three, user_id) for user_id in ("anna", "cleo")))
@@ -203,7 +203,7 @@ def test_a_renewal_does_not_bring_back_a_lost_lease(
     assert holder(three, "anna") == thief
 
 
-def test_who_is_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored(
+def test_a_user_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored(
     three: Scenario,
 ) -> None:
     outcomes = three.meanwhile("recently_played", lambda: three.forget("ben")).sync(
@@ -218,7 +218,7 @@ def test_who_is_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored
 
 
 def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three: Scenario) -> None:
-    """Overlapping sets: nobody waits for the other in a circle, nobody holds a user twice."""
+    """Overlapping sets: no deadlock, and no user is held twice."""
     first, second = uuid4(), uuid4()
     with three.pipeline.engine.connect() as one, three.pipeline.engine.connect() as two:
         held = take(one, ["cleo", "anna"], first)

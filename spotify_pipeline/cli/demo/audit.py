@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from spotify_pipeline.simulator.control import LedgerPlay, ListenerInfo, Simulator
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.coverage import read_open_gaps
+from spotify_pipeline.storage.listening.coverage import read_coverage
 
 Day = tuple[int, int, int]  # minutes, listened_ms, plays
 PlayKey = tuple[datetime, str]
@@ -68,7 +68,7 @@ def recount(
         and play.played_at > first
         and (play.played_at, play.track_id) not in known_keys
     ]
-    gaps = read_open_gaps(conn, [listener.user_id]).get(listener.user_id, [])
+    gaps = read_coverage(conn, [listener.user_id])[listener.user_id].open_gaps
     return Recount(
         days=len(stored),
         wrong_days=tuple(sorted(wrong)),

@@ -28,7 +28,6 @@ from spotify_pipeline.domain.listening.frames import (
     Coded,
     Integers,
     dates,
-    day_numbers,
     days_of,
     local_times,
     places,
@@ -39,17 +38,19 @@ from spotify_pipeline.domain.zones import check_zone
 
 # Offsets are smaller than this: datetime itself allows no more.
 _WIDEST_OFFSET = timedelta(hours=24)
+# No two instants of a local date are further apart: where a date line moved, one lasted 48 hours.
+_LONGEST_DAY = timedelta(hours=49)
 
 
 def daily_listening(
-    plays: pd.DataFrame, zones: Mapping[str, str], only: pd.DataFrame | None = None
+    plays: pd.DataFrame, zones: Mapping[str, str], touched_by: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """One row per user and local date with a play, sorted by both.
 
     Columns: user_id (text), date (datetime.date), minutes, listened_ms, plays, unique_tracks,
-    unique_artists (int64), top_track_id, top_artist_id (text, or None). `only` (columns user_id,
-    date) names the days to return. Needs every stored play of these days and each user's play
-    before the first of them.
+    unique_artists (int64), top_track_id, top_artist_id (text, or None). With `touched_by` (columns
+    user_id, played_at: some of the plays) only the days that those fall on. Needs every stored play
+    of the days returned and each user's play before the first of them.
 
     listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`);
     minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
@@ -69,14 +70,15 @@ def daily_listening(
             "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
         }
     )
-    if only is not None:
-        wanted = pd.DataFrame(
+    if touched_by is not None:
+        touching = pd.DataFrame(
             {
-                "user": places(pd.Index(user.names, dtype=object), only["user_id"]),
-                "day": day_numbers(only["date"]),
+                "user": places(pd.Index(user.names, dtype=object), touched_by["user_id"]),
+                "at": utc_times(touched_by["played_at"]).astype("int64").to_numpy(),
             }
         )
-        played = played.merge(wanted, on=["user", "day"])
+        touched = played.merge(touching, on=["user", "at"])[["user", "day"]].drop_duplicates()
+        played = played.merge(touched, on=["user", "day"])
     days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
     heard = played[played["counted"]]
     tracks, artists = (_tops(heard, item).reindex(days.index) for item in ("track", "artist"))
@@ -126,16 +128,9 @@ def local_dates(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.Series:
     return dates(days).set_axis(plays.index)
 
 
-def touched_days(user_times: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataFrame:
-    """The distinct local dates that instants fall on: columns user_id, date; sorted by both.
-
-    `user_times` needs only the columns user_id and played_at.
-    """
-    user = Coded.of(user_times["user_id"])
-    days = days_of(local_times(user, user_times["played_at"], zones))
-    touched = pd.DataFrame({"user": user.codes, "day": days}).drop_duplicates()
-    touched = touched.sort_values(["user", "day"])
-    return pd.DataFrame({"user_id": user.texts(touched["user"]), "date": dates(touched["day"])})
+def window_around(first: datetime, last: datetime) -> tuple[datetime, datetime]:
+    """UTC bounds [start, end) around the local dates of these instants, in any zone."""
+    return first - _LONGEST_DAY, last + _LONGEST_DAY
 
 
 def reading_window(first: date, last: date) -> tuple[datetime, datetime]:

@@ -1,27 +1,43 @@
-"""Coverage, gaps and the log of fetched pages: what is known about completeness."""
+"""Coverage, listening gaps and the log of fetched pages: what is known about completeness."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    delete,
-    func,
-    select,
-    true,
-    tuple_,
-    update,
-)
+from sqlalchemy import Connection, delete, func, literal, select, tuple_, union_all, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.sql.elements import ColumnElement
 
-from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, Known
-from spotify_pipeline.domain.listening.recordings import PageMatch
+from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import insert_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """A user's covered intervals, disjoint and in order, and open gaps, in order."""
+
+    covers: tuple[Interval, ...] = ()
+    open_gaps: tuple[Interval, ...] = ()
+
+    def until(self, now: datetime) -> "Coverage":
+        """Without what lies after `now`: a wrong clock may have stored an end in the future."""
+        covers = tuple(
+            Interval(cover.start, min(cover.end, now))
+            for cover in self.covers
+            if cover.start <= now
+        )
+        return Coverage(covers, self.open_gaps)
+
+    def after(self, change: CoverageChange) -> "Coverage":
+        """What is stored once a page's change is written."""
+        gaps = {gap.start: gap for gap in self.open_gaps if gap not in change.closed}
+        if opened := change.opened:
+            known = gaps.get(opened.start, opened)
+            gaps[opened.start] = Interval(opened.start, max(known.end, opened.end))
+        return Coverage(change.covers, tuple(gaps[start] for start in sorted(gaps)))
+
+
+NO_COVERAGE = Coverage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,49 +54,34 @@ class FetchedPage:
     change: CoverageChange
 
 
-def read_known(conn: Connection, matches: Mapping[str, PageMatch]) -> dict[str, Known]:
-    """What is known of each user before a page, which was compared with the stored plays."""
-    covers = read_covers(conn, matches)
-    gaps = read_open_gaps(conn, matches)
-    return {
-        user_id: Known(
-            covers=tuple(covers.get(user_id, ())),
-            open_gaps=tuple(gaps.get(user_id, ())),
-            seen=match.seen,
-            not_shown=match.not_shown,
-        )
-        for user_id, match in matches.items()
-    }
-
-
-def read_covers(
-    conn: Connection, user_ids: Iterable[str], now: datetime | None = None
-) -> dict[str, list[Interval]]:
-    """Each user's covers, disjoint and in order; none reaches beyond `now` (None: the stored ends).
-
-    A wrong clock may have stored an end in the future.
-    """
-    c = t.coverage
-    if now is None:
-        return _intervals(conn, c.c.user_id, c.c.covered_from, c.c.covered_to, user_ids)
-    end = func.least(c.c.covered_to, now)
-    return _intervals(conn, c.c.user_id, c.c.covered_from, end, user_ids, c.c.covered_from <= now)
-
-
-def read_open_gaps(conn: Connection, user_ids: Iterable[str]) -> dict[str, list[Interval]]:
-    """Each user's open gaps, in order."""
-    g = t.listening_gaps
-    return _intervals(
-        conn, g.c.user_id, g.c.gap_start, g.c.gap_end, user_ids, g.c.closed_at.is_(None)
+def read_coverage(conn: Connection, user_ids: Iterable[str]) -> dict[str, Coverage]:
+    """What is stored of each of these users; users without any have the empty coverage."""
+    c, g = t.coverage, t.listening_gaps
+    wanted = list(user_ids)
+    covers = select(c.c.user_id, literal(False).label("is_gap"), c.c.covered_from, c.c.covered_to)
+    gaps = select(g.c.user_id, literal(True), g.c.gap_start, g.c.gap_end)
+    statement = union_all(
+        covers.where(c.c.user_id.in_(wanted)),
+        gaps.where(g.c.user_id.in_(wanted), g.c.closed_at.is_(None)),
     )
+    intervals: dict[tuple[str, bool], list[Interval]] = {}
+    for user_id, is_gap, start, end in conn.execute(statement):
+        intervals.setdefault((user_id, is_gap), []).append(Interval(start, end))
+    return {
+        user_id: Coverage(
+            covers=tuple(sorted(intervals.get((user_id, False), ()))),
+            open_gaps=tuple(sorted(intervals.get((user_id, True), ()))),
+        )
+        for user_id in wanted
+    }
 
 
 def save_pages(
     conn: Connection,
     pages: Sequence[FetchedPage],
-    covers_before: Mapping[str, Sequence[Interval]],
+    before: Mapping[str, Coverage],
 ) -> None:
-    """Log the pages; write the covers and gaps that changed."""
+    """Log the pages; write the covers and gaps that differ from those stored before."""
     if not pages:
         return
     log = [
@@ -97,22 +98,22 @@ def save_pages(
         for page in pages
     ]
     conn.execute(insert_rows(t.fetch_log, log))
-    _save_covers(conn, pages, covers_before)
+    _save_covers(conn, pages, before)
     _save_gaps(conn, pages)
 
 
 def _save_covers(
     conn: Connection,
     pages: Sequence[FetchedPage],
-    covers_before: Mapping[str, Sequence[Interval]],
+    before: Mapping[str, Coverage],
 ) -> None:
     c = t.coverage
-    before = {(p.user_id, cover) for p in pages for cover in covers_before[p.user_id]}
+    stored = {(p.user_id, cover) for p in pages for cover in before[p.user_id].covers}
     after = {(p.user_id, cover) for p in pages for cover in p.change.covers}
-    if gone := before - after:
+    if gone := stored - after:
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
         conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))
-    if new := after - before:
+    if new := after - stored:
         covers = [
             {"user_id": user_id, "covered_from": cover.start, "covered_to": cover.end}
             for user_id, cover in sorted(new)
@@ -153,23 +154,3 @@ def _save_gaps(conn: Connection, pages: Sequence[FetchedPage]) -> None:
                 for page, gap in opened
             ],
         )
-
-
-def _intervals(
-    conn: Connection,
-    user_id: Column[str],
-    start: Column[datetime],
-    end: ColumnElement[datetime],
-    user_ids: Iterable[str],
-    condition: ColumnElement[bool] | None = None,
-) -> dict[str, list[Interval]]:
-    intervals: dict[str, list[Interval]] = defaultdict(list)
-    wanted = true() if condition is None else condition
-    rows = conn.execute(
-        select(user_id, start, end)
-        .where(user_id.in_(list(user_ids)), wanted)
-        .order_by(user_id, start)
-    )
-    for owner, first, last in rows:
-        intervals[owner].append(Interval(first, last))
-    return intervals

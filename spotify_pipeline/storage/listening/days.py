@@ -1,34 +1,33 @@
 """Daily listening: one row per user and local day with a play, rebuilt from plays at any time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import pandas as pd
 from sqlalchemy import (
-    ARRAY,
     Column,
     Connection,
     Date,
     Text,
     cast,
     delete,
-    func,
-    literal,
     select,
+    tuple_,
     union,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import array_rows
 from spotify_pipeline.storage.postgres.frames import frame, records
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDay:
-    """One stored day and what is said about its completeness."""
+    """One stored day and its completeness."""
 
     user_id: str
     date: date
@@ -53,14 +52,8 @@ def delete_days(conn: Connection, days: Iterable[tuple[str, date]]) -> None:
     d, gone = t.daily_listening, sorted(days)
     if not gone:
         return
-    keys = (
-        func.unnest(
-            literal([user_id for user_id, _ in gone], ARRAY(Text)),
-            literal([date_ for _, date_ in gone], ARRAY(Date)),
-        )
-        .table_valued("user_id", "date", name="gone")
-        .render_derived()
-    )
+    user_ids, dates = [user_id for user_id, _ in gone], [date_ for _, date_ in gone]
+    keys = array_rows("gone", user_id=(Text(), user_ids), date=(Date(), dates))
     conn.execute(delete(d).where(d.c.user_id == keys.c.user_id, d.c.date == keys.c.date))
 
 
@@ -71,11 +64,7 @@ def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
     """
     table = t.daily_listening
     columns = (table.c.user_id, table.c.date, table.c.top_artist_id)
-    users = (
-        func.unnest(literal(list(since), ARRAY(Text)), literal(list(since.values()), ARRAY(Date)))
-        .table_valued("user_id", "since", name="users")
-        .render_derived()
-    )
+    users = array_rows("users", user_id=(Text(), since), since=(Date(), since.values()))
     rows = conn.execute(
         select(*columns)
         .join_from(
@@ -86,24 +75,31 @@ def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
     return frame(rows, (column.name for column in columns))
 
 
-def count_days(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
-    """Stored days per user; users without any are left out."""
-    tallies = t.listening_tallies
-    rows = conn.execute(
-        select(tallies.c.user_id, tallies.c.days).where(
-            tallies.c.user_id.in_(list(user_ids)), tallies.c.days > 0
-        )
-    )
-    return {user_id: days for user_id, days in rows}
+def mark_stale(conn: Connection, user_ids: Collection[str]) -> None:
+    """Note that all days of these users have to be computed again."""
+    u = t.users
+    if user_ids:
+        conn.execute(update(u).where(u.c.user_id.in_(user_ids)).values(days_stale=True))
 
 
-def read_unsettled(
+def mark_fresh(conn: Connection, zones: Mapping[str, str]) -> None:
+    """Note that all days of these users were computed under these zones.
+
+    A user whose zone has changed while Spotify was asked stays stale.
+    """
+    u = t.users
+    if zones:
+        computed = tuple_(u.c.user_id, u.c.timezone).in_(list(zones.items()))
+        conn.execute(update(u).where(computed).values(days_stale=False))
+
+
+def read_incomplete(
     conn: Connection, user_ids: Sequence[str], all_of: Iterable[str] = ()
 ) -> list[StoredDay]:
-    """The days of these users whose completeness may be another now, and all of `all_of`.
+    """The days of these users whose completeness may have changed, and all days of `all_of`.
 
-    Those of which nothing was said yet; those that are not complete, but touch a cover; those that
-    touch an open gap, which may have just opened over days that were complete until now.
+    That is days that are unknown; days that are not complete but touch a covered interval; days
+    that touch an open gap, which may have just opened over days that were complete until now.
     """
     d, c, g = t.daily_listening, t.coverage, t.listening_gaps
 
@@ -120,12 +116,11 @@ def read_unsettled(
         g.c.closed_at.is_(None), near(g.c.gap_start, g.c.gap_end)
     )
     some = (days.where(d.c.completeness == "unknown"), near_a_cover, near_a_gap)
-    # Four index scans: years that lie in no cover, or are complete, are not even looked at.
-    statement = union(
-        *(part.where(d.c.user_id.in_(user_ids)) for part in some),
-        days.where(d.c.user_id.in_(list(all_of))),
-    )
-    return [StoredDay(*row) for row in conn.execute(statement)]
+    # An index scan each: years that lie in no covered interval, or are complete, are not read.
+    parts = [part.where(d.c.user_id.in_(user_ids)) for part in some]
+    if everything := list(all_of):
+        parts.append(days.where(d.c.user_id.in_(everything)))
+    return [StoredDay(*row) for row in conn.execute(union(*parts))]
 
 
 def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: datetime) -> None:
@@ -133,14 +128,11 @@ def save_completeness(conn: Connection, days: Sequence[StoredDay], computed_at: 
     if not days:
         return
     table = t.daily_listening
-    changed = (
-        func.unnest(
-            literal([day.user_id for day in days], ARRAY(Text)),
-            literal([day.date for day in days], ARRAY(Date)),
-            literal([day.completeness for day in days], ARRAY(Text)),
-        )
-        .table_valued("user_id", "date", "completeness", name="changed")
-        .render_derived()
+    changed = array_rows(
+        "changed",
+        user_id=(Text(), [day.user_id for day in days]),
+        date=(Date(), [day.date for day in days]),
+        completeness=(Text(), [day.completeness for day in days]),
     )
     conn.execute(
         update(table)

@@ -1,4 +1,4 @@
-"""Milliseconds heard of a play, in SQL: the rule of domain.days.listened_ms.
+"""Milliseconds heard of a play, in SQL: the rule of domain.listening.days.listened_ms.
 
 Imports no pandas, because the code location loads the checks.
 """
@@ -14,7 +14,7 @@ from spotify_pipeline.storage import tables as t
 
 
 def plays_heard(*where: ColumnElement[bool]) -> Select[Any]:
-    """The statement that reads plays with `listened_ms`, as domain.days.listened_ms counts it.
+    """The statement that reads plays with `listened_ms`, as in domain.listening.days.
 
     `where` picks the plays of one user in a time, on `t.plays`. The estimate of the first one
     picked needs the play before it, so that has to be picked, too.
@@ -41,5 +41,5 @@ def previous_play(user_id: ColumnElement[str], since: Any) -> ColumnElement[date
     """When the user's last play before an instant ended; the instant where there was none."""
     q = t.plays.alias("previous")
     before = select(func.max(q.c.played_at)).where(q.c.user_id == user_id, q.c.played_at < since)
-    # Whatever else `since` speaks of belongs to the statement around it.
+    # Other tables that `since` refers to belong to the statement around it.
     return func.coalesce(before.correlate_except(q).scalar_subquery(), since)

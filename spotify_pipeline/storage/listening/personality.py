@@ -1,4 +1,4 @@
-"""Music personality: one row per user, as of the last time it changed, and what it is made of."""
+"""Music personality: one row per user, and the fingerprint of what it was computed from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from datetime import datetime
 
 import pandas as pd
 from sqlalchemy import (
-    ARRAY,
     Connection,
     Date,
     Integer,
@@ -22,15 +21,16 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from spotify_pipeline.domain.personality.streaks import Past
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import array_rows
 from spotify_pipeline.storage.postgres.frames import records
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a stored personality was computed from, and the streaks that need no second look."""
+    """A hash of the inputs of a stored personality, and the streaks summed up so far."""
 
-    # None: there is no personality, or plays or days have changed since.
+    # None: there is no personality, or plays or days have changed since (triggers note it).
     key: str | None
     # None: nothing is summed up.
     past: Past | None
@@ -38,7 +38,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class ListState:
-    """One stored top artist list: what it says, as a digest, and when it was fetched."""
+    """One stored top artist list: a digest of its rows, and when it was fetched."""
 
     time_range: str
     fetched_at: datetime
@@ -56,17 +56,18 @@ def write_personality(conn: Connection, rows: pd.DataFrame, computed_at: datetim
 
 
 def lock_fingerprints(conn: Connection, user_ids: Sequence[str]) -> dict[str, Fingerprint]:
-    """Each user's basis; plays and days of others' transactions wait until ours ends.
+    """Each user's fingerprint; other transactions' plays and days wait until ours ends.
 
-    Otherwise a key could be saved over the note that plays have come meanwhile.
+    Prevents a lost update: plays that arrive while the personality is computed invalidate the key,
+    and saving the key afterwards would undo that.
     """
-    b, m = t.listening_tallies, t.music_personality
+    c, m = t.listening_tallies, t.music_personality
     rows = conn.execute(
-        select(b, m.c.user_id.is_not(None).label("is_there"))
-        .outerjoin_from(b, m, m.c.user_id == b.c.user_id)
-        .where(b.c.user_id.in_(user_ids))
-        .order_by(b.c.user_id)
-        .with_for_update(of=b, key_share=True)
+        select(c, m.c.user_id.is_not(None).label("is_there"))
+        .outerjoin_from(c, m, m.c.user_id == c.c.user_id)
+        .where(c.c.user_id.in_(user_ids))
+        .order_by(c.c.user_id)
+        .with_for_update(of=c, key_share=True)
     )
     return {
         row.user_id: Fingerprint(
@@ -85,41 +86,33 @@ def lock_fingerprints(conn: Connection, user_ids: Sequence[str]) -> dict[str, Fi
 
 
 def save_fingerprints(conn: Connection, fingerprints: Mapping[str, Fingerprint]) -> None:
-    """Write down what each user's personality was computed from, where it is another."""
-    b = t.listening_tallies
+    """Store the fingerprints that differ from those stored."""
+    if not fingerprints:
+        return
+    c = t.listening_tallies
     pasts = [fingerprint.past for fingerprint in fingerprints.values()]
-    new = (
-        func.unnest(
-            literal(list(fingerprints), ARRAY(Text)),
-            literal([fingerprint.key for fingerprint in fingerprints.values()], ARRAY(Text)),
-            literal([past and past.before for past in pasts], ARRAY(Date)),
-            literal([past.days if past else 0 for past in pasts], ARRAY(Integer)),
-            literal([past.longest if past else 0 for past in pasts], ARRAY(Integer)),
-            literal([past and past.longest_artist_id for past in pasts], ARRAY(Text)),
-        )
-        .table_valued("user_id", "key", "before", "days", "longest", "artist_id", name="new")
-        .render_derived()
+    new = array_rows(
+        "new",
+        user_id=(Text(), fingerprints),
+        key=(Text(), [fingerprint.key for fingerprint in fingerprints.values()]),
+        before=(Date(), [past and past.before for past in pasts]),
+        days=(Integer(), [past.days if past else 0 for past in pasts]),
+        longest=(Integer(), [past.longest if past else 0 for past in pasts]),
+        artist_id=(Text(), [past and past.longest_artist_id for past in pasts]),
     )
     values = {
-        b.c.personality_key: new.c.key,
-        b.c.streaks_before: new.c.before,
-        b.c.streak_days: new.c.days,
-        b.c.longest_streak: new.c.longest,
-        b.c.longest_streak_artist_id: new.c.artist_id,
+        c.c.personality_key: new.c.key,
+        c.c.streaks_before: new.c.before,
+        c.c.streak_days: new.c.days,
+        c.c.longest_streak: new.c.longest,
+        c.c.longest_streak_artist_id: new.c.artist_id,
     }
-    if fingerprints:
-        conn.execute(
-            update(b)
-            .where(
-                b.c.user_id == new.c.user_id,
-                tuple_(*values).is_distinct_from(tuple_(*values.values())),
-            )
-            .values(values)
-        )
+    differs = tuple_(*values).is_distinct_from(tuple_(*values.values()))
+    conn.execute(update(c).where(c.c.user_id == new.c.user_id, differs).values(values))
 
 
 def read_list_states(conn: Connection, user_ids: Sequence[str]) -> dict[str, list[ListState]]:
-    """The top artist lists of each user, by time range; only what the personality reads counts."""
+    """The top artist lists of each user, by time range; digests of what the personality reads."""
     a = t.user_top_artists
     row = func.row(a.c.rank, a.c.spotify_id, a.c.genres, a.c.popularity)
     listed = func.string_agg(cast(row, Text), aggregate_order_by(literal("\n"), a.c.rank))

@@ -1,6 +1,6 @@
 """Plays: facts, stored once, never overwritten."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -30,7 +30,7 @@ from spotify_pipeline.domain.listening.recordings import (
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.listened_time import previous_play
-from spotify_pipeline.storage.postgres.bulk import insert_rows
+from spotify_pipeline.storage.postgres.bulk import array_rows, insert_rows
 from spotify_pipeline.storage.postgres.frames import frame
 
 PLAY_DTYPES = {
@@ -44,14 +44,16 @@ PLAY_DTYPES = {
     "release_date": "str",
 }
 
+_INSTANT = DateTime(timezone=True)
+
 # From and until, half-open, UTC; None: always.
 Window = tuple[datetime, datetime] | None
 ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A user's plays in some time, summed up: the distinct primary artists, the number of plays."""
+class PlaysSummary:
+    """The distinct primary artists and the number of plays of a user in a window."""
 
     artist_ids: list[str]
     plays: int
@@ -90,9 +92,9 @@ def insert_plays(
 
 
 def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[str, datetime]]:
-    """Give these users' plays what they lack and the catalogue knows by now.
+    """Fill in what these users' plays lack and the catalogue knows by now.
 
-    That is the length of a track that Spotify once sent without one, say. A value that a play has
+    For example the length of a track that Spotify once sent without one. A value that a play has
     is never changed. Returns (user_id, played_at) of the plays completed.
     """
     p, k = t.plays, t.tracks
@@ -106,7 +108,7 @@ def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[st
         and_(p.c.duration_ms.is_(None), k.c.duration_ms.is_not(None)),
         and_(p.c.release_date.is_(None), k.c.release_date.is_not(None)),
     )
-    # In the words of the partial index.
+    # The predicate of the partial index.
     incomplete = or_(p.c.artist_id.is_(None), p.c.duration_ms.is_(None), p.c.release_date.is_(None))
     completed = conn.execute(
         update(p)
@@ -132,15 +134,10 @@ def read_stored_plays(
     conn: Connection, since: Mapping[str, datetime]
 ) -> dict[str, list[StoredPlay]]:
     """Each user's API plays since an instant of theirs, in order, with all instants shown."""
+    if not since:
+        return {}
     p, k, r = t.plays, t.tracks, t.restamped_plays
-    users = (
-        func.unnest(
-            literal(list(since), ARRAY(Text)),
-            literal(list(since.values()), ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "since", name="users")
-        .render_derived()
-    )
+    users = array_rows("users", user_id=(Text(), since), since=(_INSTANT, since.values()))
     same = and_(
         r.c.user_id == p.c.user_id, r.c.played_at == p.c.played_at, r.c.track_id == p.c.track_id
     )
@@ -182,7 +179,7 @@ def read_stored_plays(
 def save_restamped(
     conn: Connection, restamped: Mapping[str, tuple[datetime, Sequence[Restamped]]]
 ) -> None:
-    """Note under which other instants pages, fetched at an instant, showed stored plays."""
+    """Store the other instants under which a page, fetched at an instant, showed stored plays."""
     rows = [
         {
             "user_id": user_id,
@@ -202,16 +199,10 @@ def save_restamped(
 def read_next_plays(
     conn: Connection, plays: Collection[tuple[str, datetime]]
 ) -> list[tuple[str, datetime]]:
-    """The play after each of these (user_id, played_at): what it counts depends on them."""
+    """The play after each of these (user_id, played_at): its listened time depends on them."""
     p = t.plays
-    given = (
-        func.unnest(
-            literal([user_id for user_id, _ in plays], ARRAY(Text)),
-            literal([played_at for _, played_at in plays], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "played_at", name="given")
-        .render_derived()
-    )
+    user_ids, instants = [user_id for user_id, _ in plays], [played_at for _, played_at in plays]
+    given = array_rows("given", user_id=(Text(), user_ids), played_at=(_INSTANT, instants))
     after = (
         select(func.min(p.c.played_at))
         .where(p.c.user_id == given.c.user_id, p.c.played_at > given.c.played_at)
@@ -240,11 +231,13 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
     return frame(rows, PLAY_DTYPES).astype(PLAY_DTYPES)
 
 
-def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, Heard]:
-    """What each user heard in their half-open UTC window; users who heard nothing are left out.
+def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, PlaysSummary]:
+    """Sums up each user's plays in their half-open UTC window; users without any are left out.
 
-    Only plays that count (see domain.days.counted).
+    Only plays that count (see domain.listening.days.counted).
     """
+    if not windows:
+        return {}
     plays = t.plays
     window = _reading(windows)
     rows = conn.execute(
@@ -257,21 +250,17 @@ def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str
         .where(or_(plays.c.source == "api", plays.c.ms_played >= COUNTED_FROM_MS))
         .group_by(plays.c.user_id)
     )
-    return {user_id: Heard(artist_ids or [], plays) for user_id, artist_ids, plays in rows}
+    return {user_id: PlaysSummary(artist_ids or [], plays) for user_id, artist_ids, plays in rows}
 
 
 def _reading(windows: Mapping[str, Window]) -> TableValuedAlias:
     """The windows as a table: user_id, since, until."""
     spans = [span or ALWAYS for span in windows.values()]
-    # Three arrays instead of a VALUES row per user: always three parameters, one cached plan.
-    return (
-        func.unnest(
-            literal(list(windows), ARRAY(Text)),
-            literal([since for since, _ in spans], ARRAY(DateTime(timezone=True))),
-            literal([until for _, until in spans], ARRAY(DateTime(timezone=True))),
-        )
-        .table_valued("user_id", "since", "until", name="reading")
-        .render_derived()
+    return array_rows(
+        "reading",
+        user_id=(Text(), windows),
+        since=(_INSTANT, [since for since, _ in spans]),
+        until=(_INSTANT, [until for _, until in spans]),
     )
 
 
@@ -285,14 +274,3 @@ def _is_inside(window: TableValuedAlias, *, with_previous: bool = False) -> Colu
         plays.c.played_at >= since,
         plays.c.played_at < window.c.until,
     )
-
-
-def count_plays(conn: Connection, user_ids: Iterable[str]) -> dict[str, int]:
-    """Stored plays per user; users without any are left out."""
-    tallies = t.listening_tallies
-    rows = conn.execute(
-        select(tallies.c.user_id, tallies.c.plays).where(
-            tallies.c.user_id.in_(list(user_ids)), tallies.c.plays > 0
-        )
-    )
-    return {user_id: plays for user_id, plays in rows}

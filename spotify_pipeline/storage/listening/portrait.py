@@ -1,13 +1,13 @@
 """Reads what is shown of one person's listening."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Table, cast, func, literal, select
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
-from spotify_pipeline.domain.listening.coverage import Interval, completeness, local_day
+from spotify_pipeline.domain.listening.coverage import completeness, local_day
 from spotify_pipeline.domain.portrait import (
     COMPARED_AFTER,
     QUARTER_SECONDS,
@@ -20,7 +20,7 @@ from spotify_pipeline.domain.portrait import (
 )
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.coverage import read_covers, read_open_gaps
+from spotify_pipeline.storage.listening.coverage import Coverage, read_coverage
 from spotify_pipeline.storage.listening.listened_time import plays_heard, previous_play
 
 SHOWN_ITEMS = 10
@@ -34,20 +34,20 @@ def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
     today = now.astimezone(check_zone(zone)).date()
     p = t.music_personality
     row = conn.execute(select(p).where(p.c.user_id == user_id)).mappings().one_or_none()
-    gaps = read_open_gaps(conn, [user_id]).get(user_id, [])
+    coverage = read_coverage(conn, [user_id])[user_id].until(now)
     return Portrait(
-        days=_days(conn, user_id, today, gaps, now),
+        days=_days(conn, user_id, today, coverage, now),
         hours=minutes_by_hour(_quarters(conn, user_id, now), check_zone(zone)),
         artists=_top(conn, user_id, now, t.user_top_artists, t.top_artists_history),
         tracks=_top(conn, user_id, now, t.user_top_tracks, t.top_tracks_history),
         personality={**row} if row else None,
-        gaps=tuple(reversed(gaps)),
+        gaps=tuple(reversed(coverage.open_gaps)),
         names=_names(conn, {**row}) if row else {},
     )
 
 
 def _days(
-    conn: Connection, user_id: str, today: date, gaps: Sequence[Interval], now: datetime
+    conn: Connection, user_id: str, today: date, coverage: Coverage, now: datetime
 ) -> tuple[Day, ...]:
     """Every day of the calendar. A quiet day has no row: whether it is known, its cover says."""
     d, u, s = t.daily_listening, t.users, t.sync_state
@@ -63,13 +63,12 @@ def _days(
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .where(u.c.user_id == user_id)
     ).one()
-    covers = read_covers(conn, [user_id], now).get(user_id, [])
     if fetched_at and fetched_at > now + CLOCKS_MAY_DIFFER:
         fetched_at = None  # a wrong clock stored it: it settles no day
 
     def quiet(date_: date) -> Day:
         span = local_day(date_, check_zone(timezone))
-        known = completeness(span, covers, gaps, fetched_at, has_play=False)
+        known = completeness(span, coverage.covers, coverage.open_gaps, fetched_at, has_play=False)
         # Until all days are computed again, it is not known that nothing was heard.
         if known == "complete" and not stale:
             return Day(date_, 0, 0, known)

@@ -1,14 +1,14 @@
 """Rows of Python values as a table inside a statement."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Column, Table, Text, cast, column, func, literal, select
+from sqlalchemy import ARRAY, Column, Table, Text, cast, column, func, literal, select
 from sqlalchemy.dialects.postgresql import JSON, Insert, insert
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
@@ -32,6 +32,15 @@ def bulk_rows(
     columns = [column(key, type_) for key, type_ in types.items()]
     table = func.json_to_recordset(cast(text, JSON)).table_valued(*columns, name=name)
     return table.render_derived(with_types=True)
+
+
+def array_rows(name: str, **columns: tuple[TypeEngine[Any], Iterable[Any]]) -> TableValuedAlias:
+    """A table called `name` with an array parameter per column, given as (type, values).
+
+    The same statement for any number of rows: one cached plan.
+    """
+    arrays = [literal(list(values), ARRAY(type_)) for type_, values in columns.values()]
+    return func.unnest(*arrays).table_valued(*columns, name=name).render_derived()
 
 
 def insert_rows(table: Table, rows: Sequence[Row]) -> Insert:

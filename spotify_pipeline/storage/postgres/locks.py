@@ -25,21 +25,25 @@ def lock_or_skip(
 ) -> tuple[Rows, bool]:
     """`lock(False)`, which waits in order, or after WAIT `lock(True)`, which skips locked rows.
 
-    Waits so many times WAIT. Returns its rows, and whether locked ones were skipped.
+    Waits so many times WAIT. Returns its rows, and whether locked ones were skipped. Two round
+    trips more than the locks themselves.
     """
-    before = conn.scalar(select(func.current_setting("lock_timeout")))
     for _ in range(waits):
+        before = conn.exec_driver_sql(
+            "SELECT current_setting('lock_timeout'); SAVEPOINT locking;"
+            f" SET LOCAL lock_timeout = '{WAIT}'"
+        ).scalar_one()
         try:
-            # The savepoint lets go of what the first try has locked: rows that are locked later
-            # stand before them in the order (deadlock).
-            with conn.begin_nested():
-                limit_waits(conn)
-                rows = lock(False)
-                conn.execute(select(func.set_config("lock_timeout", before, True)))
-            return rows, False
+            rows = lock(False)
         except OperationalError as error:
             if not is_lock_timeout(error):
                 raise
+            # Releases what the first try has locked: rows that are locked later stand before them
+            # in the order (deadlock). Also restores the setting.
+            conn.exec_driver_sql("ROLLBACK TO SAVEPOINT locking; RELEASE SAVEPOINT locking")
+        else:
+            conn.exec_driver_sql(f"RELEASE SAVEPOINT locking; SET LOCAL lock_timeout = '{before}'")
+            return rows, False
     return lock(True), True
 
 

@@ -55,6 +55,8 @@ def refresh_connection_states(conn: Connection, user_ids: Sequence[str] | None =
     if user_ids is not None:
         changing = changing.where(u.c.user_id.in_(user_ids))
     states = {row.user_id: row.state for row in conn.execute(changing)}
+    if not states:
+        return
     free = _lock_requests(conn, states.keys(), skip=True)
     for new_state in sorted({states[user_id] for user_id in free}):
         due = [user_id for user_id in free if states[user_id] == new_state]

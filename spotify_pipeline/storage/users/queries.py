@@ -46,6 +46,8 @@ class User:
     account_id: str | None = None
     # Failed syncs since the last success.
     consecutive_failures: int = 0
+    # The last sync failed.
+    is_failing: bool = False
 
     @property
     def heard_at(self) -> datetime | None:
@@ -76,6 +78,7 @@ def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
             u.c.plays_from,
             u.c.account_id,
             s.c.consecutive_failures,
+            s.c.last_error_code.is_not(None).label("is_failing"),
             k.c.client_id,
             k.c.key_id,
             k.c.sealed_refresh_token,
@@ -115,6 +118,7 @@ def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
             plays_from=row.plays_from,
             account_id=row.account_id,
             consecutive_failures=row.consecutive_failures,
+            is_failing=row.is_failing,
         )
         for row in rows
     ]

@@ -1,8 +1,8 @@
-"""The lease per user: whoever syncs a user holds it, and every write of a sync is fenced by it.
+"""The lease per user: a worker holds it while it syncs the user, and it fences every write.
 
 A lease lasts LEASE_SECONDS and is renewed while the work goes on, so a dead worker blocks a user
-for at most that long, and one that comes back from the dead can no longer write. All instants are
-the database's `now()`: the clocks of workers need not agree.
+for at most that long, and a worker that was suspended for longer can no longer write. All instants
+are the database's `now()`: the clocks of workers need not agree.
 """
 
 import logging
@@ -14,7 +14,20 @@ from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, not_, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    Text,
+    and_,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.storage import tables as t
@@ -41,7 +54,7 @@ def take(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> set[str]:
             ),
         )
         .order_by(state.c.user_id)
-        # Two workers that want overlapping sets must not wait for each other in a circle.
+        # Two workers that want overlapping sets must not wait for each other (deadlock).
         .with_for_update(skip_locked=True)
     )
     taken = conn.execute(
@@ -54,23 +67,25 @@ def take(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> set[str]:
 
 
 def _is_held() -> ColumnElement[bool]:
-    """A lease that lasts, and ends no later than one can that is taken now.
+    """The lease has not ended, and ends no later than a lease taken now would.
 
     A wrong clock or a restore may leave a later end, which would keep the user busy until then.
-    Compared with the clock, because `now()` of a transaction is older than what others wrote since.
+    Compared with the clock: `now()` of a transaction is older than leases others took since.
     """
     until = t.sync_state.c.lease_until
     longest = func.clock_timestamp() + timedelta(seconds=LEASE_SECONDS)
     return and_(until >= func.now(), until <= longest)
 
 
-def _existing(conn: Connection, user_ids: set[str]) -> set[str]:
+def existing_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
+    """The users among these that exist."""
     state = t.sync_state
-    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids))))
+    wanted = literal(list(user_ids), ARRAY(Text))
+    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id == func.any(wanted))))
 
 
 def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
-    """Those of these users whom somebody is syncing now."""
+    """The users among these whom some worker is syncing now."""
     state = t.sync_state
     return set(
         conn.scalars(select(state.c.user_id).where(state.c.user_id.in_(user_ids), _is_held()))
@@ -78,7 +93,7 @@ def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
 
 
 def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = None) -> None:
-    """Give back these users (None: all) as far as they are held under this lease.
+    """Release these users (None: all) as far as they are held under this lease.
 
     A row that another session keeps locked is left out: its lease ends by itself.
     """
@@ -95,7 +110,7 @@ def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = N
 
 
 class Held(NamedTuple):
-    """What a write may do: `existing` users, `ours` to write, and `blocked` by another session."""
+    """Users that exist, that we hold the lease of, and that another session keeps locked."""
 
     existing: set[str]
     ours: set[str]
@@ -103,11 +118,11 @@ class Held(NamedTuple):
 
 
 def lock_held(conn: Connection, user_ids: Iterable[str], lease_id: UUID) -> Held:
-    """Lock, until the transaction ends, the users that exist, and find those with our lease.
+    """Lock these users until the transaction ends, and find those whose lease is ours.
 
-    Every write of a sync begins with this and may write the users of `ours` only: a user who was
-    forgotten is in no set, one whose lease was lost only in `existing`. Nobody can take the lease
-    of a locked user. One whom another session keeps locked is in `existing` and `blocked`.
+    Every write of a sync begins with this and may write the users of `ours` only: a forgotten user
+    is in no set, one whose lease was lost only in `existing`, one whom another session keeps locked
+    in `existing` and `blocked`. The lease of a locked user cannot be taken.
     """
     u, state = t.users, t.sync_state
     wanted = list(user_ids)
@@ -169,14 +184,14 @@ def leased(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Lease]:
-    """Hold the lease of as many of these users as can be had within `wait_seconds`."""
+    """Hold the lease of as many of these users as possible within `wait_seconds`."""
     wanted = set(user_ids)
     lease_id = uuid4()
     deadline = monotonic() + wait_seconds
     while True:
         with engine.begin() as conn:
             held = take(conn, wanted, lease_id)
-            busy = _existing(conn, wanted - held)
+            busy = existing_users(conn, wanted - held) if wanted - held else set()
             if not busy or monotonic() >= deadline:
                 break
             # Only users before the one that is waited for are kept meanwhile: of two workers that

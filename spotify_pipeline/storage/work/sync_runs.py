@@ -131,13 +131,6 @@ def _is_open() -> ColumnElement[bool]:
     return or_(outcome.is_(None), outcome == "skipped")
 
 
-def failing_users(conn: Connection, user_ids: Sequence[str]) -> set[str]:
-    """Those of these users whose last sync failed."""
-    s = t.sync_state
-    failed = s.c.user_id.in_(list(user_ids)) & s.c.last_error_code.is_not(None)
-    return set(conn.scalars(select(s.c.user_id).where(failed)))
-
-
 def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) -> None:
     """Write how it went.
 

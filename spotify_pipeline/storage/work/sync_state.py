@@ -1,4 +1,4 @@
-"""How each user's syncs stand: sync_state."""
+"""The table sync_state: per user the last sync, the last success, failures, the next due time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from spotify_pipeline.storage.postgres.bulk import as_row, bulk_rows
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync leaves in a user's state. Instants are of the facts clock."""
+    """What a sync writes into a user's state. Instants are of the facts clock."""
 
     user_id: str
     synced_at: datetime
@@ -25,9 +25,9 @@ class SyncResult:
     everything_done: bool
     plays_fetched: bool
     tops_fetched: bool
-    # None: plays were not asked for, so it stays.
+    # None: plays were not fetched, so it stays.
     next_due_at: datetime | None
-    # Nothing was asked because nobody's calls go out now: not counted as a failure.
+    # No call was made because no user's calls go out now: not counted as a failure.
     is_held_back: bool = False
     error_code: ErrorCode | None = None
     error_message: str | None = None

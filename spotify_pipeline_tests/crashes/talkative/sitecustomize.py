@@ -49,14 +49,14 @@ class _Finder:
 
         def exec_module(module):
             run(module)
-            collect = module.collect
+            fetch_users = module.fetch_users
 
-            def or_die(pipeline, listeners, *rest):
-                if any(listener.user_id == "crash" for listener in listeners):
-                    _die(pipeline, listeners)
-                return collect(pipeline, listeners, *rest)
+            def or_die(pipeline, users, *rest):
+                if any(user.user_id == "crash" for user in users):
+                    _die(pipeline, users)
+                return fetch_users(pipeline, users, *rest)
 
-            module.collect = or_die
+            module.fetch_users = or_die
 
         spec.loader.exec_module = exec_module
         return spec

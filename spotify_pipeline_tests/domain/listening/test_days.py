@@ -13,7 +13,7 @@ from spotify_pipeline.domain.listening.days import (
     local_dates,
     local_today,
     reading_window,
-    touched_days,
+    window_around,
 )
 from spotify_pipeline.domain.zones import UnknownZone, all_zones, check_zone
 from spotify_pipeline_tests import expected_listening
@@ -246,14 +246,10 @@ def test_recomputing_touched_days_equals_a_full_rebuild_for_any_batching(case, d
     while done < len(order):
         batch = order[done : done + data.draw(st.integers(1, 20))]
         done += len(batch)
-        touched = set(touched_days(plays.iloc[batch], zones).itertuples(index=False, name=None))
-        # Read as storage does: all users within the widest window, then exactly by local date.
-        days = [day for _, day in touched]
-        start, end = reading_window(min(days), max(days))
-        stored = plays.iloc[order[:done]]
+        new, stored = plays.iloc[batch], plays.iloc[order[:done]]
+        start, end = window_around(new["played_at"].min(), new["played_at"].max())
         near = stored[stored["played_at"].between(start, end, inclusive="left")]
-        keys = zip(near["user_id"], local_dates(near, zones), strict=True)
-        for row in records(daily_listening(near[[key in touched for key in keys]], zones)):
+        for row in records(daily_listening(near, zones, touched_by=new)):
             kept[row["user_id"], row["date"]] = row
     assert [kept[key] for key in sorted(kept)] == records(daily_listening(plays, zones))
 
@@ -264,7 +260,7 @@ def test_no_plays_give_no_days(untyped):
     days = daily_listening(plays.astype(object) if untyped else plays, {})
     assert len(days) == 0
     assert days.dtypes["listened_ms"] == "int64"
-    assert len(touched_days(plays, {})) == 0
+    assert len(daily_listening(plays, {}, touched_by=plays)) == 0
     assert len(local_dates(plays, {})) == 0
 
 
@@ -379,19 +375,22 @@ def test_samoa_has_no_day_2011_12_30():
     assert days["plays"].to_list() == [10, 24, 24, 14]
 
 
-def test_touched_days_are_distinct_and_sorted():
-    times = plays_frame(
+def test_days_touched_by_some_plays_are_whole_and_no_others_are_returned():
+    plays = plays_frame(
         [
             play(utc("2026-03-02 10:00"), user_id="b"),
             play(utc("2026-03-01 23:30"), user_id="a"),
             play(utc("2026-03-01 11:00"), user_id="a"),
             play(utc("2026-03-01 12:00"), user_id="a"),
+            play(utc("2026-03-05 12:00"), user_id="a"),
         ]
-    )[["user_id", "played_at"]]
-    assert records(touched_days(times, {"a": "Europe/Paris", "b": "UTC"})) == [
-        {"user_id": "a", "date": date(2026, 3, 1)},
-        {"user_id": "a", "date": date(2026, 3, 2)},
-        {"user_id": "b", "date": date(2026, 3, 2)},
+    )
+    touched_by = plays.iloc[[0, 1, 2]]
+    days = daily_listening(plays, {"a": "Europe/Paris", "b": "UTC"}, touched_by)
+    assert list(zip(days["user_id"], days["date"], days["plays"], strict=True)) == [
+        ("a", date(2026, 3, 1), 2),
+        ("a", date(2026, 3, 2), 1),
+        ("b", date(2026, 3, 2), 1),
     ]
 
 
@@ -476,8 +475,7 @@ def test_the_play_before_midnight_caps_the_first_play_of_the_day():
             play(utc("2026-03-02 00:01"), duration_ms=300_000),
         ]
     )
-    only = pd.DataFrame({"user_id": ["anna"], "date": [date(2026, 3, 2)]})
-    (day,) = records(daily_listening(rows, {"anna": "UTC"}, only))
+    (day,) = records(daily_listening(rows, {"anna": "UTC"}, touched_by=rows.iloc[[1]]))
     assert (day["date"], day["listened_ms"]) == (date(2026, 3, 2), 120_000)
 
 

@@ -1,5 +1,6 @@
 """Whole histories in parts: every play once, whatever its id, however many there are."""
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
@@ -11,9 +12,11 @@ from spotify_pipeline.domain.listening.days import daily_listening, reading_wind
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
+from spotify_pipeline.storage.listening.counters import read_counts
 from spotify_pipeline.storage.listening.history import HistoryReader, parts_of_history
 from spotify_pipeline.storage.listening.plays import read_plays
-from spotify_pipeline.sync.days import day_rows, rebuild_touched_days
+from spotify_pipeline.sync.days import refresh_days
+from spotify_pipeline.sync.plays import StoredUser
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -89,14 +92,16 @@ def test_days_rebuilt_in_parts_are_those_of_all_plays_at_once(
     gone = {"user_id": "anna", "date": date(2020, 1, 1), "minutes": 1, "listened_ms": 1}
     counts = dict.fromkeys(("plays", "unique_tracks", "unique_artists"), 1)
     history.execute(insert(t.daily_listening).values(**gone, **counts))
-    written = rebuild_touched_days(history, zones, [], set(SIZES), NOW)
-    rows = day_rows(history, SIZES, written, set())
+    users = [StoredUser(user_id, zone, days_stale=True) for user_id, zone in zones.items()]
+    written = refresh_days(history, users, NOW)
+    counts = read_counts(history, SIZES)
+    new = Counter(user_id for user_id, _ in written.inserted)
     wanted = daily_listening(read_plays(history, dict.fromkeys(SIZES)), zones)
     d = t.daily_listening
     columns = [d.c[name] for name in wanted.columns]
     stored = history.execute(d.select().with_only_columns(*columns)).all()
     assert sorted(map(tuple, stored)) == sorted(wanted.itertuples(index=False, name=None))
-    assert {user_id: (rows[user_id].total, rows[user_id].new) for user_id in SIZES} == {
+    assert {user_id: (counts[user_id].days, new[user_id]) for user_id in SIZES} == {
         user_id: (size, size) for user_id, size in SIZES.items()
     }
 

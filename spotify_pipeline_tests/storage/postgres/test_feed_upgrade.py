@@ -10,9 +10,11 @@ from sqlalchemy import URL, Connection, Engine, select, text
 
 from spotify_pipeline.domain.listening.coverage import SERVED_WINDOW
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.schema import init_db
-from spotify_pipeline.sync.days import rebuild_touched_days, refresh_completeness
+from spotify_pipeline.sync.days import refresh_days
+from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline_tests import expected_listening
 
 NOW = datetime(2026, 5, 27, 12, tzinfo=UTC)
@@ -162,9 +164,12 @@ def test_an_upgrade_and_a_rebuild_bring_stored_data_to_the_rules_of_the_feed(
             "quiet",
             "looping",
         }
-        zones = dict.fromkeys(USERS, "UTC")
-        rebuild_touched_days(conn, zones, [], set(USERS), NOW)
-        refresh_completeness(conn, zones, dict.fromkeys(USERS, NOW), set(USERS), computed_at=NOW)
+        coverage = read_coverage(conn, USERS)
+        users = [
+            StoredUser(user_id, "UTC", coverage[user_id], plays_fetched_at=NOW, days_stale=True)
+            for user_id in USERS
+        ]
+        refresh_days(conn, users, NOW)
         for user_id in USERS:
             facts = [
                 (at, id_, None, None if id_ == "emptied" else 290_000)

@@ -15,12 +15,14 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from spotify_pipeline.domain.listening.recordings import without_relinked
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
+from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.users.queries import User
-from spotify_pipeline.sync.days import rebuild_touched_days, refresh_completeness
-from spotify_pipeline.sync.fetch import Collected
-from spotify_pipeline.sync.plays import store_pages
+from spotify_pipeline.sync.days import refresh_days
+from spotify_pipeline.sync.fetch import FetchedUser
+from spotify_pipeline.sync.plays import StoredUser, store_plays
 from spotify_pipeline_tests import expected_listening
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON
 
@@ -134,7 +136,6 @@ def lives(draw: st.DrawFn) -> Life:
 def live(conn: Connection, user_id: str, life: Life) -> dict[int, list[datetime]]:
     """Store the pages of all polls; returns under which instants each play was ever shown."""
     shown: dict[int, list[datetime]] = defaultdict(list)
-    zones = {user_id: life.zone}
     for poll in life.polls:
         listed, more = life.page(poll)
         for heard, play, _ in listed:
@@ -150,10 +151,9 @@ def live(conn: Connection, user_id: str, life: Life) -> dict[int, list[datetime]
             has_more=more,
             items=len(listed),
         )
-        listener = User(user_id, life.zone, "connected", False, None, None, None)
-        new = store_pages(conn, [Collected(listener, poll, plays=page)])
-        rebuild_touched_days(conn, zones, new, set(), poll)
-        refresh_completeness(conn, zones, {user_id: poll}, set(), computed_at=poll)
+        user = User(user_id, life.zone, "connected", False, None, None, None)
+        fetched = FetchedUser(user, poll, {RECENTLY_PLAYED: page})
+        refresh_days(conn, store_plays(conn, [fetched], poll), poll)
     return shown
 
 
@@ -207,8 +207,9 @@ def test_any_life_is_stored_once_and_counted_as_by_a_plain_loop(engine: Engine, 
         last = life.polls[-1]
         conn.execute(update(t.listening_tallies).values(plays=0))  # a rebuild counts again
         conn.execute(delete(t.daily_listening))
-        rebuild_touched_days(conn, {"anna": life.zone}, [], {"anna"}, last)
-        refresh_completeness(conn, {"anna": life.zone}, {"anna": last}, {"anna"}, computed_at=last)
+        coverage = read_coverage(conn, ["anna"])["anna"]
+        user = StoredUser("anna", life.zone, coverage, plays_fetched_at=last, days_stale=True)
+        refresh_days(conn, [user], last)
         assert read_days(conn, "anna") == incremental
         # What the feed listed by the first poll after its end is stored or lies in a gap.
         gaps = conn.execute(select(t.listening_gaps)).all()

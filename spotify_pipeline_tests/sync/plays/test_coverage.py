@@ -1,7 +1,7 @@
-"""What is known about completeness: covers, gaps, the log of pages, and what is said of days."""
+"""Coverage, gaps, the log of pages, and the completeness of days."""
 
 from collections.abc import Iterable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,11 +14,11 @@ from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.edits import EmptyPage, Put
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
-from spotify_pipeline.storage.listening.coverage import read_covers, read_open_gaps
+from spotify_pipeline.storage.listening.coverage import Coverage, read_coverage
 from spotify_pipeline.storage.listening.plays import read_plays
 from spotify_pipeline.storage.users.queries import User
-from spotify_pipeline.sync.fetch import Collected
-from spotify_pipeline.sync.plays import store_pages
+from spotify_pipeline.sync.fetch import FetchedUser
+from spotify_pipeline.sync.plays import store_plays
 from spotify_pipeline_tests.domain.listening.feed import Story, recorded, stories
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Heard, Scenario
 
@@ -180,7 +180,7 @@ def test_skipped_items_count_for_the_overlap_and_for_the_cover(anna: Scenario) -
     assert gaps(anna) == []
 
 
-def test_the_log_tells_each_page(anna: Scenario) -> None:
+def test_each_page_is_logged(anna: Scenario) -> None:
     look(anna, 12, [9, 10, 11], unusable=[9])
     look(anna, 20, [18, 19])
     look(anna, 21, [18, 19, 20], unusable=[20])
@@ -227,7 +227,7 @@ def test_a_fetch_that_fails_covers_nothing(anna: Scenario) -> None:
     assert len(pages(anna)) == 1
 
 
-def test_who_is_forgotten_in_the_middle_leaves_nothing_and_the_others_are_recorded(
+def test_a_user_forgotten_during_a_sync_leaves_no_coverage_and_the_others_are_recorded(
     anna: Scenario,
 ) -> None:
     anna.connect("ben")
@@ -325,7 +325,7 @@ def test_a_gap_that_opened_while_no_days_were_computed_is_not_forgotten(anna: Sc
     assert said(anna) == {4: "at_least"}
 
 
-def test_a_rebuild_says_the_same_of_every_day(anna: Scenario) -> None:
+def test_a_rebuild_gives_every_day_the_same_completeness(anna: Scenario) -> None:
     look(anna, 20, [1, 19], more=False)
     look(anna, 80, [78])
     look(anna, 130, [78, 102])
@@ -339,7 +339,7 @@ def test_a_rebuild_says_the_same_of_every_day(anna: Scenario) -> None:
     assert said(anna) == {4: "at_least", 7: "at_least", 8: "complete"}
 
 
-def test_another_zone_says_again_which_days_are_complete(anna: Scenario) -> None:
+def test_another_zone_refreshes_which_days_are_complete(anna: Scenario) -> None:
     look(anna, 20, [1, 19], more=False)
     look(anna, 30, [19], more=False)
     assert said(anna) == {4: "complete"}
@@ -372,11 +372,14 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
                 has_more=story.has_more(poll),
                 items=len(window),
             )
-            store_pages(conn, [Collected(listener, poll.at - story.behind, plays=page)])
+            fetched_at = poll.at - story.behind
+            fetched = FetchedUser(listener, fetched_at, {RECENTLY_PLAYED: page})
+            (user,) = store_plays(conn, [fetched], now=datetime.max.replace(tzinfo=UTC))
+            # What is handed on to days and personality is what is stored.
+            assert user.coverage == read_coverage(conn, ["anna"])["anna"]
         stored = read_plays(conn, {"anna": None})["played_at"]
         assert [moment.to_pydatetime() for moment in stored] == sorted(record.stored)
-        assert tuple(read_covers(conn, ["anna"]).get("anna", [])) == record.covers
-        assert tuple(read_open_gaps(conn, ["anna"]).get("anna", [])) == record.open_gaps
+        assert read_coverage(conn, ["anna"])["anna"] == Coverage(record.covers, record.open_gaps)
         logged = [(row.items, row.overlapped) for row in conn.execute(t.fetch_log.select())]
         assert logged == [(len(items), change.overlapped) for items, change in record.pages]
         conn.rollback()

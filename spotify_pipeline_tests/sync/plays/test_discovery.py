@@ -143,7 +143,7 @@ def test_in_another_zone_other_plays_lie_in_the_180_days(history: Scenario) -> N
     assert rate(history) == 0
 
 
-def test_everybody_is_compared_with_their_own_past(history: Scenario) -> None:
+def test_each_user_is_compared_with_their_own_past(history: Scenario) -> None:
     history.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES ('ben'), ('cem')")
     play(history, "ben", "new", times(local("2025-12-05", 9), 300))
     play(history, "ben", "known", times(local("2026-02-10", 9), 60))

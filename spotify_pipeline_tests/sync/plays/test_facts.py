@@ -23,7 +23,8 @@ from spotify_pipeline.simulator.control import LedgerPlay
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.plays import insert_plays
-from spotify_pipeline.sync.days import rebuild_touched_days
+from spotify_pipeline.sync.days import refresh_days
+from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline_tests import expected_listening
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Dump, Heard, Scenario, track_body
 
@@ -304,8 +305,8 @@ def test_any_batching_of_arrivals_gives_the_days_of_all_plays_at_once(
         for user_id, arriving in (("batched", pages), ("at once", [plays])):
             for page in arriving:
                 arrived = [(Play(*play), tracks[play[1]]) for play in page]
-                new = insert_plays(conn, {user_id: arrived})
-                rebuild_touched_days(conn, {user_id: zone}, new, set(), NOON)
+                new = tuple(at for _, at in insert_plays(conn, {user_id: arrived}))
+                refresh_days(conn, [StoredUser(user_id, zone, new_plays=new)], NOON)
         days: Dump = {"batched": [], "at once": []}
         d = t.daily_listening
         for row in conn.execute(d.select().order_by(d.c.date)):

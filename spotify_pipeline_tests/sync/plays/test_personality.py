@@ -1,4 +1,4 @@
-"""When a personality is computed again: whenever it may have become another, and then only.
+"""When a personality is computed again: when one of its inputs has changed, and only then.
 
 Each test talks to Postgres as a sync does, in one transaction that is rolled back.
 """
@@ -18,18 +18,29 @@ from spotify_pipeline.domain.model import Artist, Play, Track
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
-from spotify_pipeline.storage.listening.coverage import read_covers
-from spotify_pipeline.storage.listening.days import count_days
+from spotify_pipeline.storage.listening.counters import Counts, read_counts
+from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.personality import lock_fingerprints
-from spotify_pipeline.storage.listening.plays import count_plays, insert_plays
-from spotify_pipeline.sync.days import rebuild_touched_days
-from spotify_pipeline.sync.personality import rebuild_personality
+from spotify_pipeline.storage.listening.plays import insert_plays
+from spotify_pipeline.sync.days import refresh_days
+from spotify_pipeline.sync.outcome import StepRows
+from spotify_pipeline.sync.personality import refresh_personality
+from spotify_pipeline.sync.plays import StoredUser
 
 # Shortly before midnight in UTC, so that a little time is often another day somewhere.
 START = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ARTISTS = [f"a{n}" for n in range(40)]
 ANNA = "anna"
+
+
+def refresh_all(
+    conn: Connection, zones: dict[str, str], now: datetime, *, always: bool = False
+) -> dict[str, StepRows]:
+    """Refreshes the personality of these users from what is stored."""
+    coverage = read_coverage(conn, zones)
+    users = [StoredUser(u, zone, coverage[u].until(now)) for u, zone in zones.items()]
+    return refresh_personality(conn, users, now, always=always)
 
 
 @dataclass
@@ -58,11 +69,12 @@ class Life:
         times = [self.now - ago - n * MINUTE for n in range(plays)]
         track = self.tracks[ARTISTS[artist]]
         new = insert_plays(self.conn, {ANNA: [(Play(at, track.spotify_id), track) for at in times]})
-        rebuild_touched_days(self.conn, {ANNA: self.zone}, new, set(), self.now)
+        user = StoredUser(ANNA, self.zone, new_plays=tuple(at for _, at in new))
+        refresh_days(self.conn, [user], self.now)
 
     def be_observed(self, since: timedelta) -> None:
         """Every play since then is known."""
-        covers = read_covers(self.conn, [ANNA]).get(ANNA, [])
+        covers = read_coverage(self.conn, [ANNA])[ANNA].covers
         covers = merge([*covers, Interval(self.now - since, self.now)])
         self.conn.execute(delete(t.coverage))
         self.conn.execute(
@@ -86,11 +98,11 @@ class Life:
         """Lives elsewhere; all days are computed again."""
         self.zone = zone
         self.conn.execute(update(t.users).values(timezone=zone))
-        rebuild_touched_days(self.conn, {ANNA: zone}, [], {ANNA}, self.now)
+        refresh_days(self.conn, [StoredUser(ANNA, zone, days_stale=True)], self.now)
 
     def look(self, *, always: bool = False) -> bool:
         """Bring the personality up to date; whether its row was written."""
-        rows = rebuild_personality(self.conn, {ANNA: self.zone}, self.now, always=always)[ANNA]
+        rows = refresh_all(self.conn, {ANNA: self.zone}, self.now, always=always)[ANNA]
         return bool(rows.new or rows.changed)
 
     def is_current(self) -> bool:
@@ -157,12 +169,11 @@ def test_computing_only_what_changed_equals_computing_always(engine: Engine, ste
                 assert life.is_current()
         life.look()
         assert life.is_current()
-        stored = {
-            table.name: conn.scalar(select(func.count()).select_from(table)) or None
+        plays, days = (
+            conn.scalars(select(func.count()).select_from(table)).one()
             for table in (t.plays, t.daily_listening)
-        }
-        assert count_plays(conn, [ANNA]).get(ANNA) == stored["plays"]
-        assert count_days(conn, [ANNA]).get(ANNA) == stored["daily_listening"]
+        )
+        assert read_counts(conn, [ANNA])[ANNA] == Counts(plays, days)
         conn.rollback()
 
 
@@ -200,7 +211,7 @@ def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None
         (lambda life: life.be_observed(MINUTE), False),
     ],
 )
-def test_each_thing_it_depends_on_makes_it_computed_again(life, change, computed_again) -> None:
+def test_a_change_of_any_input_recomputes_the_personality(life, change, computed_again) -> None:
     life.listen(0, 60)
     life.be_observed(DAY)
     life.be_listed("short_term", 0)
@@ -213,7 +224,7 @@ def test_each_thing_it_depends_on_makes_it_computed_again(life, change, computed
     assert life.is_current()
 
 
-def test_another_definition_makes_it_computed_again(life: Life, monkeypatch) -> None:
+def test_another_definition_recomputes_the_personality(life: Life, monkeypatch) -> None:
     life.look()
     monkeypatch.setattr(definition, "VERSION", definition.VERSION + 1)
     assert life.look()
@@ -245,7 +256,7 @@ def test_a_local_day_that_begins_moves_the_window_and_ends_streaks(life: Life) -
     assert row(life)["longest_streak"] == 2
 
 
-def test_the_day_begins_when_it_does_where_the_person_lives(life: Life) -> None:
+def test_the_day_begins_at_midnight_of_the_users_zone(life: Life) -> None:
     life.move("Asia/Kolkata")
     life.look()
     assert row(life)["window_end"].isoformat() == "2026-03-05"
@@ -278,10 +289,10 @@ def test_the_instant_of_the_computation_moves_only_with_another_column(life: Lif
     assert row(life)["computed_at"] == life.now > before["computed_at"]
 
 
-def test_several_users_are_looked_at_each_for_themselves(life: Life) -> None:
+def test_each_of_several_users_is_refreshed_independently(life: Life) -> None:
     life.conn.execute(insert(t.users).values(user_id="bert", timezone="UTC"))
     zones = {ANNA: "UTC", "bert": "UTC"}
-    assert rebuild_personality(life.conn, zones, life.now)["bert"].new == 1
+    assert refresh_all(life.conn, zones, life.now)["bert"].new == 1
     life.listen(0, 1)
-    rows = rebuild_personality(life.conn, zones, life.now)
+    rows = refresh_all(life.conn, zones, life.now)
     assert (rows[ANNA].changed, rows["bert"].changed, rows["bert"].total) == (1, 0, 1)

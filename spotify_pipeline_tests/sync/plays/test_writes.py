@@ -1,4 +1,4 @@
-"""What a write says it did is what it did; equal rows are left alone."""
+"""A write reports exactly what it did; equal rows are left alone."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def artist(connection: Connection, spotify_id: str) -> tuple[object, ...]:
     return tuple(row)
 
 
-def test_a_write_tells_new_rows_from_changed_and_equal_ones(connection: Connection) -> None:
+def test_a_write_distinguishes_new_changed_and_equal_rows(connection: Connection) -> None:
     def row(spotify_id: str, name: str) -> dict[str, object]:
         return {"spotify_id": spotify_id, "name": name}
 
@@ -49,7 +49,7 @@ def test_a_write_tells_new_rows_from_changed_and_equal_ones(connection: Connecti
     assert (again.total, upsert_changed(connection, t.artists, []).total) == (2, 0)
 
 
-def test_what_an_answer_leaves_out_stays_known_and_null_is_no_change(
+def test_fields_missing_from_a_response_keep_their_values_and_null_is_no_change(
     connection: Connection,
 ) -> None:
     known = Artist("a", "Ay", genres=("pop",), popularity=50, image_url="https://i/1")

@@ -194,7 +194,6 @@ def ask(scenario: Scenario, user_id: str, dispatch_key: str) -> list[UserOutcome
         scenario.pipeline,
         dispatch_key,
         f"run of {dispatch_key}",
-        lambda users: scenario.sync(*users),
     )
 
 

@@ -130,7 +130,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
             keys = {one.dispatch_key for one in sync_requests.assign(conn)}
         for key in keys:
             enlist_requests(scenario.pipeline, key, key)
-            answer_requests(scenario.pipeline, key, key, lambda users: scenario.sync(*users))
+            answer_requests(scenario.pipeline, key, key)
         run_maintenance(scenario.pipeline)
         rounds += 1
     return rounds
@@ -243,7 +243,7 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
     with two.pipeline.engine.connect() as app:
         app.execute(text("SELECT spotify_pipeline.disconnect_user('eve')"))
         for key in keys:
-            answer_requests(two.pipeline, key, key, lambda users: two.sync(*users))
+            answer_requests(two.pipeline, key, key)
         app.rollback()
     assert {row["user_id"]: row["status"] for row in two.rows(t.sync_requests)} == {
         "eve": "queued",

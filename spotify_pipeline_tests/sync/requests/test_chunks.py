@@ -1,9 +1,9 @@
-"""A chunk is written as one: few statements, nothing twice, and nobody fails for another."""
+"""A chunk is written at once: few statements, nothing twice, one user's failure stays alone."""
 
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync import fetch, write
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline.sync.tokens import UserTokens
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
@@ -43,7 +44,7 @@ def count_statements(scenario: Scenario) -> Callable[[], int]:
     sent: list[str] = []
 
     def note(*args: Any) -> None:
-        # The gate asks once a second, and a lease is renewed every ten.
+        # The rate limiter asks once a second, and a lease is renewed every ten.
         if "api_budget" not in args[2] and "lease_until=" not in args[2]:
             sent.append(args[2])
 
@@ -83,7 +84,7 @@ def test_what_was_fetched_is_written_while_others_are_asked(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(scenario, *THREE)
-    monkeypatch.setattr(fetch, "PART", 2)
+    monkeypatch.setattr(fetch, "BATCH_USERS", 2)
     tokens = fetch._tokens
 
     def after_two_are_stored(pipeline: Pipeline, listener: User, *rest: Any) -> UserTokens:
@@ -120,7 +121,7 @@ def test_of_two_chunks_one_after_the_other_each_new_play_is_counted_once(
 
 
 @pytest.mark.parametrize("at_fault", ["recently_played", "refresh"])
-def test_a_bug_that_one_answer_brings_to_light_fails_its_user_only(
+def test_a_bug_that_one_response_triggers_fails_its_user_only(
     scenario: Scenario, at_fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)
@@ -146,14 +147,15 @@ def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)
-    settle = write.refresh_completeness
+    refresh_days = write.refresh_days
 
-    def settle_all_but_ben(conn: Any, zones: dict[str, str], *args: Any, **more: Any) -> Any:
-        if "ben" in zones:
+    def fail_for_ben(conn: Any, users: list[StoredUser], now: datetime) -> Any:
+        written = refresh_days(conn, users, now)
+        if "ben" in {user.user_id for user in users}:
             raise ZeroDivisionError("ben")
-        return settle(conn, zones, *args, **more)
+        return written
 
-    monkeypatch.setattr(write, "refresh_completeness", settle_all_but_ben)
+    monkeypatch.setattr(write, "refresh_days", fail_for_ben)
     with caplog.at_level(logging.WARNING):
         outcomes = scenario.sync(*THREE)
     assert results(outcomes) == {
@@ -169,7 +171,7 @@ def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
     assert len(scenario.rows(t.daily_listening, "ben")) == 1
 
 
-def test_who_is_forgotten_between_the_answer_and_the_write_is_dropped(scenario: Scenario) -> None:
+def test_a_user_forgotten_between_the_response_and_the_write_is_dropped(scenario: Scenario) -> None:
     connect(scenario, *THREE)
     leaving = scenario.meanwhile("top_tracks", lambda: scenario.forget("ben"))
     assert results(leaving.sync(*THREE)) == {

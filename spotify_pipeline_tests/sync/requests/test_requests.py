@@ -1,4 +1,4 @@
-"""Requests: how they are handed out, what they say when a run has answered, and who tries again."""
+"""Requests: how they are assigned to runs, how they are answered, and what is retried."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +18,8 @@ from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs
-from spotify_pipeline.storage.work.leases import leased
+from spotify_pipeline.storage.work.leases import Lease, leased
+from spotify_pipeline.sync import requests, users
 from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
@@ -26,7 +27,7 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 def press(scenario: Scenario, *user_ids: str) -> None:
-    """These people press Sync."""
+    """These users press Sync."""
     for user_id in user_ids:
         scenario.execute(
             "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id
@@ -34,25 +35,25 @@ def press(scenario: Scenario, *user_ids: str) -> None:
 
 
 def assign(scenario: Scenario) -> list[str]:
-    """The sensor hands out what waits: the dispatch keys, each once."""
+    """The sensor assigns waiting requests: the dispatch keys, each once."""
     with scenario.pipeline.engine.begin() as conn:
         return list(dict.fromkeys(one.dispatch_key for one in sync_requests.assign(conn)))
 
 
 def ask(scenario: Scenario, *user_ids: str) -> str:
-    """These people press Sync and the sensor hands it out: the one dispatch key."""
+    """These users press Sync and the sensor assigns it: the one dispatch key."""
     press(scenario, *user_ids)
     (key,) = assign(scenario)
     return key
 
 
 def answer(scenario: Scenario, key: str, run_id: str = "a run") -> list[UserOutcome]:
-    """A run does what the requests under the key ask for."""
-    return answer_requests(scenario.pipeline, key, run_id, lambda users: scenario.sync(*users))
+    """A run answers the requests under the key."""
+    return answer_requests(scenario.pipeline, key, run_id)
 
 
 def request(scenario: Scenario, user_id: str) -> dict[str, object]:
-    """The person's latest request."""
+    """The user's latest request."""
     return scenario.rows(t.sync_requests, user_id)[-1]
 
 
@@ -69,7 +70,7 @@ def anna(scenario: Scenario) -> Scenario:
     return scenario
 
 
-# --- handing out ---
+# --- assigning ---
 
 
 def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> None:
@@ -91,7 +92,7 @@ def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> N
     assert [row["attempts"] for row in scenario.rows(t.sync_requests)] == [1] * 9
 
 
-def test_two_that_hand_out_at_once_hand_out_each_request_once(anna: Scenario) -> None:
+def test_two_sensors_that_assign_at_once_assign_each_request_once(anna: Scenario) -> None:
     press(anna, "anna")
     with anna.pipeline.engine.begin() as first, anna.pipeline.engine.begin() as second:
         assert len(sync_requests.assign(first)) == 1
@@ -115,7 +116,7 @@ def test_a_request_keeps_its_key_until_it_is_answered(scenario: Scenario) -> Non
     assert request(scenario, "anna")["error_code"] == "CANCELLED"
 
 
-def test_whoever_waits_for_a_request_learns_of_it_at_once(anna: Scenario) -> None:
+def test_await_request_returns_as_soon_as_a_request_arrives(anna: Scenario) -> None:
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -132,16 +133,16 @@ def test_whoever_waits_for_a_request_learns_of_it_at_once(anna: Scenario) -> Non
 # --- answers ---
 
 
-def test_an_answered_request_tells_what_came_of_it(anna: Scenario) -> None:
+def test_an_answered_request_says_how_the_sync_went(anna: Scenario) -> None:
     key = ask(anna, "anna")
     seen: list[object] = []
 
-    def work(users: object) -> list[UserOutcome]:
-        seen.append((users, request(anna, "anna")["status"]))
-        return anna.sync("anna")
+    def emit(outcomes: Sequence[UserOutcome]) -> None:
+        seen.append(([o.user_id for o in outcomes], request(anna, "anna")["status"]))
 
-    answer_requests(anna.pipeline, key, "a run", work)
+    answer_requests(anna.pipeline, key, "a run", emit=emit)
     row = request(anna, "anna")
+    # Emitted before it is answered: an answered request is never looked at again.
     assert seen == [(["anna"], "running")]
     assert (row["status"], row["run_id"], row["error_code"]) == ("succeeded", "a run", None)
     with anna.pipeline.engine.connect() as conn:
@@ -149,7 +150,7 @@ def test_an_answered_request_tells_what_came_of_it(anna: Scenario) -> None:
     assert state == "idle"
 
 
-def test_what_wants_a_person_is_said_at_once(anna: Scenario) -> None:
+def test_a_permanent_error_fails_the_request_at_once(anna: Scenario) -> None:
     anna.simulator.revoke("anna")
     answer(anna, ask(anna, "anna"))
     row = request(anna, "anna")
@@ -157,7 +158,7 @@ def test_what_wants_a_person_is_said_at_once(anna: Scenario) -> None:
     assert row["error_message"] == WHAT_TO_DO[ErrorCode.RECONNECT]
 
 
-def test_what_wants_a_person_speaks_before_what_may_pass(anna: Scenario) -> None:
+def test_permanent_errors_outrank_transient_ones(anna: Scenario) -> None:
     anna.simulator.add_fault(ServerError(), endpoint="recently_played")
     anna.simulator.add_fault(Forbidden(), endpoint="top_artists")
     answer(anna, ask(anna, "anna"))
@@ -166,8 +167,8 @@ def test_what_wants_a_person_speaks_before_what_may_pass(anna: Scenario) -> None
     assert row["error_code"] not in ("SPOTIFY_UNAVAILABLE", None)
 
 
-def test_what_may_pass_is_tried_three_times_with_longer_and_longer_pauses(anna: Scenario) -> None:
-    """A partly failed sync too: only the top tracks are not to be had."""
+def test_transient_errors_are_retried_three_times_with_growing_pauses(anna: Scenario) -> None:
+    """A partly failed sync too: only the top tracks fail."""
     anna.simulator.add_fault(ServerError(), endpoint="top_tracks")
     keys, pauses = [ask(anna, "anna")], []
     for _ in range(2):
@@ -197,21 +198,27 @@ def test_a_second_attempt_may_succeed(anna: Scenario) -> None:
     assert (row["status"], row["attempts"], row["failures"]) == ("succeeded", 2, 1)
 
 
-def test_a_bug_fails_the_request_and_is_not_swallowed(anna: Scenario) -> None:
-    def work(_: object) -> list[UserOutcome]:
+def test_a_bug_fails_the_request_and_is_not_swallowed(
+    anna: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[UserOutcome]:
         raise RuntimeError("a bug")
 
+    monkeypatch.setattr(requests, "sync_users", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        answer_requests(anna.pipeline, ask(anna, "anna"), "a run", work)
+        answer(anna, ask(anna, "anna"))
     assert request(anna, "anna")["error_code"] == "INTERNAL"
 
 
-def test_a_lost_postgres_leaves_the_request_to_the_reconciler(anna: Scenario) -> None:
-    def work(_: object) -> list[UserOutcome]:
+def test_a_lost_postgres_leaves_the_request_to_the_reconciler(
+    anna: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> list[UserOutcome]:
         raise OperationalError("SELECT", {}, Exception("terminating connection"))
 
+    monkeypatch.setattr(requests, "sync_users", fail)
     with pytest.raises(OperationalError):
-        answer_requests(anna.pipeline, ask(anna, "anna"), "a run", work)
+        answer(anna, ask(anna, "anna"))
     assert (request(anna, "anna")["status"], request(anna, "anna")["run_id"]) == (
         "running",
         "a run",
@@ -228,7 +235,7 @@ def test_nothing_is_done_for_a_request_that_was_answered(anna: Scenario) -> None
     assert len(anna.calls()) == calls
 
 
-def test_what_comes_late_for_an_older_key_changes_nothing(anna: Scenario) -> None:
+def test_updates_under_an_older_dispatch_key_change_nothing(anna: Scenario) -> None:
     old = ask(anna, "anna")
     crashed = (ErrorCode.CRASHED, WHAT_TO_DO[ErrorCode.CRASHED])
     with anna.pipeline.engine.begin() as conn:
@@ -266,7 +273,7 @@ class Clock:
     def answer(self, key: str) -> list[UserOutcome]:
         """As `answer`, with this clock."""
         pipeline = replace(self.scenario.pipeline, sleep=self.sleep, monotonic=lambda: self.now)
-        return answer_requests(pipeline, key, "a run", lambda users: self.scenario.sync(*users))
+        return answer_requests(pipeline, key, "a run")
 
 
 def full_syncs(scenario: Scenario) -> int:
@@ -366,7 +373,9 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         ]
 
 
-def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> None:
+def test_many_are_answered_with_a_statement_per_outcome(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenario.execute(
         "INSERT INTO spotify_pipeline.users (user_id, connection)"
         " SELECT 'user' || n, 'connected' FROM generate_series(1, 300) AS n"
@@ -378,9 +387,11 @@ def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> N
     reconnect, down = ErrorCode.RECONNECT, ErrorCode.SPOTIFY_UNAVAILABLE
     codes = (None, reconnect, down)
 
-    def work(users: Sequence[str]) -> list[UserOutcome]:
+    def fetch_and_write(_: object, lease: Lease, *__: object) -> list[UserOutcome]:
         failures = cycle({RECENTLY_PLAYED: StepFailure(code, "")} if code else {} for code in codes)
-        return [UserOutcome(user, failures=next(failures)) for user in users]
+        return [UserOutcome(user_id, failures=next(failures)) for user_id in sorted(lease.held)]
+
+    monkeypatch.setattr(users, "_fetch_and_write", fetch_and_write)
 
     (key,) = assign(scenario)
     updates: list[str] = []
@@ -390,7 +401,7 @@ def test_many_are_answered_with_a_statement_per_outcome(scenario: Scenario) -> N
             updates.append(args[2])
 
     event.listen(scenario.pipeline.engine, "before_cursor_execute", note)
-    answer_requests(scenario.pipeline, key, "a run", work)
+    answer(scenario, key)
     assert len(updates) == 1 + len(codes)
     rows = scenario.rows(t.sync_requests)
     assert Counter((row["status"], row["error_code"], row["failures"]) for row in rows) == {

@@ -21,7 +21,7 @@ from spotify_pipeline.domain.steps import (
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import revalidate, users
+from spotify_pipeline.sync import deliver, webhooks
 from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
@@ -63,7 +63,7 @@ def hooked(open_another: Callable[..., Scenario], app: ScriptedServer) -> Scenar
     return scenario
 
 
-def test_the_app_is_told_once_and_can_verify_who_tells_it(
+def test_the_app_is_notified_once_and_can_verify_the_signature(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     outcomes = hooked.sync_well(*EVERYBODY)
@@ -78,7 +78,7 @@ def test_the_app_is_told_once_and_can_verify_who_tells_it(
     assert {outcome.done[PROFILE_REVALIDATION].total for outcome in outcomes} == {1}
 
 
-def test_the_app_hears_of_whatever_could_be_fetched_and_of_nobody_else(
+def test_the_app_is_notified_only_of_users_for_whom_something_was_fetched(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     anna, ben, brien = EVERYBODY
@@ -90,7 +90,7 @@ def test_the_app_hears_of_whatever_could_be_fetched_and_of_nobody_else(
     assert PROFILE_REVALIDATION not in outcomes[anna].done
 
 
-def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
+def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     anna, ben, _ = EVERYBODY
@@ -109,15 +109,15 @@ def test_a_scheduled_sync_tells_of_those_only_for_whom_something_changed(
     hooked.at(NOON + 2 * HOUR)
     by_user = {one.user_id: one for one in hooked.sync(*EVERYBODY, scheduled=True)}
     assert told(app) == [[ben]]
-    assert by_user[ben].news[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
-    assert by_user[anna].news == {}
+    assert by_user[ben].changes[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
+    assert by_user[anna].changes == {}
     # Whoever asked is shown that it was done.
     hooked.sync_well(anna)
     assert told(app) == [[ben], [anna]]
     # Time alone has made the day complete.
     hooked.at(NOON + 18 * HOUR)
     by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
-    assert by_user[anna].news[DAILY_LISTENING] == StepRows(total=1, changed=1)
+    assert by_user[anna].changes[DAILY_LISTENING] == StepRows(total=1, changed=1)
     assert told(app) == [[ben], [anna], [anna]]
     # A rebuild, too, tells of what it changes.
     rebuild_users(hooked.pipeline, EVERYBODY)
@@ -133,7 +133,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["scheduled", "requests"])
-def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
+def test_the_second_try_delivers_what_a_killed_process_had_stored(
     hooked: Scenario, app: ScriptedServer, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     """Once it was told, the requests are answered, and not before."""
@@ -150,7 +150,7 @@ def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
 
     def emit(outcomes: Sequence[UserOutcome]) -> None:
         status = {row["user_id"]: row["status"] for row in hooked.rows(t.sync_requests)}
-        heard.extend((o.user_id, set(o.news), status.get(o.user_id, "")) for o in outcomes)
+        heard.extend((o.user_id, set(o.changes), status.get(o.user_id, "")) for o in outcomes)
 
     def attempt() -> list[UserOutcome]:
         options: Any = {"scheduled": not asked, "dispatch_key": key, "emit": emit}
@@ -158,7 +158,7 @@ def test_what_a_killed_process_had_stored_is_told_at_the_second_try(
             return outcomes
 
     with monkeypatch.context() as patch:
-        patch.setattr(users, "revalidate", raising(Killed))
+        patch.setattr(deliver, "revalidate_profiles", raising(Killed))
         with pytest.raises(Killed):
             attempt()
     hooked.simulator.forget_calls()
@@ -200,10 +200,10 @@ def told(app: ScriptedServer) -> list[list[str]]:
     [answer(500), answer(429), reset(), silence()],
     ids=["500", "429", "reset", "silence"],
 )
-def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
+def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
     hooked: Scenario, app: ScriptedServer, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(step)
     outcomes = hooked.sync_well(*EVERYBODY)
     assert len(app.seen) == 3
@@ -215,7 +215,7 @@ def test_an_app_that_fails_is_told_three_times_and_fails_no_sync(
 @pytest.mark.parametrize(
     "step", [answer(404), answer(307, headers={"Location": "/again"})], ids=["404", "redirect"]
 )
-def test_an_app_that_refuses_is_not_asked_again(
+def test_a_webhook_that_refuses_is_not_tried_again(
     hooked: Scenario, app: ScriptedServer, step: Step
 ) -> None:
     """Nor is a redirect followed, or a success."""
@@ -255,7 +255,7 @@ def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
     beginning: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(revalidate, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(dripping(beginning))
     begun = time.monotonic()
     assert not_told(hooked.sync_well(*EVERYBODY))
@@ -264,7 +264,9 @@ def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
     assert time.monotonic() - begun < 10
 
 
-def test_an_app_that_stumbled_is_told_all_the_same(hooked: Scenario, app: ScriptedServer) -> None:
+def test_a_webhook_that_failed_twice_is_notified_at_the_third_try(
+    hooked: Scenario, app: ScriptedServer
+) -> None:
     app.script(reset(), answer(503), answer(204))
     outcomes = hooked.sync_well(*EVERYBODY)
     assert len(app.seen) == 3
@@ -289,7 +291,7 @@ def test_an_app_that_is_down_fails_no_sync(open_another: Callable[..., Scenario]
     scenario.sync_well("anna")
 
 
-def test_without_an_address_nobody_is_called(scenario: Scenario) -> None:
+def test_without_an_address_no_webhook_is_called(scenario: Scenario) -> None:
     scenario.connect("anna", person="light")
     (outcome,) = scenario.sync_well("anna")
     assert outcome.done[PROFILE_REVALIDATION].total == 0

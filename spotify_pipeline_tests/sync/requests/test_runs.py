@@ -69,7 +69,7 @@ def authorized(scenario: Scenario, user_id: str, ago: timedelta) -> None:
     )
 
 
-def test_active_is_who_can_be_asked_and_was_heard_of_within_seven_days(scenario: Scenario) -> None:
+def test_active_users_are_eligible_and_were_active_within_seven_days(scenario: Scenario) -> None:
     add_users(scenario, "played", "played long ago", "imported", "new", "old", "asked", "failed")
     add_users(scenario, "expiring", connection="expiring")
     add_users(scenario, "suspect", connection="suspect")
@@ -98,7 +98,7 @@ def test_active_is_who_can_be_asked_and_was_heard_of_within_seven_days(scenario:
     assert set(selected(scenario, "eligible")) == connected | {"expiring", "suspect"}
 
 
-def test_due_is_who_can_be_asked_and_whose_time_has_come(scenario: Scenario) -> None:
+def test_due_users_are_eligible_and_past_their_due_time(scenario: Scenario) -> None:
     add_users(scenario, "never", "now", "later")
     add_users(scenario, "refused", connection="needs_reauth")
     for user_id, minutes in (("now", 0), ("later", 1), ("refused", -1)):
@@ -208,7 +208,7 @@ def test_a_chunk_of_selected_steps_asks_only_for_those(scenario: Scenario) -> No
     assert [call.endpoint for call in scenario.calls()] == ["token", "me", "recently_played"]
 
 
-def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
+def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
     scenario: Scenario,
 ) -> None:
     """The first process died while it told what came of it; all data of the chunk was stored."""
@@ -221,7 +221,7 @@ def test_a_second_try_of_a_chunk_syncs_who_is_left_and_tells_everything_of_them(
     plays = scenario.rows(t.plays)
     assert {row["outcome"] for row in scenario.rows(t.sync_run_users)} == {None}
     again = synced_chunk(scenario, "run")
-    assert {outcome.user_id: set(outcome.news) for outcome in again} == {
+    assert {outcome.user_id: set(outcome.changes) for outcome in again} == {
         "anna": set(STEPS),
         "ben": set(STEPS),
     }
