@@ -11,7 +11,7 @@ import pytest
 
 from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, database_url, start
 from spotify_pipeline.storage.embedded.home import LOG_BYTES, PostgresHome
-from spotify_pipeline.storage.embedded.server import choose_port
+from spotify_pipeline.storage.embedded.postmaster import choose_port
 from spotify_pipeline_tests.storage.embedded.processes import (
     client,
     connect,

@@ -110,7 +110,7 @@ def test_a_server_that_keeps_dying_young_is_given_up(home: Path) -> None:
     supervisor.young_deaths = MAX_YOUNG_DEATHS - 1
     supervisor.started = time.monotonic()
     with pytest.raises(EmbeddedPostgresError, match="10 times in a row"):
-        supervisor.start_again()
+        supervisor.restart()
     os.close(lock)
 
 

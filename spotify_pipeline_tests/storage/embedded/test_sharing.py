@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, running_server, start
-from spotify_pipeline.storage.embedded.server import PORTS
+from spotify_pipeline.storage.embedded.postmaster import PORTS
 from spotify_pipeline_tests.storage.embedded.processes import (
     CLIENT,
     Client,
