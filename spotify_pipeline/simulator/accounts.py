@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.simulator.http.shapes import Shape
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.music.feed import Feed, Item

@@ -2,8 +2,8 @@
 
 import pytest
 
-from spotify_pipeline.simulator.http.limits import Limits
-from spotify_pipeline.simulator.http.refusal import Refusal
+from spotify_pipeline.simulator.http.responses import Refusal
+from spotify_pipeline.simulator.state import Limits
 
 
 def allowed(limits: Limits) -> bool:

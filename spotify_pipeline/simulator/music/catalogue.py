@@ -13,8 +13,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Literal
 
-from spotify_pipeline.simulator.music.seeds import seeded, spotify_id
-from spotify_pipeline.simulator.music.words import GENRES, artist_name, title
+from spotify_pipeline.simulator.music.seeds import GENRES, artist_name, seeded, spotify_id, title
 
 TRACKS_PER_ARTIST = 256
 # Every debut is older than any play that is asked for, so that there is always something released.

@@ -6,8 +6,7 @@ The figures of `heavy` follow one real listener's year of 23,636 plays.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from spotify_pipeline.simulator.music.seeds import seeded
-from spotify_pipeline.simulator.music.words import invented_word
+from spotify_pipeline.simulator.music.seeds import invented_word, seeded
 
 # Weight of a session starting in each local hour, from midnight.
 _FLAT = (6, 5, 4, 3, 2, 5, 6, 7, 9, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 10, 10, 9, 8)

@@ -9,8 +9,7 @@ from random import Random
 
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, Release
 from spotify_pipeline.simulator.music.persons import Person
-from spotify_pipeline.simulator.music.seeds import seeded
-from spotify_pipeline.simulator.music.words import GENRES
+from spotify_pipeline.simulator.music.seeds import GENRES, seeded
 
 
 @cache
