@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.machine import cpu_seconds
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator

@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 
 from spotify_pipeline.domain.listening.coverage import (
     apply_page,
-    believable,
     is_short_page,
     page_span_start,
+    plausible_times,
 )
 from spotify_pipeline.domain.listening.recordings import PageMatch, match_page
 from spotify_pipeline.domain.model import PlaysPage, Track
@@ -69,7 +69,7 @@ def store_pages(conn: Connection, collected: Sequence[Collected]) -> list[tuple[
         )
         for user_id, page in pages.items()
     ]
-    save_pages(conn, fetched, {user_id: user.covers for user_id, user in known.items()})
+    save_pages(conn, fetched, {user_id: user.covered for user_id, user in known.items()})
     return new_plays
 
 
@@ -90,7 +90,7 @@ def _match(
 
 def _prepare(page: PlaysPage, plays_from: datetime | None, fetched_at: datetime) -> _Page:
     kept = _without_deleted(page, plays_from)
-    times = believable(page.item_times, fetched_at)
+    times = plausible_times(page.item_times, fetched_at)
     is_short = is_short_page(page.items, len(times), has_more=page.has_more)
     start = page_span_start(times, fetched_at, is_short=is_short)
     return _Page(kept, fetched_at, times, is_short, start)

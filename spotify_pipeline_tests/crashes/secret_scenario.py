@@ -21,7 +21,7 @@ import requests
 from sqlalchemy import text
 
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.control import Simulator

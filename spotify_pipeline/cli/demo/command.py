@@ -17,7 +17,7 @@ from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, 
 from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.cli.output import example, progress
 from spotify_pipeline.defs.running import opened_instance, sync_one
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings

@@ -13,8 +13,8 @@ A frame of plays has the columns
     ms_played    integer, missing for API plays
     duration_ms  integer: the length of the track when the play was stored; missing if not known
 with the rows in any order, any index and any further columns. `zones` maps every user_id of the
-frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for a name
-that is none.
+frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for an
+invalid name.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ import pandas as pd
 
 from spotify_pipeline.domain.listening.frames import (
     Bools,
-    Coded,
     Integers,
+    TextCodes,
     dates,
     day_numbers,
     days_of,
     local_times,
-    places,
+    positions,
     utc_times,
 )
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
@@ -53,18 +53,20 @@ def daily_listening(
 
     listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`);
     minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
-    (see `counted`). The top has the most plays, then the most listened ms, then the earliest play
-    of that day, then the lowest id by code point. A date with nothing but skips keeps its row,
-    because the user listened: 0 plays and no top.
+    (see `is_counted`). The top has the most plays, then the most listened ms, then the earliest
+    play of that day, then the lowest id by code point. A date with nothing but skips keeps its
+    row, because the user listened: 0 plays and no top.
     """
-    user, track, artist = (Coded.of(plays[name]) for name in ("user_id", "track_id", "artist_id"))
+    user, track, artist = (
+        TextCodes.of(plays[name]) for name in ("user_id", "track_id", "artist_id")
+    )
     played = pd.DataFrame(
         {
             "user": user.codes,
             "day": days_of(local_times(user, plays["played_at"], zones)),
             "track": track.codes,
             "artist": artist.codes,
-            "counted": counted(plays),
+            "counted": is_counted(plays),
             "listened_ms": _listened_ms(plays, user, track),
             "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
         }
@@ -72,7 +74,7 @@ def daily_listening(
     if only is not None:
         wanted = pd.DataFrame(
             {
-                "user": places(pd.Index(user.names, dtype=object), only["user_id"]),
+                "user": positions(pd.Index(user.names, dtype=object), only["user_id"]),
                 "day": day_numbers(only["date"]),
             }
         )
@@ -101,14 +103,14 @@ def listened_ms(plays: pd.DataFrame) -> pd.Series:
 
     ms_played where it is known. Else the length of the track, or, where the user's play before it
     ended at least 30 s and less than that length earlier, that shorter time: nobody hears two
-    tracks at once. 0 while no length is known. Plays of one instant follow each other by track id.
+    tracks at once. 0 while no length is known. Plays of one instant are ordered by track id.
     Needs the play before the first of each user, too.
     """
-    user, track = Coded.of(plays["user_id"]), Coded.of(plays["track_id"])
+    user, track = TextCodes.of(plays["user_id"]), TextCodes.of(plays["track_id"])
     return pd.Series(_listened_ms(plays, user, track), index=plays.index)
 
 
-def counted(plays: pd.DataFrame) -> Bools:
+def is_counted(plays: pd.DataFrame) -> Bools:
     """Which plays count in plays, uniques, tops and the personality: one bool per row.
 
     API plays all do (Spotify lists nothing shorter); imported ones from 30,000 ms on.
@@ -122,7 +124,7 @@ def local_dates(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.Series:
 
     Needs only the columns user_id and played_at.
     """
-    days = days_of(local_times(Coded.of(plays["user_id"]), plays["played_at"], zones))
+    days = days_of(local_times(TextCodes.of(plays["user_id"]), plays["played_at"], zones))
     return dates(days).set_axis(plays.index)
 
 
@@ -131,7 +133,7 @@ def touched_days(user_times: pd.DataFrame, zones: Mapping[str, str]) -> pd.DataF
 
     `user_times` needs only the columns user_id and played_at.
     """
-    user = Coded.of(user_times["user_id"])
+    user = TextCodes.of(user_times["user_id"])
     days = days_of(local_times(user, user_times["played_at"], zones))
     touched = pd.DataFrame({"user": user.codes, "day": days}).drop_duplicates()
     touched = touched.sort_values(["user", "day"])
@@ -169,7 +171,7 @@ def _tops(heard: pd.DataFrame, item: str) -> pd.DataFrame:
     return pd.DataFrame({"top": per_day.first(), "unique": per_day.size()})
 
 
-def _listened_ms(plays: pd.DataFrame, user: Coded, track: Coded) -> Integers:
+def _listened_ms(plays: pd.DataFrame, user: TextCodes, track: TextCodes) -> Integers:
     # Instants have milliseconds; their column may count microseconds.
     at = utc_times(plays["played_at"]).astype("int64").to_numpy() // 1000
     order = np.lexsort((track.codes, at, user.codes))

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, Known
+from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, KnownCoverage
 from spotify_pipeline.domain.listening.recordings import PageMatch
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import insert_rows
@@ -38,13 +38,13 @@ class FetchedPage:
     change: CoverageChange
 
 
-def read_known(conn: Connection, matches: Mapping[str, PageMatch]) -> dict[str, Known]:
+def read_known(conn: Connection, matches: Mapping[str, PageMatch]) -> dict[str, KnownCoverage]:
     """What is known of each user before a page, which was compared with the stored plays."""
     covers = read_covers(conn, matches)
     gaps = read_open_gaps(conn, matches)
     return {
-        user_id: Known(
-            covers=tuple(covers.get(user_id, ())),
+        user_id: KnownCoverage(
+            covered=tuple(covers.get(user_id, ())),
             open_gaps=tuple(gaps.get(user_id, ())),
             seen=match.seen,
             not_shown=match.not_shown,
@@ -108,7 +108,7 @@ def _save_covers(
 ) -> None:
     c = t.coverage
     before = {(p.user_id, cover) for p in pages for cover in covers_before[p.user_id]}
-    after = {(p.user_id, cover) for p in pages for cover in p.change.covers}
+    after = {(p.user_id, cover) for p in pages for cover in p.change.covered}
     if gone := before - after:
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
         conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))

@@ -243,7 +243,7 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
 def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, Heard]:
     """What each user heard in their half-open UTC window; users who heard nothing are left out.
 
-    Only plays that count (see domain.days.counted).
+    Only plays that count (see domain.listening.days.is_counted).
     """
     plays = t.plays
     window = _reading(windows)

@@ -10,7 +10,12 @@ from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
 
-from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, Known, apply_page
+from spotify_pipeline.domain.listening.coverage import (
+    CoverageChange,
+    Interval,
+    KnownCoverage,
+    apply_page,
+)
 from spotify_pipeline_tests.domain.builders import utc
 
 SIZE = 5
@@ -73,7 +78,7 @@ class Record:
     """What a pipeline without a database would keep."""
 
     stored: set[datetime] = field(default_factory=set)
-    covers: tuple[Interval, ...] = ()
+    covered: tuple[Interval, ...] = ()
     gaps: dict[datetime, datetime] = field(default_factory=dict)
     pages: list[tuple[set[datetime], CoverageChange]] = field(default_factory=list)
 
@@ -88,8 +93,8 @@ def recorded(story: Story) -> Record:
     for poll in story.polls:
         window = story.window(poll)
         items = {heard.ended_at for heard in window}
-        known = Known(
-            covers=record.covers,
+        known = KnownCoverage(
+            covered=record.covered,
             open_gaps=record.open_gaps,
             seen=frozenset(items & record.stored),
             not_shown=frozenset(record.stored - items),
@@ -99,7 +104,7 @@ def recorded(story: Story) -> Record:
             del record.gaps[gap.start]
         if gap := change.opened:
             record.gaps[gap.start] = max(gap.end, record.gaps.get(gap.start, gap.end))
-        record.covers = change.covers
+        record.covered = change.covered
         record.stored |= {heard.ended_at for heard in window if heard.usable}
         record.pages.append((items, change))
     return record

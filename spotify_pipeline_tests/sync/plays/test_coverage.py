@@ -375,7 +375,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
             store_pages(conn, [Collected(listener, poll.at - story.behind, plays=page)])
         stored = read_plays(conn, {"anna": None})["played_at"]
         assert [moment.to_pydatetime() for moment in stored] == sorted(record.stored)
-        assert tuple(read_covers(conn, ["anna"]).get("anna", [])) == record.covers
+        assert tuple(read_covers(conn, ["anna"]).get("anna", [])) == record.covered
         assert tuple(read_open_gaps(conn, ["anna"]).get("anna", [])) == record.open_gaps
         logged = [(row.items, row.overlapped) for row in conn.execute(t.fetch_log.select())]
         assert logged == [(len(items), change.overlapped) for items, change in record.pages]
