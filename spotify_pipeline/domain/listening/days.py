@@ -80,8 +80,8 @@ def daily_listening(
         )
         played = played.merge(wanted, on=["user", "day"])
     days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
-    heard = played[played["counted"]]
-    tracks, artists = (_tops(heard, item).reindex(days.index) for item in ("track", "artist"))
+    counted = played[played["counted"]]
+    tracks, artists = (_tops(counted, item).reindex(days.index) for item in ("track", "artist"))
     return pd.DataFrame(
         {
             "user_id": user.texts(days.index.get_level_values("user")),
@@ -99,12 +99,12 @@ def daily_listening(
 
 
 def listened_ms(plays: pd.DataFrame) -> pd.Series:
-    """Milliseconds heard of each play: int64, indexed like `plays`.
+    """Milliseconds listened of each play: int64, indexed like `plays`.
 
     ms_played where it is known. Else the length of the track, or, where the user's play before it
-    ended at least 30 s and less than that length earlier, that shorter time: nobody hears two
-    tracks at once. 0 while no length is known. Plays of one instant are ordered by track id.
-    Needs the play before the first of each user, too.
+    ended at least 30 s and less than that length earlier, that shorter time, because no user
+    plays two tracks at once. 0 while no length is known. Plays of one instant are ordered by track
+    id. Needs the play before the first of each user, too.
     """
     user, track = TextCodes.of(plays["user_id"]), TextCodes.of(plays["track_id"])
     return pd.Series(_listened_ms(plays, user, track), index=plays.index)
@@ -158,9 +158,9 @@ def local_today(now: datetime, zones: Mapping[str, str]) -> dict[str, date]:
     return {user_id: today[name] for user_id, name in zones.items()}
 
 
-def _tops(heard: pd.DataFrame, item: str) -> pd.DataFrame:
+def _tops(counted: pd.DataFrame, item: str) -> pd.DataFrame:
     """Per user and day: `top`, the code of the first `item` by the rule for ties, and `unique`."""
-    each = heard.groupby(["user", "day", item], as_index=False).agg(
+    each = counted.groupby(["user", "day", item], as_index=False).agg(
         plays=("at", "size"), listened_ms=("listened_ms", "sum"), first=("at", "min")
     )
     best_first = each.sort_values(
