@@ -71,8 +71,9 @@ class Simulator:
     ) -> ListenerInfo:
         """Adds a listener, or replaces the one of that id.
 
-        `person` is a key of `persons.PERSONS`; `seed` defaults to the simulator's; `since` is the
-        first local date with plays; plays appear in the feed up to `longest_delay` after their end;
+        `person` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
+        `since` is the first local date with plays; plays appear in the feed up to `longest_delay`
+        after their end;
         `oddities` are those of the feed (None: the 7-day window only).
         """
         body: Json = {

@@ -16,8 +16,8 @@ from spotify_pipeline.simulator.faults.base import FaultBook
 from spotify_pipeline.simulator.http.responses import Refusal, error
 from spotify_pipeline.simulator.http.shapes import Shapes, account_id
 from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listener_kinds import first_listeners
 from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.music.persons import cast
 from spotify_pipeline.simulator.records import CallRecord
 from spotify_pipeline.simulator.tokens import Tokens
 
@@ -94,8 +94,8 @@ class SimulatorState:
         # The redirect addresses of the app; None: any safe one.
         self.redirect_uris: frozenset[str] | None = None
         self.calls: deque[CallRecord] = deque(maxlen=_CALLS_KEPT)
-        for role in cast(listeners, seed):
-            self.add(role.user_id, role.timezone, role.person, role.display_name)
+        for new in first_listeners(listeners, seed):
+            self.add(new.user_id, new.timezone, new.person, new.display_name)
 
     def add(
         self,

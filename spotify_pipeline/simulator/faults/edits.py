@@ -162,7 +162,7 @@ class OddText(Edits):
 
 @dataclass(frozen=True)
 class NextElsewhere(Edits):
-    """`next` and `href` point to another host: whoever follows sends it the token."""
+    """`next` and `href` point to another host: a client that follows sends it the token."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
     url: str = "http://127.0.0.2:9/v1/me/player/recently-played?before=1"
@@ -173,7 +173,7 @@ class NextElsewhere(Edits):
 
 @dataclass(frozen=True)
 class EmptyPage(Edits):
-    """200 with nothing in it, as if the person had never listened."""
+    """200 with nothing in it, as if the listener had never listened."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
 

@@ -67,7 +67,7 @@ def context(uri: str | None) -> Json | None:
 
 
 def profile(user_id: str, account_id: str, display_name: str | None, shape: Shape) -> Json:
-    """The answer of /v1/me with the two scopes that we ask for."""
+    """The response of /v1/me with the two scopes that the pipeline asks for."""
     shown = link("user", quote(user_id, safe="")) | {
         "id": user_id,
         "account_id": account_id,
@@ -84,7 +84,7 @@ class Shapes:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # Objects are shared between answers: whoever changes one copies it first.
+        # Objects are shared between responses: code that changes one must copy it first.
         self.artist = lru_cache(4096)(self._artist)
         self.track = lru_cache(8192)(self._track)
 

@@ -1,7 +1,7 @@
 """The music there is: artists, albums and tracks as a pure function of a seed.
 
 An artist is an index, a track is a number: `artist * TRACKS_PER_ARTIST + slot`. Release dates are
-made for whoever is played, names only for what is shown.
+made for artists that are played, names only for those that are shown.
 """
 
 import datetime as dt
