@@ -93,7 +93,7 @@ def test_a_short_page_with_an_older_item_covers_from_there():
     assert change.covered == (span(-A_WEEK, 12),)
 
 
-def test_a_page_of_unreadable_items_says_nothing():
+def test_a_page_of_unreadable_items_covers_nothing():
     before = known(span(9, 12), gaps=(span(3, 4),))
     assert page(fetched=20, before=before) == CoverageChange(
         covered=(span(9, 12),), overlapped=False
@@ -151,7 +151,7 @@ def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
         (10.5, (10.5,)),
     ],
 )
-def test_a_page_that_overlaps_extends_the_cover_and_opens_no_gap(oldest, seen):
+def test_a_page_that_overlaps_extends_the_coverage_and_opens_no_gap(oldest, seen):
     before = known(span(9, 12), seen=seen)
     change = page(oldest, *seen, 15, fetched=16, before=before)
     assert change == CoverageChange(covered=(span(min(oldest, 9), 16),), overlapped=True)
@@ -171,7 +171,7 @@ def test_an_empty_page_opens_no_gap():
     )
 
 
-def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_between_the_covers():
+def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_in_the_coverage():
     # Spotify's clock is 3 minutes ahead of ours: a play of 12:02 was there at our 12:00.
     change = page(12.03, 13, fetched=14, before=known(span(9, 12), seen=(12.03,)))
     assert change == CoverageChange(covered=(span(9, 14),), overlapped=True)
@@ -221,7 +221,7 @@ def test_one_page_can_close_several_gaps():
         ([(1, 1), (2, 2)], [(1, 1), (2, 2)]),
     ],
 )
-def test_covers_that_share_an_instant_are_one(covers, merged):
+def test_covered_intervals_that_share_an_instant_are_merged(covers, merged):
     assert merge([span(*cover) for cover in covers]) == tuple(span(*cover) for cover in merged)
 
 
@@ -317,20 +317,22 @@ WHOLE = (span(0, 60),)
 LATE = DAY.end + COMPLETE_AFTER
 
 
-def say(covers=WHOLE, gaps=(), fetched_at: datetime | None = LATE, has_play=True) -> Completeness:
+def day_completeness(
+    covers=WHOLE, gaps=(), fetched_at: datetime | None = LATE, has_play=True
+) -> Completeness:
     return completeness(DAY, covers, gaps, fetched_at, has_play=has_play)
 
 
 @pytest.mark.parametrize("has_play", [True, False])
 def test_a_day_is_complete_6_hours_after_its_end_and_not_before(has_play):
-    assert say(fetched_at=LATE, has_play=has_play) == "complete"
-    assert say(fetched_at=LATE - MOMENT, has_play=has_play) == "at_least"
-    assert say(fetched_at=None, has_play=has_play) == "at_least"
+    assert day_completeness(fetched_at=LATE, has_play=has_play) == "complete"
+    assert day_completeness(fetched_at=LATE - MOMENT, has_play=has_play) == "at_least"
+    assert day_completeness(fetched_at=None, has_play=has_play) == "at_least"
 
 
 def test_today_is_never_complete():
     for hour in range(25):
-        assert say(fetched_at=DAY.start + hour * HOUR) == "at_least"
+        assert day_completeness(fetched_at=DAY.start + hour * HOUR) == "at_least"
 
 
 @pytest.mark.parametrize(
@@ -343,8 +345,8 @@ def test_today_is_never_complete():
         ([(0, 36), (36.001, 60)], "at_least"),  # two covers are not one
     ],
 )
-def test_a_complete_day_lies_in_one_cover(covers, expected):
-    assert say(covers=[span(*cover) for cover in covers]) == expected
+def test_a_complete_day_lies_in_one_covered_interval(covers, expected):
+    assert day_completeness(covers=[span(*cover) for cover in covers]) == expected
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_a_complete_day_lies_in_one_cover(covers, expected):
     ],
 )
 def test_a_complete_day_is_touched_by_no_open_gap(gap, expected):
-    assert say(gaps=[span(*gap)]) == expected
+    assert day_completeness(gaps=[span(*gap)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -373,8 +375,10 @@ def test_a_complete_day_is_touched_by_no_open_gap(gap, expected):
         ([(30, 31)], False, "at_least"),
     ],
 )
-def test_without_a_play_or_a_cover_a_day_is_unknown(covers, has_play, expected):
-    assert say(covers=[span(*cover) for cover in covers], has_play=has_play) == expected
+def test_without_a_play_or_coverage_a_day_is_unknown(covers, has_play, expected):
+    assert (
+        day_completeness(covers=[span(*cover) for cover in covers], has_play=has_play) == expected
+    )
 
 
 @given(

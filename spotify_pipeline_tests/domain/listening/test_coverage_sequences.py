@@ -32,7 +32,7 @@ def test_pages_that_share_an_item_overlap_and_open_no_gap(story: Story) -> None:
 
 
 @given(stories())
-def test_covers_and_open_gaps_are_intervals_apart(story: Story) -> None:
+def test_covered_intervals_and_open_gaps_do_not_overlap(story: Story) -> None:
     record = recorded(story)
     for account in (account for _, account in record.pages):
         ends = [instant for cover in account.covered for instant in (cover.start, cover.end)]
