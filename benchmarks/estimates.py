@@ -16,8 +16,8 @@ import pandas as pd
 from benchmarks.machine import RESULTS, save
 from spotify_pipeline.domain.listening.days import listened_ms
 from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listener_kinds import HEAVY
 from spotify_pipeline.simulator.music.listeners import Listener, Play, from_ms, to_ms
-from spotify_pipeline.simulator.music.persons import HEAVY
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SKIPS = (0.1, 0.3, 0.5)

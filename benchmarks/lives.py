@@ -12,8 +12,8 @@ from pathlib import Path
 from random import Random
 
 from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listener_kinds import LISTENER_KINDS
 from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.music.persons import PERSONS
 from spotify_pipeline.simulator.music.seeds import seeded
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -44,7 +44,7 @@ def groups(size: int, days: int, seeds: int) -> Iterator[tuple[str, list[Life]]]
     """Groups of so many listeners of one kind, who share a developer account."""
     catalogue = Catalogue(1)
     for seed in range(seeds):
-        for kind in PERSONS:
+        for kind in LISTENER_KINDS:
             yield kind, [_simulated(catalogue, seed, kind, n, days) for n in range(size)]
         for name, make in HARD.items():
             rngs = [seeded(seed, name, number) for number in range(size)]

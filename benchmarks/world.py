@@ -13,12 +13,12 @@ import psutil
 
 from benchmarks.machine import cpu_seconds
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.music.persons import cast
+from spotify_pipeline.simulator.music.listener_kinds import first_listeners
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.embedded.client import running_server
 from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
@@ -92,7 +92,7 @@ def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[Liste
             person=role.person,
             since=(now - LISTENED_FOR).date(),
         )
-        for role in cast(users, simulator.seed)
+        for role in first_listeners(users, simulator.seed)
     ]
     keyring = pipeline.keyring
     public_key = keyring.public_key(keyring.current_id)

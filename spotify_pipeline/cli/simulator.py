@@ -10,7 +10,7 @@ from spotify_pipeline.terminal import count, example
 
 if TYPE_CHECKING:
     from spotify_pipeline.simulator.accounts import Account
-    from spotify_pipeline.simulator.state import World
+    from spotify_pipeline.simulator.state import SimulatorState
 
 
 @click.command(epilog=example("spotify-pipeline simulator --port 8765 --listeners 5 --seed 1"))
@@ -47,15 +47,13 @@ def simulator(port: int, listeners: int, seed: int) -> None:
         ) from None
 
 
-def _announce(url: str, world: "World") -> None:
-    from spotify_pipeline.simulator.__main__ import environment
-
-    who = count(len(world.accounts), "synthetic listener")
+def _announce(url: str, state: "SimulatorState") -> None:
+    who = count(len(state.accounts), "synthetic listener")
     click.echo(f"# A local Spotify at {url} with {who}. Ctrl-C stops it.")
     click.echo("# In another terminal:")
-    for name, value in environment(url, world).items():
+    for name, value in state.environment(url).items():
         click.echo(f"export {name}={shlex.quote(value)}")
-    for account in world.accounts.values():
+    for account in state.accounts.values():
         click.echo(_add_line(account))
 
 

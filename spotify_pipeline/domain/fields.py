@@ -1,7 +1,7 @@
-"""Reads single fields of what Spotify sent, strictly: a value of the wrong type is no value.
+"""Reads single JSON fields strictly: a missing value or one of the wrong type is None.
 
-What is missing or unusable is None, never "" or 0, and never a guess. `True` is no number and
-`"5"` neither. Texts lose what Postgres cannot store, and that is counted.
+Never "" or 0 instead, and never a guess: `True` and `"5"` are not numbers. Texts lose characters
+that Postgres cannot store, and that is counted. Whole items are parsed in parsing.
 """
 
 import re
@@ -16,16 +16,16 @@ _LINK = re.compile(r"https?://[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,2000}")
 _LEAP_SECOND = re.compile(r"(?<=:[0-9]{2}:)60|(?<=[T ][0-9]{4})60")
 _MIDNIGHT_AS_24 = re.compile(r"(?<=[T ])24(?=(:?00){0,2}([.,]0+)?(Z|[+-]|$))")
 
-# Pictures come in a few widths; 300 is what a list or a card shows sharply.
+# Pictures come in a few widths; 300 is sharp in a list or on a card.
 _IMAGE_WIDTH = 300
 _LONGEST_ID = 255
-# Spotify was founded in April 2006: an earlier play is a clock that was never set.
+# Spotify was founded in April 2006: an earlier play comes from a clock that was never set.
 _FIRST_YEAR = 2006
 
 
 @dataclass
 class Texts:
-    """Cleans texts, and counts in `cleaned` how many had to be."""
+    """Cleans texts and counts in `cleaned` how many were changed."""
 
     cleaned: int = 0
 
@@ -51,12 +51,12 @@ def read_integer(value: object, low: int, high: int) -> int | None:
 
 
 def read_link(value: object) -> str | None:
-    """An http or https address. Apps put it into pages, so nothing else gets through."""
+    """An http or https URL. Apps put it into pages, so other schemes would be an injection."""
     return value if isinstance(value, str) and _LINK.fullmatch(value) else None
 
 
 def read_objects(value: object) -> Iterator[Mapping[str, object]]:
-    """The JSON objects of a list; nothing for anything else."""
+    """The JSON objects of a list; empty for anything else."""
     return (
         entry for entry in (value if isinstance(value, list) else ()) if isinstance(entry, dict)
     )
@@ -68,7 +68,7 @@ def read_object(value: object) -> Mapping[str, object]:
 
 
 def read_image(value: object) -> str | None:
-    """The address of the picture whose width is nearest to 300 pixels; the first among equals.
+    """The URL of the picture whose width is nearest to 300 pixels; the first among equals.
 
     A picture without a width is taken only if none has one.
     """

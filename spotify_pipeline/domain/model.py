@@ -1,4 +1,4 @@
-"""What Spotify tells us, as values: the only shapes that leave the parser.
+"""Spotify's responses as values: what the parser returns. Also Spotify's limits and names.
 
 Times are aware datetimes in UTC. Ids are Spotify's ids as text. A field that Spotify did not send
 is None; that is never the same as an empty list or a zero.
@@ -12,10 +12,13 @@ from typing import Literal
 TimeRange = Literal["short_term", "medium_term", "long_term"]
 TIME_RANGES: tuple[TimeRange, ...] = ("short_term", "medium_term", "long_term")
 
+# The permissions that a user is asked for, exactly these and no others.
+SCOPES = ("user-read-recently-played", "user-top-read")
+
 # An export lists skips too; Spotify itself, and so its API, counts a play from 30 seconds on.
 COUNTED_FROM_MS = 30_000
-# Two plays that end closer than this are a burst of offline plays stamped at upload, or an echo:
-# the time between them is not the time heard.
+# Two plays that end closer than this are offline plays stamped at upload, or an echo: the time
+# between them is not the time listened.
 CAPPED_FROM_MS = 30_000
 
 
@@ -87,7 +90,7 @@ class TopArtists:
 
 @dataclass(frozen=True, slots=True)
 class TopTrack:
-    """One line of a top track list, as it is shown."""
+    """One row of a top track list, as it is displayed."""
 
     spotify_id: str
     name: str
@@ -99,7 +102,7 @@ class TopTrack:
 
 @dataclass(frozen=True, slots=True)
 class TopTracks:
-    """A user's top tracks of one time range, best first, with the catalogue they bring along."""
+    """A user's top tracks of one time range, best first, with their catalogue rows."""
 
     time_range: TimeRange
     entries: tuple[TopTrack, ...]
@@ -108,7 +111,7 @@ class TopTracks:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-# What Spotify stopped sending to some apps; None in an item means that it was left out.
+# Fields that Spotify stopped sending to some apps; None in an item means that it was left out.
 OPTIONAL_FIELDS = ("genres", "popularity", "image_url", "album_id", "album_name", "release_date")
 
 
@@ -123,7 +126,10 @@ def not_provided(items: Sequence[Artist] | Sequence[Track]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Who a token belongs to. `account_id` is immutable; Spotify sends it since May 2026."""
+    """The Spotify account that a token belongs to.
+
+    `account_id` is immutable; Spotify sends it since May 2026.
+    """
 
     spotify_user_id: str
     account_id: str | None
@@ -131,10 +137,10 @@ class Profile:
 
     @property
     def account(self) -> str:
-        """What tells accounts apart: the account id or, where none was sent, the user's id."""
+        """Identifies the account: the account id or, where none was sent, Spotify's user id."""
         return self.account_id or self.spotify_user_id
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What the account may have been noted by: both ids, as far as they were sent."""
+        """Every id under which the account may be stored: both, as far as they were sent."""
         return tuple(filter(None, (self.account_id, self.spotify_user_id)))

@@ -1,22 +1,22 @@
-"""Turns Spotify's JSON into values. Bodies of the wrong form are refused, odd items are skipped.
+"""Parses Spotify's JSON into values. Raises BadPayload for a wrong body, skips unusable items.
 
 Apps in development mode get artists without genres and popularity and tracks without popularity;
-others get both. Both shapes are normal: what was not sent is None, an empty list of genres is ().
-Nothing an item can contain fails its page: it is left out and counted by its reason in `skipped`.
+others get both. Both shapes are normal: a field that was not sent is None, an empty list of genres
+is (). No item can fail its page: an unusable one is left out and counted by reason in `skipped`.
 
     null_item     a null stands where an item should
     null_track    the item has no track
-    local_file    the track has no id: a file on the listener's own disk
+    local_file    the track has no id: a file on the user's own disk
     no_artist     no artist, or none with an id
     bad_time      played_at is missing or cannot be read
     future        played_at is more than 5 minutes after `now`
     bad_item      an id, a name or the duration is missing or of the wrong type (an empty name and
                   a length of 0 are not: Spotify sends such tracks, and the play is one)
-    duplicate     the same play, artist or track stood further up on the page
+    duplicate     the same play, artist or track is further up on the page
     beyond_limit  the top list is longer than Spotify says it can be
-    relinked      the same recording at the same instant, under another id, stood further up
+    relinked      the same recording at the same instant, under another id, is further up
     no_id         an artist or track without an id in a top list
-    cleaned_text  no item, but a text that had NUL or half a surrogate pair removed from it
+    cleaned_text  not an item: a text from which NUL or half a surrogate pair was removed
 """
 
 from collections import Counter
@@ -51,7 +51,7 @@ from spotify_pipeline.domain.model import (
 FUTURE_AFTER = timedelta(minutes=5)
 
 _LONGEST_MS = 2**31 - 1
-# Mixes and audio books last hours. What lasts longer than a day is no length.
+# Mixes and audio books last hours. A length of more than a day is an error.
 _LONGEST_TRACK_MS = 24 * 3_600_000
 
 Json = Mapping[str, object]
@@ -59,21 +59,21 @@ Catalogued = TypeVar("Catalogued", Artist, Track)
 
 
 class BadPayload(ValueError):
-    """The body is not of the form. The message names the field and never quotes the body."""
+    """The body has the wrong form. The message names the field and never quotes the body."""
 
 
 class _Skip(Exception):
-    """This item is not usable; the argument is the reason it is counted under."""
+    """The item is unusable; the argument is the reason it is counted under."""
 
 
-# Spotify sends no longer list, and the tables hold none: an answer with more is cut.
+# Spotify sends no longer list, and the tables allow none: a longer response is cut.
 LONGEST_LIST = 50
 
 
 def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
-    """One recently-played page; `now` is an aware datetime. Raises BadPayload.
+    """Parses a recently-played page; `now` is an aware datetime. Raises BadPayload.
 
-    Plays stand in the order sent. Of one recording at one instant only the first is kept, because
+    Plays are in the order sent. Of one recording at one instant only the first is kept, because
     Spotify repeats a play under another track id when it relinks the track; different recordings
     may share an instant. `item_times` holds every readable time, skipped items and those in the
     future included.
@@ -81,7 +81,7 @@ def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
     items = _items(payload)
     texts, skipped = Texts(), Counter[str]()
     times: list[datetime] = []
-    heard: dict[tuple[datetime, str], tuple[Play, Track]] = {}
+    plays: dict[tuple[datetime, str], tuple[Play, Track]] = {}
     artists: dict[str, Artist] = {}
 
     def parse(item: Json) -> None:
@@ -95,16 +95,16 @@ def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
             raise _Skip("bad_time")
         if played_at > now + FUTURE_AFTER:
             raise _Skip("future")
-        if (played_at, track.spotify_id) in heard:
+        if (played_at, track.spotify_id) in plays:
             raise _Skip("duplicate")
         context_uri = texts.read(read_object(item.get("context")).get("uri"))
         play = Play(played_at, track.spotify_id, context_uri)
-        heard[played_at, track.spotify_id] = play, track
+        plays[played_at, track.spotify_id] = play, track
         _collect(artists, by)
 
     _each(items, parse, skipped)
-    kept = list(without_relinked(list(heard.values())))
-    if relinked := len(heard) - len(kept):
+    kept = list(without_relinked(list(plays.values())))
+    if relinked := len(plays) - len(kept):
         skipped["relinked"] = relinked
     tracks: dict[str, Track] = {}
     _collect(tracks, (track for _, track in kept))
@@ -113,7 +113,7 @@ def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
         tracks=tuple(tracks.values()),
         artists=tuple(artists.values()),
         item_times=tuple(sorted(times, reverse=True)),
-        # A page that does not say that it is the last one is not taken for it.
+        # Without `next` the page may not be the last one, so it must not count as short.
         has_more=read_object(payload).get("next", "unknown") is not None,
         items=len(items),
         skipped=_counts(skipped, texts),
@@ -121,7 +121,10 @@ def parse_recently_played(payload: object, now: datetime) -> PlaysPage:
 
 
 def parse_top_artists(payload: object, time_range: TimeRange) -> TopArtists:
-    """A top artists page, best first: rank is the position among those kept. Raises BadPayload."""
+    """Parses a top artists page, best first; rank is the position among those kept.
+
+    Raises BadPayload.
+    """
     texts, skipped = Texts(), Counter[str]()
     artists: dict[str, Artist] = {}
 
@@ -138,7 +141,10 @@ def parse_top_artists(payload: object, time_range: TimeRange) -> TopArtists:
 
 
 def parse_top_tracks(payload: object, time_range: TimeRange) -> TopTracks:
-    """A top tracks page, best first: rank is the position among those kept. Raises BadPayload."""
+    """Parses a top tracks page, best first; rank is the position among those kept.
+
+    Raises BadPayload.
+    """
     texts, skipped = Texts(), Counter[str]()
     tracks: dict[str, Track] = {}
     artists: dict[str, Artist] = {}
@@ -174,7 +180,7 @@ def parse_top_tracks(payload: object, time_range: TimeRange) -> TopTracks:
 
 
 def parse_profile(payload: object) -> Profile:
-    """Who the token belongs to. Raises BadPayload, also for an account_id that is no id."""
+    """Parses the profile. Raises BadPayload, also for an account_id that is not a valid id."""
     profile = _body(payload)
     user_id = read_id(profile.get("id"))
     account_id = read_id(profile.get("account_id"))
@@ -199,7 +205,7 @@ def _items(payload: object) -> list[object]:
 
 
 def _each(items: list[object], parse: Callable[[Json], None], skipped: Counter[str]) -> None:
-    """Parses every item that is an object, and counts those that are none or are skipped."""
+    """Parses every item; counts those that are skipped, by reason."""
     for item in items:
         try:
             if item is None:
@@ -213,7 +219,7 @@ def _track(value: object, texts: Texts, without_id: str) -> tuple[Track, tuple[A
     """The track under the id it was sent with (relinked or not), and its artists, primary first."""
     sent = _object(value)
     track_id = _id(sent, missing=without_id)
-    # An artist without an id is one Spotify does not know; the others stand for the track.
+    # An artist without an id is one that Spotify does not know; the others remain.
     known = [artist for artist in read_objects(sent.get("artists")) if artist.get("id") is not None]
     if not known:
         raise _Skip("no_artist")
@@ -274,7 +280,7 @@ def _name(sent: Json, texts: Texts) -> str:
 
 
 def _collect(known: dict[str, Catalogued], values: Iterable[Catalogued]) -> None:
-    """Keeps the first value per id: what stands further up on the page is newer."""
+    """Keeps the first value per id: items further up on the page are newer."""
     for value in values:
         known.setdefault(value.spotify_id, value)
 

@@ -3,7 +3,7 @@
 The app knows a public key and can only seal; the keyring holds the private keys and can open.
 A sealed token is libsodium's `crypto_box_seal` of the UTF-8 JSON
 `{"v":1,"user_id":…,"refresh_token":…}`: the user id inside is checked on opening, so a row copied
-to another user is worth nothing. No error, text or repr of this module contains a key or a token.
+to another user does not open. No error, text or repr of this module contains a key or a token.
 """
 
 import base64
@@ -29,7 +29,7 @@ class SealError(PipelineError, ValueError):
 
 
 class BadKeys(ValueError):
-    """The text of a keyring is not of the form `key_id:base64`. Names the entry, never the key."""
+    """A keyring entry is not of the form `key_id:base64`. Names the entry, never the key."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Keyring:
 def new_key() -> tuple[str, str]:
     """A fresh random key as (key_id, text); the text is the `key_id:base64` entry and is secret.
 
-    The id is a fingerprint of the public key, so it tells nothing and never repeats.
+    The id is a fingerprint of the public key, so it reveals nothing and never repeats.
     """
     key = PrivateKey.generate()
     key_id = hashlib.sha256(bytes(key.public_key)).hexdigest()[:12]
@@ -119,8 +119,8 @@ def seal(public_key: bytes, user_id: str, refresh_token: str) -> bytes:
     return SealedBox(PublicKey(public_key)).encrypt(plain)
 
 
-# The helpers below answer None instead of raising: an exception that was caught and replaced would
-# still hang on the new one as its context, and JSON's and Unicode's carry the whole plain text.
+# The helpers below return None instead of raising: a caught exception would stay on the new one as
+# its context, and those of JSON and Unicode contain the whole plain text, token included.
 
 
 def _decode(encoded: str) -> bytes | None:

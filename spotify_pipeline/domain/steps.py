@@ -1,6 +1,6 @@
-"""The steps of a sync and what needs what: the graph as data.
+"""The steps of a sync and their dependencies: the graph as data.
 
-A step is named like the Dagster asset that shows it ("top_artists/short_term" is the asset key
+A step has the name of its Dagster asset ("top_artists/short_term" is the asset key
 ["top_artists", "short_term"]). Steps run in the order of STEPS.
 """
 
@@ -14,7 +14,7 @@ PROFILE_REVALIDATION = "profile_revalidation"
 TOP_ARTISTS: dict[str, TimeRange] = {f"top_artists/{r}": r for r in TIME_RANGES}
 TOP_TRACKS: dict[str, TimeRange] = {f"top_tracks/{r}": r for r in TIME_RANGES}
 
-# What each step is computed from. Also the edges of the asset graph.
+# The inputs of each step. Also the edges of the asset graph.
 NEEDS: dict[str, tuple[str, ...]] = {
     RECENTLY_PLAYED: (),
     **{step: () for step in (*TOP_ARTISTS, *TOP_TRACKS)},
@@ -27,8 +27,8 @@ STEPS: tuple[str, ...] = tuple(NEEDS)
 FETCHED: tuple[str, ...] = (RECENTLY_PLAYED, *TOP_ARTISTS, *TOP_TRACKS)
 REBUILT: tuple[str, ...] = (DAILY_LISTENING, MUSIC_PERSONALITY)
 
-# A failed step stops these. A failed top list keeps its old rows and stops nothing; the app is told
-# of whatever was done.
+# The steps that a failed step stops. A failed top list keeps its old rows and stops nothing; the
+# app is notified of the steps that succeeded.
 STOPPED_BY: dict[str, tuple[str, ...]] = {
     RECENTLY_PLAYED: (DAILY_LISTENING, MUSIC_PERSONALITY),
     DAILY_LISTENING: (MUSIC_PERSONALITY,),

@@ -1,4 +1,4 @@
-"""Time zones by the rules of the pinned `tzdata` package, never by the machine's own.
+"""Time zones with the rules of the pinned `tzdata` package, never the machine's own.
 
 `zoneinfo` looks in /usr/share/zoneinfo first, where two machines may disagree about the day a play
 belongs to. So the files are read from the package, whatever PYTHONTZPATH says.
@@ -16,7 +16,7 @@ _OFFSET = re.compile(r"(?:utc|gmt)?([+-])0?([0-9]{1,2})(?::?00)?")
 
 
 class UnknownZone(UsageError, ValueError):
-    """The name is not a time zone. The message is one sentence a person can act on."""
+    """The name is not a time zone. The message is one sentence, if possible with a suggestion."""
 
 
 @cache
@@ -42,11 +42,11 @@ def check_zone(name: str) -> ZoneInfo:
 
 
 def suggest_zone(name: str) -> str | None:
-    """The valid zone that was probably meant, or None.
+    """The valid zone whose name is closest, or None.
 
     Compares without case and with spaces as underscores, first with whole names, then with their
     last parts (`Berlin`), then by likeness. `UTC+2` gives `Etc/GMT-2`: the names of the fixed
-    offsets have their sign reversed (POSIX), and the like-looking one would be four hours off.
+    offsets have their sign reversed (POSIX), and `Etc/GMT+2` would be four hours off.
     """
     wanted = re.sub(r"\s+", "_", name.strip()[:100].lower())
     if offset := _OFFSET.fullmatch(wanted):

@@ -5,10 +5,9 @@ import datetime as dt
 import json
 
 from spotify_pipeline.simulator.faults.kinds import KINDS
-from spotify_pipeline.simulator.http.limits import UNLIMITED_PIPELINE
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.server import Trouble, serve
-from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.server import StartConditions, serve
+from spotify_pipeline.simulator.state import SimulatorState
 
 
 def main() -> None:
@@ -18,9 +17,9 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8765, help="0: any free port")
     parser.add_argument("--listeners", type=int, default=5, help="how many synthetic listeners")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same world")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same plays")
     parser.add_argument(
-        "--now", type=dt.datetime.fromisoformat, help="stand still at this instant (with offset)"
+        "--now", type=dt.datetime.fromisoformat, help="stop the clock at this instant (with offset)"
     )
     parser.add_argument(
         "--fault", action="append", default=[], help=f"JSON, or one of {', '.join(KINDS)}"
@@ -42,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.now is not None and options.now.tzinfo is None:
         parser.error("--now needs an offset, for example 2026-03-01T00:00:00Z")
-    trouble = Trouble(
+    conditions = StartConditions(
         tuple(options.fault),
         options.calls_per_30s,
         options.calls_per_day,
@@ -55,7 +54,7 @@ def main() -> None:
             options.listeners,
             options.seed,
             options.now,
-            trouble=trouble,
+            conditions=conditions,
             exit_with_stdin=options.child,
             announce=announce_json if options.child else announce_text,
         )
@@ -73,31 +72,20 @@ def oddities(text: str) -> Oddities:
         raise argparse.ArgumentTypeError(str(wrong)) from None
 
 
-def announce_json(url: str, world: World) -> None:
+def announce_json(url: str, state: SimulatorState) -> None:
     """One line for the parent process."""
     print(json.dumps({"url": url}), flush=True)
 
 
-def announce_text(url: str, world: World) -> None:
-    """The environment to use the simulator with, and everybody's refresh token."""
-    print(f"A local Spotify at {url} with {len(world.accounts)} synthetic listeners.\n")
-    for name, text in environment(url, world).items():
+def announce_text(url: str, state: SimulatorState) -> None:
+    """The environment to use the simulator with, and every listener's refresh token."""
+    print(f"A local Spotify at {url} with {len(state.accounts)} synthetic listeners.\n")
+    for name, text in state.environment(url).items():
         print(f"export {name}={text}")
     print("\nRefresh tokens (for spotify-pipeline users add USER_ID --refresh-token-stdin):")
-    for account in world.accounts.values():
+    for account in state.accounts.values():
         print(f"{account.user_id}\t{account.listener.timezone}\t{account.refresh_token}")
     print("\nStop with Ctrl-C.", flush=True)
-
-
-def environment(url: str, world: World) -> dict[str, str]:
-    """The variables that point the pipeline at the simulator."""
-    return {
-        "SPOTIFY_API_URL": url,
-        "SPOTIFY_ACCOUNTS_URL": url,
-        "SPOTIFY_CLIENT_ID": world.tokens.client_id,
-        "SPOTIFY_CLIENT_SECRET": world.tokens.client_secret,
-        **UNLIMITED_PIPELINE,
-    }
 
 
 if __name__ == "__main__":

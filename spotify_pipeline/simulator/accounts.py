@@ -1,4 +1,4 @@
-"""A person at Spotify: what the feed and the top lists show of what was played."""
+"""A listener's Spotify account: permissions, what was served so far, and the top lists."""
 
 import datetime as dt
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.simulator.http.shapes import Shape
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.music.feed import Feed, Item
@@ -27,7 +27,7 @@ class Served(NamedTuple):
 
 @dataclass
 class Account:
-    """A listener with a name, permissions and what was served so far."""
+    """A listener with a name, permissions and the plays that were served so far."""
 
     listener: Listener
     display_name: str | None
@@ -60,7 +60,7 @@ class Account:
         return Served(item.stamp_ms, names.spotify_id, names.duration_ms)
 
     def mark_served(self, items: Iterable[Item], now_ms: int) -> None:
-        """Notes that plays were in an answer, and under which instant and id."""
+        """Records that plays were in a response, and under which instant and id."""
         for item in items:
             shown = self.shown(item, now_ms)
             versions = self.served.setdefault(item.play.end_ms, {})

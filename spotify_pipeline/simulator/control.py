@@ -1,109 +1,29 @@
-"""A typed handle on a running simulator: moves its clock, adds listeners, reads its books."""
+"""The client of the control interface: moves a simulator's clock, adds listeners and faults, reads
+its ledger of plays and its log of calls. The server's side is http/control_api."""
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import requests
 
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
-from spotify_pipeline.simulator.http.limits import UNLIMITED_PIPELINE
-from spotify_pipeline.simulator.http.shapes import Json, Shape, timestamp
+from spotify_pipeline.simulator.http.responses import Json
+from spotify_pipeline.simulator.http.shapes import Shape, timestamp
 from spotify_pipeline.simulator.music.oddities import Oddities
+from spotify_pipeline.simulator.records import CallRecord, LedgerPlay, ListenerInfo, Listing
+from spotify_pipeline.simulator.state import pipeline_environment
+
+__all__ = ["CallRecord", "LedgerPlay", "ListenerInfo", "Listing", "Simulator", "SimulatorError"]
 
 _TIMEOUT_SECONDS = 60.0
 
 
 class SimulatorError(PipelineError):
-    """The simulator refused a control call, in its words."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerInfo:
-    """A listener, and the refresh token that the pipeline is given."""
-
-    user_id: str
-    refresh_token: str
-    timezone: str
-    display_name: str | None
-    account_id: str
-    person: str
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A play as a page lists it: it may differ from the true play in all three."""
-
-    played_at: dt.datetime
-    track_id: str
-    duration_ms: int
-
-    @classmethod
-    def from_json(cls, line: Json) -> Self:
-        """One of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
-        return cls(**{**line, "played_at": dt.datetime.fromisoformat(line["played_at"])})
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerPlay:
-    """What really was played; times are UTC, `played_at` is the end of the play.
-
-    The pair of user and `played_at` identifies a play; its track, names, `duration_ms` and `isrc`
-    are the original ones, whatever is served. `heard_ms` of the track were heard.
-
-    `published`: the feed has listed it by the world's now, `visible`: it is on the full page now,
-    `served`: it was in an answer that the simulator sent whole. `missing`: the feed never lists it;
-    `vanished`: it listed it and does so no longer.
-    `visible_as`: how the full page lists it now, twice when under two track ids. `served_as`: each
-    pair of instant and track id under which it was served, the first one first, each with the
-    length of its first time.
-    """
-
-    played_at: dt.datetime
-    started_at: dt.datetime
-    published_at: dt.datetime
-    published: bool
-    visible: bool
-    served: bool
-    track_id: str
-    track_name: str
-    duration_ms: int
-    artist_id: str
-    artist_name: str
-    isrc: str
-    heard_ms: int
-    missing: bool
-    vanished: bool
-    visible_as: tuple[Listing, ...]
-    served_as: tuple[Listing, ...]
-
-    @classmethod
-    def from_json(cls, line: Json) -> Self:
-        """A line of `/_sim/ledger`."""
-        times = {
-            name: dt.datetime.fromisoformat(line[name])
-            for name in ("played_at", "started_at", "published_at")
-        }
-        listings = {
-            name: tuple(map(Listing.from_json, line[name])) for name in ("visible_as", "served_as")
-        }
-        return cls(**{**line, **times, **listings})
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """One call to Spotify: its arrival in Unix seconds of real time, the status it got, and the
-    kinds of faults that hit it."""
-
-    at: float
-    endpoint: str
-    user_id: str | None
-    status: int
-    faults: tuple[str, ...]
+    """The simulator refused a control call; the message is its own."""
 
 
 class Simulator:
@@ -112,7 +32,7 @@ class Simulator:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy for the world outside is none for loopback
+        self._session.trust_env = False  # a proxy for the internet cannot reach loopback
         about = self._call("GET", "health")
         self.seed: int = about["seed"]
         self.client_id: str = about["client_id"]
@@ -121,24 +41,18 @@ class Simulator:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that point the pipeline at this simulator."""
-        return {
-            "SPOTIFY_API_URL": self.url,
-            "SPOTIFY_ACCOUNTS_URL": self.url,
-            "SPOTIFY_CLIENT_ID": self.client_id,
-            "SPOTIFY_CLIENT_SECRET": self.client_secret,
-            **UNLIMITED_PIPELINE,
-        }
+        return pipeline_environment(self.url, self.client_id, self.client_secret)
 
     def now(self) -> dt.datetime:
-        """The world's time, UTC."""
+        """The simulated time, UTC."""
         return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
 
     def set_clock(self, now: dt.datetime | None) -> None:
-        """Stops the world at an instant (to the millisecond), or sets it to real time (None)."""
+        """Stops the clock at an instant (to the millisecond), or sets it to real time (None)."""
         self._call("POST", "clock", {"now": now and timestamp(now)})
 
     def advance(self, step: dt.timedelta) -> dt.datetime:
-        """Moves the world and stops it there; returns its new time."""
+        """Moves the clock and stops it there; returns the new time."""
         answer = self._call("POST", "clock", {"advance_seconds": step.total_seconds()})
         return dt.datetime.fromisoformat(answer["now"])
 
@@ -158,8 +72,9 @@ class Simulator:
     ) -> ListenerInfo:
         """Adds a listener, or replaces the one of that id.
 
-        `person` is a key of `persons.PERSONS`; `seed` defaults to the simulator's; `since` is the
-        first local date with plays; plays appear in the feed up to `longest_delay` after their end;
+        `person` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
+        `since` is the first local date with plays; plays appear in the feed up to `longest_delay`
+        after their end;
         `oddities` are those of the feed (None: the 7-day window only).
         """
         body: Json = {
@@ -199,14 +114,13 @@ class Simulator:
     ) -> list[LedgerPlay]:
         """Everything a listener played in (since, until], oldest first.
 
-        `published`, `visible`, `vanished` and `visible_as` tell of `at`, which defaults to the
-        world's now and is never after it: what a call at that instant was shown. Nothing that ended
-        after `at` is listed; `until` defaults to `at`, `since` to 31 days before `until`.
+        `published`, `visible`, `vanished` and `visible_as` are as of `at`, which defaults to the
+        simulator's now and is never after it: what a call at that instant was shown. Nothing that
+        ended after `at` is listed; `until` defaults to `at`, `since` to 31 days before `until`.
         """
+        times = {"since": since, "until": until, "at": at}
         query = {"user_id": user_id}
-        query |= {"since": timestamp(since)} if since else {}
-        query |= {"until": timestamp(until)} if until else {}
-        query |= {"at": timestamp(at)} if at else {}
+        query |= {name: timestamp(time) for name, time in times.items() if time is not None}
         return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
 
     def calls(self) -> list[CallRecord]:
@@ -225,12 +139,11 @@ class Simulator:
 
     def expire_access_tokens(self, user_id: str | None = None) -> int:
         """Lets access tokens expire (all, or one user's); returns how many."""
-        query = {"user_id": user_id} if user_id is not None else {}
-        expired: int = self._call("DELETE", "access_tokens", query=query)["expired"]
+        expired: int = self._call("DELETE", "access_tokens", query={"user_id": user_id})["expired"]
         return expired
 
     def revoke(self, user_id: str) -> None:
-        """Ends a user's tokens, as when the person removes the app."""
+        """Ends a user's tokens, as when the user removes the app."""
         self._call("DELETE", "refresh_token", query={"user_id": user_id})
 
     def reconnect(self, user_id: str) -> ListenerInfo:
@@ -249,7 +162,7 @@ class Simulator:
         """Puts a fault in force and returns its number.
 
         It hits every `every`-th call to `endpoint` (None: all that the kind knows) by `user_id`
-        (None: everybody), `times` times at most (None: until cleared). Faults are the dataclasses
+        (None: everyone), `times` times at most (None: until cleared). Faults are the dataclasses
         of `faults.refusals`, `faults.edits` and `faults.wire`.
         """
         rule = self._call(
@@ -274,8 +187,7 @@ class Simulator:
 
     def clear_faults(self, number: int | None = None) -> None:
         """Ends one fault, or all."""
-        query = {"number": str(number)} if number is not None else {}
-        self._call("DELETE", "faults", query=query)
+        self._call("DELETE", "faults", query={"number": number})
 
     def set_limits(
         self, calls_per_30s: int | None = None, calls_per_day: int | None = None
@@ -293,7 +205,7 @@ class Simulator:
         method: str,
         path: str,
         body: Json | None = None,
-        query: dict[str, str] | None = None,
+        query: Mapping[str, str | int | None] | None = None,
     ) -> Any:
         answer = self._session.request(
             method, f"{self.url}/_sim/{path}", json=body, params=query, timeout=_TIMEOUT_SECONDS

@@ -22,7 +22,7 @@ def running_simulator(
 ) -> Iterator[Simulator]:
     """Starts `python -m spotify_pipeline.simulator`, yields a handle on it, and stops it.
 
-    `port` 0 takes a free one; `now` makes the world stand still at an instant. Raises
+    `port` 0 takes a free one; `now` stops its clock at an instant. Raises
     SimulatorError, with what the process wrote, when it is not ready within 30 seconds.
     """
     command = [sys.executable, "-m", "spotify_pipeline.simulator", "--child"]

@@ -1,4 +1,4 @@
-"""Runs a world on a loopback port until it is told to stop."""
+"""Runs a simulator on a loopback port until it is interrupted."""
 
 import contextlib
 import datetime as dt
@@ -17,9 +17,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.faults.wire import TRANSPORT
 from spotify_pipeline.simulator.http.app import make_app
-from spotify_pipeline.simulator.http.limits import Limits
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.state import Limits, SimulatorState
 
 HOST = "127.0.0.1"
 
@@ -38,8 +37,8 @@ class RawAccess(H11Protocol):
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What goes wrong from the start.
+class StartConditions:
+    """Faults, limits and oddities that a simulator starts with.
 
     `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency",
     "options": {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web
@@ -53,16 +52,16 @@ class Trouble:
     longest_delay: dt.timedelta = dt.timedelta(0)
     oddities: Oddities = field(default_factory=Oddities)
 
-    def make(self, world: World) -> None:
-        """Brings it over a world. Raises ValueError with a sentence about a wrong fault."""
-        world.limits = Limits(self.calls_per_30s, self.calls_per_day)
-        for account in world.accounts.values():
+    def apply(self, state: SimulatorState) -> None:
+        """Applies them to a state. Raises ValueError with a sentence about a wrong fault."""
+        state.limits = Limits(self.calls_per_30s, self.calls_per_day)
+        for account in state.accounts.values():
             account.longest_delay_ms = self.longest_delay // dt.timedelta(milliseconds=1)
             account.oddities = self.oddities
         for fault in self.faults:
             about = json.loads(fault) if fault.startswith("{") else {"kind": fault}
             try:
-                add_fault(world.faults, **about)
+                add_fault(state.faults, **about)
             except TypeError as wrong:
                 raise ValueError(f"fault {fault}: {wrong}") from None
 
@@ -73,30 +72,30 @@ def serve(
     seed: int = 1,
     now: dt.datetime | None = None,
     *,
-    trouble: Trouble | None = None,
+    conditions: StartConditions | None = None,
     exit_with_stdin: bool = False,
-    announce: Callable[[str, World], None] | None = None,
+    announce: Callable[[str, SimulatorState], None] | None = None,
 ) -> None:
     """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
 
-    `port` 0 takes a free one. `now` makes the world stand still at an instant; without it real
-    time passes. `trouble` is there from the start. `announce(url, world)` is called once
+    `port` 0 takes a free one. `now` stops the clock at an instant; without it real time
+    passes. `conditions` hold from the start. `announce(url, state)` is called once
     connections are accepted. With `exit_with_stdin` the end of standard input ends the process,
     so that it dies with its parent.
     Raises OSError when the port is taken, ValueError for a fault that does not exist.
     """
-    world = World(seed, listeners, now)
-    if trouble is not None:
-        trouble.make(world)
+    state = SimulatorState(seed, listeners, now)
+    if conditions is not None:
+        conditions.apply(state)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
-        # Whoever connects from here on waits in the queue until uvicorn is up.
+        # Clients that connect from here on wait in the queue until uvicorn is up.
         listening.listen(512)
         url = f"http://{HOST}:{listening.getsockname()[1]}"
         server = uvicorn.Server(
             uvicorn.Config(
-                make_app(world),
+                make_app(state),
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -108,7 +107,7 @@ def serve(
         if exit_with_stdin:
             threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
         if announce:
-            announce(url, world)
+            announce(url, state)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
 

@@ -1,51 +1,86 @@
-"""The world: clock, listeners, tokens, limits, faults, and the log of calls.
+"""The simulator's state: clock, listeners, tokens, limits, faults, and the log of calls.
 
-Two clocks, as in the pipeline: plays happen on the world's clock, which can stand still and be
-moved; tokens, limits and the log of calls use real time, so that moving a day ahead does not make
-every access token expire.
+Two clocks, as in the pipeline: plays happen on the simulated clock, which can be stopped and moved;
+tokens, limits and the log of calls use real time, so that moving a day ahead does not make every
+access token expire.
 """
 
 import datetime as dt
+import math
+import time
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.faults.base import FaultBook
-from spotify_pipeline.simulator.http.limits import Limits
+from spotify_pipeline.simulator.http.responses import Refusal, error
 from spotify_pipeline.simulator.http.shapes import Shapes, account_id
 from spotify_pipeline.simulator.music.catalogue import Catalogue
+from spotify_pipeline.simulator.music.listener_kinds import first_listeners
 from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
-from spotify_pipeline.simulator.music.persons import cast
+from spotify_pipeline.simulator.records import CallRecord
 from spotify_pipeline.simulator.tokens import Tokens
 
 _CALLS_KEPT = 200_000
+_RATE_SECONDS = 30.0
+_QUOTA_SECONDS = 86_400.0
 
 
-class Call(NamedTuple):
-    """One call: its arrival in Unix seconds of real time, endpoint, user if known, the status that
-    it got and the faults that hit it."""
+def pipeline_environment(url: str, client_id: str, client_secret: str) -> dict[str, str]:
+    """The variables that point the pipeline at a simulator."""
+    return {
+        "SPOTIFY_API_URL": url,
+        "SPOTIFY_ACCOUNTS_URL": url,
+        "SPOTIFY_CLIENT_ID": client_id,
+        "SPOTIFY_CLIENT_SECRET": client_secret,
+        # The simulator bans no app, so the pipeline need not limit itself.
+        "SPOTIFY_PIPELINE_CALLS_PER_30S": "0",
+        "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0",
+    }
 
-    at: float
-    endpoint: str
-    user_id: str | None
-    status: int
-    faults: tuple[str, ...]
+
+@dataclass
+class Limits:
+    """Spotify's limits on an app: a rolling window of 30 seconds and one of 24 hours; None: none.
+
+    Real time. Refused calls do not count, so a client that waits gets through.
+    """
+
+    calls_per_30s: int | None = None
+    calls_per_day: int | None = None
+    _allowed: deque[float] = field(default_factory=deque)
+
+    def check(self) -> None:
+        """Counts a call, or raises the 429 that Spotify sends."""
+        now = time.monotonic()
+        while self._allowed and self._allowed[0] <= now - _QUOTA_SECONDS:
+            self._allowed.popleft()
+        day = error(429, "Too many requests", reason="QUOTA_EXCEEDED")
+        rate = error(429, "API rate limit exceeded")
+        for limit, seconds, body in (
+            (self.calls_per_day, _QUOTA_SECONDS, day),
+            (self.calls_per_30s, _RATE_SECONDS, rate),
+        ):
+            if limit is not None and len(self._allowed) >= limit:
+                wait = self._allowed[-limit] + seconds - now
+                if wait > 0:
+                    raise Refusal(429, body, {"Retry-After": str(math.ceil(wait))})
+        self._allowed.append(now)
 
 
 @dataclass
 class Clock:
-    """Real time, or an instant at which the world stands still until it is moved."""
+    """Real time, or an instant at which the clock stands still until it is moved."""
 
     fixed: dt.datetime | None = None
 
     def now(self) -> dt.datetime:
-        """The world's time, UTC."""
+        """The simulated time, UTC."""
         return self.fixed or dt.datetime.now(dt.UTC)
 
 
-class World:
-    """Everything the simulator knows. One per process, used from one thread."""
+class SimulatorState:
+    """All state of a simulator. One per process, used from one thread."""
 
     def __init__(self, seed: int = 1, listeners: int = 0, now: dt.datetime | None = None) -> None:
         self.seed = seed
@@ -58,9 +93,9 @@ class World:
         self.accounts: dict[str, Account] = {}
         # The redirect addresses of the app; None: any safe one.
         self.redirect_uris: frozenset[str] | None = None
-        self.calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
-        for role in cast(listeners, seed):
-            self.add(role.user_id, role.timezone, role.person, role.display_name)
+        self.calls: deque[CallRecord] = deque(maxlen=_CALLS_KEPT)
+        for new in first_listeners(listeners, seed):
+            self.add(new.user_id, new.timezone, new.person, new.display_name)
 
     def add(
         self,
@@ -88,6 +123,10 @@ class World:
         account.refresh_token = self.tokens.rotate(account.user_id)
         return account.refresh_token
 
+    def environment(self, url: str) -> dict[str, str]:
+        """The variables that point the pipeline at this simulator."""
+        return pipeline_environment(url, self.tokens.client_id, self.tokens.client_secret)
+
     def now_ms(self) -> int:
-        """The world's time in Unix milliseconds."""
+        """The simulated time in Unix milliseconds."""
         return to_ms(self.clock.now())

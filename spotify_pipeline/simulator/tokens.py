@@ -1,6 +1,6 @@
 """Access and refresh tokens.
 
-Refresh tokens come from the seed: a simulator started again knows those that were stored. Access
+Refresh tokens derive from the seed: a restarted simulator accepts those that were stored. Access
 tokens live an hour of real time.
 """
 
@@ -11,12 +11,12 @@ from base64 import urlsafe_b64encode
 from typing import Literal
 
 ACCESS_SECONDS = 3600.0
-# A simulator started again accepts what rotated at most so often before.
+# A restarted simulator accepts tokens that were rotated at most this often before.
 _GENERATIONS_KNOWN = 20
 
 
 class Tokens:
-    """Every token that was issued, and to whom."""
+    """Every token that was issued, and its owner."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -44,11 +44,11 @@ class Tokens:
         return token
 
     def revoke(self, user_id: str) -> None:
-        """Ends the user's refresh token, as when the person removes the app."""
+        """Ends the user's refresh token, as when the listener removes the app."""
         self._revoked.add(self._refresh_token(user_id, self._generations[user_id]))
 
     def owner_of_refresh(self, token: str) -> str | Literal[False] | None:
-        """Whose refresh token it is: a user, False when it is revoked, None when unknown."""
+        """The owner of a refresh token; False when it is revoked, None when unknown."""
         return False if token in self._revoked else self._owners.get(token)
 
     def issue_access(self, user_id: str) -> str:
@@ -58,7 +58,7 @@ class Tokens:
         return token
 
     def owner_of_access(self, token: str) -> str | Literal[False] | None:
-        """Whose access token it is: a user, False when it expired, None when unknown."""
+        """The owner of an access token; False when it expired, None when unknown."""
         if token not in self._access:
             return None
         user_id, expires = self._access[token]

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from oauthlib.oauth2 import AccessDeniedError, OAuth2Error, WebApplicationClient
 
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.spotify.messages import BaseUrl
 
 # RFC 7636 allows 43 to 128 characters.

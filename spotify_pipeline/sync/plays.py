@@ -8,11 +8,11 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from spotify_pipeline.domain.listening.coverage import (
-    Known,
+    KnownCoverage,
     apply_page,
-    believable,
     is_short_page,
     page_span_start,
+    plausible_times,
 )
 from spotify_pipeline.domain.listening.recordings import PageMatch, match_page
 from spotify_pipeline.domain.model import PlaysPage, Track
@@ -112,7 +112,7 @@ def _match(conn: Connection, pages: Mapping[str, _Page]) -> dict[str, PageMatch]
 def _apply(
     user_id: str, page: _Page, match: PageMatch, coverage: Coverage, new_plays: int
 ) -> FetchedPage:
-    known = Known(coverage.covers, coverage.open_gaps, match.seen, match.not_shown)
+    known = KnownCoverage(coverage.covers, coverage.open_gaps, match.seen, match.not_shown)
     restamped = {"restamped": len(match.restamped)} if match.restamped else {}
     return FetchedPage(
         user_id=user_id,
@@ -126,7 +126,7 @@ def _apply(
 
 
 def _prepare(fetched: FetchedUser, page: PlaysPage) -> _Page:
-    times = believable(page.item_times, fetched.fetched_at)
+    times = plausible_times(page.item_times, fetched.fetched_at)
     is_short = is_short_page(page.items, len(times), has_more=page.has_more)
     return _Page(
         page=_without_deleted(page, fetched.user.plays_from),

@@ -1,4 +1,4 @@
-"""How much is killed, the world in which it happens, and where the figures go.
+"""The scale of the crash tests, their scenario, and where the figures go.
 
 `make test` kills a little, `make soak` (SOAK=1) a lot. CRASH_SEED repeats the moments that a run
 chose, though not where in its work a process was at those moments.
@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import URL
 
 from spotify_pipeline.domain.sealing import new_key
-from spotify_pipeline_tests.crashes.crash_scenario import World, open_world
+from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario, open_crash_scenario
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How long the tests go on."""
+    """How often the tests kill, stop and forget."""
 
     soak: bool
     kills: int
@@ -42,7 +42,7 @@ def scale() -> Scale:
 
 @pytest.fixture
 def seed() -> int:
-    """Another one in every run; pytest shows it when the test fails."""
+    """A new one in every run; pytest shows it when the test fails."""
     chosen = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(10**6))
     print(f"CRASH_SEED={chosen}")
     return chosen
@@ -54,14 +54,14 @@ def rng(seed: int) -> Random:
 
 
 @pytest.fixture
-def world(database: URL, seed: int) -> Iterator[World]:
-    """Four people in four zones, connected, never synced."""
+def case(database: URL, seed: int) -> Iterator[CrashScenario]:
+    """Four users in four zones, connected, never synced."""
     environ = {
         "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
         "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
     }
-    with open_world(environ, seed) as world:
-        yield world
+    with open_crash_scenario(environ, seed) as case:
+        yield case
 
 
 @pytest.fixture

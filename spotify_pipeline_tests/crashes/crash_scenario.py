@@ -1,4 +1,4 @@
-"""People who listen, an app that connected them, and what a worker said it had done for whom."""
+"""Four connected listeners at a simulated Spotify, and the syncs that workers reported for them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Dump, Scenario, open_sc
 # The evening before Oslo's clocks go forward: local midnights and a day of 23 hours lie ahead.
 START = datetime(2026, 3, 28, 18, tzinfo=UTC)
 LISTENED_BEFORE = timedelta(days=14)
-PEOPLE = {
+USERS = {
     "anna": ("Europe/Oslo", "heavy"),
     "ben": ("Asia/Tokyo", "night_owl"),
     "cleo": ("America/St_Johns", "heavy"),
     "dora": ("Pacific/Chatham", "explorer"),
 }
-# Plays show up in the feed up to so much later, in any order.
+# Plays appear in the feed up to this much later, in any order.
 LONGEST_DELAY = timedelta(hours=2)
-# The feed is as odd as Spotify's. Lengths stay: the books know those of the first answer only.
+# The feed is as odd as Spotify's. Lengths stay: the ledger knows those of the first answer only.
 ODDITIES = Oddities(
     restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
     vanishing=0.02,
@@ -37,8 +37,8 @@ UNLIMITED = {"SPOTIFY_PIPELINE_CALLS_PER_30S": "0", "SPOTIFY_PIPELINE_CALLS_PER_
 
 
 @dataclass
-class World:
-    """The simulated Spotify, the database, and the instants of all syncs that were reported."""
+class CrashScenario:
+    """The pipeline under test, and the instants of all syncs that were reported."""
 
     scenario: Scenario
     environ: dict[str, str]
@@ -48,25 +48,25 @@ class World:
 
     @property
     def now(self) -> datetime:
-        """The world's time."""
+        """The simulated time, UTC."""
         return self.scenario.clock.instant
 
-    def move(self, step: timedelta) -> None:
-        """Lets time pass."""
+    def advance(self, step: timedelta) -> None:
+        """Advances the clock."""
         self.scenario.at(self.now + step)
 
     def order(self, wait_seconds: float = 0.0) -> Order:
-        """Sync everybody now."""
+        """The order to sync all users now."""
         return Order(self.now, tuple(self.zones), wait_seconds=wait_seconds)
 
-    def about_people(self) -> Dump:
-        """Every row with something about a person, and which transaction wrote it."""
+    def personal_rows(self) -> Dump:
+        """Every row of a user, by table, and which transaction wrote it."""
         personal = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
         dump = self.scenario.dump(versions=True)
         return {name: rows for name, rows in dump.items() if name in personal}
 
-    def note(self, report: Report | None, at: datetime | None = None) -> None:
-        """From now on everything is owed that Spotify showed at the syncs of this report.
+    def record(self, report: Report | None, at: datetime | None = None) -> None:
+        """Records the successful syncs of a report: what Spotify showed then must be stored.
 
         They happened `at` the instant of their order (None: now).
         """
@@ -76,13 +76,13 @@ class World:
 
 
 @contextmanager
-def open_world(environ: dict[str, str], seed: int) -> Iterator[World]:
-    """A world at START with everybody connected; `environ` says where the database is."""
+def open_crash_scenario(environ: dict[str, str], seed: int) -> Iterator[CrashScenario]:
+    """A scenario at START with all users connected; `environ` says where the database is."""
     with running_simulator(now=START) as simulator:
         environ = {**environ, **simulator.environment, **UNLIMITED}
         with open_scenario(simulator, environ) as scenario:
             scenario.clock.instant = START
-            for user_id, (zone, person) in PEOPLE.items():
+            for user_id, (zone, person) in USERS.items():
                 scenario.connect(
                     user_id,
                     zone,
@@ -92,4 +92,6 @@ def open_world(environ: dict[str, str], seed: int) -> Iterator[World]:
                     longest_delay=LONGEST_DELAY,
                     oddities=ODDITIES,
                 )
-            yield World(scenario, environ, {user_id: zone for user_id, (zone, _) in PEOPLE.items()})
+            yield CrashScenario(
+                scenario, environ, {user_id: zone for user_id, (zone, _) in USERS.items()}
+            )

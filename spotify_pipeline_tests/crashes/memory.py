@@ -1,8 +1,8 @@
-"""A worker of its own, started anew: syncs once, then tells what it needed at most.
+"""Syncs once in a new process, then prints its peak memory.
 
     python -m spotify_pipeline_tests.crashes.memory INSTANT USER...
 
-It must be exec'ed: a forked process begins with its parent's pages, and ru_maxrss with its peak.
+It must be exec'ed: a forked process starts with its parent's pages, and ru_maxrss with its peak.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(instant: str, *user_ids: str) -> None:
 
 
 def peak_mb() -> float:
-    """The most memory that this program ever had resident. Linux only."""
+    """Peak resident memory of this process. Linux only."""
     status = Path("/proc/self/status").read_text()
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(kilobytes) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""The obvious design, to show what the harness finds: not how it is done here.
+"""The obvious design, which loses plays: proves that the harness finds such faults.
 
 It asks for what came after the newest stored play, writes a day from the page just fetched, commits
 as it goes, and stores whatever refresh token the answer has.
@@ -19,7 +19,7 @@ from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline_tests.crashes.worker import Order, Report
 
 TOKENS = "CREATE TABLE IF NOT EXISTS naive_tokens (user_id text PRIMARY KEY, refresh_token text)"
-HAND_OVER = "INSERT INTO naive_tokens VALUES (:user_id, :refresh_token) ON CONFLICT DO NOTHING"
+INSERT_TOKEN = "INSERT INTO naive_tokens VALUES (:user_id, :refresh_token) ON CONFLICT DO NOTHING"
 ARTIST = (
     "INSERT INTO spotify_pipeline.artists (spotify_id, name) VALUES (:id, :name)"
     " ON CONFLICT DO NOTHING"
@@ -43,8 +43,8 @@ DAY = (
 )
 
 
-class Naive:
-    """A loop as one would write it on the first day."""
+class ObviousDesign:
+    """Syncs as a first version would."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.engine: Engine = make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"])
@@ -52,11 +52,13 @@ class Naive:
         self.session = requests.Session()
         self.access_tokens: dict[str, str] = {}
         self._execute(TOKENS)
-        for one in self.simulator.listeners():
-            self._execute(HAND_OVER, user_id=one.user_id, refresh_token=one.refresh_token)
+        for listener in self.simulator.listeners():
+            self._execute(
+                INSERT_TOKEN, user_id=listener.user_id, refresh_token=listener.refresh_token
+            )
 
     def sync(self, user_id: str) -> None:
-        """Fetches what is new, stores it, writes the days of the page."""
+        """Fetches the plays after the newest stored one, stores them, writes the page's days."""
         newest = self._scalar(
             "SELECT max(played_at) FROM spotify_pipeline.plays WHERE user_id = :u", u=user_id
         )
@@ -81,7 +83,7 @@ class Naive:
             self._write_day(user_id, day, tracks)
 
     def _write_day(self, user_id: str, day: date, tracks: list[Any]) -> None:
-        heard = Counter(track["id"] for track in tracks)
+        plays_of = Counter(track["id"] for track in tracks)
         artists = Counter(track["artists"][0]["id"] for track in tracks)
         listened_ms = sum(track["duration_ms"] for track in tracks)
         self._execute(
@@ -91,36 +93,36 @@ class Naive:
             minutes=round(listened_ms / 60_000),
             listened_ms=listened_ms,
             plays=len(tracks),
-            unique_tracks=len(heard),
+            unique_tracks=len(plays_of),
             unique_artists=len(artists),
-            top_track_id=heard.most_common(1)[0][0],
+            top_track_id=plays_of.most_common(1)[0][0],
             top_artist_id=artists.most_common(1)[0][0],
         )
 
     def _get(self, user_id: str, query: dict[str, int]) -> Any:
         for _ in range(2):
-            answer = self.session.get(
+            response = self.session.get(
                 f"{self.simulator.url}/v1/me/player/recently-played",
                 params=query,
                 headers={"Authorization": f"Bearer {self.access_tokens.get(user_id)}"},
                 timeout=10,
             )
-            if answer.status_code != 401:
+            if response.status_code != 401:
                 break
             self._refresh(user_id)
-        answer.raise_for_status()
-        return answer.json()
+        response.raise_for_status()
+        return response.json()
 
     def _refresh(self, user_id: str) -> None:
         token = self._scalar("SELECT refresh_token FROM naive_tokens WHERE user_id = :u", u=user_id)
-        answer = self.session.post(
+        response = self.session.post(
             f"{self.simulator.url}/api/token",
             data={"grant_type": "refresh_token", "refresh_token": token},
             auth=(self.simulator.client_id, self.simulator.client_secret),
             timeout=10,
         )
-        answer.raise_for_status()
-        grant = answer.json()
+        response.raise_for_status()
+        grant = response.json()
         self.access_tokens[user_id] = grant["access_token"]
         if "refresh_token" in grant:
             self._execute(
@@ -138,9 +140,9 @@ class Naive:
             return conn.scalar(text(statement), parameters)
 
 
-def run_naive(orders: Connection, environ: dict[str, str]) -> None:
-    """The same orders and reports as those of the pipeline."""
-    naive = Naive(environ)
+def run_obvious_design(orders: Connection, environ: dict[str, str]) -> None:
+    """Takes the same orders and sends the same reports as the pipeline."""
+    design = ObviousDesign(environ)
     orders.send(Report())
     with suppress(EOFError):
         while True:
@@ -148,7 +150,7 @@ def run_naive(orders: Connection, environ: dict[str, str]) -> None:
             results: dict[str, tuple[str, str | None]] = {}
             for user_id in order.user_ids:
                 try:
-                    naive.sync(user_id)
+                    design.sync(user_id)
                 except requests.RequestException as error:
                     results[user_id] = ("failed", type(error).__name__)
                 else:

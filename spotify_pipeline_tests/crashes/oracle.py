@@ -1,6 +1,6 @@
-"""Compares what is stored with the simulator's own books, without the pipeline's code.
+"""Compares the database with the simulator's ledger, without the pipeline's code.
 
-Plain Python and the standard library's time zones: a mistake that both sides made would not show.
+Plain Python and the standard library's time zones: a mistake made on both sides would not show.
 """
 
 from collections import Counter, defaultdict
@@ -14,9 +14,9 @@ from sqlalchemy import Engine, text
 
 from spotify_pipeline.simulator.control import LedgerPlay, Listing
 from spotify_pipeline_tests import expected_listening
-from spotify_pipeline_tests.crashes.crash_scenario import LISTENED_BEFORE, START, World
+from spotify_pipeline_tests.crashes.crash_scenario import LISTENED_BEFORE, START, CrashScenario
 
-# A stored or served play: user, instant, track. And a real one: user, true end.
+# A stored or served play: user, instant, track. A true play: user, true end.
 PlayKey = tuple[str, datetime, str]
 Played = tuple[str, datetime]
 DayKey = tuple[str, date]
@@ -25,8 +25,8 @@ Day = tuple[int, int, int, int, int, str | None, str | None]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One play, with what a day needs to know of its track."""
+class PlayRow:
+    """One play as it is stored or served."""
 
     user_id: str
     played_at: datetime
@@ -36,22 +36,22 @@ class Heard:
 
     @property
     def key(self) -> PlayKey:
-        """Which play it is."""
+        """Identifies the play."""
         return (self.user_id, self.played_at, self.track_id)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """One snapshot of Postgres."""
+class DatabaseSnapshot:
+    """All plays, days and top lists at one instant."""
 
-    plays: Sequence[Heard]
+    plays: Sequence[PlayRow]
     days: Mapping[DayKey, Day]
     # user, kind, time range -> the rank and the fetch of each of its rows.
     lists: Mapping[tuple[str, str, str], Sequence[tuple[int, datetime]]]
 
     def half_written(self, zones: Mapping[str, str]) -> list[str]:
-        """Days that are not those of the stored plays, and top lists that are not whole."""
-        return [str(key) for key in unequal(self.days, recount(self.plays, zones))] + [
+        """Days that differ from those of the stored plays, and incomplete top lists."""
+        return [str(key) for key in differing_days(self.days, recount(self.plays, zones))] + [
             str(key)
             for key, rows in self.lists.items()
             if [rank for rank, _ in rows] != list(range(1, len(rows) + 1))
@@ -65,7 +65,7 @@ class Findings:
 
     plays: int
     days: int
-    # Plays that left Spotify's window before any sync came to its end: nobody can have them.
+    # Plays that left Spotify's window before any sync completed: no design can store them.
     unseen: int
     lost: frozenset[Played]
     doubled: frozenset[Played]
@@ -74,7 +74,7 @@ class Findings:
 
     @property
     def clean(self) -> bool:
-        """Nothing lost, nothing doubled, nothing made up, no wrong day."""
+        """Whether no play is lost, doubled or invented, and no day is wrong."""
         return not (self.lost or self.doubled or self.invented or self.wrong_days)
 
     def __str__(self) -> str:
@@ -85,41 +85,41 @@ class Findings:
         )
 
 
-def compare(world: World) -> Findings:
-    """Hold what is stored against what was played, shown, and reported as synced."""
-    stored = read(world.scenario.pipeline.engine)
-    # Every form in which a play was served: which play it is, and what a day is told of it.
-    served: dict[PlayKey, tuple[Played, Heard]] = {}
-    owed: set[Played] = set()
-    past: set[Played] = set()
-    for user_id in world.zones:
-        for play in world.scenario.simulator.ledger(user_id, START - LISTENED_BEFORE):
+def compare(case: CrashScenario) -> Findings:
+    """Compares the stored plays and days with what was played, served, and reported as synced."""
+    stored = read(case.scenario.pipeline.engine)
+    # Every form in which a play was served: the true play, and the row it should become.
+    served: dict[PlayKey, tuple[Played, PlayRow]] = {}
+    required: set[Played] = set()
+    left_window: set[Played] = set()
+    for user_id in case.zones:
+        for play in case.scenario.simulator.ledger(user_id, START - LISTENED_BEFORE):
             played = (user_id, play.played_at)
-            for heard in (_heard(user_id, play, listing) for listing in play.served_as):
+            for heard in (_play_row(user_id, play, listing) for listing in play.served_as):
                 served[heard.key] = (played, heard)
             if play.played_at > START and play.published and not play.visible:
-                past.add(played)
-        for synced_at in set(world.synced_at.get(user_id, ())):
-            ledger = world.scenario.simulator.ledger(user_id, START - LISTENED_BEFORE, at=synced_at)
-            owed |= {(user_id, play.played_at) for play in ledger if play.visible}
+                left_window.add(played)
+        for synced_at in set(case.synced_at.get(user_id, ())):
+            ledger = case.scenario.simulator.ledger(user_id, START - LISTENED_BEFORE, at=synced_at)
+            required |= {(user_id, play.played_at) for play in ledger if play.visible}
     keys = [heard.key for heard in stored.plays]
     found = Counter(served[key][0] for key in keys if key in served)
     known = [served[key][1] for key in keys if key in served]
     return Findings(
         plays=len(stored.plays),
         days=len(stored.days),
-        unseen=len(past - owed - found.keys()),
-        lost=frozenset(owed - found.keys()),
+        unseen=len(left_window - required - found.keys()),
+        lost=frozenset(required - found.keys()),
         doubled=frozenset(played for played, times in found.items() if times > 1),
         invented=frozenset(keys) - served.keys(),
-        wrong_days=frozenset(unequal(stored.days, recount(known, world.zones))),
+        wrong_days=frozenset(differing_days(stored.days, recount(known, case.zones))),
     )
 
 
-def recount(plays: Iterable[Heard], zones: Mapping[str, str]) -> dict[DayKey, Day]:
-    """Every local day of these plays."""
-    days: dict[DayKey, list[Heard]] = defaultdict(list)
-    of_user: dict[str, list[Heard]] = defaultdict(list)
+def recount(plays: Iterable[PlayRow], zones: Mapping[str, str]) -> dict[DayKey, Day]:
+    """Computes every local day of these plays."""
+    days: dict[DayKey, list[PlayRow]] = defaultdict(list)
+    of_user: dict[str, list[PlayRow]] = defaultdict(list)
     for heard in plays:
         of_user[heard.user_id].append(heard)
     for heard in chain.from_iterable(_capped(of) for of in of_user.values()):
@@ -128,7 +128,7 @@ def recount(plays: Iterable[Heard], zones: Mapping[str, str]) -> dict[DayKey, Da
     return {key: _day(sorted(plays, key=lambda h: h.played_at)) for key, plays in days.items()}
 
 
-def _capped(plays: Sequence[Heard]) -> Iterator[Heard]:
+def _capped(plays: Sequence[PlayRow]) -> Iterator[PlayRow]:
     """A user's plays with the time that each is counted for in place of the track's length."""
     listened = expected_listening.listened_ms(
         (h.played_at, h.track_id, None, h.duration_ms) for h in plays
@@ -137,14 +137,14 @@ def _capped(plays: Sequence[Heard]) -> Iterator[Heard]:
         yield replace(heard, duration_ms=listened[heard.played_at, heard.track_id])
 
 
-def unequal(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
+def differing_days(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
     """The days on which they differ."""
     days = sorted(stored.keys() | counted.keys())
     return [key for key in days if stored.get(key) != counted.get(key)]
 
 
-def read(engine: Engine) -> Stored:
-    """Everything stored, as one reader sees it at one instant."""
+def read(engine: Engine) -> DatabaseSnapshot:
+    """Reads everything in one REPEATABLE READ transaction."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
         plays = conn.execute(
             text(
@@ -169,13 +169,13 @@ def read(engine: Engine) -> Stored:
     lists = defaultdict(list)
     for user_id, kind, time_range, rank, fetched_at in rows:
         lists[user_id, kind, time_range].append((rank, fetched_at))
-    return Stored(
-        [Heard(*play) for play in plays], {tuple(day[:2]): tuple(day[2:]) for day in days}, lists
+    return DatabaseSnapshot(
+        [PlayRow(*play) for play in plays], {tuple(day[:2]): tuple(day[2:]) for day in days}, lists
     )
 
 
-def _heard(user_id: str, play: LedgerPlay, listing: Listing) -> Heard:
-    return Heard(
+def _play_row(user_id: str, play: LedgerPlay, listing: Listing) -> PlayRow:
+    return PlayRow(
         user_id,
         listing.played_at.astimezone(UTC),
         listing.track_id,
@@ -184,7 +184,7 @@ def _heard(user_id: str, play: LedgerPlay, listing: Listing) -> Heard:
     )
 
 
-def _day(plays: Sequence[Heard]) -> Day:
+def _day(plays: Sequence[PlayRow]) -> Day:
     listened_ms = sum(heard.duration_ms for heard in plays)
     return (
         (listened_ms + 30_000) // 60_000,
@@ -197,7 +197,7 @@ def _day(plays: Sequence[Heard]) -> Day:
     )
 
 
-def _top(items: Sequence[tuple[str, Heard]]) -> str:
+def _top(items: Sequence[tuple[str, PlayRow]]) -> str:
     """Most plays, then most listened, then the earliest play, then the lowest id."""
     ranks: dict[str, tuple[int, int, datetime, str]] = {}
     for item, heard in items:  # oldest first

@@ -17,7 +17,7 @@ END_SECONDS = 120.0
 
 
 class Worker:
-    """A process that runs a program; the harness orders, it reports."""
+    """A process that runs a program: it takes orders and sends reports."""
 
     def __init__(self, program: Program, environ: dict[str, str]) -> None:
         # Runs of Dagster in the same process may have preloaded something else.
@@ -29,11 +29,11 @@ class Worker:
         assert self.report(START_SECONDS) is not None, "the worker did not start"
 
     def order(self, order: Order) -> None:
-        """Tells it to sync."""
+        """Sends an order to sync."""
         self._orders.send(order)
 
     def report(self, seconds: float = END_SECONDS) -> Report | None:
-        """What it reports within so many seconds; None if nothing.
+        """The next report, if it comes within so many seconds; None otherwise.
 
         Raises EOFError when the process has ended.
         """
@@ -43,7 +43,7 @@ class Worker:
         return report
 
     def kill(self) -> Report | None:
-        """SIGKILL. Returns what it reported before it died, if that had not been heard yet."""
+        """SIGKILL. Returns a report that was sent before and not read yet."""
         self._process.kill()
         self._process.join()
         try:
@@ -52,15 +52,15 @@ class Worker:
             return None
 
     def stop(self) -> None:
-        """SIGSTOP: to the world it looks dead, but it may come back."""
+        """SIGSTOP: it looks dead, but can be resumed."""
         os.kill(self._pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """SIGCONT."""
         os.kill(self._pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends it, however it is."""
+        """Kills it, whatever its state."""
         self._process.kill()
         self._process.join()
         self._orders.close()
@@ -72,8 +72,10 @@ class Worker:
 
 
 @contextmanager
-def working(program: Program, environ: dict[str, str], count: int = 1) -> Iterator[list[Worker]]:
-    """So many workers, which end with the block."""
+def running_workers(
+    program: Program, environ: dict[str, str], count: int = 1
+) -> Iterator[list[Worker]]:
+    """Starts `count` workers, which are killed at the end of the block."""
     workers: list[Worker] = []
     try:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""A whole world in which secrets are handled, echoed, logged and died of; and all that it says."""
+"""Runs the pipeline with secrets that are handled, echoed, logged and raised; records outputs."""
 
 import base64
 import contextlib
@@ -21,7 +21,7 @@ import requests
 from sqlalchemy import text
 
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.control import Simulator
@@ -35,11 +35,11 @@ from spotify_pipeline_tests.canaries import Canaries
 from spotify_pipeline_tests.cli.browser_user import as_person, free_port
 
 SECONDS = 120
-TALKATIVE = Path(__file__).parent / "talkative"
+DEBUG_LOGGING = Path(__file__).parent / "debug_logging"
 COMMAND = [sys.executable, "-m", "spotify_pipeline.cli.main"]
 # Mira's tokens rotate, and her sync succeeds; Kenji connects in the browser.
-ASKING = ("mira", "crash", "echo", "denied")
-PEOPLE = (*ASKING, "kenji")
+REQUESTING_USERS = ("mira", "crash", "echo", "denied")
+USERS = (*REQUESTING_USERS, "kenji")
 EVENTS = """{ runsOrError { ... on Runs { results {
     runId status tags { key value } runConfigYaml
     eventConnection { events { __typename
@@ -49,73 +49,73 @@ EVENTS = """{ runsOrError { ... on Runs { results {
 
 
 @dataclass
-class World:
-    """What is left of it, and what was said."""
+class SecretScenario:
+    """The home, the secrets that were used in it, and every output of its processes."""
 
     home: Path
     canaries: Canaries
     calls: list[tuple[str, int]] = field(default_factory=list)
-    said: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     in_rows: dict[str, set[str]] = field(default_factory=dict)
 
 
-def live(home: Path) -> World:
-    """A whole life in this home; when it returns all of its processes have ended."""
-    world = World(home, Canaries())
+def run_secret_scenario(home: Path) -> SecretScenario:
+    """Runs stack, commands, browser and syncs in this home; all processes have ended on return."""
+    case = SecretScenario(home, Canaries())
     with pytest.MonkeyPatch.context() as patch:
-        _environment(patch, world)
+        _environment(patch, case)
         with running_simulator(seed=secrets.randbelow(2**40)) as simulator:
             for name, value in simulator.environment.items():
                 patch.setenv(name, value)
             alert_key = secrets.token_hex(16)
-            world.canaries.add("alert address", alert_key)
+            case.canaries.add("alert address", alert_key)
             patch.setenv("SPOTIFY_PIPELINE_ALERT_URL", f"{simulator.url}/alerts/{alert_key}")
             patch.setenv("SPOTIFY_PIPELINE_REVALIDATE_URL", f"{simulator.url}/hook")
-            patch.setenv("PYTHONPATH", str(TALKATIVE))
-            _live(world, simulator)
-    return world
+            patch.setenv("PYTHONPATH", str(DEBUG_LOGGING))
+            _run(case, simulator)
+    return case
 
 
-def _environment(patch: pytest.MonkeyPatch, world: World) -> None:
+def _environment(patch: pytest.MonkeyPatch, case: SecretScenario) -> None:
     for name in variables():
         patch.delenv(name, raising=False)
-    patch.setenv("SPOTIFY_PIPELINE_HOME", str(world.home))
+    patch.setenv("SPOTIFY_PIPELINE_HOME", str(case.home))
     patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
     hook_secret = secrets.token_hex(16)
-    world.canaries.add("revalidate secret", hook_secret)
+    case.canaries.add("revalidate secret", hook_secret)
     patch.setenv("SPOTIFY_PIPELINE_REVALIDATE_SECRET", hook_secret)
 
 
-def _live(world: World, simulator: Simulator) -> None:
+def _run(case: SecretScenario, simulator: Simulator) -> None:
     settings = load_settings()
     try:
         with open_pipeline(settings) as pipeline:
-            _introduce(pipeline, simulator)
-            _note_secrets(world.canaries, pipeline, simulator)
-            with _watching_command_lines(world), running_stack(settings, free_port()) as stack:
-                programs = _start_programs(world)
-                _ask(pipeline)
-                _finish_programs(world, programs)
+            _add_listeners(pipeline, simulator)
+            _register_secrets(case.canaries, pipeline, simulator)
+            with _recorded_command_lines(case), running_stack(settings, free_port()) as stack:
+                programs = _start_programs(case)
+                _request_syncs(pipeline)
+                _finish_programs(case, programs)
                 _await_requests(pipeline, stack)
-                world.said["graphql"] = _graphql(stack, EVENTS)
-            # Also those that were replaced meanwhile.
+                case.outputs["graphql"] = _graphql(stack, EVENTS)
+            # Replaced tokens too.
             for number, token in enumerate(simulator.tokens()):
-                world.canaries.add(f"token {number}", token)
-            world.in_rows = world.canaries.found_in_rows(
+                case.canaries.add(f"token {number}", token)
+            case.in_rows = case.canaries.found_in_rows(
                 pipeline_url(settings), dagster_url(settings)
             )
-            world.said["run"] = "".join(
-                log.read_text() for log in world.home.glob("dagster/storage/*/compute_logs/*.err")
+            case.outputs["run"] = "".join(
+                log.read_text() for log in case.home.glob("dagster/storage/*/compute_logs/*.err")
             )
-            world.calls = [(call.endpoint, call.status) for call in simulator.calls()]
+            case.calls = [(call.endpoint, call.status) for call in simulator.calls()]
     finally:
         leave_database(settings)
 
 
-def _introduce(pipeline: Pipeline, simulator: Simulator) -> None:
+def _add_listeners(pipeline: Pipeline, simulator: Simulator) -> None:
     since = (datetime.now(UTC) - timedelta(days=3)).date()
     key_id = pipeline.keyring.current_id
-    for user_id in PEOPLE:
+    for user_id in USERS:
         info = simulator.add_listener(user_id, since=since, person="light")
         if user_id == "kenji":
             continue
@@ -140,7 +140,7 @@ def _introduce(pipeline: Pipeline, simulator: Simulator) -> None:
     simulator.add_fault(Echo(400), endpoint="token", user_id="denied")
 
 
-def _note_secrets(canaries: Canaries, pipeline: Pipeline, simulator: Simulator) -> None:
+def _register_secrets(canaries: Canaries, pipeline: Pipeline, simulator: Simulator) -> None:
     keyring = pipeline.keyring
     for key in keyring.keys.values():
         canaries.add("token key", base64.b64encode(bytes(key)).decode())
@@ -149,8 +149,8 @@ def _note_secrets(canaries: Canaries, pipeline: Pipeline, simulator: Simulator) 
 
 
 @contextlib.contextmanager
-def _watching_command_lines(world: World) -> Iterator[None]:
-    """Reads those of all processes of the machine, again and again: anybody can."""
+def _recorded_command_lines(case: SecretScenario) -> Iterator[None]:
+    """Records the command lines of all processes of the machine: every user can read them."""
     seen: set[str] = set()
     ended = threading.Event()
 
@@ -167,10 +167,10 @@ def _watching_command_lines(world: World) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        world.said["command lines"] = "\n".join(seen)
+        case.outputs["command lines"] = "\n".join(seen)
 
 
-def _start_programs(world: World) -> "dict[str, subprocess.Popen[str]]":
+def _start_programs(case: SecretScenario) -> "dict[str, subprocess.Popen[str]]":
     port = str(free_port())
     commands = {
         "connect": ("connect", "kenji", "--no-browser", "--no-sync", "--port", port),
@@ -178,7 +178,7 @@ def _start_programs(world: World) -> "dict[str, subprocess.Popen[str]]":
         "doctor": ("doctor", "--json"),
         "list": ("users", "list", "--json"),
         "show": ("users", "show", "echo", "--json"),
-        "export": ("users", "export", "mira", "--out", str(world.home / "mira.zip")),
+        "export": ("users", "export", "mira", "--out", str(case.home / "mira.zip")),
     }
     return {
         name: subprocess.Popen(
@@ -192,37 +192,37 @@ def _start_programs(world: World) -> "dict[str, subprocess.Popen[str]]":
     }
 
 
-def _finish_programs(world: World, programs: "dict[str, subprocess.Popen[str]]") -> None:
+def _finish_programs(case: SecretScenario, programs: "dict[str, subprocess.Popen[str]]") -> None:
     connect = programs.pop("connect")
-    invitation = ""
+    output = ""
     assert connect.stdout is not None
-    while not (found := re.search(r"^\s+(http\S+/authorize\S+)$", invitation, re.MULTILINE)):
+    while not (found := re.search(r"^\s+(http\S+/authorize\S+)$", output, re.MULTILINE)):
         line = connect.stdout.readline()
-        assert line, invitation
-        invitation += line
+        assert line, output
+        output += line
     page = as_person("kenji")(found[1])
     for address in page.addresses:
         if code := re.search(r"[?&]code=([^&]+)", address):
-            world.canaries.add("authorization code", code[1])
-    world.said["page"] = page.text
-    world.said["connect"] = invitation + connect.communicate(timeout=SECONDS)[0]
+            case.canaries.add("authorization code", code[1])
+    case.outputs["page"] = page.text
+    case.outputs["connect"] = output + connect.communicate(timeout=SECONDS)[0]
     for name, program in programs.items():
-        world.said[name] = program.communicate(timeout=SECONDS)[0]
+        case.outputs[name] = program.communicate(timeout=SECONDS)[0]
 
 
-def _ask(pipeline: Pipeline) -> None:
+def _request_syncs(pipeline: Pipeline) -> None:
     with pipeline.engine.begin() as conn:
         conn.execute(
             text(
                 "INSERT INTO spotify_pipeline.sync_requests (user_id)"
                 " SELECT unnest(CAST(:u AS text[]))"
             ),
-            {"u": list(ASKING)},
+            {"u": list(REQUESTING_USERS)},
         )
 
 
 def _await_requests(pipeline: Pipeline, stack: Stack) -> None:
-    """Every request was tried once, and no run is going on."""
+    """Waits until every request was tried once and no run is in progress."""
     untried = text("SELECT count(*) FROM spotify_pipeline.sync_requests WHERE attempts = 0")
     running = (
         "{ runsOrError(filter: {statuses: [QUEUED, STARTING, STARTED]}) { ... on Runs { count } } }"

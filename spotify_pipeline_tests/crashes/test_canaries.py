@@ -1,6 +1,6 @@
-"""After a life in which everything was logged and went wrong, no secret is anywhere in clear.
+"""After syncs that log everything and fail in many ways, no secret stands anywhere in clear text.
 
-Where secrets may be is said here, and nowhere else: two files that only their owner can read.
+The only exceptions are in ALLOWED: two files that only their owner can read.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, text
 from spotify_pipeline.redaction import MASK
 from spotify_pipeline.sync.admin.keys import KEY_FILE
 from spotify_pipeline_tests.canaries import Canaries
-from spotify_pipeline_tests.crashes.secret_scenario import World, live
+from spotify_pipeline_tests.crashes.secret_scenario import SecretScenario, run_secret_scenario
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
@@ -29,47 +29,51 @@ ALLOWED = {
     # The embedded server's own, made at random; every process of the home logs in with it.
     "postgres/password": {"database password"},
 }
-SECRET = "canary-that-nobody-may-see"
+SECRET = "canary-that-must-not-leak"
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def case() -> Iterator[SecretScenario]:
     # Beside the tests' own server: on a RAM disk, where there is one, it takes half the time.
     with tempfile.TemporaryDirectory(dir=os.environ["SPOTIFY_PIPELINE_TEST_HOME"]) as folder:
-        yield live(Path(folder) / "home")
+        yield run_secret_scenario(Path(folder) / "home")
 
 
-def test_everything_that_can_leak_has_happened(world: World) -> None:
-    names = " ".join(world.canaries.names)
+def test_every_leak_that_is_searched_for_was_provoked(case: SecretScenario) -> None:
+    names = " ".join(case.canaries.names)
     for name in ("token 9", "token key", "database password", "client secret", "code"):
         assert name in names
-    calls = set(world.calls)
+    calls = set(case.calls)
     assert {("token", 200), ("token", 400), ("me", 200)} < calls
     assert {("recently_played", 401), ("top_artists", 403), ("top_tracks", 502)} < calls
     for name in ("graphql", "run"):
-        assert "RuntimeError: Authorization: Basic " + MASK in world.said[name], name
-    assert "It fails, with " + MASK in world.said["sync"]
-    assert "POST /api/token" in world.said["run"]  # DEBUG is on
-    assert "UPDATE spotify_pipeline.user_tokens" in world.said["run"]
-    assert "kenji is connected to Spotify" in world.said["connect"]
-    assert "spotify_pipeline.definitions" in world.said["command lines"]
+        assert "RuntimeError: Authorization: Basic " + MASK in case.outputs[name], name
+    assert "It fails, with " + MASK in case.outputs["sync"]
+    assert "POST /api/token" in case.outputs["run"]  # DEBUG is on
+    assert "UPDATE spotify_pipeline.user_tokens" in case.outputs["run"]
+    assert "kenji is connected to Spotify" in case.outputs["connect"]
+    assert "spotify_pipeline.definitions" in case.outputs["command lines"]
 
 
-def test_no_row_of_either_database_holds_a_secret(world: World) -> None:
-    assert world.in_rows == {}
+def test_no_row_of_either_database_holds_a_secret(case: SecretScenario) -> None:
+    assert case.in_rows == {}
 
 
-def test_no_file_of_the_home_holds_a_secret_but_the_two_that_are_for_it(world: World) -> None:
-    found = world.canaries.found_in_files(world.home.rglob("*"))
-    assert {str(path.relative_to(world.home)): names for path, names in found.items()} == ALLOWED
+def test_no_file_of_the_home_holds_a_secret_but_the_two_that_are_for_it(
+    case: SecretScenario,
+) -> None:
+    found = case.canaries.found_in_files(case.home.rglob("*"))
+    assert {str(path.relative_to(case.home)): names for path, names in found.items()} == ALLOWED
     for name in ALLOWED:
-        assert stat.S_IMODE((world.home / name).stat().st_mode) == 0o600
-    assert (world.home / "mira.zip").exists()
+        assert stat.S_IMODE((case.home / name).stat().st_mode) == 0o600
+    assert (case.home / "mira.zip").exists()
 
 
-def test_no_program_page_or_answer_of_dagster_shows_a_secret(world: World) -> None:
+def test_no_command_page_or_response_of_dagster_shows_a_secret(case: SecretScenario) -> None:
     assert {
-        name: found for name, said in world.said.items() if (found := world.canaries.found_in(said))
+        name: found
+        for name, outputs in case.outputs.items()
+        if (found := case.canaries.found_in(outputs))
     } == {}
 
 

@@ -1,4 +1,4 @@
-"""People are forgotten while they are synced and everything crashes: nothing of them is left."""
+"""Users are forgotten while syncs and purges crash: no row and no file names them afterwards."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,22 +25,26 @@ from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.crash_scenario import UNLIMITED, World, open_world
+from spotify_pipeline_tests.crashes.crash_scenario import (
+    UNLIMITED,
+    CrashScenario,
+    open_crash_scenario,
+)
 from spotify_pipeline_tests.crashes.processes import Worker
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.defs.dagster_cluster import dagster_environment, set_environment
 from spotify_pipeline_tests.defs.definitions_fixture import crashing, definitions_of, evaluated
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
-WORD = "vergissmeinnicht"
-# A sync of the crowd takes about as long: the blow falls anywhere in it.
+MARKER = "vergissmeinnicht"
+# A sync of all users takes about as long, so the user is forgotten at any point of it.
 LONGEST_WAIT = 1.5
 # Between the end of a search for runs and the record of one that was just beginning.
 GRACE = timedelta(seconds=10)
 
 
 def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
-    """Runs sync_user for the users of an order, or sync_users for everybody if it names none."""
+    """Runs sync_user for the users of an order, or sync_users if it names none."""
     os.environ.update(environ)
     with opened_instance(load_settings()) as instance:
         orders.send(Report())
@@ -59,10 +63,10 @@ def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
 
 
 @dataclass
-class Fire:
-    """Two databases, two workers that sync through Dagster, and a purge that dies now and then."""
+class ForgettingScenario:
+    """Two databases, two workers that sync through Dagster, and a purge that sometimes crashes."""
 
-    world: World
+    case: CrashScenario
     instance: dg.DagsterInstance
     environ: dict[str, str]
     urls: tuple[URL, URL]
@@ -71,15 +75,15 @@ class Fire:
     kills: int = 0
     crashes: int = 0
 
-    def sync(self, who: str) -> None:
-        """One worker syncs this user, another one everybody."""
+    def sync(self, user_id: str) -> None:
+        """One worker syncs this user, another one all users."""
         while len(self.workers) < 2:
             self.workers.append(Worker(run_jobs, self.environ))
-        for worker, user_ids in zip(self.workers, [(who,), ()], strict=True):
-            worker.order(Order(self.world.now, user_ids))
+        for worker, user_ids in zip(self.workers, [(user_id,), ()], strict=True):
+            worker.order(Order(self.case.now, user_ids))
 
     def end_syncs(self, rng: Random) -> None:
-        """Some workers are killed; the others come to their end. Dagster notices the dead."""
+        """Kills some workers, waits for the others, and reports unfinished runs as failed."""
         for worker in list(self.workers):
             if rng.random() < 0.25:
                 worker.close()
@@ -91,25 +95,25 @@ class Fire:
             self.instance.report_run_failed(run)
 
     def reconcile(self, crash_after: int | None = None) -> None:
-        """A tick of the reconciler; it dies after so many statements."""
-        with definitions_of(self.world.scenario.pipeline), crashing(crash_after) as crashed:
+        """A tick of the reconciler; it crashes after so many statements."""
+        with definitions_of(self.case.scenario.pipeline), crashing(crash_after) as crashed:
             evaluated(partition_reconciler, self.instance)
         self.crashes += crashed[0]
 
     def naming(self) -> dict[str, object]:
-        """Where anything names somebody who is forgotten."""
+        """Rows and files that name a forgotten user."""
         found: dict[str, object] = {}
         for url in self.urls:
-            found |= rows_naming(url, WORD)
-        if files := files_naming(self.home, WORD):
+            found |= rows_naming(url, MARKER)
+        if files := files_naming(self.home, MARKER):
             found["files"] = files
         return found
 
 
 @pytest.fixture
-def fire(
+def forgetting(
     database: URL, _admin: Engine, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Fire]:
+) -> Iterator[ForgettingScenario]:
     monkeypatch.setattr("spotify_pipeline.defs.instance.purge.GRACE", GRACE)
     with ExitStack() as opened:
         dagster_database = opened.enter_context(temporary_database(_admin, "template0"))
@@ -118,41 +122,47 @@ def fire(
             "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
             **dagster_environment(dagster_database, tmp_path),
         }
-        world = opened.enter_context(open_world(environ, seed))
-        environ = {**environ, **world.scenario.simulator.environment, **UNLIMITED}
+        case = opened.enter_context(open_crash_scenario(environ, seed))
+        environ = {**environ, **case.scenario.simulator.environment, **UNLIMITED}
         set_environment(monkeypatch, environ)
         instance = opened.enter_context(opened_instance(load_settings()))
-        fire = Fire(world, instance, environ, (database, dagster_database), tmp_path)
-        yield fire
-        for worker in fire.workers:
+        forgetting = ForgettingScenario(
+            case, instance, environ, (database, dagster_database), tmp_path
+        )
+        yield forgetting
+        for worker in forgetting.workers:
             worker.close()
 
 
 @pytest.mark.timeout(1800)
-def test_nobody_who_was_forgotten_under_fire_is_named_anywhere(
-    fire: Fire, scale: Scale, rng: Random, figure: Callable[[str], None]
+def test_users_forgotten_while_syncs_and_purges_crash_are_named_nowhere(
+    forgetting: ForgettingScenario, scale: Scale, rng: Random, figure: Callable[[str], None]
 ) -> None:
     for number in range(scale.forgets):
-        who = f"{WORD}-{number}"
-        fire.world.scenario.connect(who, seed=number)
-        fire.reconcile()
-        fire.sync(who)
+        user_id = f"{MARKER}-{number}"
+        forgetting.case.scenario.connect(user_id, seed=number)
+        forgetting.reconcile()
+        forgetting.sync(user_id)
         Event().wait(rng.uniform(0, LONGEST_WAIT))
-        fire.world.scenario.forget(who)
-        fire.reconcile(crash_after=rng.randrange(60))
-        fire.end_syncs(rng)
-        fire.reconcile(crash_after=rng.randrange(60))
+        forgetting.case.scenario.forget(user_id)
+        forgetting.reconcile(crash_after=rng.randrange(60))
+        forgetting.end_syncs(rng)
+        forgetting.reconcile(crash_after=rng.randrange(60))
     deadline = monotonic() + 60
-    while any(row["user_id"] for row in fire.world.scenario.rows(t.forgotten)):
+    while any(row["user_id"] for row in forgetting.case.scenario.rows(t.forgotten)):
         assert monotonic() < deadline
-        fire.reconcile()
-    receipts = fire.world.scenario.rows(t.forgotten)
+        forgetting.reconcile()
+    receipts = forgetting.case.scenario.rows(t.forgotten)
     figure(
-        f"{scale.forgets} people forgotten while they were synced, {fire.kills} workers killed, "
-        f"{fire.crashes} purges crashed: named in {fire.naming() or 'no row and no file'}"
+        f"{scale.forgets} users forgotten while they were synced, "
+        f"{forgetting.kills} workers killed, "
+        f"{forgetting.crashes} purges crashed: "
+        f"named in {forgetting.naming() or 'no row and no file'}"
     )
-    assert fire.naming() == {}
+    assert forgetting.naming() == {}
     assert [receipt["user_id"] for receipt in receipts] == [None] * scale.forgets
-    # Those who stayed have lost nothing.
-    assert fire.world.scenario.rows(t.daily_listening, "anna")
-    assert sorted(fire.instance.get_dynamic_partitions("spotify_users")) == sorted(fire.world.zones)
+    # The other users have lost nothing.
+    assert forgetting.case.scenario.rows(t.daily_listening, "anna")
+    assert sorted(forgetting.instance.get_dynamic_partitions("spotify_users")) == sorted(
+        forgetting.case.zones
+    )

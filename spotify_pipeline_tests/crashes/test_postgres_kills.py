@@ -1,4 +1,4 @@
-"""R2: Postgres dies in the middle of syncs; nothing is lost, and the same worker goes on."""
+"""Postgres is killed in the middle of syncs: no play is lost, and the same worker goes on."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +13,10 @@ from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline_tests.crashes.conftest import Scale
-from spotify_pipeline_tests.crashes.crash_scenario import World, open_world
+from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario, open_crash_scenario
 from spotify_pipeline_tests.crashes.killed_workers import (
     kill_postgres,
-    kill_postgres_again_and_again,
+    kill_postgres_repeatedly,
 )
 from spotify_pipeline_tests.crashes.oracle import compare
 
@@ -28,8 +28,8 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def world(home: Path, seed: int) -> Iterator[World]:
-    """The world with a Postgres of its own, supervised as in production."""
+def case(home: Path, seed: int) -> Iterator[CrashScenario]:
+    """The scenario with a Postgres of its own, supervised as in production."""
     with embedded.start(home) as server:
         engine = make_engine(server.url())
         init_db(engine)
@@ -38,43 +38,43 @@ def world(home: Path, seed: int) -> Iterator[World]:
             "SPOTIFY_PIPELINE_HOME": str(home),
             "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
         }
-        with open_world(environ, seed) as world:
-            yield world
+        with open_crash_scenario(environ, seed) as case:
+            yield case
 
 
 @pytest.fixture
 def kill(home: Path) -> Callable[[], None]:
-    """SIGKILL for Postgres; its supervisor starts it again."""
+    """SIGKILL for Postgres; its supervisor restarts it."""
     return lambda: kill_postgres(home)
 
 
 def test_nothing_is_lost_or_doubled_when_postgres_is_killed_in_the_middle_of_syncs(
-    world: World,
+    case: CrashScenario,
     kill: Callable[[], None],
     scale: Scale,
     rng: Random,
     figure: Callable[[str], None],
 ) -> None:
-    tally = kill_postgres_again_and_again(world, kill, scale.postgres_kills, rng)
-    found = compare(world)
-    failed = sum(tally.said.values())
+    stats = kill_postgres_repeatedly(case, kill, scale.postgres_kills, rng)
+    found = compare(case)
+    failed = sum(stats.unexpected.values())
     figure(
-        f"{tally.blows} kills of Postgres ({tally.unfinished} in the middle of a sync: {failed} "
-        f"failed cleanly, {tally.unfinished - failed} went on): {found}"
+        f"{stats.kills} kills of Postgres ({stats.interrupted} in the middle of a sync: {failed} "
+        f"failed cleanly, {stats.interrupted - failed} went on): {found}"
     )
     assert found.clean, found
-    assert tally.half_written == []
-    assert tally.unfinished > 0, tally
+    assert stats.half_written == []
+    assert stats.interrupted > 0, stats
     # One sentence for the operator each time.
-    assert {words[-1] for words in tally.said} <= {"."}, tally.said
+    assert {message[-1] for message in stats.unexpected} <= {"."}, stats.unexpected
 
 
 def test_a_refresh_token_that_came_while_postgres_was_down_is_not_lost(
-    world: World, kill: Callable[[], None]
+    case: CrashScenario, kill: Callable[[], None]
 ) -> None:
-    world.scenario.simulator.add_fault(RotateRefreshToken())
-    (outcome,) = world.scenario.meanwhile("refresh", kill).sync("anna")
+    case.scenario.simulator.add_fault(RotateRefreshToken())
+    (outcome,) = case.scenario.meanwhile("refresh", kill).sync("anna")
     assert outcome.result == "synced"
-    assert world.scenario.row(t.users, "anna")["connection"] == "connected"
-    world.scenario.simulator.expire_access_tokens()
-    world.scenario.sync_well("anna")
+    assert case.scenario.row(t.users, "anna")["connection"] == "connected"
+    case.scenario.simulator.expire_access_tokens()
+    case.scenario.sync_well("anna")

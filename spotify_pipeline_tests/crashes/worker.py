@@ -1,4 +1,4 @@
-"""What runs inside a worker process: it syncs whenever it is told to, as production does."""
+"""The program of a worker process: syncs on order, with production code."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -29,21 +29,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of an order: a word per user and its code, or how Postgres failed, in words."""
+    """The outcome of an order: result and error code per user, or the message of Postgres."""
 
     results: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     error: str | None = None
 
     @property
     def synced(self) -> set[str]:
-        """Those for whom everything was done."""
+        """The users whose sync succeeded."""
         return {user_id for user_id, (result, _) in self.results.items() if result == "synced"}
 
 
 def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:
-    """Opens the pipeline and syncs on order until nobody orders any more.
+    """Opens the pipeline and syncs on order until the pipe is closed.
 
-    A failure of Postgres is reported as an operator reads it; any surprise ends the process.
+    A failure of Postgres is reported as the operator would read it; other errors end the process.
     """
     instant: list[datetime] = []
     with open_pipeline(load_settings(environ), lambda: instant[-1]) as pipeline:
@@ -57,10 +57,10 @@ def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:
                         pipeline, order.user_ids, order.steps, wait_seconds=order.wait_seconds
                     )
                 except DBAPIError as error:
-                    told = explain_database(error)
-                    if told is None:
+                    explained = explain_database(error)
+                    if explained is None:
                         raise
-                    orders.send(Report(error=told[0]))
+                    orders.send(Report(error=explained[0]))
                 else:
                     results = {o.user_id: (o.result, o.error_code) for o in outcomes}
                     orders.send(Report(results))

@@ -12,10 +12,10 @@ def test_an_empty_list_of_genres_was_provided() -> None:
     assert "genres" not in not_provided([Artist("a", "A", genres=()), Artist("b", "B")])
 
 
-def test_a_track_has_no_genres_to_miss() -> None:
+def test_genres_are_not_reported_as_missing_for_tracks() -> None:
     track = Track("t", "T", 1000, ("a",), album_id="x", album_name="X", release_date="2020")
     assert not_provided([track]) == ("popularity",)
 
 
-def test_no_items_say_nothing() -> None:
+def test_without_items_no_field_is_reported_as_missing() -> None:
     assert not_provided([]) == ()

@@ -83,7 +83,7 @@ def test_an_empty_page_is_a_page():
     assert result.has_more is False
 
 
-def test_only_next_null_says_that_nothing_is_older():
+def test_only_a_null_next_marks_the_last_page():
     without = page(item())
     del without["next"]
     assert parse_recently_played(without, NOW).has_more is True
@@ -127,7 +127,7 @@ def test_only_next_null_says_that_nothing_is_older():
         ("bad_item", item(track=track(artists=[artist(name=5)]))),
     ],
 )
-def test_an_odd_item_is_counted_and_costs_no_other(reason, odd):
+def test_an_unusable_item_is_counted_and_the_others_are_kept(reason, odd):
     good = item("2026-11-20T10:00:00Z", track=track("good"))
     for items in ([odd, good], [good, odd]):
         result = parsed(*items)
@@ -156,7 +156,7 @@ def test_the_times_of_skipped_items_are_known_too():
     assert result.skipped == {"future": 1, "null_track": 1, "local_file": 1, "bad_time": 2}
 
 
-def test_five_minutes_ahead_are_still_believed():
+def test_plays_up_to_five_minutes_ahead_are_accepted():
     assert len(parsed(item("2026-11-20T12:05:00.000Z")).plays) == 1
 
 
@@ -245,7 +245,7 @@ def test_a_track_played_twice_stands_once_in_the_catalogue():
     assert (len(result.plays), len(result.tracks), len(result.artists)) == (2, 1, 2)
 
 
-def test_artists_without_an_id_leave_the_play_to_the_others():
+def test_artists_without_an_id_are_dropped_and_the_play_is_kept():
     credited = [artist(None), artist("a5"), artist("a6"), artist("a5")]
     result = parsed(item(track=track(artists=credited)))
     assert result.tracks[0].artist_ids == ("a5", "a6")
@@ -309,7 +309,7 @@ def _paths(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, .
 
 
 @given(data=st.data())
-def test_nothing_an_item_can_hold_fails_its_page(data):
+def test_no_item_can_fail_its_page(data):
     items: list[object] = [item(), item("2026-11-20T10:00:00Z", track=track("good"))]
     damaged = copy.deepcopy(items[0])
     *way, last = data.draw(st.sampled_from(_paths(damaged)))

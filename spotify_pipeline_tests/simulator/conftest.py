@@ -1,4 +1,4 @@
-"""A simulator in a process of its own, and somebody who listens."""
+"""A simulator in a process of its own, and listeners that call it."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
 _numbers = count(1)
 
 
-class Person:
+class ListenerClient:
     """A listener who calls the simulated Spotify as an app would."""
 
     def __init__(self, simulator: Simulator, info: ListenerInfo) -> None:
@@ -72,11 +72,13 @@ def simulator(shared_simulator: Simulator) -> Simulator:
 
 
 @pytest.fixture
-def somebody(simulator: Simulator) -> Callable[..., Person]:
+def add_listener(simulator: Simulator) -> Callable[..., ListenerClient]:
     """Adds a listener with an id that no other test has."""
 
-    def add(user_id: str | None = None, timezone: str = "Europe/Oslo", **more: Any) -> Person:
+    def add(
+        user_id: str | None = None, timezone: str = "Europe/Oslo", **more: Any
+    ) -> ListenerClient:
         name = user_id or f"person-{next(_numbers)}"
-        return Person(simulator, simulator.add_listener(name, timezone, **more))
+        return ListenerClient(simulator, simulator.add_listener(name, timezone, **more))
 
     return add

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline_tests.simulator.conftest import Person
+from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
 COMMAND = [sys.executable, "-m", "spotify_pipeline.simulator"]
 
@@ -44,11 +44,11 @@ def test_trouble_can_be_there_from_the_start() -> None:
         assert process.stdout is not None
         simulator = Simulator(json.loads(process.stdout.readline())["url"])
         assert [fault["kind"] for fault in simulator.faults()] == ["odd_text", "latency"]
-        person = Person(simulator, simulator.listeners()[0])
-        assert person.get("/v1/me").status_code == 200
-        assert person.get("/v1/me").status_code == 429
+        listener = ListenerClient(simulator, simulator.listeners()[0])
+        assert listener.get("/v1/me").status_code == 200
+        assert listener.get("/v1/me").status_code == 429
         now = simulator.now()
-        plays = simulator.ledger(person.user_id, now - dt.timedelta(days=7))
+        plays = simulator.ledger(listener.user_id, now - dt.timedelta(days=7))
         assert max(play.published_at - play.played_at for play in plays) > dt.timedelta(minutes=9)
         assert process.stdin is not None
         process.stdin.close()  # and with it the simulator ends

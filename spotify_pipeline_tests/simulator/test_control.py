@@ -11,24 +11,24 @@ import requests
 
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline_tests.simulator.conftest import NOON, Person
+from spotify_pipeline_tests.simulator.conftest import NOON, ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 DAY = dt.timedelta(days=1)
 
 
 def test_the_world_stands_still_until_it_is_moved(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    first = person.recently(limit=50).json()
-    assert person.recently(limit=50).json() == first
+    listener = add_listener()
+    first = listener.recently(limit=50).json()
+    assert listener.recently(limit=50).json() == first
     assert simulator.now() == NOON
     assert simulator.advance(DAY) == NOON + DAY
-    later = person.recently(limit=50).json()
+    later = listener.recently(limit=50).json()
     assert later["cursors"]["after"] > first["cursors"]["after"]
     simulator.set_clock(NOON)
-    assert person.recently(limit=50).json() == first
+    assert listener.recently(limit=50).json() == first
 
 
 def test_a_world_in_real_time_moves_by_itself(simulator: Simulator) -> None:
@@ -38,24 +38,24 @@ def test_a_world_in_real_time_moves_by_itself(simulator: Simulator) -> None:
 
 
 def test_moving_the_world_does_not_let_access_tokens_expire(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    assert person.get("/v1/me").status_code == 200
+    listener = add_listener()
+    assert listener.get("/v1/me").status_code == 200
     simulator.advance(DAY)
-    assert person.get("/v1/me").status_code == 200
+    assert listener.get("/v1/me").status_code == 200
 
 
 def test_the_ledger_is_what_was_played_and_knows_what_was_served(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
+    listener = add_listener()
     served = {}
     for hour in range(0, 24, 6):
         simulator.set_clock(NOON + dt.timedelta(hours=hour))
-        for item in person.recently(limit=50).json()["items"]:
+        for item in listener.recently(limit=50).json()["items"]:
             served[item["played_at"]] = item["track"]
-    lines = simulator.ledger(person.user_id, NOON - 7 * DAY)
+    lines = simulator.ledger(listener.user_id, NOON - 7 * DAY)
     by_time = {
         line.played_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"): line
         for line in lines
@@ -72,22 +72,22 @@ def test_the_ledger_is_what_was_played_and_knows_what_was_served(
     assert any(not line.served for line in lines)
 
 
-def test_the_ledger_tells_nothing_of_the_future(simulator: Simulator, somebody: AddPerson) -> None:
-    lines = simulator.ledger(somebody().user_id, NOON - DAY, NOON + DAY)
+def test_the_ledger_lists_no_future_plays(simulator: Simulator, add_listener: AddListener) -> None:
+    lines = simulator.ledger(add_listener().user_id, NOON - DAY, NOON + DAY)
     assert lines
     assert max(line.played_at for line in lines) <= NOON
 
 
-def test_every_call_is_in_the_log(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
-    person.recently(limit=5)
-    person.get("/v1/me/top/artists")
+def test_every_call_is_in_the_log(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
+    listener.recently(limit=5)
+    listener.get("/v1/me/top/artists")
     requests.get(f"{simulator.url}/v1/me", timeout=10)
     logged = [(call.endpoint, call.user_id, call.status) for call in simulator.calls()]
     assert logged == [
-        ("token", person.user_id, 200),
-        ("recently_played", person.user_id, 200),
-        ("top_artists", person.user_id, 200),
+        ("token", listener.user_id, 200),
+        ("recently_played", listener.user_id, 200),
+        ("top_artists", listener.user_id, 200),
         ("me", None, 401),
     ]
     instants = [call.at for call in simulator.calls()]
@@ -96,11 +96,11 @@ def test_every_call_is_in_the_log(simulator: Simulator, somebody: AddPerson) -> 
     assert simulator.calls() == []
 
 
-def test_a_listener_can_have_any_id(somebody: AddPerson) -> None:
+def test_a_listener_can_have_any_id(add_listener: AddListener) -> None:
     for user_id in ("a/b?c=d&e#f", "мира 🎧", "x" * 255):
-        person = somebody(user_id)
-        assert person.get("/v1/me").json()["id"] == user_id
-        assert person.simulator.ledger(user_id)
+        listener = add_listener(user_id)
+        assert listener.get("/v1/me").json()["id"] == user_id
+        assert listener.simulator.ledger(user_id)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_simulator_started_again_with_the_same_seed_knows_the_stored_tokens() 
         assert second.listeners() == before
         assert second.client_id == environment["SPOTIFY_CLIENT_ID"]
         assert second.client_secret == environment["SPOTIFY_CLIENT_SECRET"]
-        assert Person(second, before[0]).recently().status_code == 200
+        assert ListenerClient(second, before[0]).recently().status_code == 200
     with running_simulator(listeners=2, seed=10, now=NOON) as other:
         assert other.listeners()[0].refresh_token != before[0].refresh_token
 

@@ -10,9 +10,9 @@ import pytest
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults import edits
 from spotify_pipeline_tests.simulator.checks import check_plays
-from spotify_pipeline_tests.simulator.conftest import NOON, Person
+from spotify_pipeline_tests.simulator.conftest import NOON, ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 Json = dict[str, Any]
 
 
@@ -21,15 +21,18 @@ def instant(text: str) -> dt.datetime:
 
 
 def pages(
-    simulator: Simulator, person: Person, fault: edits.Edits, path: str = "player/recently-played"
+    simulator: Simulator,
+    listener: ListenerClient,
+    fault: edits.Edits,
+    path: str = "player/recently-played",
 ) -> tuple[Json, Json]:
     """The same page without the fault and with it."""
-    good = person.get(f"/v1/me/{path}?limit=50").json()
-    simulator.add_fault(fault, user_id=person.user_id)
-    answer = person.get(f"/v1/me/{path}?limit=50")
+    good = listener.get(f"/v1/me/{path}?limit=50").json()
+    simulator.add_fault(fault, user_id=listener.user_id)
+    answer = listener.get(f"/v1/me/{path}?limit=50")
     assert answer.status_code == 200
     simulator.clear_faults()
-    assert person.get(f"/v1/me/{path}?limit=50").json() == good
+    assert listener.get(f"/v1/me/{path}?limit=50").json() == good
     return good, answer.json()
 
 
@@ -40,25 +43,25 @@ def changed(good: Json, odd: Json) -> list[Json]:
     return [odd["items"][i] for i in differing]
 
 
-def test_null_tracks(simulator: Simulator, somebody: AddPerson) -> None:
-    for item in changed(*pages(simulator, somebody(), edits.NullTracks())):
+def test_null_tracks(simulator: Simulator, add_listener: AddListener) -> None:
+    for item in changed(*pages(simulator, add_listener(), edits.NullTracks())):
         assert item["track"] is None
         assert item["played_at"]
 
 
-def test_local_tracks(simulator: Simulator, somebody: AddPerson) -> None:
-    for item in changed(*pages(simulator, somebody(), edits.LocalTracks())):
+def test_local_tracks(simulator: Simulator, add_listener: AddListener) -> None:
+    for item in changed(*pages(simulator, add_listener(), edits.LocalTracks())):
         assert item["track"]["id"] is None
         assert item["track"]["is_local"] is True
 
 
-def test_empty_artist_lists(simulator: Simulator, somebody: AddPerson) -> None:
-    for item in changed(*pages(simulator, somebody(), edits.EmptyArtists())):
+def test_empty_artist_lists(simulator: Simulator, add_listener: AddListener) -> None:
+    for item in changed(*pages(simulator, add_listener(), edits.EmptyArtists())):
         assert item["track"]["artists"] == []
 
 
-def test_relinked_tracks_keep_their_time(simulator: Simulator, somebody: AddPerson) -> None:
-    good, odd = pages(simulator, somebody(), edits.RelinkedTracks())
+def test_relinked_tracks_keep_their_time(simulator: Simulator, add_listener: AddListener) -> None:
+    good, odd = pages(simulator, add_listener(), edits.RelinkedTracks())
     changed(good, odd)
     assert [i["played_at"] for i in odd["items"]] == [i["played_at"] for i in good["items"]]
     assert odd["items"][0]["track"]["id"] != good["items"][0]["track"]["id"]
@@ -66,17 +69,17 @@ def test_relinked_tracks_keep_their_time(simulator: Simulator, somebody: AddPers
 
 
 def test_timestamps_of_every_form_mean_the_same_second(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    good, odd = pages(simulator, somebody(), edits.OddTimestamps())
+    good, odd = pages(simulator, add_listener(), edits.OddTimestamps())
     assert len({len(item["played_at"]) for item in odd["items"]}) == 4
     for before, after in zip(good["items"], odd["items"], strict=True):
         difference = abs(instant(before["played_at"]) - instant(after["played_at"]))
         assert difference < dt.timedelta(seconds=1)
 
 
-def test_future_plays_come_first(simulator: Simulator, somebody: AddPerson) -> None:
-    good, odd = pages(simulator, somebody(), edits.FuturePlays(2, ahead_seconds=600))
+def test_future_plays_come_first(simulator: Simulator, add_listener: AddListener) -> None:
+    good, odd = pages(simulator, add_listener(), edits.FuturePlays(2, ahead_seconds=600))
     assert [instant(item["played_at"]) for item in odd["items"][:2]] == [
         NOON + dt.timedelta(minutes=20),
         NOON + dt.timedelta(minutes=10),
@@ -84,35 +87,37 @@ def test_future_plays_come_first(simulator: Simulator, somebody: AddPerson) -> N
     assert odd["items"][2:] == good["items"]
 
 
-def test_repeated_items(simulator: Simulator, somebody: AddPerson) -> None:
-    good, odd = pages(simulator, somebody(), edits.Repeated())
+def test_repeated_items(simulator: Simulator, add_listener: AddListener) -> None:
+    good, odd = pages(simulator, add_listener(), edits.Repeated())
     assert odd["items"][::2] == odd["items"][1::2] == good["items"]
 
 
-def test_items_out_of_order(simulator: Simulator, somebody: AddPerson) -> None:
-    good, odd = pages(simulator, somebody(), edits.OutOfOrder())
+def test_items_out_of_order(simulator: Simulator, add_listener: AddListener) -> None:
+    good, odd = pages(simulator, add_listener(), edits.OutOfOrder())
     assert odd["items"] == good["items"][::-1]
 
 
 @pytest.mark.parametrize("path", ["player/recently-played", "top/artists", "top/tracks"])
-def test_odd_text_survives_the_wire(simulator: Simulator, somebody: AddPerson, path: str) -> None:
-    _, odd = pages(simulator, somebody(), edits.OddText(), path)
+def test_odd_text_survives_the_wire(
+    simulator: Simulator, add_listener: AddListener, path: str
+) -> None:
+    _, odd = pages(simulator, add_listener(), edits.OddText(), path)
     names = {item.get("track", item)["name"] for item in odd["items"]}
     assert names == set(edits.ODD_TEXTS)
     assert any("\x00" in name for name in names)
     assert any("\ud83d" in name for name in names)
 
 
-def test_next_can_point_to_another_host(simulator: Simulator, somebody: AddPerson) -> None:
-    _, odd = pages(simulator, somebody(), edits.NextElsewhere("http://127.0.0.2:9/x"))
+def test_next_can_point_to_another_host(simulator: Simulator, add_listener: AddListener) -> None:
+    _, odd = pages(simulator, add_listener(), edits.NextElsewhere("http://127.0.0.2:9/x"))
     assert odd["next"] == "http://127.0.0.2:9/x"
 
 
-def test_a_page_can_be_empty_all_of_a_sudden(simulator: Simulator, somebody: AddPerson) -> None:
-    _, plays = pages(simulator, somebody(), edits.EmptyPage())
+def test_a_page_can_suddenly_be_empty(simulator: Simulator, add_listener: AddListener) -> None:
+    _, plays = pages(simulator, add_listener(), edits.EmptyPage())
     check_plays(plays)
     assert plays["items"] == []
-    _, top = pages(simulator, somebody(), edits.EmptyPage(), "top/artists")
+    _, top = pages(simulator, add_listener(), edits.EmptyPage(), "top/artists")
     assert (top["items"], top["total"]) == ([], 0)
 
 
@@ -126,38 +131,40 @@ def test_a_page_can_be_empty_all_of_a_sudden(simulator: Simulator, somebody: Add
     ],
 )
 def test_any_value_can_be_put_anywhere(
-    simulator: Simulator, somebody: AddPerson, fault: edits.Put
+    simulator: Simulator, add_listener: AddListener, fault: edits.Put
 ) -> None:
-    _, odd = pages(simulator, somebody(), fault)
+    _, odd = pages(simulator, add_listener(), fault)
     for step in fault.path:
         odd = odd[step]
     assert odd == fault.value
 
 
-def test_a_field_can_be_missing(simulator: Simulator, somebody: AddPerson) -> None:
-    good, odd = pages(simulator, somebody(), edits.Put(("items", 1, "track", "album"), drop=True))
+def test_a_field_can_be_missing(simulator: Simulator, add_listener: AddListener) -> None:
+    good, odd = pages(
+        simulator, add_listener(), edits.Put(("items", 1, "track", "album"), drop=True)
+    )
     assert set(good["items"][1]["track"]) - set(odd["items"][1]["track"]) == {"album"}
 
 
 def test_what_cannot_be_read_from_an_answer_does_not_count_as_served(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    person.get("/v1/me")
+    listener = add_listener()
+    listener.get("/v1/me")
     simulator.add_fault(edits.NullTracks(2))
-    readable = [item for item in person.recently(limit=50).json()["items"] if item["track"]]
+    readable = [item for item in listener.recently(limit=50).json()["items"] if item["track"]]
     assert len(readable) == 25
-    served = [line for line in simulator.ledger(person.user_id) if line.served]
+    served = [line for line in simulator.ledger(listener.user_id) if line.served]
     assert {line.track_id for line in served} == {item["track"]["id"] for item in readable}
     assert len(served) == 25
 
 
-def test_late_plays_fill_in_out_of_order(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody(longest_delay=dt.timedelta(hours=12))
+def test_late_plays_fill_in_out_of_order(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener(longest_delay=dt.timedelta(hours=12))
     seen: list[set[str]] = []
     for hour in range(12):
         simulator.set_clock(NOON + dt.timedelta(hours=hour))
-        seen.append({item["played_at"] for item in person.recently(limit=50).json()["items"]})
+        seen.append({item["played_at"] for item in listener.recently(limit=50).json()["items"]})
     late = [
         played_at
         for before, after in pairwise(seen)
@@ -165,31 +172,31 @@ def test_late_plays_fill_in_out_of_order(simulator: Simulator, somebody: AddPers
         if played_at < max(before)
     ]
     assert late
-    for line in simulator.ledger(person.user_id, NOON - dt.timedelta(days=3)):
+    for line in simulator.ledger(listener.user_id, NOON - dt.timedelta(days=3)):
         assert line.played_at <= line.published_at
         assert line.published == (line.published_at <= simulator.now())
         assert line.published or not line.visible
 
 
 def test_a_refresh_token_can_rotate_and_the_old_one_is_revoked(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
+    listener = add_listener()
     simulator.add_fault(edits.RotateRefreshToken(), times=1)
-    rotated = person.refresh().json()["refresh_token"]
-    assert person.refresh().json()["error_description"] == "Refresh token revoked"
-    answer = person.refresh(refresh_token=rotated)
+    rotated = listener.refresh().json()["refresh_token"]
+    assert listener.refresh().json()["error_description"] == "Refresh token revoked"
+    answer = listener.refresh(refresh_token=rotated)
     assert answer.status_code == 200
     assert "refresh_token" not in answer.json()
     listed = {one.user_id: one.refresh_token for one in simulator.listeners()}
-    assert listed[person.user_id] == rotated
+    assert listed[listener.user_id] == rotated
 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_refresh_can_bring_no_usable_refresh_token(
-    simulator: Simulator, somebody: AddPerson, value: str | None
+    simulator: Simulator, add_listener: AddListener, value: str | None
 ) -> None:
-    person = somebody()
+    listener = add_listener()
     simulator.add_fault(edits.NullRefreshToken(value))
-    assert person.refresh().json()["refresh_token"] == value
-    assert person.refresh().status_code == 200
+    assert listener.refresh().json()["refresh_token"] == value
+    assert listener.refresh().status_code == 200

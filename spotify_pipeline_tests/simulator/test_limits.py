@@ -2,8 +2,8 @@
 
 import pytest
 
-from spotify_pipeline.simulator.http.limits import Limits
-from spotify_pipeline.simulator.http.refusal import Refusal
+from spotify_pipeline.simulator.http.responses import Refusal
+from spotify_pipeline.simulator.state import Limits
 
 
 def allowed(limits: Limits) -> bool:
@@ -14,7 +14,7 @@ def allowed(limits: Limits) -> bool:
     return True
 
 
-def test_a_place_is_free_again_30_seconds_after_the_call_that_took_it(
+def test_a_call_stops_counting_after_30_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue
+from spotify_pipeline.simulator.music.listener_kinds import LISTENER_KINDS, first_listeners
 from spotify_pipeline.simulator.music.listeners import (
     SESSION_PAUSE_MS,
     SHORTEST_PLAY_MS,
@@ -20,7 +21,6 @@ from spotify_pipeline.simulator.music.listeners import (
     make_listener,
     to_ms,
 )
-from spotify_pipeline.simulator.music.persons import PERSONS, cast
 
 START = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
 YEAR = dt.timedelta(days=365)
@@ -70,7 +70,7 @@ def test_an_interval_asked_in_parts_gives_the_plays_of_the_whole(hours: list[int
     assert parts == who.plays(cuts[0], cuts[-1])
 
 
-@pytest.mark.parametrize("person", PERSONS)
+@pytest.mark.parametrize("person", LISTENER_KINDS)
 @pytest.mark.parametrize("zone", ["America/St_Johns", "Africa/Casablanca"])
 def test_plays_never_overlap_and_are_never_shorter_than_spotify_counts(
     person: str, zone: str
@@ -178,8 +178,8 @@ def test_a_new_account_has_no_plays_before_its_first_day() -> None:
     assert len(plays) > 1_000
 
 
-def test_the_cast_is_the_same_however_many_are_asked_for() -> None:
-    ten = list(cast(10, seed=1))
-    assert list(cast(3, seed=1)) == ten[:3]
+def test_the_first_listeners_are_the_same_for_any_count() -> None:
+    ten = list(first_listeners(10, seed=1))
+    assert list(first_listeners(3, seed=1)) == ten[:3]
     assert len({role.user_id for role in ten}) == 10
     assert len({role.timezone for role in ten[:5]}) == 5

@@ -10,9 +10,9 @@ import pytest
 import requests
 
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline_tests.simulator.conftest import Person
+from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 CALLBACK = "http://127.0.0.1:8123/callback"
 VERIFIER = "v" * 64
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).decode()[:-1]
@@ -51,16 +51,16 @@ def redeem(simulator: Simulator, code: str, **form: str) -> requests.Response:
     return requests.post(f"{simulator.url}/api/token", data=asked | form, timeout=10)
 
 
-def test_a_code_brings_both_tokens_once(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
-    back = redirected(authorize(simulator, user_id=person.user_id))
+def test_a_code_brings_both_tokens_once(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
+    back = redirected(authorize(simulator, user_id=listener.user_id))
     assert back["state"] == "abc"
     token = redeem(simulator, back["code"]).json()
-    assert token["refresh_token"] == person.refresh_token
+    assert token["refresh_token"] == listener.refresh_token
     assert token["scope"] == "user-read-recently-played user-top-read"
     headers = {"Authorization": f"Bearer {token['access_token']}"}
     me = requests.get(f"{simulator.url}/v1/me", headers=headers, timeout=10).json()
-    assert me["id"] == person.user_id
+    assert me["id"] == listener.user_id
     again = redeem(simulator, back["code"])
     assert again.status_code == 400
     assert again.json() == {
@@ -70,23 +70,23 @@ def test_a_code_brings_both_tokens_once(simulator: Simulator, somebody: AddPerso
 
 
 def test_only_the_scopes_that_were_asked_for_are_granted(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    back = redirected(authorize(simulator, user_id=person.user_id, scope="user-top-read other"))
+    listener = add_listener()
+    back = redirected(authorize(simulator, user_id=listener.user_id, scope="user-top-read other"))
     assert redeem(simulator, back["code"]).json()["scope"] == "user-top-read"
-    assert person.recently().status_code == 403
+    assert listener.recently().status_code == 403
 
 
-def test_somebody_who_was_revoked_gets_a_new_refresh_token(
-    simulator: Simulator, somebody: AddPerson
+def test_a_revoked_listener_gets_a_new_refresh_token(
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    simulator.revoke(person.user_id)
-    back = redirected(authorize(simulator, user_id=person.user_id))
+    listener = add_listener()
+    simulator.revoke(listener.user_id)
+    back = redirected(authorize(simulator, user_id=listener.user_id))
     token = redeem(simulator, back["code"]).json()
-    assert token["refresh_token"] != person.refresh_token
-    assert person.refresh(refresh_token=token["refresh_token"]).status_code == 200
+    assert token["refresh_token"] != listener.refresh_token
+    assert listener.refresh(refresh_token=token["refresh_token"]).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_somebody_who_was_revoked_gets_a_new_refresh_token(
         ({"redirect_uri": "http://127.0.0.1:1/"}, "Invalid redirect URI"),
     ],
 )
-def test_a_code_is_worth_nothing_to_a_thief(
-    simulator: Simulator, somebody: AddPerson, form: dict[str, Any], description: str
+def test_a_stolen_code_is_refused(
+    simulator: Simulator, add_listener: AddListener, form: dict[str, Any], description: str
 ) -> None:
-    back = redirected(authorize(simulator, user_id=somebody().user_id))
+    back = redirected(authorize(simulator, user_id=add_listener().user_id))
     answer = redeem(simulator, back["code"], **form)
     assert answer.status_code == 400
     assert answer.json() == {"error": "invalid_grant", "error_description": description}
@@ -123,13 +123,15 @@ def test_an_unsafe_request_is_refused_without_a_redirect(
     assert "location" not in answer.headers
 
 
-def test_a_person_can_refuse(simulator: Simulator) -> None:
+def test_a_listener_can_refuse(simulator: Simulator) -> None:
     assert redirected(authorize(simulator, deny="1")) == {"error": "access_denied", "state": "abc"}
 
 
-def test_a_browser_is_asked_who_it_is(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody(display_name="<b>Mira</b>")
+def test_a_browser_without_a_user_id_gets_a_page_to_choose_one(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
+    listener = add_listener(display_name="<b>Mira</b>")
     page = authorize(simulator)
     assert page.headers["content-type"].startswith("text/html")
     assert "&lt;b&gt;Mira&lt;/b&gt;" in page.text
-    assert f"user_id={person.user_id}" in page.text
+    assert f"user_id={listener.user_id}" in page.text

@@ -12,16 +12,16 @@ import pytest
 
 from spotify_pipeline.simulator.control import LedgerPlay, Listing, Simulator, SimulatorError
 from spotify_pipeline.simulator.music.oddities import Oddities, Restamp, TrackChange
-from spotify_pipeline_tests.simulator.conftest import NOON, Person
+from spotify_pipeline_tests.simulator.conftest import NOON, ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 Item = dict[str, Any]
 DAY = dt.timedelta(days=1)
 HOUR = dt.timedelta(hours=1)
 
 
-def items(person: Person) -> list[Item]:
-    answer = person.recently(limit=50)
+def items(listener: ListenerClient) -> list[Item]:
+    answer = listener.recently(limit=50)
     assert answer.status_code == 200
     shown: list[Item] = answer.json()["items"]
     return shown
@@ -32,20 +32,20 @@ def listing(item: Item) -> Listing:
     return Listing(dt.datetime.fromisoformat(item["played_at"]), track["id"], track["duration_ms"])
 
 
-def books(person: Person) -> list[LedgerPlay]:
-    return person.simulator.ledger(person.user_id, person.simulator.now() - 14 * DAY)
+def ledger_of(listener: ListenerClient) -> list[LedgerPlay]:
+    return listener.simulator.ledger(listener.user_id, listener.simulator.now() - 14 * DAY)
 
 
 def test_the_ledger_lists_every_instant_under_which_a_play_was_served(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
     odd = Oddities(restamps=(Restamp(NOON + HOUR), Restamp(NOON + 2 * HOUR)))
-    person = somebody("odd-ada", oddities=odd)
+    listener = add_listener("odd-ada", oddities=odd)
     pages = []
     for hours in range(3):
         simulator.set_clock(NOON + hours * HOUR)
-        pages.append([listing(item) for item in items(person)])
-    thrice = [play for play in books(person) if len(play.served_as) == 3]
+        pages.append([listing(item) for item in items(listener)])
+    thrice = [play for play in ledger_of(listener) if len(play.served_as) == 3]
     assert len(thrice) > 30
     for play in thrice:
         assert all(shown in page for shown, page in zip(play.served_as, pages, strict=True))
@@ -57,12 +57,14 @@ def test_the_ledger_lists_every_instant_under_which_a_play_was_served(
 
 
 def test_a_relinked_play_keeps_isrc_name_and_primary_artist(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody("odd-bea", oddities=Oddities(relinked=0.5))
-    page = items(person)
+    listener = add_listener("odd-bea", oddities=Oddities(relinked=0.5))
+    page = items(listener)
     by_id = {
-        (play.played_at, shown.track_id): play for play in books(person) for shown in play.served_as
+        (play.played_at, shown.track_id): play
+        for play in ledger_of(listener)
+        for shown in play.served_as
     }
     both = Counter(item["played_at"] for item in page)
     assert 2 in both.values()
@@ -79,113 +81,120 @@ def test_a_relinked_play_keeps_isrc_name_and_primary_artist(
     assert relinked > 5
 
 
-def test_plays_of_one_instant_change_their_order_from_call_to_call(somebody: AddPerson) -> None:
-    person = somebody("odd-cai", oddities=Oddities(same_instant=0.3, relinked=0.3))
-    pages = [[listing(item) for item in items(person)] for _ in range(8)]
+def test_plays_of_one_instant_change_their_order_from_call_to_call(
+    add_listener: AddListener,
+) -> None:
+    listener = add_listener("odd-cai", oddities=Oddities(same_instant=0.3, relinked=0.3))
+    pages = [[listing(item) for item in items(listener)] for _ in range(8)]
     assert len({tuple(page) for page in pages}) == 2
     assert len({frozenset(page) for page in pages}) == 1
 
 
 def test_recently_played_and_top_tracks_hold_the_isrc_of_the_recording(
-    somebody: AddPerson,
+    add_listener: AddListener,
 ) -> None:
-    person = somebody("odd-dov")
-    isrcs = {play.track_id: play.isrc for play in books(person)}
-    for item in items(person):
+    listener = add_listener("odd-dov")
+    isrcs = {play.track_id: play.isrc for play in ledger_of(listener)}
+    for item in items(listener):
         assert item["track"]["external_ids"] == {"isrc": isrcs[item["track"]["id"]]}
-    top = person.get("/v1/me/top/tracks?time_range=short_term&limit=50").json()["items"]
+    top = listener.get("/v1/me/top/tracks?time_range=short_term&limit=50").json()["items"]
     known = [track for track in top if track["id"] in isrcs]
     assert known
     assert all(track["external_ids"]["isrc"] == isrcs[track["id"]] for track in known)
 
 
 def test_a_changed_catalogue_shows_in_plays_and_top_tracks_of_that_listener_only(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
     change = TrackChange(
         NOON + HOUR, fields=("length", "name", "primary_artist", "other_artists", "popularity")
     )
-    person = somebody("odd-eda", oddities=Oddities(changes=(change,)), shape="full", seed=8)
+    listener = add_listener("odd-eda", oddities=Oddities(changes=(change,)), shape="full", seed=8)
     top = "/v1/me/top/tracks?limit=50"
-    before, top_before = items(person), person.get(top).json()["items"]
+    before, top_before = items(listener), listener.get(top).json()["items"]
     simulator.advance(HOUR)
-    after = {item["played_at"]: item for item in items(person)}
+    after = {item["played_at"]: item for item in items(listener)}
     pairs = [
         (item["track"], after[item["played_at"]]["track"])
         for item in before
         if item["played_at"] in after
     ]
     assert len(pairs) > 30
-    pairs += zip(top_before, person.get(top).json()["items"], strict=True)
+    pairs += zip(top_before, listener.get(top).json()["items"], strict=True)
     for old, new in pairs:
         assert old["id"] == new["id"]
         assert old["external_ids"] == new["external_ids"]
         for field in ("duration_ms", "name", "popularity", "artists"):
             assert old[field] != new[field], field
         assert old["artists"][0]["id"] != new["artists"][0]["id"]
-    true_lengths = {play.played_at: play.duration_ms for play in books(person)}
+    true_lengths = {play.played_at: play.duration_ms for play in ledger_of(listener)}
     assert all(
         true_lengths[listing(item).played_at] == item["track"]["duration_ms"] for item in before
     )
-    person.simulator.set_oddities(person.user_id, Oddities())
-    assert {item["played_at"]: item for item in items(person)}[before[0]["played_at"]] == before[0]
+    listener.simulator.set_oddities(listener.user_id, Oddities())
+    assert {item["played_at"]: item for item in items(listener)}[before[0]["played_at"]] == before[
+        0
+    ]
 
 
 def test_emptied_tracks_are_empty_for_one_listener_and_whole_for_another(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
     emptied = TrackChange(NOON + HOUR, fields=("emptied",))
-    person, other = somebody("odd-finn", oddities=Oddities(changes=(emptied,))), somebody("odd-gus")
-    whole = {item["track"]["id"] for item in items(person)}
+    listener, other = (
+        add_listener("odd-finn", oddities=Oddities(changes=(emptied,))),
+        add_listener("odd-gus"),
+    )
+    whole = {item["track"]["id"] for item in items(listener)}
     simulator.advance(HOUR)
-    for item in items(person):
+    for item in items(listener):
         assert (item["track"]["name"], item["track"]["duration_ms"]) == ("", 0)
         assert item["track"]["artists"]
-    assert whole & {item["track"]["id"] for item in items(person)}
+    assert whole & {item["track"]["id"] for item in items(listener)}
     for item in items(other):
         assert item["track"]["name"]
         assert item["track"]["duration_ms"]
 
 
-def test_a_single_track_can_be_empty(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody("odd-hal")
-    track = items(person)[0]["track"]
+def test_a_single_track_can_be_empty(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener("odd-hal")
+    track = items(listener)[0]["track"]
     change = TrackChange(NOON, fields=("emptied",), track_id=track["id"])
-    simulator.set_oddities(person.user_id, Oddities(changes=(change,)))
-    for item in items(person):
+    simulator.set_oddities(listener.user_id, Oddities(changes=(change,)))
+    for item in items(listener):
         assert (item["track"]["name"] == "") == (item["track"]["id"] == track["id"])
-    simulator.set_oddities(person.user_id, Oddities())
-    assert items(person)[0]["track"] == track
+    simulator.set_oddities(listener.user_id, Oddities())
+    assert items(listener)[0]["track"] == track
 
 
 def test_the_ledger_calls_only_plays_of_the_last_seven_days_visible(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody("odd-ida", person="light", seed=4)
+    listener = add_listener("odd-ida", person="light", seed=4)
     short = 0
     for _ in range(30):
         now = simulator.advance(DAY)
-        page = [listing(item) for item in items(person)]
-        plays = [play for play in books(person) if play.visible]
+        page = [listing(item) for item in items(listener)]
+        plays = [play for play in ledger_of(listener) if play.visible]
         assert [play.played_at for play in reversed(plays)] == [shown.played_at for shown in page]
         assert all(play.played_at > now - 7 * DAY for play in plays)
         short += len(page) < 20
     assert short
-    simulator.set_oddities(person.user_id, Oddities(seven_days=False))
-    assert len(items(person)) == 50
+    simulator.set_oddities(listener.user_id, Oddities(seven_days=False))
+    assert len(items(listener)) == 50
 
 
-def test_the_ledger_knows_what_is_missing_what_vanished_and_what_was_heard(
-    simulator: Simulator, somebody: AddPerson
+def test_the_ledger_marks_missing_and_vanished_plays_and_gives_the_time_heard(
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody(
+    listener = add_listener(
         "odd-jon",
         oddities=Oddities(vanishing=0.2, skipped_missing=0.5, short_tracks=0.1, offline=0.2),
     )
     for _ in range(8):
-        items(person)
+        items(listener)
         simulator.advance(6 * HOUR)
-    plays = books(person)
+    plays = ledger_of(listener)
     for play in plays:
         assert play.heard_ms == (play.played_at - play.started_at) / dt.timedelta(milliseconds=1)
         assert 0 < play.heard_ms <= play.duration_ms
@@ -203,18 +212,18 @@ def test_the_ledger_knows_what_is_missing_what_vanished_and_what_was_heard(
 
 @pytest.mark.parametrize("person_kind", ["heavy", "light"])
 def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
-    simulator: Simulator, somebody: AddPerson, person_kind: str
+    simulator: Simulator, add_listener: AddListener, person_kind: str
 ) -> None:
     odd = Oddities.everything(NOON + 2 * DAY)
-    person = somebody("odd-kim", person=person_kind, oddities=odd, longest_delay=6 * HOUR)
+    listener = add_listener("odd-kim", person=person_kind, oddities=odd, longest_delay=6 * HOUR)
     served: set[tuple[dt.datetime, str]] = set()
     for _ in range(24):
-        page = [listing(item) for item in items(person)]
-        visible = [shown for play in books(person) for shown in play.visible_as]
+        page = [listing(item) for item in items(listener)]
+        visible = [shown for play in ledger_of(listener) for shown in play.visible_as]
         assert Counter(page) == Counter(visible)
         served |= {(shown.played_at, shown.track_id) for shown in page}
         simulator.advance(9 * HOUR)
-    plays = simulator.ledger(person.user_id, NOON - 20 * DAY)
+    plays = simulator.ledger(listener.user_id, NOON - 20 * DAY)
     explained = [(s.played_at, s.track_id) for play in plays for s in play.served_as]
     assert Counter(explained) == Counter(served)
     if person_kind == "heavy":
@@ -222,30 +231,32 @@ def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
         assert any(len({s.played_at for s in play.served_as}) == 2 for play in plays)
 
 
-def test_the_ledger_tells_what_an_earlier_call_was_shown(
-    simulator: Simulator, somebody: AddPerson
+def test_the_ledger_as_of_an_instant_is_what_a_call_then_was_served(
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
     odd = Oddities.everything(NOON + HOUR)
-    person = somebody("odd-lea", oddities=odd, longest_delay=6 * HOUR)
+    listener = add_listener("odd-lea", oddities=odd, longest_delay=6 * HOUR)
     pages = {}
     for _ in range(6):
-        pages[simulator.now()] = [listing(item) for item in items(person)]
+        pages[simulator.now()] = [listing(item) for item in items(listener)]
         simulator.advance(8 * HOUR)
     for at, page in pages.items():
-        plays = simulator.ledger(person.user_id, at - 8 * DAY, at=at)
+        plays = simulator.ledger(listener.user_id, at - 8 * DAY, at=at)
         assert Counter(page) == Counter(shown for play in plays for shown in play.visible_as)
         assert all(play.played_at <= at for play in plays)
-    future = simulator.ledger(person.user_id, at=simulator.now() + DAY)
-    assert future == simulator.ledger(person.user_id)
+    future = simulator.ledger(listener.user_id, at=simulator.now() + DAY)
+    assert future == simulator.ledger(listener.user_id)
 
 
-def test_the_same_seed_serves_the_same_odd_pages(simulator: Simulator, somebody: AddPerson) -> None:
+def test_the_same_seed_serves_the_same_odd_pages(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
     def serve() -> list[list[Item]]:
         simulator.set_clock(NOON)
-        person = somebody("twice-the-same", oddities=Oddities.everything(NOON + HOUR))
+        listener = add_listener("twice-the-same", oddities=Oddities.everything(NOON + HOUR))
         pages = []
         for _ in range(4):
-            pages.append(items(person))
+            pages.append(items(listener))
             simulator.advance(HOUR)
         return pages
 
@@ -253,12 +264,12 @@ def test_the_same_seed_serves_the_same_odd_pages(simulator: Simulator, somebody:
 
 
 def test_wrong_oddities_are_refused_with_a_sentence(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody("odd-max")
+    listener = add_listener("odd-max")
     odd = Oddities()
     object.__setattr__(odd, "vanishing", 2.0)
     with pytest.raises(SimulatorError, match="vanishing must be between 0 and 1"):
-        simulator.set_oddities(person.user_id, odd)
+        simulator.set_oddities(listener.user_id, odd)
     with pytest.raises(SimulatorError, match="there is no 'nobody'"):
         simulator.set_oddities("nobody", Oddities())

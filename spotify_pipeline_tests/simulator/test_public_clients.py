@@ -11,7 +11,7 @@ import tekore
 from spotipy.cache_handler import MemoryCacheHandler
 
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline_tests.simulator.conftest import Person
+from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
 RANGES = ("short_term", "medium_term", "long_term")
 REDIRECT = "http://127.0.0.1:8000/callback"
@@ -34,21 +34,21 @@ class ToSimulator(httpx.HTTPTransport):
 
 
 @pytest.fixture
-def client(simulator: Simulator) -> Iterator[Callable[[Person], tekore.Spotify]]:
-    """tekore's client of a person, made from the refresh token."""
+def client(simulator: Simulator) -> Iterator[Callable[[ListenerClient], tekore.Spotify]]:
+    """tekore's client of a listener, made from the refresh token."""
     sender = tekore.SyncSender(httpx.Client(transport=ToSimulator(simulator)))
     credentials = tekore.Credentials(simulator.client_id, simulator.client_secret, sender=sender)
-    yield lambda person: tekore.Spotify(
-        credentials.refresh_user_token(person.refresh_token), sender
+    yield lambda listener: tekore.Spotify(
+        credentials.refresh_user_token(listener.refresh_token), sender
     )
     sender.close()
 
 
 @pytest.mark.parametrize("shape", ["development", "full"])
 def test_spotipy_refreshes_a_token_and_reads_plays_and_top_lists(
-    simulator: Simulator, somebody: Callable[..., Person], shape: str
+    simulator: Simulator, add_listener: Callable[..., ListenerClient], shape: str
 ) -> None:
-    person = somebody(shape=shape)
+    listener = add_listener(shape=shape)
     oauth = spotipy.SpotifyOAuth(
         simulator.client_id,
         simulator.client_secret,
@@ -56,10 +56,10 @@ def test_spotipy_refreshes_a_token_and_reads_plays_and_top_lists(
         cache_handler=MemoryCacheHandler(),
     )
     oauth.OAUTH_TOKEN_URL = f"{simulator.url}/api/token"
-    token = oauth.refresh_access_token(person.refresh_token)["access_token"]
+    token = oauth.refresh_access_token(listener.refresh_token)["access_token"]
     client = spotipy.Spotify(auth=token, retries=0)
     client.prefix = f"{simulator.url}/v1/"
-    assert client.me()["id"] == person.user_id
+    assert client.me()["id"] == listener.user_id
     page = client.current_user_recently_played(limit=50)
     assert len(page["items"]) == 50
     assert client.next(page)["items"] == []
@@ -71,11 +71,11 @@ def test_spotipy_refreshes_a_token_and_reads_plays_and_top_lists(
 
 
 def test_tekore_checks_every_field_of_plays_and_top_lists(
-    client: Callable[[Person], tekore.Spotify], somebody: Callable[..., Person]
+    client: Callable[[ListenerClient], tekore.Spotify], add_listener: Callable[..., ListenerClient]
 ) -> None:
-    person = somebody(shape="full")
-    spotify = client(person)
-    assert spotify.current_user().id == person.user_id
+    listener = add_listener(shape="full")
+    spotify = client(listener)
+    assert spotify.current_user().id == listener.user_id
     page = spotify.playback_recently_played(limit=50)
     assert len(page.items) == 50
     assert spotify.playback_recently_played(before=int(page.cursors.before)).items == []
@@ -85,9 +85,9 @@ def test_tekore_checks_every_field_of_plays_and_top_lists(
 
 
 def test_in_development_mode_tekore_misses_only_what_spotify_leaves_out(
-    client: Callable[[Person], tekore.Spotify], somebody: Callable[..., Person]
+    client: Callable[[ListenerClient], tekore.Spotify], add_listener: Callable[..., ListenerClient]
 ) -> None:
-    spotify = client(somebody(shape="development"))
+    spotify = client(add_listener(shape="development"))
     for read in (
         spotify.playback_recently_played,
         spotify.current_user_top_artists,

@@ -11,9 +11,9 @@ import pytest
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
 from spotify_pipeline.simulator.faults import refusals
 from spotify_pipeline.simulator.faults.base import Replaces
-from spotify_pipeline_tests.simulator.conftest import Person
+from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 OWNER_NOT_PREMIUM = (
     "Your application is blocked from accessing the Web API since you do not have a Spotify "
     "Premium subscription. Upgrade to Spotify Premium to access the Web API and unlock additional "
@@ -75,95 +75,99 @@ OWNER_NOT_PREMIUM = (
 )
 def test_a_refusal_has_spotifys_status_body_and_header(
     simulator: Simulator,
-    somebody: AddPerson,
+    add_listener: AddListener,
     fault: Replaces,
     status: int,
     body: Any,
     retry_after: str | None,
 ) -> None:
-    person = somebody()
-    person.authorization()
-    simulator.add_fault(fault, user_id=person.user_id)
-    answer = person.recently()
+    listener = add_listener()
+    listener.authorization()
+    simulator.add_fault(fault, user_id=listener.user_id)
+    answer = listener.recently()
     is_json = answer.headers["content-type"].startswith("application/json")
     assert answer.status_code == status
     assert (answer.json() if is_json else answer.text) == body
     assert answer.headers.get("retry-after") == retry_after
 
 
-def test_a_gateway_error_can_be_a_page_of_html(simulator: Simulator, somebody: AddPerson) -> None:
+def test_a_gateway_error_can_be_a_page_of_html(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
     simulator.add_fault(refusals.ServerError(504, "html"))
-    answer = somebody().refresh()
+    answer = add_listener().refresh()
     assert answer.status_code == 504
     assert answer.headers["content-type"].startswith("text/html")
     assert "<html>" in answer.text
 
 
-def test_retry_after_can_be_an_http_date(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+def test_retry_after_can_be_an_http_date(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
     simulator.add_fault(refusals.RateLimited(60, as_date=True))
-    date = parsedate_to_datetime(person.recently().headers["retry-after"])
+    date = parsedate_to_datetime(listener.recently().headers["retry-after"])
     ahead = (date - dt.datetime.now(dt.UTC)).total_seconds()
     assert 30 < ahead <= 60
 
 
 def test_a_false_alarm_hits_every_valid_refresh_token_until_it_is_cleared(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    people = [somebody() for _ in range(4)]
+    people = [add_listener() for _ in range(4)]
     simulator.add_fault(refusals.InvalidGrant())
-    for person in people:
-        answer = person.refresh()
+    for listener in people:
+        answer = listener.refresh()
         assert answer.status_code == 400
         assert answer.json() == {
             "error": "invalid_grant",
             "error_description": "Refresh token revoked",
         }
     simulator.clear_faults()
-    assert [person.refresh().status_code for person in people] == [200] * 4
+    assert [listener.refresh().status_code for listener in people] == [200] * 4
 
 
 def test_an_app_with_a_wrong_secret_gets_invalid_client(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
     simulator.add_fault(refusals.InvalidClient())
-    assert somebody().refresh().json()["error"] == "invalid_client"
+    assert add_listener().refresh().json()["error"] == "invalid_client"
 
 
-def test_a_revoked_person_stays_revoked_until_they_connect_again(
-    simulator: Simulator, somebody: AddPerson
+def test_a_revoked_token_stays_revoked_until_the_listener_reconnects(
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person, other = somebody(), somebody()
-    assert person.get("/v1/me").status_code == 200
-    simulator.revoke(person.user_id)
-    assert person.get("/v1/me").status_code == 401
+    listener, other = add_listener(), add_listener()
+    assert listener.get("/v1/me").status_code == 200
+    simulator.revoke(listener.user_id)
+    assert listener.get("/v1/me").status_code == 401
     for _ in range(2):
-        assert person.refresh().json()["error_description"] == "Refresh token revoked"
+        assert listener.refresh().json()["error_description"] == "Refresh token revoked"
     assert other.refresh().status_code == 200
-    again = Person(simulator, simulator.reconnect(person.user_id))
-    assert again.refresh_token != person.refresh_token
+    again = ListenerClient(simulator, simulator.reconnect(listener.user_id))
+    assert again.refresh_token != listener.refresh_token
     assert again.get("/v1/me").status_code == 200
-    assert person.refresh().status_code == 400
+    assert listener.refresh().status_code == 400
 
 
-def test_a_redirect_points_where_it_is_told_to(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+def test_a_redirect_points_to_its_location(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
     simulator.add_fault(refusals.Redirect("http://127.0.0.2:9/trap", 302), endpoint="me")
-    answer = person.get("/v1/me", allow_redirects=False)
+    answer = listener.get("/v1/me", allow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (302, "http://127.0.0.2:9/trap")
 
 
-def test_latency_delays_a_good_answer(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
-    person.get("/v1/me")
+def test_latency_delays_a_good_answer(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
+    listener.get("/v1/me")
     simulator.add_fault(refusals.Latency(0.3), times=1)
     started = time.monotonic()
-    assert person.get("/v1/me").status_code == 200
+    assert listener.get("/v1/me").status_code == 200
     assert time.monotonic() - started >= 0.3
 
 
-def test_others_are_answered_while_one_waits(simulator: Simulator, somebody: AddPerson) -> None:
-    waiting, other = somebody(), somebody()
+def test_a_delayed_response_does_not_delay_other_listeners(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
+    waiting, other = add_listener(), add_listener()
     waiting.get("/v1/me")
     other.get("/v1/me")
     simulator.add_fault(refusals.Latency(30), user_id=waiting.user_id)
@@ -173,50 +177,52 @@ def test_others_are_answered_while_one_waits(simulator: Simulator, somebody: Add
 
 
 def test_a_fault_hits_only_its_user_its_endpoint_and_its_number_of_calls(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person, other = somebody(), somebody()
+    listener, other = add_listener(), add_listener()
     number = simulator.add_fault(
-        refusals.ServerError(500), endpoint="top_artists", user_id=person.user_id, times=2
+        refusals.ServerError(500), endpoint="top_artists", user_id=listener.user_id, times=2
     )
     assert other.get("/v1/me/top/artists").status_code == 200
-    assert person.get("/v1/me/top/tracks").status_code == 200
-    got = [person.get("/v1/me/top/artists").status_code for _ in range(3)]
+    assert listener.get("/v1/me/top/tracks").status_code == 200
+    got = [listener.get("/v1/me/top/artists").status_code for _ in range(3)]
     assert got == [500, 500, 200]
     (rule,) = simulator.faults()
     assert (rule["number"], rule["kind"], rule["hits"]) == (number, "server_error", 2)
 
 
-def test_a_fault_can_hit_every_third_call(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+def test_a_fault_can_hit_every_third_call(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
     simulator.add_fault(refusals.ServerError(500), endpoint="me", every=3)
-    got = [person.get("/v1/me").status_code for _ in range(7)]
+    got = [listener.get("/v1/me").status_code for _ in range(7)]
     assert got == [200, 200, 500, 200, 200, 500, 200]
 
 
-def test_one_fault_of_several_can_be_cleared(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+def test_one_fault_of_several_can_be_cleared(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
+    listener = add_listener()
     first = simulator.add_fault(refusals.ServerError(500))
     simulator.add_fault(refusals.ServerError(503))
-    assert person.refresh().status_code == 500
+    assert listener.refresh().status_code == 500
     simulator.clear_faults(first)
-    assert person.refresh().status_code == 503
+    assert listener.refresh().status_code == 503
 
 
-def test_the_log_of_calls_names_the_faults(simulator: Simulator, somebody: AddPerson) -> None:
-    person = somebody()
+def test_the_log_of_calls_names_the_faults(simulator: Simulator, add_listener: AddListener) -> None:
+    listener = add_listener()
     simulator.add_fault(refusals.Latency(0.01), endpoint="token")
     simulator.add_fault(refusals.ServerError(500), endpoint="token")
-    person.refresh()
+    listener.refresh()
     (call,) = simulator.calls()
     assert (call.status, call.faults) == (500, ("latency", "server_error"))
-    assert call.user_id == person.user_id
+    assert call.user_id == listener.user_id
 
 
 def test_a_window_of_30_seconds_allows_so_many_calls_of_all_users_together(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    people = [somebody(), somebody()]
+    people = [add_listener(), add_listener()]
     simulator.set_limits(calls_per_30s=4)
     got = [people[number % 2].get("/v1/me") for number in range(6)]
     assert [answer.status_code for answer in got] == [200] * 4 + [429] * 2
@@ -226,11 +232,11 @@ def test_a_window_of_30_seconds_allows_so_many_calls_of_all_users_together(
 
 
 def test_a_quota_of_a_day_ends_with_hours_to_wait(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
+    listener = add_listener()
     simulator.set_limits(calls_per_day=2)
-    got = [person.get("/v1/me") for _ in range(3)]
+    got = [listener.get("/v1/me") for _ in range(3)]
     assert [answer.status_code for answer in got] == [200, 200, 429]
     assert got[-1].json()["error"]["reason"] == "QUOTA_EXCEEDED"
     assert 86_000 < int(got[-1].headers["retry-after"]) <= 86_400
@@ -253,13 +259,13 @@ def test_a_wrong_fault_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
-def test_an_echo_says_the_header_and_the_form_that_were_sent(
-    somebody: AddPerson, simulator: Simulator, status: int
+def test_an_echo_returns_the_header_and_the_form_that_were_sent(
+    add_listener: AddListener, simulator: Simulator, status: int
 ) -> None:
-    person = somebody()
-    header = person.authorization()
-    simulator.add_fault(refusals.Echo(status), user_id=person.user_id)
-    answers = {header: person.recently(), person.refresh_token: person.refresh()}
+    listener = add_listener()
+    header = listener.authorization()
+    simulator.add_fault(refusals.Echo(status), user_id=listener.user_id)
+    answers = {header: listener.recently(), listener.refresh_token: listener.refresh()}
     for sent, answer in answers.items():
         assert (answer.status_code, sent in answer.text) == (status, True)
-    assert {header.removeprefix("Bearer "), person.refresh_token} <= set(simulator.tokens())
+    assert {header.removeprefix("Bearer "), listener.refresh_token} <= set(simulator.tokens())

@@ -12,25 +12,25 @@ import requests
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults import wire
 from spotify_pipeline.simulator.faults.base import Replaces
-from spotify_pipeline_tests.simulator.conftest import Person
+from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
-AddPerson = Callable[..., Person]
+AddListener = Callable[..., ListenerClient]
 
 
 @pytest.fixture
-def person(simulator: Simulator, somebody: AddPerson) -> Iterator[Person]:
+def listener(simulator: Simulator, add_listener: AddListener) -> Iterator[ListenerClient]:
     """Somebody with an access token; afterwards the simulator still answers."""
-    one = somebody()
+    one = add_listener()
     assert one.recently().status_code == 200
     yield one
     simulator.clear_faults()
     assert one.recently().status_code == 200
 
 
-def raw_answer(simulator: Simulator, person: Person) -> bytes:
+def raw_answer(simulator: Simulator, listener: ListenerClient) -> bytes:
     """All bytes that come, until the connection ends."""
     address = urlsplit(simulator.url)
-    authorization = person.authorization()
+    authorization = listener.authorization()
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         connection.sendall(
             b"GET /v1/me/player/recently-played HTTP/1.1\r\nHost: localhost\r\n"
@@ -42,28 +42,34 @@ def raw_answer(simulator: Simulator, person: Person) -> bytes:
     return received
 
 
-def test_a_connection_is_reset_before_the_first_byte(simulator: Simulator, person: Person) -> None:
+def test_a_connection_is_reset_before_the_first_byte(
+    simulator: Simulator, listener: ListenerClient
+) -> None:
     simulator.add_fault(wire.ConnectionReset())
     with pytest.raises(ConnectionResetError):
-        raw_answer(simulator, person)
+        raw_answer(simulator, listener)
 
 
-def test_a_connection_is_reset_within_the_body(simulator: Simulator, person: Person) -> None:
+def test_a_connection_is_reset_within_the_body(
+    simulator: Simulator, listener: ListenerClient
+) -> None:
     simulator.add_fault(wire.ConnectionReset(after_bytes=100))
     with pytest.raises(requests.RequestException):
-        person.recently()
+        listener.recently()
 
 
-def test_a_connection_ends_without_an_answer(simulator: Simulator, person: Person) -> None:
+def test_a_connection_ends_without_an_answer(
+    simulator: Simulator, listener: ListenerClient
+) -> None:
     simulator.add_fault(wire.NoAnswer())
-    assert raw_answer(simulator, person) == b""
+    assert raw_answer(simulator, listener) == b""
 
 
 def test_a_body_that_ends_with_the_connection_arrives_as_200_and_broken_json(
-    simulator: Simulator, person: Person
+    simulator: Simulator, listener: ListenerClient
 ) -> None:
     simulator.add_fault(wire.Truncated("close"))
-    answer = person.recently()
+    answer = listener.recently()
     assert answer.status_code == 200
     assert answer.text.startswith('{"items": [')
     with pytest.raises(requests.JSONDecodeError):
@@ -72,74 +78,76 @@ def test_a_body_that_ends_with_the_connection_arrives_as_200_and_broken_json(
 
 @pytest.mark.parametrize("ended_by", ["length", "chunks"])
 def test_a_body_that_is_shorter_than_promised_is_an_error_of_the_connection(
-    simulator: Simulator, person: Person, ended_by: str
+    simulator: Simulator, listener: ListenerClient, ended_by: str
 ) -> None:
     simulator.add_fault(wire.Truncated(ended_by))  # type: ignore[arg-type]
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        person.recently()
+        listener.recently()
 
 
 @pytest.mark.parametrize("part", ["header", "body"])
 def test_a_dribbling_answer_outlives_the_time_out_between_bytes(
-    simulator: Simulator, person: Person, part: str
+    simulator: Simulator, listener: ListenerClient, part: str
 ) -> None:
     simulator.add_fault(wire.SlowLoris(pause_seconds=0.05, seconds=1.5, part=part))  # type: ignore[arg-type]
     started = time.monotonic()
     # A header without an end is an error once the connection ends.
     with contextlib.suppress(requests.RequestException):
-        person.recently(limit=1)
+        listener.recently(limit=1)
     assert time.monotonic() - started > 1.4
 
 
 def test_others_are_answered_while_an_answer_dribbles(
-    simulator: Simulator, person: Person, somebody: AddPerson
+    simulator: Simulator, listener: ListenerClient, add_listener: AddListener
 ) -> None:
-    other = somebody()
-    simulator.add_fault(wire.SlowLoris(0.05), user_id=person.user_id)
-    with person.get("/v1/me", stream=True):
+    other = add_listener()
+    simulator.add_fault(wire.SlowLoris(0.05), user_id=listener.user_id)
+    with listener.get("/v1/me", stream=True):
         assert other.recently().status_code == 200
 
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_huge_body_comes_in_pieces(
-    simulator: Simulator, person: Person, *, compressed: bool
+    simulator: Simulator, listener: ListenerClient, *, compressed: bool
 ) -> None:
     simulator.add_fault(wire.HugeBody(megabytes=20, compressed=compressed))
-    with person.get("/v1/me", stream=True) as answer:
+    with listener.get("/v1/me", stream=True) as answer:
         assert answer.status_code == 200
         size = sum(len(piece) for piece in answer.iter_content(1 << 16))
     assert size > 20 << 20
 
 
-def test_nobody_has_to_read_a_huge_body_to_its_end(simulator: Simulator, person: Person) -> None:
+def test_a_client_may_stop_reading_a_huge_body(
+    simulator: Simulator, listener: ListenerClient
+) -> None:
     simulator.add_fault(wire.HugeBody(), times=1)
-    with person.get("/v1/me", stream=True) as answer:
+    with listener.get("/v1/me", stream=True) as answer:
         assert next(answer.iter_content(1 << 16))
 
 
 @pytest.mark.parametrize("fault", [wire.NotHttp(), wire.NoAnswer()])
 def test_an_answer_that_is_no_http_is_an_error_of_the_connection(
-    simulator: Simulator, person: Person, fault: Replaces
+    simulator: Simulator, listener: ListenerClient, fault: Replaces
 ) -> None:
     simulator.add_fault(fault)
     with pytest.raises(requests.ConnectionError):
-        person.recently()
+        listener.recently()
 
 
-def test_json_can_be_nested_too_deep(simulator: Simulator, person: Person) -> None:
+def test_json_can_be_nested_too_deep(simulator: Simulator, listener: ListenerClient) -> None:
     simulator.add_fault(wire.DeepNesting())
     with pytest.raises(RecursionError):
-        person.recently().json()
+        listener.recently().json()
 
 
 def test_what_never_arrived_does_not_count_as_served(
-    simulator: Simulator, somebody: AddPerson
+    simulator: Simulator, add_listener: AddListener
 ) -> None:
-    person = somebody()
-    person.authorization()
+    listener = add_listener()
+    listener.authorization()
     simulator.add_fault(wire.Truncated(), endpoint="recently_played")
-    person.recently()
-    assert not any(line.served for line in simulator.ledger(person.user_id))
+    listener.recently()
+    assert not any(line.served for line in simulator.ledger(listener.user_id))
     simulator.clear_faults()
-    person.recently(limit=5)
-    assert sum(line.served for line in simulator.ledger(person.user_id)) == 5
+    listener.recently(limit=5)
+    assert sum(line.served for line in simulator.ledger(listener.user_id)) == 5

@@ -15,7 +15,7 @@ from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.defs.running import opened_instance, sync_one
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed

@@ -11,7 +11,7 @@ from spotify_pipeline.cli.users.connection import disconnect, reset
 from spotify_pipeline.cli.users.export_forget import export, forget
 from spotify_pipeline.cli.users.list import list_
 from spotify_pipeline.cli.users.show import show
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.errors import UsageError

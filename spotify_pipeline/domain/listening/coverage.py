@@ -1,9 +1,10 @@
-"""Coverage: which time is known completely, and where plays may be missing.
+"""Coverage: the intervals in which every play of a user is known, and the gaps between them.
 
-Spotify serves at most the last 50 plays, and only those of the last 7 days. A page covers the time
-from its oldest item to the fetch; a page that is clearly short, or empty, covers 7 days. Covers
-that touch merge. Where a page does not reach back to the coverage before it, plays may have been
-lost: a gap. All instants are aware, UTC; intervals include both ends.
+Spotify serves at most the last 50 plays, and only those of the last 7 days. A page covers the
+interval from its oldest item to the fetch; a page that is clearly short, or empty, covers 7 days.
+Covered intervals that touch are merged. Where a page does not reach back to the coverage before
+it, plays may have been lost: a gap. All instants are aware, UTC; intervals include both ends.
+Also here: the instants of a local day, and how complete a day is.
 """
 
 from bisect import bisect_right
@@ -24,12 +25,12 @@ SERVED_WINDOW = timedelta(days=7)
 # is clearly so.
 PAGE_SIZE = 50
 SHORT_BY = 10
-# Before it served 7 days only, Spotify showed items up to 22 days old. An older one has a wrong
-# time, and a page covers nothing because of it.
+# Before it served 7 days only, Spotify showed items up to 22 days old. An older item has a wrong
+# time; without this limit its page would cover months in which plays are missing.
 OLDEST_ITEM = timedelta(days=30)
 
 # Plays arrive up to hours late: a day is called complete only this long after its end.
-SETTLED_AFTER = timedelta(hours=6)
+COMPLETE_AFTER = timedelta(hours=6)
 
 Completeness = Literal["complete", "at_least", "unknown"]
 
@@ -42,22 +43,22 @@ class Interval:
     end: datetime
 
     def touches(self, other: "Interval") -> bool:
-        """They share at least an instant."""
+        """Whether they share at least an instant."""
         return self.start <= other.end and other.start <= self.end
 
     def contains(self, instant: datetime) -> bool:
-        """The instant lies inside or on an end."""
+        """Whether the instant lies inside or on an end."""
         return self.start <= instant <= self.end
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What was known of a user before a page, and how the page compares with it."""
+class KnownCoverage:
+    """A user's coverage before a page, and which known plays the page shows."""
 
     # Disjoint and sorted. Empty: nothing was ever fetched.
-    covers: tuple[Interval, ...] = ()
+    covered: tuple[Interval, ...] = ()
     open_gaps: tuple[Interval, ...] = ()
-    # The item times of the page that stood on an earlier page, re-stamped ones included.
+    # The page's item times that an earlier page had too, re-stamped ones included.
     seen: frozenset[datetime] = frozenset()
     # Instants of stored API plays of the last 7 days that the page does not show.
     not_shown: frozenset[datetime] = frozenset()
@@ -65,9 +66,9 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class CoverageChange:
-    """What a page changes: all covers after it, a gap it opened, the gaps it closed."""
+    """A user's coverage after a page, the gap that the page opened, the gaps it closed."""
 
-    covers: tuple[Interval, ...]
+    covered: tuple[Interval, ...]
     overlapped: bool
     opened: Interval | None = None
     closed: tuple[Interval, ...] = ()
@@ -76,54 +77,57 @@ class CoverageChange:
 def is_short_page(items: int, readable_items: int, *, has_more: bool) -> bool:
     """Whether a page shows all plays of the last 7 days: empty, or clearly shorter than asked for.
 
-    `items` are the raw items, `readable_items` those with a believable time. An item without one
-    may be any play, so the page does not show all.
+    `items` counts the raw items, `readable_items` those with a plausible time. An item without
+    one may be any play, so the page does not show all.
     """
     if items == 0:
         return True
     return readable_items == items and not has_more and items <= PAGE_SIZE - SHORT_BY
 
 
-def believable(item_times: Iterable[datetime], fetched_at: datetime) -> tuple[datetime, ...]:
-    """The item times that a page fetched then can have."""
+def plausible_times(item_times: Iterable[datetime], fetched_at: datetime) -> tuple[datetime, ...]:
+    """The item times that are at most OLDEST_ITEM before the fetch."""
     return tuple(time for time in item_times if time >= fetched_at - OLDEST_ITEM)
 
 
 def page_span_start(
     item_times: Collection[datetime], fetched_at: datetime, *, is_short: bool
 ) -> datetime | None:
-    """Since when a page shows every play, if it is no answer of a failing service; None: never."""
+    """The instant since which a page shows every play, unless the service is failing.
+
+    None: no instant, because the page has items but none with a plausible time.
+    """
     times = [*item_times, *([fetched_at - SERVED_WINDOW] if is_short else ())]
     return min(times, default=None)
 
 
 def apply_page(
-    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_short: bool
+    item_times: Collection[datetime], fetched_at: datetime, known: KnownCoverage, *, is_short: bool
 ) -> CoverageChange:
-    """Extend the coverage by a fetched page; open and close gaps.
+    """Extends the coverage by a fetched page; opens and closes gaps.
 
     `item_times` are those of all its raw items, also of skipped ones. A page that does not overlap
-    with what was known opens a gap from the end of the coverage before it. The first page opens
+    the known coverage opens a gap from the end of the interval before it. The first page opens
     none, and neither does an empty one.
     """
     start = _covered_from(item_times, fetched_at, known, is_short=is_short)
     if start is None:
-        return CoverageChange(known.covers, overlapped=False)
+        return CoverageChange(known.covered, overlapped=False)
     # Items may lie a little after the fetch, because Spotify's clock is not ours.
-    cover = Interval(min(start, fetched_at), fetched_at)
-    overlapped = any(time in known.seen or _inside(known.covers, time) for time in item_times)
-    if overlapped and known.covers:
-        # The item that was seen may lie after the earlier fetch by the same difference of clocks.
-        cover = Interval(min(cover.start, known.covers[-1].end), fetched_at)
-    overlapped = overlapped or any(cover.touches(before) for before in known.covers)
+    added = Interval(min(start, fetched_at), fetched_at)
+    overlapped = any(time in known.seen or _inside(known.covered, time) for time in item_times)
+    if overlapped and known.covered:
+        # The item that was seen may lie after the earlier fetch by the same clock difference.
+        added = Interval(min(added.start, known.covered[-1].end), fetched_at)
+    overlapped = overlapped or any(added.touches(before) for before in known.covered)
     opened = None
     if item_times and not overlapped:
-        since = max((c.end for c in known.covers if c.end < cover.start), default=None)
+        since = max((c.end for c in known.covered if c.end < added.start), default=None)
         # The gap ends with the oldest item, also when our clock is behind Spotify's.
         until = min(start, fetched_at + FUTURE_AFTER)
         opened = Interval(since, until) if since is not None and since < until else None
     return CoverageChange(
-        covers=merge([*known.covers, cover]),
+        covered=merge([*known.covered, added]),
         overlapped=overlapped,
         opened=opened,
         closed=tuple(gap for gap in known.open_gaps if start <= gap.start),
@@ -131,35 +135,35 @@ def apply_page(
 
 
 def _covered_from(
-    item_times: Collection[datetime], fetched_at: datetime, known: Known, *, is_short: bool
+    item_times: Collection[datetime], fetched_at: datetime, known: KnownCoverage, *, is_short: bool
 ) -> datetime | None:
-    """Since when a page is believed to show every play; None: it is believed nothing.
+    """The start of the interval that a page covers; None: it covers nothing.
 
-    A short page without a play that Spotify has shown before, of the last 7 days and older than
-    all its items, is the answer of a failing service that looks like success. Believing it would
-    call every lost play known.
+    A short page that lacks a play of the last 7 days that Spotify has shown before, and that is
+    older than all its items, is the answer of a failing service that looks like success. Counting
+    it as short would mark the time of every lost play as covered.
     """
     oldest = min(item_times, default=None)
-    # Spotify's clock may be ahead of ours: what has just left its window contradicts nothing.
+    # Spotify's clock may be ahead of ours: a play may just have left its window.
     since = fetched_at - SERVED_WINDOW + FUTURE_AFTER
     contradicted = any(since <= t and (oldest is None or t < oldest) for t in known.not_shown)
     return page_span_start(item_times, fetched_at, is_short=is_short and not contradicted)
 
 
-def merge(covers: Sequence[Interval]) -> tuple[Interval, ...]:
-    """The same instants as disjoint intervals, sorted."""
+def merge(intervals: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The union of the intervals, as disjoint intervals, sorted."""
     merged: list[Interval] = []
-    for cover in sorted(covers):
-        if merged and cover.start <= merged[-1].end:
-            merged[-1] = Interval(merged[-1].start, max(merged[-1].end, cover.end))
+    for interval in sorted(intervals):
+        if merged and interval.start <= merged[-1].end:
+            merged[-1] = Interval(merged[-1].start, max(merged[-1].end, interval.end))
         else:
-            merged.append(cover)
+            merged.append(interval)
     return tuple(merged)
 
 
 @lru_cache(maxsize=10_000)
 def local_day(day: date, zone: ZoneInfo) -> Interval:
-    """The instants of a local date: 23, 24 or 25 hours, or whatever the zone did that day.
+    """The instants of a local date, UTC: usually 24 hours, 23 or 25 where the clock changes.
 
     From its first instant to that of the next date, both included. Where a clock was set back
     across midnight a date is two stretches; this is the whole span. A date that the zone skipped
@@ -189,7 +193,7 @@ def first_whole_day(cut: datetime, zone: ZoneInfo) -> date:
 
 def completeness(
     day: Interval,
-    covers: Sequence[Interval],
+    covered: Sequence[Interval],
     open_gaps: Sequence[Interval],
     fetched_at: datetime | None,
     *,
@@ -197,34 +201,34 @@ def completeness(
 ) -> Completeness:
     """How much of a local day is known; `fetched_at` is the last successful fetch.
 
-    complete: the whole day lies in one cover, no open gap touches it, and a fetch came 6 hours or
-    more after its end, so that late plays had their time. at_least: it has a play or touches a
-    cover. Today is never complete, because its end is still to come.
+    complete: the whole day lies in one covered interval, no open gap touches it, and a fetch came
+    6 hours or more after its end, when late plays have arrived. at_least: it has a play or touches
+    a covered interval. Today is never complete, because its end is in the future.
     """
-    settled = fetched_at is not None and fetched_at >= day.end + SETTLED_AFTER
-    covered = any(cover.start <= day.start and day.end <= cover.end for cover in covers)
-    if settled and covered and not any(gap.touches(day) for gap in open_gaps):
+    is_late_enough = fetched_at is not None and fetched_at >= day.end + COMPLETE_AFTER
+    is_covered = any(span.start <= day.start and day.end <= span.end for span in covered)
+    if is_late_enough and is_covered and not any(gap.touches(day) for gap in open_gaps):
         return "complete"
-    if has_play or any(cover.touches(day) for cover in covers):
+    if has_play or any(span.touches(day) for span in covered):
         return "at_least"
     return "unknown"
 
 
 def observed_days(
-    covers: Sequence[Interval], zone: ZoneInfo, today: date, first: date
+    covered: Sequence[Interval], zone: ZoneInfo, today: date, first: date
 ) -> list[tuple[date, date]]:
-    """The local days from `first` to today that lie in one cover, as (from, to), in order.
+    """The local days from `first` to today that lie in one covered interval, as (from, to).
 
-    Today counts as soon as it has begun. `covers` are disjoint and in order.
+    In order. Today counts as soon as it has begun. `covered` are disjoint and in order.
     """
     spans = []
-    for cover in covers:
+    for interval in covered:
         # A day too wide: where a clock was set back across midnight, dates overlap.
-        begin = max(first, cover.start.astimezone(zone).date() - _A_DAY)
-        end = min(today, cover.end.astimezone(zone).date() + _A_DAY)
-        while begin <= end and local_day(begin, zone).start < cover.start:
+        begin = max(first, interval.start.astimezone(zone).date() - _A_DAY)
+        end = min(today, interval.end.astimezone(zone).date() + _A_DAY)
+        while begin <= end and local_day(begin, zone).start < interval.start:
             begin += _A_DAY
-        while begin <= end and cover.end < _end_so_far(end, zone, today):
+        while begin <= end and interval.end < _end_so_far(end, zone, today):
             end -= _A_DAY
         if begin <= end:
             spans.append((begin, end))
@@ -236,7 +240,7 @@ def _end_so_far(day: date, zone: ZoneInfo, today: date) -> datetime:
     return span.start if day == today else span.end
 
 
-def _inside(covers: Sequence[Interval], instant: datetime) -> bool:
+def _inside(intervals: Sequence[Interval], instant: datetime) -> bool:
     """Whether an instant lies in one of these disjoint, sorted intervals."""
-    place = bisect_right([cover.start for cover in covers], instant) - 1
-    return place >= 0 and covers[place].contains(instant)
+    index = bisect_right([interval.start for interval in intervals], instant) - 1
+    return index >= 0 and intervals[index].contains(instant)

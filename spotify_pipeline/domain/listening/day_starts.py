@@ -1,7 +1,7 @@
-"""When local days begin, as a short list per time zone: what lets SQL speak of local days.
+"""The UTC offsets at which local days begin: a few dozen rows per zone, for use in SQL.
 
-A zone's days begin at the same time of the UTC day until its clocks are changed. So a few dozen
-steps say for every date of two decades when it begins, by the rules of the pinned tzdata package.
+A zone's days begin at the same time of the UTC day until its clocks are changed. So a row per
+change gives the start of every date of two decades, by the rules of the pinned tzdata package.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 
 from spotify_pipeline.domain.zones import all_zones, check_zone
 
-# The app may look back ten years. After the last date a zone goes on as it was then: by that time a
-# later tzdata has been installed, or the rules are out of date anyway.
+# The app may look back ten years. After the last date the last offset stays: by then a later tzdata
+# has been installed, or the rules are out of date anyway.
 FIRST, LAST = date(2016, 1, 1), date(2036, 1, 1)
 
 # Local midnights, a week apart: Gaza's clocks will be changed for one week of October 2040, and no
@@ -39,7 +39,7 @@ class DayStart:
 
 @cache
 def all_day_starts() -> tuple[DayStart, ...]:
-    """The steps of every zone, by zone and date; the first of each is at FIRST."""
+    """The rows of every zone, by zone and date; the first of each is at FIRST."""
     return tuple(step for name in all_zones() for step in _steps(name, check_zone(name)))
 
 

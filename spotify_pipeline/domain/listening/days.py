@@ -13,8 +13,8 @@ A frame of plays has the columns
     ms_played    integer, missing for API plays
     duration_ms  integer: the length of the track when the play was stored; missing if not known
 with the rows in any order, any index and any further columns. `zones` maps every user_id of the
-frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for a name
-that is none.
+frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for an
+invalid name.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ import pandas as pd
 
 from spotify_pipeline.domain.listening.frames import (
     Bools,
-    Coded,
     Integers,
+    TextCodes,
     dates,
     days_of,
     local_times,
-    places,
+    positions,
     utc_times,
 )
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
@@ -54,18 +54,20 @@ def daily_listening(
 
     listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`);
     minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
-    (see `counted`). The top has the most plays, then the most listened ms, then the earliest play
-    of that day, then the lowest id by code point. A date with nothing but skips keeps its row,
-    because the user listened: 0 plays and no top.
+    (see `is_counted`). The top has the most plays, then the most listened ms, then the earliest
+    play of that day, then the lowest id by code point. A date with nothing but skips keeps its
+    row, because the user listened: 0 plays and no top.
     """
-    user, track, artist = (Coded.of(plays[name]) for name in ("user_id", "track_id", "artist_id"))
+    user, track, artist = (
+        TextCodes.of(plays[name]) for name in ("user_id", "track_id", "artist_id")
+    )
     played = pd.DataFrame(
         {
             "user": user.codes,
             "day": days_of(local_times(user, plays["played_at"], zones)),
             "track": track.codes,
             "artist": artist.codes,
-            "counted": counted(plays),
+            "counted": is_counted(plays),
             "listened_ms": _listened_ms(plays, user, track),
             "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
         }
@@ -73,15 +75,15 @@ def daily_listening(
     if touched_by is not None:
         touching = pd.DataFrame(
             {
-                "user": places(pd.Index(user.names, dtype=object), touched_by["user_id"]),
+                "user": positions(pd.Index(user.names, dtype=object), touched_by["user_id"]),
                 "at": utc_times(touched_by["played_at"]).astype("int64").to_numpy(),
             }
         )
         touched = played.merge(touching, on=["user", "at"])[["user", "day"]].drop_duplicates()
         played = played.merge(touched, on=["user", "day"])
     days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
-    heard = played[played["counted"]]
-    tracks, artists = (_tops(heard, item).reindex(days.index) for item in ("track", "artist"))
+    counted = played[played["counted"]]
+    tracks, artists = (_tops(counted, item).reindex(days.index) for item in ("track", "artist"))
     return pd.DataFrame(
         {
             "user_id": user.texts(days.index.get_level_values("user")),
@@ -99,18 +101,18 @@ def daily_listening(
 
 
 def listened_ms(plays: pd.DataFrame) -> pd.Series:
-    """Milliseconds heard of each play: int64, indexed like `plays`.
+    """Milliseconds listened of each play: int64, indexed like `plays`.
 
     ms_played where it is known. Else the length of the track, or, where the user's play before it
-    ended at least 30 s and less than that length earlier, that shorter time: nobody hears two
-    tracks at once. 0 while no length is known. Plays of one instant follow each other by track id.
-    Needs the play before the first of each user, too.
+    ended at least 30 s and less than that length earlier, that shorter time, because no user
+    plays two tracks at once. 0 while no length is known. Plays of one instant are ordered by track
+    id. Needs the play before the first of each user, too.
     """
-    user, track = Coded.of(plays["user_id"]), Coded.of(plays["track_id"])
+    user, track = TextCodes.of(plays["user_id"]), TextCodes.of(plays["track_id"])
     return pd.Series(_listened_ms(plays, user, track), index=plays.index)
 
 
-def counted(plays: pd.DataFrame) -> Bools:
+def is_counted(plays: pd.DataFrame) -> Bools:
     """Which plays count in plays, uniques, tops and the personality: one bool per row.
 
     API plays all do (Spotify lists nothing shorter); imported ones from 30,000 ms on.
@@ -124,7 +126,7 @@ def local_dates(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.Series:
 
     Needs only the columns user_id and played_at.
     """
-    days = days_of(local_times(Coded.of(plays["user_id"]), plays["played_at"], zones))
+    days = days_of(local_times(TextCodes.of(plays["user_id"]), plays["played_at"], zones))
     return dates(days).set_axis(plays.index)
 
 
@@ -151,9 +153,9 @@ def local_today(now: datetime, zones: Mapping[str, str]) -> dict[str, date]:
     return {user_id: today[name] for user_id, name in zones.items()}
 
 
-def _tops(heard: pd.DataFrame, item: str) -> pd.DataFrame:
+def _tops(counted: pd.DataFrame, item: str) -> pd.DataFrame:
     """Per user and day: `top`, the code of the first `item` by the rule for ties, and `unique`."""
-    each = heard.groupby(["user", "day", item], as_index=False).agg(
+    each = counted.groupby(["user", "day", item], as_index=False).agg(
         plays=("at", "size"), listened_ms=("listened_ms", "sum"), first=("at", "min")
     )
     best_first = each.sort_values(
@@ -164,7 +166,7 @@ def _tops(heard: pd.DataFrame, item: str) -> pd.DataFrame:
     return pd.DataFrame({"top": per_day.first(), "unique": per_day.size()})
 
 
-def _listened_ms(plays: pd.DataFrame, user: Coded, track: Coded) -> Integers:
+def _listened_ms(plays: pd.DataFrame, user: TextCodes, track: TextCodes) -> Integers:
     # Instants have milliseconds; their column may count microseconds.
     at = utc_times(plays["played_at"]).astype("int64").to_numpy() // 1000
     order = np.lexsort((track.codes, at, user.codes))

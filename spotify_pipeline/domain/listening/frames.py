@@ -1,7 +1,7 @@
-"""Small tools for frames: texts as sorted integer codes and back, UTC columns, local times.
+"""Conversions of frame columns: texts to sorted integer codes and back, UTC and local times, dates.
 
-Texts are worked on as codes in code-point order: grouping and sorting integers is many times
-faster than strings, and the order is the same on every machine, with or without pyarrow.
+Texts are handled as codes in code-point order: grouping and sorting integers is many times faster
+than strings, and the order is the same on every machine, with or without pyarrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A text column: `codes[i]` is the place of row i's text in `names`, -1 where it is missing.
+class TextCodes:
+    """A text column: `codes[i]` is the index in `names` of row i's text, -1 where it is missing.
 
     `names` are the distinct texts, or all categories of a categorical column, by code point.
     """
@@ -31,13 +31,13 @@ class Coded:
     names: Objects
 
     @classmethod
-    def of(cls, column: pd.Series) -> "Coded":
-        """Any text column, also an empty or an untyped one."""
+    def of(cls, column: pd.Series) -> "TextCodes":
+        """The codes of any text column, also of an empty or an untyped one."""
         if isinstance(column.dtype, pd.CategoricalDtype):
-            # Ten times faster than to look at every row, of which there may be a million.
+            # Ten times faster than factorizing every row, of which there may be a million.
             of_names = column.cat.categories.to_numpy(dtype=object)
-            places = np.append(np.argsort(np.argsort(of_names)), -1)
-            return cls(places[column.cat.codes.to_numpy()].astype(np.int64), np.sort(of_names))
+            positions = np.append(np.argsort(np.argsort(of_names)), -1)
+            return cls(positions[column.cat.codes.to_numpy()].astype(np.int64), np.sort(of_names))
         codes, names = pd.factorize(column.to_numpy(dtype=object), sort=True)
         return cls(codes.astype(np.int64), np.asarray(names, dtype=object))
 
@@ -47,38 +47,38 @@ class Coded:
         return objects(with_none[np.asarray(codes, dtype=np.int64)])
 
 
-def places(names: pd.Index, column: pd.Series) -> Integers:
-    """Where the text of each row stands in `names`, -1 where it does not."""
+def positions(names: pd.Index, column: pd.Series) -> Integers:
+    """The index of each row's text in `names`, -1 where it is not in it."""
     texts = pd.Index(column.to_numpy(dtype=object), dtype=object)
     return names.get_indexer(texts).astype(np.int64)
 
 
 def objects(values: Sequence[object] | npt.NDArray[Any] | pd.Index) -> pd.Series:
-    """A column of Python objects as they are; pandas would make text of them, and NaN of None."""
+    """An object column; left to itself pandas would convert texts, and None to NaN."""
     return pd.Series(values, dtype=object)
 
 
 def utc_times(column: pd.Series) -> pd.Series:
-    """Instants as datetime64[us, UTC], also from an empty or untyped column."""
+    """A column of instants as datetime64[us, UTC], also an empty or untyped one."""
     return pd.to_datetime(column, utc=True).dt.as_unit("us")
 
 
-def local_times(user: Coded, instants: pd.Series, zones: Mapping[str, str]) -> Integers:
-    """Local wall-clock time of each instant in its user's zone, as microseconds since 1970.
+def local_times(user: TextCodes, instants: pd.Series, zones: Mapping[str, str]) -> Integers:
+    """Local wall-clock time of each instant in its user's zone, as microseconds since 1970-01-01.
 
     One conversion per distinct zone, however many users share it. Raises ValueError for a user
-    without a zone, UnknownZone for a name that is none.
+    without a zone, UnknownZone for an invalid name.
     """
-    if lost := [name for name in user.names if name not in zones]:
-        raise ValueError(f"{len(lost)} users have no time zone, among them {lost[0]!r}.")
-    zone = Coded.of(objects([zones[name] for name in user.names]))
+    if missing := [name for name in user.names if name not in zones]:
+        raise ValueError(f"{len(missing)} users have no time zone, among them {missing[0]!r}.")
+    zone = TextCodes.of(objects([zones[name] for name in user.names]))
     utc = utc_times(instants).reset_index(drop=True)
     rows_of = utc.groupby(zone.codes[user.codes]).indices
     local = np.empty(len(utc), dtype=np.int64)
     for code, name in enumerate(zone.names):
         if (rows := rows_of.get(code)) is not None:
-            there = utc.iloc[rows].dt.tz_convert(check_zone(name))
-            local[rows] = there.dt.tz_localize(None).astype("int64")
+            in_zone = utc.iloc[rows].dt.tz_convert(check_zone(name))
+            local[rows] = in_zone.dt.tz_localize(None).astype("int64")
     return local
 
 

@@ -1,8 +1,8 @@
-"""Recordings: which items of a page are plays that are stored already, under another id or instant.
+"""Deduplicates plays: finds items of a page that are stored under another track id or instant.
 
 Spotify relinks (the same play comes back under another track id) and re-stamps (the same play comes
 back with a `played_at` that differs by up to a minute, and the old instant vanishes from the page).
-Either way one play is one play.
+Without this such a play would be stored twice. All instants are aware, UTC.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from spotify_pipeline.domain.model import Play, Track
 
 # Observed when Spotify re-stamped a whole feed: 0.8 to 31 s earlier, one play 55.7 s later.
 RESTAMPED_WITHIN = timedelta(seconds=60)
-# How far a play may be from where it is stored after it was re-stamped several times.
+# The most that a play may lie from its stored instant after it was re-stamped several times.
 MOVED_WITHIN = timedelta(minutes=10)
 
 
@@ -33,7 +33,7 @@ class Recording:
         return cls(track.spotify_id, track.isrc, track.name, track.artist_ids[0])
 
     def identities(self) -> Iterator[Hashable]:
-        """Two recordings that share one of these are the same."""
+        """Keys of the recording: two recordings that share one of these are the same."""
         yield "id", self.track_id
         if self.isrc:
             yield "isrc", self.isrc
@@ -51,7 +51,7 @@ class StoredPlay:
 
     @property
     def last_shown_at(self) -> datetime:
-        """The instant under which the last page that moved it showed it."""
+        """The instant under which the newest page that re-stamped the play showed it."""
         return self.shown_at[-1]
 
 
@@ -65,11 +65,11 @@ class Restamped:
 
 @dataclass(frozen=True, slots=True)
 class PageMatch:
-    """A page compared with what is stored.
+    """A page compared with the stored plays.
 
-    `new` are the plays to store. `restamped` are known plays whose instant is new. `seen` are the
-    instants of all items that are known plays. `not_shown` are the instants of stored plays that
-    do not stand on the page.
+    `new` are the plays to store. `restamped` are stored plays whose instant is new. `seen` are the
+    instants of all items that are stored plays. `not_shown` are the instants of stored plays that
+    are not on the page.
     """
 
     new: tuple[Play, ...]
@@ -84,10 +84,10 @@ def match_page(
     stored: Sequence[StoredPlay],
     span_start: datetime | None,
 ) -> PageMatch:
-    """Tell the new plays of a page from those that are stored under another id or instant.
+    """Separates the new plays of a page from those stored under another id or instant.
 
-    `stored` are the API plays since MOVED_WITHIN before `span_start`, the instant since when
-    the page shows every play. Two items of one page are two plays, however close.
+    `stored` are the API plays since MOVED_WITHIN before `span_start`, the instant since which the
+    page shows every play. Two items of one page are two plays, however close.
     """
     recordings = [Recording.of(tracks[play.track_id]) for play in plays]
     group = _groups([*recordings, *(known.recording for known in stored)])
@@ -110,7 +110,7 @@ def match_page(
     matched: dict[int, int] = {}
 
     def match(among: Iterable[int], instant: Callable[[StoredPlay], datetime]) -> None:
-        """Add pairs of what is left of the items and of these vanished plays."""
+        """Pairs the unmatched items with the unmatched of these vanished plays."""
         taken = set(matched.values())
         matched.update(
             _pairs(
@@ -120,10 +120,10 @@ def match_page(
         )
 
     match(inside, lambda play: play.last_shown_at)
-    # A play that came back to the instant it is stored under may move on from there.
+    # A play that came back to its stored instant may be re-stamped again from there.
     match(inside, lambda play: play.played_at)
     if matched:
-        # The page was re-stamped, so what stood just before it may have been moved into it.
+        # The page was re-stamped, so a play from just before its start may have moved into it.
         match(vanished, lambda play: play.last_shown_at)
     restamped = [Restamped(plays[i], stored[s]) for i, s in sorted(matched.items())]
     gone = set(vanished) - set(matched.values())
@@ -140,7 +140,7 @@ def match_page(
 
 
 def without_relinked(plays: Sequence[tuple[Play, Track]]) -> Iterator[tuple[Play, Track]]:
-    """The plays without those that repeat a recording at the same instant; the first one stays."""
+    """Drops plays that repeat a recording at the same instant; keeps the first one."""
     by_instant: dict[datetime, list[int]] = defaultdict(list)
     for index, (play, _) in enumerate(plays):
         by_instant[play.played_at].append(index)
@@ -154,7 +154,7 @@ def without_relinked(plays: Sequence[tuple[Play, Track]]) -> Iterator[tuple[Play
 
 
 def _groups(recordings: Sequence[Recording]) -> list[int]:
-    """A number per recording; the same for recordings that share a key, directly or by others."""
+    """A group number per recording: union-find over shared identities."""
     parent = list(range(len(recordings)))
 
     def root(index: int) -> int:
@@ -173,23 +173,24 @@ def _groups(recordings: Sequence[Recording]) -> list[int]:
 def _pairs(
     items: Iterable[tuple[int, datetime, int]], vanished: Iterable[tuple[int, datetime, int]]
 ) -> dict[int, int]:
-    """Pair items with vanished plays of the same group within a minute, as many as possible.
+    """Pairs items with vanished plays of the same group within a minute, as many as possible.
 
-    Both are (group, instant, index). In order of time, the earliest fitting pair first: for a fixed
-    distance no other way makes more pairs.
+    Both are (group, instant, index). Greedy in order of time, which is optimal for a fixed
+    distance. Returns the index of the vanished play by the index of the item.
     """
     queues: dict[int, list[tuple[datetime, int]]] = defaultdict(list)
     for number, instant, index in sorted(vanished):
         queues[number].append((instant, index))
-    places: dict[int, int] = defaultdict(int)
+    next_in: dict[int, int] = defaultdict(int)
     matched: dict[int, int] = {}
     for number, instant, index in sorted(items):
         queue = queues.get(number, [])
-        while places[number] < len(queue) and (
-            queue[places[number]][0] < instant - RESTAMPED_WITHIN
+        while next_in[number] < len(queue) and (
+            queue[next_in[number]][0] < instant - RESTAMPED_WITHIN
         ):
-            places[number] += 1
-        if places[number] < len(queue) and (queue[places[number]][0] <= instant + RESTAMPED_WITHIN):
-            matched[index] = queue[places[number]][1]
-            places[number] += 1
+            next_in[number] += 1
+        index_in_queue = next_in[number]
+        if index_in_queue < len(queue) and queue[index_in_queue][0] <= instant + RESTAMPED_WITHIN:
+            matched[index] = queue[index_in_queue][1]
+            next_in[number] += 1
     return matched

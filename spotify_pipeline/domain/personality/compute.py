@@ -20,7 +20,7 @@ from spotify_pipeline.domain.listening.frames import (
     dates,
     day_numbers,
     objects,
-    places,
+    positions,
 )
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality import listening_metrics as listening
@@ -132,7 +132,7 @@ def _observed(
 ) -> pd.DataFrame:
     """The distinct observed (user, day) inside each user's window, as places and day numbers."""
     mine = observed[observed["user_id"].isin(users)]
-    user, day = places(users, mine["user_id"]), day_numbers(mine["date"])
+    user, day = positions(users, mine["user_id"]), day_numbers(mine["date"])
     inside = (first[user] <= day) & (day <= last[user])
     return pd.DataFrame({"user": user[inside], "day": day[inside]}).drop_duplicates()
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from spotify_pipeline.domain.listening.days import counted
+from spotify_pipeline.domain.listening.days import is_counted
 from spotify_pipeline.domain.listening.frames import (
     MICROSECONDS_A_DAY,
-    Coded,
     Integers,
+    TextCodes,
     days_of,
     local_times,
-    places,
+    positions,
 )
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.scores import (
@@ -62,11 +62,11 @@ class Window:
     ) -> "Window":
         """Those of `plays` that count and whose local day lies in [first, last] of their user."""
         users = pd.Index(list(zones), dtype=object)
-        plays = plays[plays["user_id"].isin(users) & counted(plays)]
-        user = places(users, plays["user_id"])
-        local = local_times(Coded(user, users.to_numpy()), plays["played_at"], zones)
+        plays = plays[plays["user_id"].isin(users) & is_counted(plays)]
+        user = positions(users, plays["user_id"])
+        local = local_times(TextCodes(user, users.to_numpy()), plays["played_at"], zones)
         day, clock = days_of(local), local % MICROSECONDS_A_DAY
-        track, artist = Coded.of(plays["track_id"]), Coded.of(plays["artist_id"])
+        track, artist = TextCodes.of(plays["track_id"]), TextCodes.of(plays["artist_id"])
         inside = np.flatnonzero((first[user] <= day) & (day <= last[user]))
         # The last bit of a sum of floats depends on its order: so cosines are always added in the
         # order of the clock. The other metrics only count.
@@ -126,10 +126,10 @@ def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]
     """The share of plays of artists that are new, against the summary of the days before."""
     users, plays = len(window.users), window.plays
     earlier = earlier[earlier["user_id"].isin(window.users)]
-    place = places(window.users, earlier["user_id"])
+    place = positions(window.users, earlier["user_id"])
     heard = pd.DataFrame({"user": place, "id": earlier["artist_ids"].to_numpy()}).explode("id")
     known = pd.MultiIndex.from_arrays(
-        [heard["user"].astype("int64"), places(window.artist_names, heard["id"])]
+        [heard["user"].astype("int64"), positions(window.artist_names, heard["id"])]
     )
     new = ~pd.MultiIndex.from_arrays([window.user, window.artist]).isin(known)
     observed, before = (
@@ -218,7 +218,7 @@ def _played(window: Window, item: Integers) -> pd.DataFrame:
 
 def _release_days(column: pd.Series) -> Floats:
     """Days since 1970-01-01 of full dates; NaN for a year, a month, nonsense or nothing."""
-    dates = Coded.of(column)
+    dates = TextCodes.of(column)
     texts = pd.Series(dates.names, dtype="str")
     full = texts.where(texts.str.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}"))
     moments = pd.to_datetime(full, format="%Y-%m-%d", errors="coerce").dt.as_unit("s")

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 
 from spotify_pipeline.domain.listening.frames import (
-    Coded,
     Integers,
+    TextCodes,
     dates,
     day_numbers,
     objects,
-    places,
+    positions,
 )
 
 # One day is no streak.
 SHORTEST = 2
 
 # Late plays change days of the last few hours; older days change by imports and rebuilds only.
-SETTLED_AFTER = timedelta(days=35)
+COMPLETE_AFTER = timedelta(days=35)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def sum_up(
     """
     users = pd.Index(list(today), dtype=object)
     runs, _ = _runs_of(users, days)
-    settled = day_numbers(objects([day - SETTLED_AFTER for day in today.values()]))
+    settled = day_numbers(objects([day - COMPLETE_AFTER for day in today.values()]))
     first = runs["last"] - runs["length"] + 1
     begun = runs.assign(first=first)[first <= settled[runs["user"]]]
     begins = begun.sort_values(["user", "first"]).drop_duplicates("user", keep="last")
@@ -108,7 +108,7 @@ def sum_up(
 _NOTHING = Past(date.min)
 
 
-def _per_user(runs: pd.DataFrame, artist: Coded, users: int) -> tuple[Integers, pd.Series]:
+def _per_user(runs: pd.DataFrame, artist: TextCodes, users: int) -> tuple[Integers, pd.Series]:
     """Length (0: none) and artist (None) of each user's one run."""
     per_user = runs.set_index("user").reindex(range(users))
     lengths = per_user["length"].fillna(0).to_numpy(dtype=np.int64)
@@ -121,11 +121,13 @@ def _longest(runs: pd.DataFrame) -> pd.DataFrame:
     return best_first.drop_duplicates("user")
 
 
-def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[pd.DataFrame, Coded]:
+def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[pd.DataFrame, TextCodes]:
     """The runs of these users, as `_runs` has them, and what the artists' codes mean."""
     known = days[days["top_artist_id"].notna() & days["user_id"].isin(users)]
-    artist = Coded.of(known["top_artist_id"])
-    return _runs(places(users, known["user_id"]), day_numbers(known["date"]), artist.codes), artist
+    artist = TextCodes.of(known["top_artist_id"])
+    return _runs(
+        positions(users, known["user_id"]), day_numbers(known["date"]), artist.codes
+    ), artist
 
 
 def _runs(user: Integers, day: Integers, artist: Integers) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from spotify_pipeline.domain.listening.frames import Integers, places, utc_times
+from spotify_pipeline.domain.listening.frames import Integers, positions, utc_times
 from spotify_pipeline.domain.model import TimeRange
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.scores import (
@@ -28,7 +28,7 @@ class TopLists:
         self.users = users
         self._now = now
         mine = top_artists[top_artists["user_id"].isin(users)]
-        self._lists = mine.assign(user=places(users, mine["user_id"])).sort_values(
+        self._lists = mine.assign(user=positions(users, mine["user_id"])).sort_values(
             ["user", "time_range", "rank"]
         )
 

@@ -1,4 +1,4 @@
-"""The three things a fault can do to an answer, and the rules that say whom it hits.
+"""The three things a fault can do to an answer, and the rules that say which calls it hits.
 
 A kind of fault is a frozen dataclass whose fields are its options, all JSON values.
 """
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from starlette.responses import Response
 
-from spotify_pipeline.simulator.http.shapes import Json
+from spotify_pipeline.simulator.http.responses import Json
 
 TOKEN = "token"  # noqa: S105  # the endpoint's name
 PLAYS = "recently_played"
@@ -21,7 +21,7 @@ ENDPOINTS = (TOKEN, *API)
 
 @dataclass(frozen=True)
 class Scene:
-    """What an edit may know: the world's time, and how to give the user a new refresh token."""
+    """What an edit may use: the simulated time, and how to give the user a new refresh token."""
 
     now: dt.datetime
     rotate_refresh_token: Callable[[], str]
@@ -61,7 +61,7 @@ class Replaces(Fault):
 
 @dataclass
 class Rule:
-    """A fault and whom it hits: an endpoint or all that the kind knows, a user or all.
+    """A fault and the calls it hits: of one endpoint or all that the kind knows, one user or all.
 
     It hits every `every`-th matching call, `times` times at most (None: until cleared).
     """
@@ -77,7 +77,7 @@ class Rule:
     hits: int = 0
 
     def matches(self, endpoint: str, user_id: str) -> bool:
-        """Whether a call is one of those that the rule is about."""
+        """Whether the rule applies to a call."""
         return (
             endpoint in self.fault.endpoints
             and self.endpoint in (None, endpoint)
@@ -92,13 +92,13 @@ class Rule:
         self.hits += struck
         return struck
 
-    def shown(self) -> Json:
+    def to_json(self) -> Json:
         """The rule as JSON."""
-        about: dict[str, Any] = {name: getattr(self, name) for name in _SHOWN}
+        about: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
         return about | {"options": asdict(self.fault)}
 
 
-_SHOWN = ("kind", "number", "endpoint", "user_id", "times", "every", "seen", "hits")
+_FIELDS = ("kind", "number", "endpoint", "user_id", "times", "every", "seen", "hits")
 
 
 @dataclass

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from spotify_pipeline.simulator.faults.base import PLAYS, TOKEN, TOPS, Edits, Scene
-from spotify_pipeline.simulator.http.shapes import Json, timestamp
+from spotify_pipeline.simulator.http.responses import Json
+from spotify_pipeline.simulator.http.shapes import timestamp
 from spotify_pipeline.simulator.music.seeds import spotify_id
 
 LISTS = (PLAYS, *TOPS)
@@ -161,7 +162,7 @@ class OddText(Edits):
 
 @dataclass(frozen=True)
 class NextElsewhere(Edits):
-    """`next` and `href` point to another host: whoever follows sends it the token."""
+    """`next` and `href` point to another host: a client that follows sends it the token."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
     url: str = "http://127.0.0.2:9/v1/me/player/recently-played?before=1"
@@ -172,7 +173,7 @@ class NextElsewhere(Edits):
 
 @dataclass(frozen=True)
 class EmptyPage(Edits):
-    """200 with nothing in it, as if the person had never listened."""
+    """200 with nothing in it, as if the listener had never listened."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
 

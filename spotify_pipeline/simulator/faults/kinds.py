@@ -1,45 +1,12 @@
 """Every kind of fault by its name in the control interface and on the command line."""
 
 import re
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from spotify_pipeline.simulator.faults import edits, refusals, wire
 from spotify_pipeline.simulator.faults.base import ENDPOINTS, Fault, FaultBook, Rule
-
-_CLASSES: tuple[type[Fault], ...] = (
-    refusals.Latency,
-    refusals.RateLimited,
-    refusals.QuotaExceeded,
-    refusals.AccessTokenExpired,
-    refusals.InvalidGrant,
-    refusals.InvalidClient,
-    refusals.Forbidden,
-    refusals.ServerError,
-    refusals.Echo,
-    refusals.Redirect,
-    refusals.Body,
-    edits.NullTracks,
-    edits.LocalTracks,
-    edits.EmptyArtists,
-    edits.RelinkedTracks,
-    edits.OddTimestamps,
-    edits.FuturePlays,
-    edits.Repeated,
-    edits.OutOfOrder,
-    edits.OddText,
-    edits.NextElsewhere,
-    edits.EmptyPage,
-    edits.Put,
-    edits.RotateRefreshToken,
-    edits.NullRefreshToken,
-    wire.ConnectionReset,
-    wire.NoAnswer,
-    wire.Truncated,
-    wire.SlowLoris,
-    wire.HugeBody,
-    wire.NotHttp,
-    wire.DeepNesting,
-)
 
 
 def name_of(kind: type[Fault]) -> str:
@@ -47,7 +14,17 @@ def name_of(kind: type[Fault]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-KINDS: dict[str, type[Fault]] = {name_of(kind): kind for kind in _CLASSES}
+def _faults_of(module: ModuleType) -> Iterator[type[Fault]]:
+    """The public faults that a module defines, in their order."""
+    for name, value in vars(module).items():
+        is_fault = isinstance(value, type) and issubclass(value, Fault)
+        if is_fault and value.__module__ == module.__name__ and not name.startswith("_"):
+            yield value
+
+
+KINDS: dict[str, type[Fault]] = {
+    name_of(kind): kind for module in (refusals, edits, wire) for kind in _faults_of(module)
+}
 
 
 def add_fault(

@@ -12,8 +12,7 @@ from typing import ClassVar, Literal
 from starlette.responses import Response
 
 from spotify_pipeline.simulator.faults.base import API, TOKEN, Delays, Replaces
-from spotify_pipeline.simulator.http.responses import error_response
-from spotify_pipeline.simulator.http.shapes import Json, error
+from spotify_pipeline.simulator.http.responses import Json, error, error_response
 
 
 @dataclass(frozen=True)

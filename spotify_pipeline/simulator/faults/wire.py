@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from spotify_pipeline.simulator.faults.base import Replaces
-from spotify_pipeline.simulator.http.shapes import Json
+from spotify_pipeline.simulator.http.responses import Json
 
 TRANSPORT = "simulator.transport"
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"

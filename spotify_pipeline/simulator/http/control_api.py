@@ -1,11 +1,12 @@
-"""The interface under `/_sim/` by which demo and tests steer the world and read its books.
+"""The control interface under `/_sim/`: demo and tests change the simulator's state and read it.
 
-Bodies and answers are JSON; a wrong one is answered 400 `{"error": sentence}`. `control.Simulator`
-speaks it.
+Options come in the query or as a JSON body; replies are JSON. A wrong option gets a 400
+`{"error": sentence}`. `control.Simulator` is the client.
 """
 
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -16,19 +17,19 @@ from starlette.routing import Route
 from spotify_pipeline.loopback import SameOriginOnly
 from spotify_pipeline.simulator.accounts import Account, Served
 from spotify_pipeline.simulator.faults.kinds import add_fault
-from spotify_pipeline.simulator.http.limits import Limits
-from spotify_pipeline.simulator.http.responses import json_response
-from spotify_pipeline.simulator.http.shapes import SHAPES, Json, timestamp
+from spotify_pipeline.simulator.http.responses import Json, json_response
+from spotify_pipeline.simulator.http.shapes import SHAPES, timestamp
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.music.feed import Entry
 from spotify_pipeline.simulator.music.listeners import from_ms, to_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.records import LedgerPlay, ListenerInfo, Listing
+from spotify_pipeline.simulator.state import Limits, SimulatorState
 
-Handler = Callable[[World, Request, Json], Json | list[Json]]
+Handler = Callable[[SimulatorState, Json], Json | list[Json]]
 
 
-def control_routes(world: World) -> list[Route]:
+def control_routes(state: SimulatorState) -> list[Route]:
     """All routes under `/_sim/`. They hand out tokens: closed to web pages of other origins."""
     handlers: dict[tuple[str, str], Handler] = {
         ("GET", "health"): health,
@@ -53,7 +54,7 @@ def control_routes(world: World) -> list[Route]:
     return [
         Route(
             f"/_sim/{path}",
-            _endpoint(world, handler),
+            _endpoint(state, handler),
             methods=[method],
             middleware=[Middleware(SameOriginOnly)],
         )
@@ -61,11 +62,11 @@ def control_routes(world: World) -> list[Route]:
     ]
 
 
-def _endpoint(world: World, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(state: SimulatorState, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             body = await request.json() if await request.body() else {}
-            return json_response(handler(world, request, body))
+            return json_response(handler(state, {**request.query_params, **body}))
         except KeyError as unknown:
             return json_response({"error": f"there is no {unknown}"}, 400)
         except (TypeError, ValueError) as wrong:
@@ -74,201 +75,198 @@ def _endpoint(world: World, handler: Handler) -> Callable[[Request], Awaitable[R
     return endpoint
 
 
-def health(world: World, request: Request, body: Json) -> Json:
-    """Who the simulator is: what a client needs to talk to it."""
+def health(state: SimulatorState, options: Json) -> Json:
+    """What a client needs to talk to the simulator."""
     return {
-        "seed": world.seed,
-        "client_id": world.tokens.client_id,
-        "client_secret": world.tokens.client_secret,
-        "listeners": len(world.accounts),
-        **read_clock(world, request, body),
+        "seed": state.seed,
+        "client_id": state.tokens.client_id,
+        "client_secret": state.tokens.client_secret,
+        "listeners": len(state.accounts),
+        **read_clock(state, options),
     }
 
 
-def read_clock(world: World, request: Request, body: Json) -> Json:
-    """`now`, and whether the world stands still."""
-    return {"now": timestamp(world.clock.now()), "fixed": world.clock.fixed is not None}
+def read_clock(state: SimulatorState, options: Json) -> Json:
+    """`now`, and whether the clock is stopped."""
+    return {"now": timestamp(state.clock.now()), "fixed": state.clock.fixed is not None}
 
 
-def set_clock(world: World, request: Request, body: Json) -> Json:
-    """`{"now": instant}` stops the world there, `{"now": null}` sets it to real time,
-    `{"advance_seconds": n}` moves a world that stands still."""
-    if "advance_seconds" in body:
-        step = dt.timedelta(seconds=body["advance_seconds"])
-        world.clock.fixed = world.clock.now() + step
+def set_clock(state: SimulatorState, options: Json) -> Json:
+    """`{"now": instant}` stops the clock there, `{"now": null}` sets it to real time,
+    `{"advance_seconds": n}` moves it and stops it there."""
+    if "advance_seconds" in options:
+        step = dt.timedelta(seconds=options["advance_seconds"])
+        state.clock.fixed = state.clock.now() + step
     else:
-        world.clock.fixed = _instant(body["now"]) if body["now"] is not None else None
-    return read_clock(world, request, body)
+        state.clock.fixed = _instant(options["now"]) if options["now"] is not None else None
+    return read_clock(state, options)
 
 
-def list_listeners(world: World, request: Request, body: Json) -> list[Json]:
+def list_listeners(state: SimulatorState, options: Json) -> list[Json]:
     """All listeners."""
-    return [_shown(account) for account in world.accounts.values()]
+    return [_info(account) for account in state.accounts.values()]
 
 
-def add_listener(world: World, request: Request, body: Json) -> Json:
+def add_listener(state: SimulatorState, options: Json) -> Json:
     """Adds a listener or replaces the one of the same `user_id`."""
-    shape = body.get("shape", "development")
+    shape = options.get("shape", "development")
     if shape not in SHAPES:
         raise ValueError(f"shape {shape} is none of {', '.join(SHAPES)}")
-    since = body.get("since")
-    account = world.add(
-        str(body["user_id"]),
-        body.get("timezone", "UTC"),
-        body.get("person", "heavy"),
-        body.get("display_name"),
-        body.get("seed"),
+    since = options.get("since")
+    account = state.add(
+        str(options["user_id"]),
+        options.get("timezone", "UTC"),
+        options.get("person", "heavy"),
+        options.get("display_name"),
+        options.get("seed"),
         dt.date.fromisoformat(since) if since else None,
     )
     account.shape = shape
-    account.longest_delay_ms = int(body.get("longest_delay_seconds", 0) * 1000)
-    if "oddities" in body:
-        account.oddities = Oddities.from_json(body["oddities"])
-    if "scopes" in body:
-        account.scopes = tuple(body["scopes"])
-    return _shown(account)
+    account.longest_delay_ms = int(options.get("longest_delay_seconds", 0) * 1000)
+    if "oddities" in options:
+        account.oddities = Oddities.from_json(options["oddities"])
+    if "scopes" in options:
+        account.scopes = tuple(options["scopes"])
+    return _info(account)
 
 
-def set_oddities(world: World, request: Request, body: Json) -> Json:
+def set_oddities(state: SimulatorState, options: Json) -> Json:
     """`{"user_id", "oddities"}`: the listener's feed has these from now on, and no others."""
-    account = world.accounts[body["user_id"]]
-    account.oddities = Oddities.from_json(body["oddities"])
+    account = state.accounts[options["user_id"]]
+    account.oddities = Oddities.from_json(options["oddities"])
     return account.oddities.to_json()
 
 
-def ledger(world: World, request: Request, body: Json) -> list[Json]:
+def ledger(state: SimulatorState, options: Json) -> list[Json]:
     """What a listener played in (`since`, `until`], oldest first, as of `at` (default: now)."""
-    query = request.query_params
-    account = world.accounts[query["user_id"]]
-    now = world.clock.now()
-    at = min(_instant(query["at"]), now) if "at" in query else now
-    until = _instant(query["until"]) if "until" in query else at
-    since = _instant(query["since"]) if "since" in query else until - dt.timedelta(days=31)
+    account = state.accounts[options["user_id"]]
+    now = state.clock.now()
+    at = min(_instant(options["at"]), now) if "at" in options else now
+    until = _instant(options["until"]) if "until" in options else at
+    since = _instant(options["since"]) if "since" in options else until - dt.timedelta(days=31)
     at_ms, until_ms = to_ms(at), to_ms(until)
     visible: dict[int, list[Served]] = {}
     for item in account.feed.window(at_ms)[0]:
         visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
     # Computed until `at`: a re-stamping of the last N plays depends on plays after `until`.
     return [
-        _line(world, account, entry, at_ms, visible.get(entry.play.end_ms, []))
+        _ledger_play(state, account, entry, at_ms, visible.get(entry.play.end_ms, ())).to_json()
         for entry in account.feed.entries(to_ms(since), at_ms)
         if entry.play.end_ms <= until_ms
     ]
 
 
-def calls(world: World, request: Request, body: Json) -> list[Json]:
+def calls(state: SimulatorState, options: Json) -> list[Json]:
     """Every call so far, oldest first; `at` is real time in Unix seconds."""
-    return [call._asdict() for call in world.calls]
+    return [call._asdict() for call in state.calls]
 
 
-def forget_calls(world: World, request: Request, body: Json) -> Json:
+def forget_calls(state: SimulatorState, options: Json) -> Json:
     """Empties the log of calls."""
-    forgotten = len(world.calls)
-    world.calls.clear()
+    forgotten = len(state.calls)
+    state.calls.clear()
     return {"forgotten": forgotten}
 
 
-def tokens(world: World, request: Request, body: Json) -> Json:
-    """Every token that was issued, for looking whether one of them leaked."""
-    return {"tokens": world.tokens.issued()}
+def tokens(state: SimulatorState, options: Json) -> Json:
+    """Every token that was issued, for tests that search for leaked ones."""
+    return {"tokens": state.tokens.issued()}
 
 
-def expire_access_tokens(world: World, request: Request, body: Json) -> Json:
+def expire_access_tokens(state: SimulatorState, options: Json) -> Json:
     """Lets all access tokens expire, or those of `user_id`."""
-    return {"expired": world.tokens.expire_access(request.query_params.get("user_id"))}
+    return {"expired": state.tokens.expire_access(options.get("user_id"))}
 
 
-def revoke(world: World, request: Request, body: Json) -> Json:
-    """Ends the refresh token of `user_id`, as when the person removes the app."""
-    account = world.accounts[request.query_params["user_id"]]
-    world.tokens.revoke(account.user_id)
-    world.tokens.expire_access(account.user_id)
-    return _shown(account)
+def revoke(state: SimulatorState, options: Json) -> Json:
+    """Ends the refresh token of `user_id`, as when the user removes the app."""
+    account = state.accounts[options["user_id"]]
+    state.tokens.revoke(account.user_id)
+    state.tokens.expire_access(account.user_id)
+    return _info(account)
 
 
-def reconnect(world: World, request: Request, body: Json) -> Json:
+def reconnect(state: SimulatorState, options: Json) -> Json:
     """A new refresh token for `user_id`, as after connecting again; the old one is revoked."""
-    account = world.accounts[body["user_id"]]
-    world.rotate_refresh_token(account)
-    return _shown(account)
+    account = state.accounts[options["user_id"]]
+    state.rotate_refresh_token(account)
+    return _info(account)
 
 
-def list_faults(world: World, request: Request, body: Json) -> list[Json]:
+def list_faults(state: SimulatorState, options: Json) -> list[Json]:
     """All faults in force, with how often each was seen and hit."""
-    return [rule.shown() for rule in world.faults.rules]
+    return [rule.to_json() for rule in state.faults.rules]
 
 
-def put_fault(world: World, request: Request, body: Json) -> Json:
+def put_fault(state: SimulatorState, options: Json) -> Json:
     """`{"kind", "options", "endpoint", "user_id", "times", "every"}`; all but kind can be left
     out."""
-    return add_fault(world.faults, **body).shown()
+    return add_fault(state.faults, **options).to_json()
 
 
-def clear_faults(world: World, request: Request, body: Json) -> Json:
+def clear_faults(state: SimulatorState, options: Json) -> Json:
     """Ends the fault `number`, or all."""
-    number = request.query_params.get("number")
-    return {"cleared": world.faults.clear(None if number is None else int(number))}
+    number = options.get("number")
+    return {"cleared": state.faults.clear(None if number is None else int(number))}
 
 
-def set_limits(world: World, request: Request, body: Json) -> Json:
+def set_limits(state: SimulatorState, options: Json) -> Json:
     """`{"calls_per_30s": n, "calls_per_day": n}`; without a number there is no limit. Starts to
     count anew."""
-    world.limits = Limits(body.get("calls_per_30s"), body.get("calls_per_day"))
-    return body
+    state.limits = Limits(options.get("calls_per_30s"), options.get("calls_per_day"))
+    return options
 
 
-def register_redirects(world: World, request: Request, body: Json) -> Json:
+def register_redirects(state: SimulatorState, options: Json) -> Json:
     """`{"uris": [address, …]}`: where alone a browser is sent back to; null: anywhere safe."""
-    world.redirect_uris = None if body["uris"] is None else frozenset(body["uris"])
-    return body
+    state.redirect_uris = None if options["uris"] is None else frozenset(options["uris"])
+    return options
 
 
-def _shown(account: Account) -> Json:
-    return {
-        "user_id": account.user_id,
-        "refresh_token": account.refresh_token,
-        "timezone": account.listener.timezone,
-        "display_name": account.display_name,
-        "account_id": account.account_id,
-        "person": account.listener.person.name,
-        "shape": account.shape,
-    }
+def _info(account: Account) -> Json:
+    info = ListenerInfo(
+        user_id=account.user_id,
+        refresh_token=account.refresh_token,
+        timezone=account.listener.timezone,
+        display_name=account.display_name,
+        account_id=account.account_id,
+        person=account.listener.person.name,
+        shape=account.shape,
+    )
+    return asdict(info)
 
 
-def _line(
-    world: World, account: Account, entry: Entry, at_ms: int, visible_as: list[Served]
-) -> Json:
+def _ledger_play(
+    state: SimulatorState, account: Account, entry: Entry, at_ms: int, visible_as: Iterable[Served]
+) -> LedgerPlay:
     play = entry.play
-    track = world.catalogue.track(play.track)
-    artist = world.catalogue.artist(play.track // TRACKS_PER_ARTIST)
-    served_as = account.served.get(play.end_ms, {}).values()
-    return {
-        "played_at": timestamp(from_ms(play.end_ms)),
-        "started_at": timestamp(from_ms(play.start_ms)),
-        "published_at": timestamp(from_ms(entry.listed_ms)),
-        "published": entry.listed_ms <= at_ms and not entry.missing,
-        "visible": bool(visible_as),
-        "served": bool(served_as),
-        "track_id": track.spotify_id,
-        "track_name": track.name,
-        "duration_ms": account.feed.duration_ms(play.track),
-        "artist_id": artist.spotify_id,
-        "artist_name": artist.name,
-        "isrc": track.isrc,
-        "heard_ms": play.end_ms - play.start_ms,
-        "missing": entry.missing,
-        "vanished": entry.gone_ms is not None and entry.gone_ms <= at_ms,
-        "visible_as": [_shown_as(served) for served in visible_as],
-        "served_as": [_shown_as(served) for served in served_as],
-    }
+    track = state.catalogue.track(play.track)
+    artist = state.catalogue.artist(play.track // TRACKS_PER_ARTIST)
+    visible = tuple(map(_listing, visible_as))
+    served = tuple(map(_listing, account.served.get(play.end_ms, {}).values()))
+    return LedgerPlay(
+        played_at=from_ms(play.end_ms),
+        started_at=from_ms(play.start_ms),
+        published_at=from_ms(entry.listed_ms),
+        published=entry.listed_ms <= at_ms and not entry.missing,
+        visible=bool(visible),
+        served=bool(served),
+        track_id=track.spotify_id,
+        track_name=track.name,
+        duration_ms=account.feed.duration_ms(play.track),
+        artist_id=artist.spotify_id,
+        artist_name=artist.name,
+        isrc=track.isrc,
+        heard_ms=play.end_ms - play.start_ms,
+        missing=entry.missing,
+        vanished=entry.gone_ms is not None and entry.gone_ms <= at_ms,
+        visible_as=visible,
+        served_as=served,
+    )
 
 
-def _shown_as(served: Served) -> Json:
-    return {
-        "played_at": timestamp(from_ms(served.played_ms)),
-        "track_id": served.track_id,
-        "duration_ms": served.duration_ms,
-    }
+def _listing(served: Served) -> Listing:
+    return Listing(from_ms(served.played_ms), served.track_id, served.duration_ms)
 
 
 def _instant(text: Any) -> dt.datetime:

@@ -1,17 +1,18 @@
-"""What the Web API answers to whom: pure functions of the world and a query, without HTTP.
+"""The Web API's response bodies: functions of the state, the account and a query, without HTTP.
 
-Every refusal is raised as `Refusal` with the status and the body that Spotify sends.
+Every error is raised as `Refusal` with the status and the body that Spotify sends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from urllib.parse import urlencode
 
 from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
-from spotify_pipeline.simulator.http.refusal import Refusal
-from spotify_pipeline.simulator.http.shapes import Json, profile, timestamp
+from spotify_pipeline.simulator.http.responses import Json, Refusal
+from spotify_pipeline.simulator.http.shapes import profile, timestamp
 from spotify_pipeline.simulator.music.feed import Item
 from spotify_pipeline.simulator.music.listeners import from_ms
-from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.state import SimulatorState
 
 SCOPE_OF = {
     "recently_played": "user-read-recently-played",
@@ -20,15 +21,15 @@ SCOPE_OF = {
 }
 
 
-def authenticate(world: World, authorization: str | None, endpoint: str) -> Account:
+def authenticate(state: SimulatorState, authorization: str | None, endpoint: str) -> Account:
     """The account that a bearer token belongs to, if it carries the endpoint's scope."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Refusal.api(401, "No token provided")
-    owner = world.tokens.owner_of_access(token)
+    owner = state.tokens.owner_of_access(token)
     if owner is False:
         raise Refusal.api(401, "The access token expired")
-    account = world.accounts.get(owner or "")
+    account = state.accounts.get(owner or "")
     if account is None:
         raise Refusal.api(401, "Invalid access token")
     if SCOPE_OF.get(endpoint, "") not in ("", *account.scopes):
@@ -36,13 +37,16 @@ def authenticate(world: World, authorization: str | None, endpoint: str) -> Acco
     return account
 
 
-def me(world: World, account: Account) -> Json:
+def me(
+    state: SimulatorState, account: Account, query: Mapping[str, str], url: str
+) -> tuple[Json, list[Item]]:
     """The answer of /v1/me."""
-    return profile(account.user_id, account.account_id, account.display_name, account.shape)
+    names = account.user_id, account.account_id, account.display_name
+    return profile(*names, account.shape), []
 
 
 def recently_played(
-    world: World, account: Account, query: Mapping[str, str], url: str
+    state: SimulatorState, account: Account, query: Mapping[str, str], url: str
 ) -> tuple[Json, list[Item]]:
     """A page of the last 50 plays, newest first, and the plays on it as the feed lists them.
 
@@ -53,7 +57,7 @@ def recently_played(
     if "after" in query and "before" in query:
         raise Refusal.api(400, "Cannot specify both before and after parameters")
     after, before = _integer(query, "after", 0), _integer(query, "before", 0)
-    now_ms, feed = world.now_ms(), account.feed
+    now_ms, feed = state.now_ms(), account.feed
     window, older = feed.window(now_ms)
     account.pages += 1
     matching = [
@@ -71,7 +75,7 @@ def recently_played(
         elif older or len(matching) > limit:
             following = {"before": oldest, "limit": limit}
     answer = {
-        "items": [_item(world, account, item, now_ms) for item in page],
+        "items": [_item(state, account, item, now_ms) for item in page],
         "next": following and f"{url}?{urlencode(following)}",
         "cursors": cursors,
         "limit": limit,
@@ -96,25 +100,27 @@ def readable_items(account: Account, items: list[Item], body: object, now_ms: in
     ]
 
 
-def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str], url: str) -> Json:
+def top(
+    kind: TopKind, state: SimulatorState, account: Account, query: Mapping[str, str], url: str
+) -> tuple[Json, list[Item]]:
     """A page of a top list."""
     time_range = query.get("time_range", "medium_term")
     if time_range not in RANGE_DAYS:
         raise Refusal.api(400, "Invalid time range")
     limit = _integer(query, "limit", 20, 1, 50)
     offset = _integer(query, "offset", 0, 0, 10_000)
-    best = account.top(kind, time_range, world.clock.now())
-    now_ms, feed = world.now_ms(), account.feed
+    best = account.top(kind, time_range, state.clock.now())
+    now_ms, feed = state.now_ms(), account.feed
 
     def draw(number: int) -> Json:
         if kind == "artists":
-            return world.shapes.artist(number, account.shape)
-        return world.shapes.track_as(number, feed.track(number, now_ms), account.shape)
+            return state.shapes.artist(number, account.shape)
+        return state.shapes.track_as(number, feed.track(number, now_ms), account.shape)
 
     def page(start: int) -> str:
         return f"{url}?{urlencode({'time_range': time_range, 'limit': limit, 'offset': start})}"
 
-    return {
+    answer = {
         "items": [draw(item) for item in best[offset : offset + limit]],
         "total": len(best),
         "limit": limit,
@@ -123,12 +129,25 @@ def top(world: World, account: Account, kind: TopKind, query: Mapping[str, str],
         "next": page(offset + limit) if offset + limit < len(best) else None,
         "previous": page(max(0, offset - limit)) if offset else None,
     }
+    return answer, []
 
 
-def _item(world: World, account: Account, item: Item, now_ms: int) -> Json:
+# The body of each endpoint, and the plays in it.
+ANSWERS: dict[
+    str,
+    Callable[[SimulatorState, Account, Mapping[str, str], str], tuple[Json, list[Item]]],
+] = {
+    "me": me,
+    "recently_played": recently_played,
+    "top_artists": partial(top, "artists"),
+    "top_tracks": partial(top, "tracks"),
+}
+
+
+def _item(state: SimulatorState, account: Account, item: Item, now_ms: int) -> Json:
     names = account.feed.track(item.play.track, now_ms, relinked=item.relinked)
-    track = world.shapes.track_as(item.play.track, names, account.shape)
-    return world.shapes.item(track, item.stamp_ms, item.play.context)
+    track = state.shapes.track_as(item.play.track, names, account.shape)
+    return state.shapes.item(track, item.stamp_ms, item.play.context)
 
 
 def _integer(

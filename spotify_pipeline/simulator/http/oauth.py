@@ -1,6 +1,6 @@
-"""accounts.spotify.com: who may have which tokens.
+"""accounts.spotify.com: authorization codes, and access tokens for codes and refresh tokens.
 
-Authorization asks nobody for a password: the person is chosen by `user_id`, or by a click.
+Authorization needs no password: the listener is chosen by `user_id`, or by a click on a page.
 """
 
 import base64
@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlencode, urlsplit
 
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.simulator.accounts import Account
-from spotify_pipeline.simulator.http.refusal import Refusal
-from spotify_pipeline.simulator.http.shapes import Json
-from spotify_pipeline.simulator.state import World
+from spotify_pipeline.simulator.http.responses import Json, Refusal
+from spotify_pipeline.simulator.state import SimulatorState
 from spotify_pipeline.simulator.tokens import ACCESS_SECONDS
 
 _LOOPBACK = ("127.0.0.1", "::1")
@@ -32,25 +31,25 @@ class _Grant:
     challenge: str | None
 
 
-class Accounts:
-    """Codes and tokens of a world."""
+class AuthorizationServer:
+    """Issues authorization codes, and tokens for them."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
         self._grants: dict[str, _Grant] = {}
 
     def authorize(self, query: Mapping[str, str]) -> str | None:
-        """Where the browser goes after the person agreed (or, with `deny`, did not).
+        """Where the browser is redirected after the listener agreed (or, with `deny`, did not).
 
-        None: the person is not chosen yet. Raises Refusal, in plain text, when it is not safe to
-        send anybody to the redirect address.
+        None: no listener is chosen yet. Raises Refusal, in plain text, when the redirect address
+        is not safe.
         """
         redirect_uri = query.get("redirect_uri", "")
-        if query.get("client_id") != self._world.tokens.client_id:
+        if query.get("client_id") != self._state.tokens.client_id:
             raise Refusal(400, "INVALID_CLIENT: Invalid client")
         if not _is_safe(redirect_uri):
             raise Refusal(400, "INVALID_CLIENT: Insecure redirect URI")
-        registered = self._world.redirect_uris
+        registered = self._state.redirect_uris
         if registered is not None and redirect_uri not in registered:
             raise Refusal(400, "INVALID_CLIENT: Invalid redirect URI")
         if query.get("response_type") != "code":
@@ -59,7 +58,7 @@ class Accounts:
             raise Refusal(400, "code_challenge_method must be S256")
         if "deny" in query:
             return _with_query(redirect_uri, query, error="access_denied")
-        if query.get("user_id") not in self._world.accounts:
+        if query.get("user_id") not in self._state.accounts:
             return None
         asked = query.get("scope", "").split()
         code = secrets.token_urlsafe(60)
@@ -72,10 +71,10 @@ class Accounts:
         return _with_query(redirect_uri, query, code=code)
 
     def page(self, query: Mapping[str, str]) -> str:
-        """A page on which the person is chosen."""
+        """A page on which the listener is chosen."""
         links = [
             (account.display_name or account.user_id, {**query, "user_id": account.user_id})
-            for account in self._world.accounts.values()
+            for account in self._state.accounts.values()
         ]
         links.append(("Nobody: refuse", {**query, "deny": "1"}))
         lines = (
@@ -86,7 +85,7 @@ class Accounts:
         return f"<!doctype html><title>{title}</title><h1>{title}</h1><ul>{''.join(lines)}</ul>"
 
     def identify(self, authorization: str | None, form: Mapping[str, str]) -> Account:
-        """Whose tokens the form of /api/token asks for."""
+        """The account whose tokens the form of /api/token asks for."""
         self._check_client(authorization, form)
         if form.get("grant_type") == "authorization_code":
             return self._owner_of_code(form)
@@ -99,7 +98,7 @@ class Accounts:
     def answer(self, account: Account, grant_type: str | None) -> Json:
         """A new access token. After a refresh without a refresh token: the old one stays."""
         answer: Json = {
-            "access_token": self._world.tokens.issue_access(account.user_id),
+            "access_token": self._state.tokens.issue_access(account.user_id),
             "token_type": "Bearer",
             "scope": " ".join(account.scopes),
             "expires_in": int(ACCESS_SECONDS),
@@ -110,7 +109,7 @@ class Accounts:
 
     def _check_client(self, authorization: str | None, form: Mapping[str, str]) -> None:
         """Basic authentication, or PKCE's bare client_id in the form."""
-        tokens = self._world.tokens
+        tokens = self._state.tokens
         client_id, secret = form.get("client_id"), form.get("client_secret")
         if authorization is not None:
             client_id, secret = _basic(authorization)
@@ -128,19 +127,19 @@ class Accounts:
             digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
             if base64.urlsafe_b64encode(digest).decode().rstrip("=") != grant.challenge:
                 raise Refusal.accounts("invalid_grant", "code_verifier was incorrect")
-        account = self._world.accounts[grant.user_id]
+        account = self._state.accounts[grant.user_id]
         account.scopes = grant.scopes
-        if self._world.tokens.owner_of_refresh(account.refresh_token) is False:
-            self._world.rotate_refresh_token(account)
+        if self._state.tokens.owner_of_refresh(account.refresh_token) is False:
+            self._state.rotate_refresh_token(account)
         return account
 
     def _owner_of_refresh(self, token: str | None) -> Account:
         if not token:
             raise Refusal.accounts("invalid_request", "refresh_token must be supplied")
-        owner = self._world.tokens.owner_of_refresh(token)
+        owner = self._state.tokens.owner_of_refresh(token)
         if owner is False:
             raise Refusal.accounts("invalid_grant", "Refresh token revoked")
-        account = self._world.accounts.get(owner or "")
+        account = self._state.accounts.get(owner or "")
         if account is None:
             raise Refusal.accounts("invalid_grant", "Invalid refresh token")
         return account

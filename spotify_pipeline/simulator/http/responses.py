@@ -1,9 +1,39 @@
-"""JSON and plain text over HTTP."""
+"""HTTP responses of the simulator, and Spotify's errors as exceptions."""
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.responses import Response
+
+Json = dict[str, Any]
+
+
+class Refusal(Exception):
+    """An error as Spotify sends it: HTTP status, and a JSON body or plain text."""
+
+    def __init__(
+        self, status: int, body: Json | str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.body = body
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def api(cls, status: int, message: str) -> "Refusal":
+        """An error of the Web API."""
+        return cls(status, error(status, message))
+
+    @classmethod
+    def accounts(cls, code: str, description: str) -> "Refusal":
+        """An error of accounts.spotify.com: 400 with a flat body."""
+        return cls(400, {"error": code, "error_description": description})
+
+
+def error(status: int, message: str, **more: str) -> Json:
+    """The body of an error of the Web API."""
+    return {"error": {"status": status, "message": message, **more}}
 
 
 def json_response(

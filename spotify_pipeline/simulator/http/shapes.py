@@ -6,14 +6,14 @@ popularity, markets and linked_from, album markets, group, label and popularity.
 
 import datetime as dt
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
+from spotify_pipeline.simulator.http.responses import Json
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, TrackNames
 from spotify_pipeline.simulator.music.listeners import from_ms
 from spotify_pipeline.simulator.music.seeds import spotify_id
 
-Json = dict[str, Any]
 Shape = Literal["development", "full"]
 SHAPES: tuple[Shape, ...] = ("development", "full")
 _API = "https://api.spotify.com/v1"
@@ -67,7 +67,7 @@ def context(uri: str | None) -> Json | None:
 
 
 def profile(user_id: str, account_id: str, display_name: str | None, shape: Shape) -> Json:
-    """The answer of /v1/me with the two scopes that we ask for."""
+    """The response of /v1/me with the two scopes that the pipeline asks for."""
     shown = link("user", quote(user_id, safe="")) | {
         "id": user_id,
         "account_id": account_id,
@@ -84,7 +84,7 @@ class Shapes:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # Objects are shared between answers: whoever changes one copies it first.
+        # Objects are shared between responses: code that changes one must copy it first.
         self.artist = lru_cache(4096)(self._artist)
         self.track = lru_cache(8192)(self._track)
 
@@ -158,8 +158,3 @@ class Shapes:
 def account_id(seed: int, user_id: str) -> str:
     """The immutable id of an account."""
     return spotify_id(seed, "account", user_id)
-
-
-def error(status: int, message: str, **more: str) -> Json:
-    """The body of an error of the Web API."""
-    return {"error": {"status": status, "message": message, **more}}

@@ -1,7 +1,7 @@
 """The music there is: artists, albums and tracks as a pure function of a seed.
 
 An artist is an index, a track is a number: `artist * TRACKS_PER_ARTIST + slot`. Release dates are
-made for whoever is played, names only for what is shown.
+made for artists that are played, names only for those that are shown.
 """
 
 import datetime as dt
@@ -13,8 +13,7 @@ from random import Random
 from statistics import NormalDist
 from typing import Literal
 
-from spotify_pipeline.simulator.music.seeds import seeded, spotify_id
-from spotify_pipeline.simulator.music.words import GENRES, artist_name, title
+from spotify_pipeline.simulator.music.seeds import GENRES, artist_name, seeded, spotify_id, title
 
 TRACKS_PER_ARTIST = 256
 # Every debut is older than any play that is asked for, so that there is always something released.

@@ -1,6 +1,6 @@
-"""Synthetic listeners: their plays are a pure function of seed, person and time.
+"""Synthetic listeners: their plays are a pure function of seed, kind of listener and time.
 
-A listening day runs from the hour in which the person sleeps to the same hour of the next local
+A listening day runs from the hour in which the listener sleeps to the same hour of the next local
 date, on 23- and 25-hour days too. No session crosses it, so every day can be made on its own and
 plays never overlap.
 """
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.persons import PERSONS, Person
+from spotify_pipeline.simulator.music.listener_kinds import LISTENER_KINDS, ListenerKind
 from spotify_pipeline.simulator.music.seeds import seeded, spotify_id
 from spotify_pipeline.simulator.music.taste import Taste
 
@@ -48,7 +48,7 @@ def from_ms(ms: int) -> dt.datetime:
 
 
 class Listener:
-    """One person's plays. Everything is made on demand; the last days asked for are kept."""
+    """One listener's plays. Made on demand; the days asked for last are cached."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Listener:
         seed: int,
         user_id: str,
         timezone: str,
-        person: Person,
+        person: ListenerKind,
         since: dt.date | None = None,
     ) -> None:
         self.catalogue = catalogue
@@ -175,9 +175,9 @@ def make_listener(
     person: str = "heavy",
     since: dt.date | None = None,
 ) -> Listener:
-    """A listener of a kind (a key of PERSONS) whose first play is not before the local date
+    """A listener of a kind (a key of LISTENER_KINDS) whose first play is not before the local date
     `since`. Raises KeyError for an unknown kind and ZoneInfoNotFoundError for an unknown zone."""
-    return Listener(catalogue, seed, user_id, timezone, PERSONS[person], since)
+    return Listener(catalogue, seed, user_id, timezone, LISTENER_KINDS[person], since)
 
 
 def _poisson(rng: Random, mean: float) -> int:

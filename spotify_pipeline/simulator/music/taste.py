@@ -1,4 +1,4 @@
-"""What a person plays next: favourites with a long tail, albums, the artists of the month."""
+"""What a listener plays next: favourites with a long tail, albums, the artists of the month."""
 
 from array import array
 from bisect import bisect
@@ -8,9 +8,8 @@ from itertools import accumulate
 from random import Random
 
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, Release
-from spotify_pipeline.simulator.music.persons import Person
-from spotify_pipeline.simulator.music.seeds import seeded
-from spotify_pipeline.simulator.music.words import GENRES
+from spotify_pipeline.simulator.music.listener_kinds import ListenerKind
+from spotify_pipeline.simulator.music.seeds import GENRES, seeded
 
 
 @cache
@@ -21,9 +20,9 @@ def _long_tail(exponent: float, size: int) -> Sequence[float]:
 
 
 class Taste:
-    """A person's order of artists, and how the next track is chosen."""
+    """A listener's order of artists, and how the next track is chosen."""
 
-    def __init__(self, catalogue: Catalogue, seed: int, user_id: str, person: Person) -> None:
+    def __init__(self, catalogue: Catalogue, seed: int, user_id: str, person: ListenerKind) -> None:
         self.catalogue = catalogue
         self.seed = seed
         self.user_id = user_id
@@ -72,7 +71,7 @@ class Taste:
     def _released(self, artist: int, ordinal: int) -> tuple[Sequence[Release], int]:
         """What the artist has released by a date, and the number of tracks on it."""
         releases = self.catalogue.discography(artist).releases
-        # At least the debut: someone who asks for 1990 gets plays of it, released or not.
+        # At least the debut: plays in 1990 exist, whatever was released by then.
         out = max(1, bisect(releases, ordinal, key=lambda release: release.date.toordinal()))
         return releases[:out], releases[out - 1].slots().stop
 
@@ -89,13 +88,13 @@ class Taste:
         return f"spotify:album:{self.catalogue.album_id(artist, release)}"
 
     def artists_of_the_month(self, month: int) -> Sequence[int]:
-        """Two dozen artists that the person hears more of in one period of 28 days."""
+        """Two dozen artists that the listener plays more often in one period of 28 days."""
         rng = seeded(self.seed, self.user_id, "month", month)
         return [self._artists[rng.randrange(30, len(self._artists))] for _ in range(25)]
 
     @cached_property
     def _artists(self) -> "array[int]":
-        """Artists by how much this person likes them: popular ones and a few genres first."""
+        """Artists by how much this listener likes them: popular ones and a few genres first."""
         rng = seeded(self.seed, self.user_id, "taste")
         catalogue = self.catalogue
         liked = set(rng.sample(range(len(GENRES)), 6))

@@ -1,1 +1,1 @@
-"""A Postgres of our own in the home: found, supervised, shared by all processes, and left."""
+"""The local Postgres server of a home directory, shared by every process that uses the home."""

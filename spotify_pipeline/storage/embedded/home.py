@@ -1,15 +1,15 @@
-"""The files of the embedded Postgres under HOME/postgres, and who may touch them.
+"""The files and locks of the embedded Postgres under HOME/postgres.
 
     postgres/
       supervisor.lock   flock, exclusive: held by the one supervisor of this home
       clients.lock      flock, shared: held by every process that uses the database
-      server.json       where the server listens; there only while it accepts connections
+      server.json       where the server listens; exists only while it accepts connections
       port              the port, kept so that URLs stay stable
       password          the superuser's password, 0600, made once
-      server.log        what Postgres and the supervisor say; server.log.1 is the log before it
+      server.log        output of Postgres and the supervisor; server.log.1 is the log before it
       data/             the data directory
 
-Standard library only: the supervisor lives as long as the server and should weigh little.
+Standard library only: the supervisor lives as long as the server and should use little memory.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from spotify_pipeline.errors import PipelineError
 
@@ -68,7 +69,7 @@ class PostgresHome:
         return self.folder / "clients.lock"
 
     def make(self) -> None:
-        """Makes the folder if it is missing, closed to everyone else.
+        """Makes the folder if it is missing, closed to other users.
 
         Raises EmbeddedPostgresError when it cannot be made or written.
         """
@@ -83,7 +84,7 @@ class PostgresHome:
                 "set SPOTIFY_PIPELINE_HOME to a directory of your own."
             ) from None
         if owner != os.geteuid():
-            # Files made by root would lock the owner out of his own database.
+            # Files made by root would lock the owner out of the database.
             raise EmbeddedPostgresError(
                 f"{self.folder} belongs to user id {owner} and this process runs as "
                 f"{os.geteuid()}: run it as the owner, or set SPOTIFY_PIPELINE_HOME to another "
@@ -92,11 +93,11 @@ class PostgresHome:
 
     def disk_is_full(self) -> bool:
         """Whether there is no room for one more file of the write-ahead log (16 MB)."""
-        there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        return shutil.disk_usage(there).free < FULL_BYTES
+        existing = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        return shutil.disk_usage(existing).free < FULL_BYTES
 
     def refuse_full_disk(self) -> None:
-        """Raises EmbeddedPostgresError if the disk is full: Postgres's own words may hide it."""
+        """Raises EmbeddedPostgresError if the disk is full: Postgres often names a later effect."""
         if self.disk_is_full():
             raise EmbeddedPostgresError(
                 f"The disk of {self.folder} is full: make room and try again, or set "
@@ -106,7 +107,7 @@ class PostgresHome:
     # -- locks ---------------------------------------------------------------------------------
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor of this home lives. Holds its lock, shared, for a moment."""
+        """Whether a supervisor of this home runs. Takes its lock, shared, for a moment."""
         try:
             fd = os.open(self.supervisor_lock, os.O_RDWR)
         except FileNotFoundError:
@@ -119,7 +120,7 @@ class PostgresHome:
     # -- small files ---------------------------------------------------------------------------
 
     def server(self) -> RunningServer | None:
-        """What server.json says; None when there is no server."""
+        """The content of server.json; None when there is no server."""
         try:
             return RunningServer(**json.loads((self.folder / "server.json").read_text()))
         except FileNotFoundError:
@@ -144,7 +145,7 @@ class PostgresHome:
         return password
 
     def write(self, name: str, text: str) -> None:
-        """Replaces a file at once and durably: a reader sees the old one or the new one."""
+        """Replaces a file atomically and durably: a reader sees the old one or the new one."""
         draft = self.folder / f"{name}.{os.getpid()}.tmp"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "w") as file:
@@ -154,6 +155,17 @@ class PostgresHome:
         draft.replace(self.folder / name)
 
     # -- the log -------------------------------------------------------------------------------
+
+    def open_log(self) -> IO[bytes]:
+        """The server's log, to append to. Raises EmbeddedPostgresError when it cannot be."""
+        try:
+            fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{self.log} cannot be written ({error.strerror}): "
+                "was SPOTIFY_PIPELINE_HOME deleted or moved?"
+            ) from None
+        return os.fdopen(fd, "wb")
 
     def log_tail(self, lines: int = 5) -> str:
         """The last lines of the server's log. The server is set up so that it logs no values."""
@@ -168,7 +180,7 @@ class PostgresHome:
     def rotate_log(self) -> None:
         """Keeps the log and one before it, LOG_BYTES each.
 
-        The file is copied and cut, not renamed: Postgres holds it open, and appends.
+        The file is copied and truncated, not renamed: Postgres holds it open and appends.
         """
         try:
             if self.log.stat().st_size > LOG_BYTES:
@@ -179,7 +191,7 @@ class PostgresHome:
 
 
 def try_lock(fd: int, kind: int) -> bool:
-    """Takes a flock without waiting. False when somebody holds it in a way that excludes ours.
+    """Takes a flock without waiting. False when another process holds a conflicting one.
 
     Raises EmbeddedPostgresError on file systems without locks.
     """

@@ -34,7 +34,7 @@ class Coverage:
         if opened := change.opened:
             known = gaps.get(opened.start, opened)
             gaps[opened.start] = Interval(opened.start, max(known.end, opened.end))
-        return Coverage(change.covers, tuple(gaps[start] for start in sorted(gaps)))
+        return Coverage(change.covered, tuple(gaps[start] for start in sorted(gaps)))
 
 
 NO_COVERAGE = Coverage()
@@ -109,7 +109,7 @@ def _save_covers(
 ) -> None:
     c = t.coverage
     stored = {(p.user_id, cover) for p in pages for cover in before[p.user_id].covers}
-    after = {(p.user_id, cover) for p in pages for cover in p.change.covers}
+    after = {(p.user_id, cover) for p in pages for cover in p.change.covered}
     if gone := stored - after:
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
         conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))

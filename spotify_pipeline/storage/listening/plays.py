@@ -234,7 +234,7 @@ def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
 def summarize_plays(conn: Connection, windows: Mapping[str, Window]) -> dict[str, PlaysSummary]:
     """Sums up each user's plays in their half-open UTC window; users without any are left out.
 
-    Only plays that count (see domain.listening.days.counted).
+    Only plays that count (see domain.listening.days.is_counted).
     """
     if not windows:
         return {}

@@ -6,8 +6,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.domain.model import Profile
-from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.model import SCOPES, Profile
 from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.settings import Settings

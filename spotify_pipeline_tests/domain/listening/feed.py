@@ -10,14 +10,19 @@ from datetime import datetime, timedelta
 
 from hypothesis import strategies as st
 
-from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, Known, apply_page
+from spotify_pipeline.domain.listening.coverage import (
+    CoverageChange,
+    Interval,
+    KnownCoverage,
+    apply_page,
+)
 from spotify_pipeline_tests.domain.builders import utc
 
 SIZE = 5
 
 
 @dataclass(frozen=True)
-class Heard:
+class FeedPlay:
     """A play: when it ended, when the feed showed it first, and whether it is one we can store."""
 
     ended_at: datetime
@@ -37,11 +42,11 @@ class Poll:
 class Story:
     """What was heard, when it was looked at, and how far our clock is behind Spotify's."""
 
-    heard: tuple[Heard, ...]
+    heard: tuple[FeedPlay, ...]
     polls: tuple[Poll, ...]
     behind: timedelta
 
-    def window(self, poll: Poll) -> list[Heard]:
+    def window(self, poll: Poll) -> list[FeedPlay]:
         """What the feed shows, oldest first."""
         return self._published(poll)[-SIZE:]
 
@@ -49,15 +54,15 @@ class Story:
         """Whether Spotify offers a page behind this one."""
         return len(self._published(poll)) > SIZE and not poll.fails
 
-    def _published(self, poll: Poll) -> list[Heard]:
+    def _published(self, poll: Poll) -> list[FeedPlay]:
         published = [] if poll.fails else [h for h in self.heard if h.published_at <= poll.at]
         return sorted(published, key=lambda heard: heard.ended_at)
 
-    def ever_shown(self) -> set[Heard]:
+    def ever_shown(self) -> set[FeedPlay]:
         """What stood on any page."""
         return {heard for poll in self.polls for heard in self.window(poll)}
 
-    def in_time(self) -> Collection[Heard]:
+    def in_time(self) -> Collection[FeedPlay]:
         """Plays that were published by the first true answer after their end."""
         true = [poll.at for poll in self.polls if not poll.fails]
         return [
@@ -73,7 +78,7 @@ class Record:
     """What a pipeline without a database would keep."""
 
     stored: set[datetime] = field(default_factory=set)
-    covers: tuple[Interval, ...] = ()
+    covered: tuple[Interval, ...] = ()
     gaps: dict[datetime, datetime] = field(default_factory=dict)
     pages: list[tuple[set[datetime], CoverageChange]] = field(default_factory=list)
 
@@ -88,8 +93,8 @@ def recorded(story: Story) -> Record:
     for poll in story.polls:
         window = story.window(poll)
         items = {heard.ended_at for heard in window}
-        known = Known(
-            covers=record.covers,
+        known = KnownCoverage(
+            covered=record.covered,
             open_gaps=record.open_gaps,
             seen=frozenset(items & record.stored),
             not_shown=frozenset(record.stored - items),
@@ -99,7 +104,7 @@ def recorded(story: Story) -> Record:
             del record.gaps[gap.start]
         if gap := change.opened:
             record.gaps[gap.start] = max(gap.end, record.gaps.get(gap.start, gap.end))
-        record.covers = change.covers
+        record.covered = change.covered
         record.stored |= {heard.ended_at for heard in window if heard.usable}
         record.pages.append((items, change))
     return record
@@ -119,7 +124,7 @@ def stories(draw: st.DrawFn) -> Story:
     ends = draw(st.lists(st.tuples(_minutes, st.integers(1, 9)), max_size=8))
     minutes = sorted({start + n for start, length in ends for n in range(length)})
     heard = [
-        Heard(_at(minute), _at(minute + draw(_late)), draw(st.integers(0, 9)) < 9)
+        FeedPlay(_at(minute), _at(minute + draw(_late)), draw(st.integers(0, 9)) < 9)
         for minute in minutes
     ]
     story = Story(tuple(heard), (), timedelta(minutes=draw(st.sampled_from([0, 0, 1, 4]))))

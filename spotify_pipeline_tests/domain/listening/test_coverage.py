@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spotify_pipeline.domain.listening.coverage import (
-    SETTLED_AFTER,
+    COMPLETE_AFTER,
     Completeness,
     CoverageChange,
     Interval,
-    Known,
+    KnownCoverage,
     apply_page,
     completeness,
     is_short_page,
@@ -40,11 +40,13 @@ def known(
     gaps: tuple[Interval, ...] = (),
     seen: tuple[float, ...] = (),
     not_shown: tuple[float, ...] = (),
-) -> Known:
-    return Known(covers, gaps, frozenset(map(at, seen)), frozenset(map(at, not_shown)))
+) -> KnownCoverage:
+    return KnownCoverage(covers, gaps, frozenset(map(at, seen)), frozenset(map(at, not_shown)))
 
 
-def page(*items: float, fetched: float, before: Known, is_short: bool = False) -> CoverageChange:
+def page(
+    *items: float, fetched: float, before: KnownCoverage, is_short: bool = False
+) -> CoverageChange:
     return apply_page([at(item) for item in items], at(fetched), before, is_short=is_short)
 
 
@@ -76,25 +78,25 @@ def test_a_page_is_short_when_empty_or_ten_items_below_what_was_asked_for(
 
 def test_a_first_page_covers_from_its_oldest_item_and_opens_no_gap():
     assert page(9, 11, 10, fetched=12, before=known()) == CoverageChange(
-        covers=(span(9, 12),), overlapped=False
+        covered=(span(9, 12),), overlapped=False
     )
 
 
 @pytest.mark.parametrize("items", [(), (9, 10)])
 def test_a_short_page_covers_the_7_days_that_spotify_serves_and_no_more(items):
     change = page(*items, fetched=12, before=known(), is_short=True)
-    assert change == CoverageChange(covers=(span(12 - A_WEEK, 12),), overlapped=False)
+    assert change == CoverageChange(covered=(span(12 - A_WEEK, 12),), overlapped=False)
 
 
 def test_a_short_page_with_an_older_item_covers_from_there():
     change = page(-A_WEEK, fetched=12, before=known(), is_short=True)
-    assert change.covers == (span(-A_WEEK, 12),)
+    assert change.covered == (span(-A_WEEK, 12),)
 
 
-def test_a_page_of_unreadable_items_says_nothing():
+def test_a_page_of_unreadable_items_covers_nothing():
     before = known(span(9, 12), gaps=(span(3, 4),))
     assert page(fetched=20, before=before) == CoverageChange(
-        covers=(span(9, 12),), overlapped=False
+        covered=(span(9, 12),), overlapped=False
     )
 
 
@@ -104,10 +106,10 @@ def test_a_short_page_without_a_play_shown_before_covers_from_its_oldest_item_on
     change = page(*items, fetched=20, before=before, is_short=True)
     assert change.closed == ()
     if items:
-        assert change.covers == (span(9, 12), span(15, 20))
+        assert change.covered == (span(9, 12), span(15, 20))
         assert change.opened == span(12, 15)
     else:
-        assert (change.covers, change.opened) == (before.covers, None)
+        assert (change.covered, change.opened) == (before.covered, None)
 
 
 @pytest.mark.parametrize("not_shown", [(15.5,), (20 - A_WEEK,), (20.05 - A_WEEK,), (-500,)])
@@ -116,7 +118,7 @@ def test_a_play_that_is_newer_than_the_oldest_item_or_left_the_window_contradict
 ):
     before = known(span(9, 12), not_shown=not_shown)
     change = page(15, 16, fetched=20, before=before, is_short=True)
-    assert change.covers == (span(20 - A_WEEK, 20),)
+    assert change.covered == (span(20 - A_WEEK, 20),)
     assert change.overlapped
 
 
@@ -125,9 +127,9 @@ def test_a_quiet_user_who_is_polled_weekly_has_no_gap():
     for week in range(5):
         change = page(fetched=week * A_WEEK, before=state, is_short=True)
         assert change.opened is None
-        state = known(*change.covers)
+        state = known(*change.covered)
     change = page(5 * A_WEEK - 1, fetched=5 * A_WEEK, before=state, is_short=True)
-    assert change == CoverageChange(covers=(span(-A_WEEK, 5 * A_WEEK),), overlapped=True)
+    assert change == CoverageChange(covered=(span(-A_WEEK, 5 * A_WEEK),), overlapped=True)
 
 
 def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
@@ -135,9 +137,9 @@ def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
     for hour in range(2, 240, 2):
         # The plays of the first days are still shown; after a week the page is empty.
         items = (-1,) if hour < A_WEEK - 1 else ()
-        state = known(*page(*items, fetched=hour, before=state, is_short=True).covers)
+        state = known(*page(*items, fetched=hour, before=state, is_short=True).covered)
     change = page(239, fetched=240, before=state, is_short=True)
-    assert (change.opened, len(change.covers)) == (None, 1)
+    assert (change.opened, len(change.covered)) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,33 +151,35 @@ def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
         (10.5, (10.5,)),
     ],
 )
-def test_a_page_that_overlaps_extends_the_cover_and_opens_no_gap(oldest, seen):
+def test_a_page_that_overlaps_extends_the_coverage_and_opens_no_gap(oldest, seen):
     before = known(span(9, 12), seen=seen)
     change = page(oldest, *seen, 15, fetched=16, before=before)
-    assert change == CoverageChange(covers=(span(min(oldest, 9), 16),), overlapped=True)
+    assert change == CoverageChange(covered=(span(min(oldest, 9), 16),), overlapped=True)
 
 
 def test_a_page_without_overlap_opens_a_gap_from_the_end_of_the_coverage_before_it():
     change = page(12.001, 13, fetched=14, before=known(span(9, 12)))
     assert change == CoverageChange(
-        covers=(span(9, 12), span(12.001, 14)), overlapped=False, opened=span(12, 12.001)
+        covered=(span(9, 12), span(12.001, 14)), overlapped=False, opened=span(12, 12.001)
     )
 
 
 def test_an_empty_page_opens_no_gap():
     change = page(fetched=500, before=known(span(9, 12)), is_short=True)
-    assert change == CoverageChange(covers=(span(9, 12), span(500 - A_WEEK, 500)), overlapped=False)
+    assert change == CoverageChange(
+        covered=(span(9, 12), span(500 - A_WEEK, 500)), overlapped=False
+    )
 
 
-def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_between_the_covers():
+def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_in_the_coverage():
     # Spotify's clock is 3 minutes ahead of ours: a play of 12:02 was there at our 12:00.
     change = page(12.03, 13, fetched=14, before=known(span(9, 12), seen=(12.03,)))
-    assert change == CoverageChange(covers=(span(9, 14),), overlapped=True)
+    assert change == CoverageChange(covered=(span(9, 14),), overlapped=True)
 
 
 def test_a_page_of_nothing_but_the_future_covers_an_instant():
     change = page(500, fetched=14, before=known(span(9, 12)))
-    assert change.covers == (span(9, 12), span(14, 14))
+    assert change.covered == (span(9, 12), span(14, 14))
     assert change.opened == Interval(at(12), at(14) + timedelta(minutes=5))
 
 
@@ -217,7 +221,7 @@ def test_one_page_can_close_several_gaps():
         ([(1, 1), (2, 2)], [(1, 1), (2, 2)]),
     ],
 )
-def test_covers_that_share_an_instant_are_one(covers, merged):
+def test_covered_intervals_that_share_an_instant_are_merged(covers, merged):
     assert merge([span(*cover) for cover in covers]) == tuple(span(*cover) for cover in merged)
 
 
@@ -310,23 +314,25 @@ def test_a_local_day_holds_all_its_instants_and_begins_and_ends_with_one():
 
 DAY = span(24, 48)
 WHOLE = (span(0, 60),)
-LATE = DAY.end + SETTLED_AFTER
+LATE = DAY.end + COMPLETE_AFTER
 
 
-def say(covers=WHOLE, gaps=(), fetched_at: datetime | None = LATE, has_play=True) -> Completeness:
+def day_completeness(
+    covers=WHOLE, gaps=(), fetched_at: datetime | None = LATE, has_play=True
+) -> Completeness:
     return completeness(DAY, covers, gaps, fetched_at, has_play=has_play)
 
 
 @pytest.mark.parametrize("has_play", [True, False])
 def test_a_day_is_complete_6_hours_after_its_end_and_not_before(has_play):
-    assert say(fetched_at=LATE, has_play=has_play) == "complete"
-    assert say(fetched_at=LATE - MOMENT, has_play=has_play) == "at_least"
-    assert say(fetched_at=None, has_play=has_play) == "at_least"
+    assert day_completeness(fetched_at=LATE, has_play=has_play) == "complete"
+    assert day_completeness(fetched_at=LATE - MOMENT, has_play=has_play) == "at_least"
+    assert day_completeness(fetched_at=None, has_play=has_play) == "at_least"
 
 
 def test_today_is_never_complete():
     for hour in range(25):
-        assert say(fetched_at=DAY.start + hour * HOUR) == "at_least"
+        assert day_completeness(fetched_at=DAY.start + hour * HOUR) == "at_least"
 
 
 @pytest.mark.parametrize(
@@ -339,8 +345,8 @@ def test_today_is_never_complete():
         ([(0, 36), (36.001, 60)], "at_least"),  # two covers are not one
     ],
 )
-def test_a_complete_day_lies_in_one_cover(covers, expected):
-    assert say(covers=[span(*cover) for cover in covers]) == expected
+def test_a_complete_day_lies_in_one_covered_interval(covers, expected):
+    assert day_completeness(covers=[span(*cover) for cover in covers]) == expected
 
 
 @pytest.mark.parametrize(
@@ -355,7 +361,7 @@ def test_a_complete_day_lies_in_one_cover(covers, expected):
     ],
 )
 def test_a_complete_day_is_touched_by_no_open_gap(gap, expected):
-    assert say(gaps=[span(*gap)]) == expected
+    assert day_completeness(gaps=[span(*gap)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -369,8 +375,10 @@ def test_a_complete_day_is_touched_by_no_open_gap(gap, expected):
         ([(30, 31)], False, "at_least"),
     ],
 )
-def test_without_a_play_or_a_cover_a_day_is_unknown(covers, has_play, expected):
-    assert say(covers=[span(*cover) for cover in covers], has_play=has_play) == expected
+def test_without_a_play_or_coverage_a_day_is_unknown(covers, has_play, expected):
+    assert (
+        day_completeness(covers=[span(*cover) for cover in covers], has_play=has_play) == expected
+    )
 
 
 @given(

@@ -14,7 +14,7 @@ def test_a_play_published_in_time_was_shown_or_lies_in_an_open_gap(story: Story)
     record, shown = recorded(story), story.ever_shown()
     first = min((poll.at for poll in story.polls if not poll.fails), default=None)
     for heard in story.in_time():
-        covered = any(cover.contains(heard.ended_at) for cover in record.covers)
+        covered = any(cover.contains(heard.ended_at) for cover in record.covered)
         # What ended before the first page may lie before all that it shows.
         if covered or (first and heard.ended_at > first):
             trace = any(gap.contains(heard.ended_at) for gap in record.open_gaps)
@@ -32,10 +32,10 @@ def test_pages_that_share_an_item_overlap_and_open_no_gap(story: Story) -> None:
 
 
 @given(stories())
-def test_covers_and_open_gaps_are_intervals_apart(story: Story) -> None:
+def test_covered_intervals_and_open_gaps_do_not_overlap(story: Story) -> None:
     record = recorded(story)
     for account in (account for _, account in record.pages):
-        ends = [instant for cover in account.covers for instant in (cover.start, cover.end)]
+        ends = [instant for cover in account.covered for instant in (cover.start, cover.end)]
         assert ends == sorted(ends)
         assert len(ends[1:-1]) == len(set(ends[1:-1]))
     gaps = record.open_gaps

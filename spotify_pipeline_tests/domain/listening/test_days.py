@@ -150,7 +150,7 @@ def test_among_as_many_plays_the_most_listened_is_top():
     assert day["top_track_id"] == "b"
 
 
-def test_skips_do_not_help_a_track_to_the_top():
+def test_skips_do_not_count_for_the_top():
     day = _one_day(
         play(utc("2026-03-01 09:00"), track_id="b", ms_played=29_000),
         play(utc("2026-03-01 10:00"), track_id="a", ms_played=40_000),
@@ -417,7 +417,7 @@ def test_the_reading_window_reaches_to_the_ends_of_the_calendar():
     )
 
 
-def test_today_depends_on_where_you_are():
+def test_today_is_the_date_in_the_users_zone():
     zones = {"a": "Pacific/Kiritimati", "b": "Etc/GMT+12", "c": "UTC"}
     assert local_today(utc("2026-03-01 11:00"), zones) == {
         "a": date(2026, 3, 2),
@@ -456,7 +456,7 @@ def test_measured_time_is_not_capped_but_caps_the_next_play():
     ) == [300_000, 250_000, 40_000]
 
 
-def test_another_user_before_caps_nothing():
+def test_another_users_play_does_not_cap_the_listened_time():
     assert _estimates(play(NOON, user_id="anna"), play(NOON + 100 * SECOND, user_id="bert")) == [
         200_000,
         200_000,

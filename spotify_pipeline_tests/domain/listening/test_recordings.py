@@ -137,7 +137,7 @@ def test_a_play_that_came_back_to_its_instant_is_known_when_it_moves_on_from_the
     assert moved(result) == [(550, 500)]
 
 
-def test_plays_that_only_vanish_are_named_by_the_instant_last_shown():
+def test_plays_that_only_vanish_are_reported_with_the_instant_last_shown():
     result = match([], stored((500, "song"), shown=450), since=0)
     assert result.not_shown == {at(450)}
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from spotify_pipeline.domain.listening.days import (
-    counted,
     daily_listening,
+    is_counted,
     local_dates,
     local_today,
 )
@@ -74,7 +74,7 @@ def by_frames(listeners: dict[str, Listener]) -> dict[str, dict[str, object]]:
     earlier = []
     for name, one in listeners.items():
         first, last = definition.earlier(today[name])
-        then = plays[(plays["user_id"] == name) & days.between(first, last) & counted(plays)]
+        then = plays[(plays["user_id"] == name) & days.between(first, last) & is_counted(plays)]
         observed = sum(first <= day <= last for day in one.observed)
         earlier.append((name, sorted(set(then["artist_id"])), len(then), observed))
     lists = [

@@ -21,7 +21,7 @@ from spotify_pipeline.storage.embedded.client import URL, EmbeddedPostgres, runn
 ROOT = os.geteuid() == 0
 REPOSITORY = Path(__file__).parents[3]
 
-# Joins, says how it went, and stays until its standard input ends.
+# Joins, prints the result, and stays until its standard input ends.
 CLIENT = """
 import json, sys
 from pathlib import Path
@@ -38,7 +38,7 @@ sys.stdin.read()
 
 
 class Client:
-    """A process that has joined the server of a home; `prefix` runs it as somebody else."""
+    """A process that has joined the server of a home; `prefix` runs it as another user."""
 
     def __init__(self, home: Path, prefix: Sequence[str] = (), script: str = CLIENT) -> None:
         self.process = subprocess.Popen(
@@ -77,7 +77,7 @@ def mode(path: Path) -> int:
 def until(condition: Callable[[], object], patience_s: float = 20) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.05)
 
 
@@ -88,7 +88,7 @@ def postmaster(home: Path) -> psutil.Process:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    # Ended, though whoever is its parent now may not have taken note.
+    # A zombie has ended, though its parent has not waited for it.
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -124,7 +124,7 @@ def supervisors_of(home: Path) -> list[psutil.Process]:
 
 
 def end_all(home: Path) -> None:
-    """After a test: whatever still runs for this home ends, as its clients have."""
+    """Kills everything that still runs for this home after a test."""
 
     def nothing_left() -> bool:
         # A supervisor first, or it would start what is killed after it again.

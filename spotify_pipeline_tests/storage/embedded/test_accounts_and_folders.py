@@ -1,4 +1,4 @@
-"""Who runs the server, where its home may be, and what is said when it cannot be there."""
+"""The account that runs the server, the folders its home may be in, and the errors otherwise."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def test_root_gives_the_server_no_capability_where_everyone_can_go(open_folder: 
 
 
 @pytest.mark.skipif(not ROOT, reason="Only root drops to another account")
-def test_root_is_told_when_no_account_can_reach_the_home(tmp_path: Path) -> None:
+def test_root_gets_a_clear_error_when_no_account_can_reach_the_home(tmp_path: Path) -> None:
     if not shutil.which("setpriv"):
         pytest.skip("needs setpriv to take capabilities from root")
     prefix = ["setpriv", "--bounding-set=-dac_read_search,-dac_override"]
@@ -66,7 +66,7 @@ def test_an_ordinary_user_runs_it_as_himself(open_folder: Path) -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="Only root becomes a user without an account")
-def test_a_user_without_an_account_is_told_so(open_folder: Path) -> None:
+def test_a_user_id_without_an_account_gets_a_clear_error(open_folder: Path) -> None:
     nobody_knows = 54321
     _, prefix = ordinary_user()
     prefix = [part.replace("65534", str(nobody_knows)) for part in prefix]
@@ -75,7 +75,7 @@ def test_a_user_without_an_account_is_told_so(open_folder: Path) -> None:
         assert f"user id {nobody_knows} has none" in refused.answer()["error"]
 
 
-def test_a_home_that_cannot_be_written_is_said_in_one_sentence(open_folder: Path) -> None:
+def test_a_home_that_cannot_be_written_is_reported_in_one_sentence(open_folder: Path) -> None:
     _, prefix = ordinary_user()
     open_folder.chmod(0o555)
     with client(open_folder / "home", prefix) as refused:

@@ -1,4 +1,4 @@
-"""What the environment says to libpq about other servers does not reach our own."""
+"""Environment variables of libpq that are meant for other servers do not affect this one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, text
 from spotify_pipeline.storage.embedded.client import start
 from spotify_pipeline.storage.postgres.engine import make_engine
 
-# Each alone makes libpq fail, or go elsewhere, where nothing is said against it.
+# Each alone makes libpq fail or connect elsewhere, unless the URL overrides it.
 HOSTILE = {
     "PGHOSTADDR": "192.0.2.1",
     "PGSERVICE": "no_such_service",
@@ -50,7 +50,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("names", [*([name] for name in HOSTILE), list(HOSTILE)], ids="+".join)
-def test_variables_for_other_servers_are_not_for_this_one(
+def test_environment_variables_for_other_servers_are_ignored(
     shared_home: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:
     for name in names:

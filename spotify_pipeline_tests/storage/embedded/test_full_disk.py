@@ -1,4 +1,4 @@
-"""A disk that is full is named, whatever Postgres says that it could not do."""
+"""A full disk is named as the cause, whatever error Postgres reports."""
 
 import os
 import re

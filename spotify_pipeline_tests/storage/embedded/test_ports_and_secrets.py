@@ -1,4 +1,4 @@
-"""Where the server listens, who may log in, and what it keeps to itself."""
+"""The port, the passwords and the log of the embedded server."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, database_url, start
 from spotify_pipeline.storage.embedded.home import LOG_BYTES, PostgresHome
-from spotify_pipeline.storage.embedded.server import choose_port
+from spotify_pipeline.storage.embedded.postmaster import choose_port
 from spotify_pipeline_tests.storage.embedded.processes import (
     client,
     connect,
@@ -24,7 +24,7 @@ from spotify_pipeline_tests.storage.embedded.processes import (
 )
 
 
-def test_the_port_stays_the_same_until_somebody_else_takes_it(home: Path) -> None:
+def test_the_port_stays_the_same_until_another_process_takes_it(home: Path) -> None:
     with start(home) as server:
         port = server.url().port
     until(lambda: not processes_of(home))
@@ -35,7 +35,7 @@ def test_the_port_stays_the_same_until_somebody_else_takes_it(home: Path) -> Non
         assert server.url().port != port
 
 
-def test_no_free_port_is_said_in_one_sentence(home: Path) -> None:
+def test_no_free_port_is_reported_in_one_sentence(home: Path) -> None:
     files = PostgresHome(home)
     files.make()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -44,7 +44,7 @@ def test_no_free_port_is_said_in_one_sentence(home: Path) -> None:
             choose_port(files, range(port, port + 1))
 
 
-def test_the_password_is_needed_and_nobody_else_sees_it(home: Path) -> None:
+def test_the_password_is_required_and_not_exposed(home: Path) -> None:
     with start(home) as server:
         url = server.url()
         for wrong in ("wrong", ""):
@@ -59,7 +59,7 @@ def test_the_password_is_needed_and_nobody_else_sees_it(home: Path) -> None:
             assert password not in " ".join(process.cmdline())
 
 
-def test_the_callers_secrets_do_not_live_on_in_the_server(home: Path) -> None:
+def test_the_environment_of_the_client_is_not_passed_to_the_server(home: Path) -> None:
     with client(home) as caller:
         caller.answer()
         found = processes_of(home)
@@ -103,7 +103,7 @@ def test_the_log_holds_no_statement_and_no_row_and_stays_bounded(home: Path) -> 
         assert mode(home / "postgres" / "server.log.1") == 0o600
 
 
-def test_a_supervisor_that_is_told_to_end_stops_the_server_cleanly(home: Path) -> None:
+def test_sigterm_to_the_supervisor_stops_the_server_cleanly(home: Path) -> None:
     with start(home) as server:
         server.url()
         running = postmaster(home)

@@ -102,7 +102,7 @@ def test_a_server_killed_while_it_starts_is_started_again(home: Path) -> None:
         assert "url" in waiting.answer()
 
 
-def test_a_server_that_keeps_dying_young_is_given_up(home: Path) -> None:
+def test_a_server_that_dies_ten_times_right_after_its_start_is_not_restarted(home: Path) -> None:
     files = PostgresHome(home)
     lock = lock_home(files)
     assert lock is not None
@@ -110,7 +110,7 @@ def test_a_server_that_keeps_dying_young_is_given_up(home: Path) -> None:
     supervisor.young_deaths = MAX_YOUNG_DEATHS - 1
     supervisor.started = time.monotonic()
     with pytest.raises(EmbeddedPostgresError, match="10 times in a row"):
-        supervisor.start_again()
+        supervisor.restart()
     os.close(lock)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spotify_pipeline.storage.embedded.client import EmbeddedPostgresError, running_server, start
-from spotify_pipeline.storage.embedded.server import PORTS
+from spotify_pipeline.storage.embedded.postmaster import PORTS
 from spotify_pipeline_tests.storage.embedded.processes import (
     CLIENT,
     Client,
@@ -25,7 +25,7 @@ from spotify_pipeline_tests.storage.embedded.processes import (
 
 def test_processes_share_one_server_and_the_last_to_leave_stops_it(home: Path) -> None:
     clients = [Client(home) for _ in range(3)]
-    answers = [one.answer() for one in clients]
+    answers = [client.answer() for client in clients]
     assert len({answer["pid"] for answer in answers}) == 1
     assert len({answer["url"] for answer in answers}) == 1
     server = postmaster(home)
@@ -40,10 +40,10 @@ def test_processes_share_one_server_and_the_last_to_leave_stops_it(home: Path) -
 
 def test_eight_processes_that_start_at_once_end_up_with_one_supervisor(new_home: Path) -> None:
     clients = [Client(new_home) for _ in range(8)]
-    assert len({one.answer()["pid"] for one in clients}) == 1
+    assert len({client.answer()["pid"] for client in clients}) == 1
     until(lambda: len(supervisors_of(new_home)) == 1)
-    for one in clients:
-        one.kill()
+    for joined in clients:
+        joined.kill()
 
 
 def test_a_killed_client_does_not_keep_the_server(home: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_killed_client_does_not_keep_the_server(home: Path) -> None:
         until(lambda: has_ended(server))
 
 
-def test_who_comes_while_the_server_stops_gets_a_new_one(home: Path) -> None:
+def test_a_client_that_starts_while_the_server_stops_gets_a_new_one(home: Path) -> None:
     start(home).close()
     first = postmaster(home).pid
     until(lambda: not (home / "postgres" / "server.json").exists())

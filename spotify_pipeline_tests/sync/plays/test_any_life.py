@@ -32,7 +32,7 @@ WINDOW, PAGE = 7 * DAY, 50
 
 
 @dataclass(frozen=True)
-class Heard:
+class LifePlay:
     """A real play: its end, its recording, when the feed lists it first and lists it no longer."""
 
     number: int
@@ -48,13 +48,13 @@ class Life:
     under an instant that is `shift` away; recordings are shown under another id in odd hours."""
 
     zone: str
-    heard: tuple[Heard, ...]
+    heard: tuple[LifePlay, ...]
     polls: tuple[datetime, ...]
     restamps: tuple[tuple[datetime, float], ...]
     relinked: frozenset[int]
     emptied: frozenset[int]
 
-    def shown_at(self, heard: Heard, poll: datetime) -> datetime:
+    def shown_at(self, heard: LifePlay, poll: datetime) -> datetime:
         """The instant under which a play is listed at a poll."""
         for since, shift in self.restamps:
             if since <= poll and heard.ended_at < since:
@@ -62,7 +62,7 @@ class Life:
                 heard = replace(heard, ended_at=heard.ended_at + (shift + 0.1 * shift) * SECOND)
         return heard.ended_at
 
-    def track(self, heard: Heard, poll: datetime) -> Track:
+    def track(self, heard: LifePlay, poll: datetime) -> Track:
         """The track as sent with a play at a poll."""
         changed = poll.day % 2 == 0
         number = heard.recording
@@ -76,7 +76,7 @@ class Life:
             isrc=f"ISRC{number}",
         )
 
-    def page(self, poll: datetime) -> tuple[list[tuple[Heard, Play, Track]], bool]:
+    def page(self, poll: datetime) -> tuple[list[tuple[LifePlay, Play, Track]], bool]:
         """What the feed lists at a poll, newest first, and whether more plays lie behind it."""
         listed = [
             (heard, Play(self.shown_at(heard, poll), track.spotify_id), track)
@@ -107,7 +107,7 @@ def lives(draw: st.DrawFn) -> Life:
         gone = draw(st.integers(0, 30)) == 0
         published_at = ended_at + late
         heard.append(
-            Heard(
+            LifePlay(
                 number,
                 ended_at,
                 recording,

@@ -379,7 +379,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
             assert user.coverage == read_coverage(conn, ["anna"])["anna"]
         stored = read_plays(conn, {"anna": None})["played_at"]
         assert [moment.to_pydatetime() for moment in stored] == sorted(record.stored)
-        assert read_coverage(conn, ["anna"])["anna"] == Coverage(record.covers, record.open_gaps)
+        assert read_coverage(conn, ["anna"])["anna"] == Coverage(record.covered, record.open_gaps)
         logged = [(row.items, row.overlapped) for row in conn.execute(t.fetch_log.select())]
         assert logged == [(len(items), change.overlapped) for items, change in record.pages]
         conn.rollback()

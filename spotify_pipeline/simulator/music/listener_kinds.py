@@ -1,4 +1,4 @@
-"""Kinds of listeners, and the cast that the simulator starts with.
+"""Kinds of listeners, and the listeners that a simulator starts with.
 
 The figures of `heavy` follow one real listener's year of 23,636 plays.
 """
@@ -6,8 +6,7 @@ The figures of `heavy` follow one real listener's year of 23,636 plays.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from spotify_pipeline.simulator.music.seeds import seeded
-from spotify_pipeline.simulator.music.words import invented_word
+from spotify_pipeline.simulator.music.seeds import invented_word, seeded
 
 # Weight of a session starting in each local hour, from midnight.
 _FLAT = (6, 5, 4, 3, 2, 5, 6, 7, 9, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 10, 10, 9, 8)
@@ -17,8 +16,8 @@ _NIGHT = (16, 15, 12, 9, 5, 2, 1, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 7, 9, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """How somebody listens. Shares are of plays, sessions are per day that is not quiet."""
+class ListenerKind:
+    """How a listener listens. Shares are of plays, sessions are per day that is not quiet."""
 
     name: str
     sessions: float
@@ -29,7 +28,7 @@ class Person:
     day_sigma: float = 0.2
     quiet_day: float = 0.01
     silent_week: float = 0.0
-    day_starts: int = 5  # the local hour in which this person sleeps
+    day_starts: int = 5  # the local hour in which this listener sleeps
     zipf: float = 1.06  # the exponent of the artists' long tail: steeper is more loyal
     artists: int = 5000
     album_run: float = 0.013
@@ -39,29 +38,29 @@ class Person:
     skip: float = 0.22
 
 
-HEAVY = Person("heavy", sessions=5.7, session_median=6.3)
-PERSONS: dict[str, Person] = {
-    person.name: person
-    for person in (
+HEAVY = ListenerKind("heavy", sessions=5.7, session_median=6.3)
+LISTENER_KINDS: dict[str, ListenerKind] = {
+    kind.name: kind
+    for kind in (
         HEAVY,
-        Person(
+        ListenerKind(
             "night_owl", 4.0, 7.0, hours=_NIGHT, day_starts=12, weekdays=(1, 1, 1, 1, 1.2, 1.3, 1)
         ),
-        Person(
+        ListenerKind(
             "commuter", 2.6, 7.0, 0.6, _COMMUTE, (1.2, 1.2, 1.2, 1.2, 1.1, 0.4, 0.3), quiet_day=0.08
         ),
         replace(
             HEAVY, name="loyalist", sessions=4.0, hours=_EVENING, zipf=1.45, phase=0.02, repeat=0.09
         ),
-        Person(
+        ListenerKind(
             "explorer", 4.0, 6.0, hours=_EVENING, zipf=0.8, artists=8000, phase=0.25, repeat=0.005
         ),
-        Person("light", 1.2, 4.0, 0.9, _EVENING, quiet_day=0.35, silent_week=0.4),
+        ListenerKind("light", 1.2, 4.0, 0.9, _EVENING, quiet_day=0.35, silent_week=0.4),
     )
 }
 
-# (user_id, display name, IANA zone, person): the first ones of every simulator.
-_CAST = (
+# (user_id, display name, IANA zone, kind): the first listeners of every simulator.
+_NAMED = (
     ("mira", "Mira Solberg", "Europe/Oslo", "heavy"),
     ("kenji", "Kenji A.", "Asia/Tokyo", "night_owl"),
     ("ayo", "Ayọ̀", "Africa/Lagos", "commuter"),
@@ -85,23 +84,23 @@ _ZONES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """Who a listener is to be."""
+class NewListener:
+    """Who a listener is and how they listen."""
 
     user_id: str
     display_name: str
     timezone: str
-    person: str
+    person: str  # a key of LISTENER_KINDS
 
 
-def cast(count: int, seed: int) -> Iterator[Role]:
+def first_listeners(count: int, seed: int) -> Iterator[NewListener]:
     """The first `count` listeners of a simulator: named ones first, then invented ones."""
-    for role in _CAST[:count]:
-        yield Role(*role)
-    kinds = tuple(PERSONS)
-    for number in range(len(_CAST) + 1, count + 1):
+    for named in _NAMED[:count]:
+        yield NewListener(*named)
+    kinds = tuple(LISTENER_KINDS)
+    for number in range(len(_NAMED) + 1, count + 1):
         rng = seeded(seed, "cast", number)
-        yield Role(
+        yield NewListener(
             f"listener-{number:05d}",
             f"{invented_word(rng)} {invented_word(rng)}",
             rng.choice(_ZONES),

@@ -1,4 +1,4 @@
-"""R13: whose answers hang, break or are refused delays others by no more than the own time-outs."""
+"""Responses that hang, break or are refused delay other users by no more than the time-outs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,17 +14,17 @@ from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.http import Limits
 from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline_tests.crashes.crash_scenario import World
+from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 # The real ones, twentyfold faster.
 LIMITS = Limits(connect_seconds=1.0, read_seconds=0.6, try_seconds=1.0, total_seconds=1.4, tries=4)
-# What a person's calls may take when each of them uses all its time.
+# What a user's calls may take when each of them uses all its time.
 WORST_SECONDS = len(FETCHED) * LIMITS.total_seconds
-# By so much a busy machine may be late.
+# How late a busy machine may be.
 BUSY_SECONDS = 5.0
 
-TROUBLE: dict[str, Fault] = {
+FAULTS: dict[str, Fault] = {
     "silent": Latency(seconds=60),
     "dripping header": SlowLoris(pause_seconds=0.05, part="header"),
     "dripping body": SlowLoris(pause_seconds=0.05, part="body"),
@@ -36,12 +36,12 @@ TROUBLE: dict[str, Fault] = {
 
 
 @pytest.fixture
-def impatient(world: World) -> Iterator[Scenario]:
-    """The pipeline with small limits, and more people, who have been synced once."""
-    for user_id in TROUBLE:
-        world.scenario.connect(user_id, person="light")
-    world.scenario.sync_well(*world.zones, *TROUBLE)
-    pipeline, simulator = world.scenario.pipeline, world.scenario.simulator
+def impatient(case: CrashScenario) -> Iterator[Scenario]:
+    """The pipeline with short time-outs, and more users, who have been synced once."""
+    for user_id in FAULTS:
+        case.scenario.connect(user_id, person="light")
+    case.scenario.sync_well(*case.zones, *FAULTS)
+    pipeline, simulator = case.scenario.pipeline, case.scenario.simulator
     settings = pipeline.settings
     transport = Transport(
         rate_limiter=pipeline.rate_limiter, connections=settings.connections, limits=LIMITS
@@ -50,34 +50,34 @@ def impatient(world: World) -> Iterator[Scenario]:
     accounts = OAuthClient(
         settings.accounts_url, simulator.client_id, simulator.client_secret, transport
     )
-    yield replace(world.scenario, pipeline=replace(pipeline, api=api, accounts=accounts))
+    yield replace(case.scenario, pipeline=replace(pipeline, api=api, accounts=accounts))
     transport.close()
 
 
-def test_broken_answers_delay_others_by_no_more_than_their_own_time_outs(
-    world: World, impatient: Scenario, figure: Callable[[str], None]
+def test_broken_responses_delay_other_users_by_no_more_than_the_time_outs(
+    case: CrashScenario, impatient: Scenario, figure: Callable[[str], None]
 ) -> None:
     started = monotonic()
     # With the usual limits: a busy machine answers late sometimes.
-    peaceful = world.scenario.sync_well(*world.zones, *TROUBLE)
+    undisturbed = case.scenario.sync_well(*case.zones, *FAULTS)
     alone = monotonic() - started
-    for user_id, fault in TROUBLE.items():
+    for user_id, fault in FAULTS.items():
         impatient.simulator.add_fault(fault, user_id=user_id)
     started = monotonic()
-    outcomes = {one.user_id: one for one in impatient.sync(*world.zones, *TROUBLE)}
+    outcomes = {outcome.user_id: outcome for outcome in impatient.sync(*case.zones, *FAULTS)}
     took = monotonic() - started
-    slowest_alone = max(one.seconds for one in peaceful)
-    seconds = {user_id: one.seconds for user_id, one in outcomes.items()}
-    slowest = max(seconds[user_id] for user_id in TROUBLE)
-    healthy = max(seconds[user_id] for user_id in world.zones)
+    slowest_alone = max(outcome.seconds for outcome in undisturbed)
+    seconds = {user_id: outcome.seconds for user_id, outcome in outcomes.items()}
+    slowest = max(seconds[user_id] for user_id in FAULTS)
+    healthy = max(seconds[user_id] for user_id in case.zones)
     figure(
-        f"{len(TROUBLE)} people whose answers hang, drip, break or are refused took "
+        f"{len(FAULTS)} users whose responses hang, drip, break or are refused took "
         f"{slowest:.1f} s at most (limit {WORST_SECONDS:.1f} s), the calls of the healthy "
         f"{healthy:.1f} s (else {slowest_alone:.1f} s), the whole set {took:.1f} s (else "
         f"{alone:.1f} s)"
     )
-    assert {outcomes[user_id].result for user_id in TROUBLE} == {"failed"}
-    assert {outcomes[user_id].result for user_id in world.zones} == {"synced"}
+    assert {outcomes[user_id].result for user_id in FAULTS} == {"failed"}
+    assert {outcomes[user_id].result for user_id in case.zones} == {"synced"}
     assert slowest <= WORST_SECONDS + BUSY_SECONDS
     assert healthy <= WORST_SECONDS / 2 + alone
     # One after the other they would take five times as long.

@@ -1,7 +1,6 @@
-"""Loaded by every process of test_canaries: logs all it can, and lets one user's sync die badly.
+"""Loaded by every process of test_canaries: logs at DEBUG, and makes one user's sync fail.
 
-The sync of the user "crash" raises what no code of ours would: errors whose words are the secrets
-at hand, one around the other.
+The sync of the user "crash" raises nested errors whose messages are the secrets at hand.
 """
 
 import http.client

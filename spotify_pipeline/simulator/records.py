@@ -1,0 +1,108 @@
+"""What the control interface hands out, as values: the server writes them, `control` reads them.
+
+As JSON an instant is text in Spotify's form, and a tuple is a list.
+"""
+
+import datetime as dt
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
+
+from spotify_pipeline.simulator.http.responses import Json
+from spotify_pipeline.simulator.http.shapes import Shape, timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerInfo:
+    """A listener, and the refresh token that the pipeline is given."""
+
+    user_id: str
+    refresh_token: str
+    timezone: str
+    display_name: str | None
+    account_id: str
+    person: str
+    shape: Shape
+
+
+class CallRecord(NamedTuple):
+    """One call to Spotify: its arrival in Unix seconds of real time, endpoint, user if known, the
+    status it got and the kinds of faults that hit it."""
+
+    at: float
+    endpoint: str
+    user_id: str | None
+    status: int
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    def to_json(self) -> Json:
+        """The form that `from_json` reads."""
+        return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return timestamp(value)
+    return [part.to_json() for part in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(_Record):
+    """A play as a page lists it: it may differ from the true play in all three."""
+
+    played_at: dt.datetime
+    track_id: str
+    duration_ms: int
+
+    @classmethod
+    def from_json(cls, listing: Json) -> Self:
+        """One of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
+        return cls(**{**listing, "played_at": dt.datetime.fromisoformat(listing["played_at"])})
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerPlay(_Record):
+    """What really was played; times are UTC, `played_at` is the end of the play.
+
+    The pair of user and `played_at` identifies a play; its track, names, `duration_ms` and `isrc`
+    are the original ones, whatever is served. `heard_ms` of the track were heard.
+
+    `published`: the feed has listed it by the simulator's now, `visible`: it is on the full page
+    now, `served`: it was in a response that the simulator sent whole. `missing`: the feed never
+    lists it; `vanished`: it listed it and does so no longer.
+    `visible_as`: how the full page lists it now, twice when under two track ids. `served_as`: each
+    pair of instant and track id under which it was served, the first one first, each with the
+    length of its first time.
+    """
+
+    played_at: dt.datetime
+    started_at: dt.datetime
+    published_at: dt.datetime
+    published: bool
+    visible: bool
+    served: bool
+    track_id: str
+    track_name: str
+    duration_ms: int
+    artist_id: str
+    artist_name: str
+    isrc: str
+    heard_ms: int
+    missing: bool
+    vanished: bool
+    visible_as: tuple[Listing, ...]
+    served_as: tuple[Listing, ...]
+
+    @classmethod
+    def from_json(cls, line: Json) -> Self:
+        """A line of `/_sim/ledger`."""
+        times = {
+            name: dt.datetime.fromisoformat(line[name])
+            for name in ("played_at", "started_at", "published_at")
+        }
+        listings = {
+            name: tuple(map(Listing.from_json, line[name])) for name in ("visible_as", "served_as")
+        }
+        return cls(**{**line, **times, **listings})
