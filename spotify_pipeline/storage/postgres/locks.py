@@ -2,7 +2,7 @@
 
 Another session may keep a user's rows locked, as an app does that calls forget_user() and does not
 commit. Such a user is left out, so that the others of the run go on. The order of all locks is
-documented in storage/sql/accounts.sql.
+documented in storage/sql/users.sql.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,17 +1,12 @@
 """Sizes of what an app may write: refused in one sentence, and held by the tables."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.engine import make_engine
-from spotify_pipeline.storage.postgres.schema import check_revision, init_db
 from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline_tests.storage.rows import NOON, add_user, cause
 
@@ -96,55 +91,3 @@ def test_who_requests_has_a_name_of_at_most_255_characters(
     with pytest.raises(DBAPIError) as refused:
         connection.execute(insert(t.sync_requests).values(user_id=ada, requested_by=requested_by))
     assert refusal(refused.value) == ("22023", "requested_by has 1 to 255 characters.")
-
-
-@pytest.fixture
-def older(empty_database: URL) -> Iterator[Engine]:
-    """A database at revision 0005, without limits."""
-    engine = make_engine(empty_database)
-    with engine.begin() as conn:
-        conn.execute(text("CREATE SCHEMA spotify_pipeline"))
-        config = Config()
-        config.set_main_option("script_location", "spotify_pipeline.storage:migrations")
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0005")
-        # The functions of the triggers come with init-db.
-        conn.execute(text("ALTER TABLE spotify_pipeline.users DISABLE TRIGGER USER"))
-        conn.execute(text("ALTER TABLE spotify_pipeline.user_tokens DISABLE TRIGGER USER"))
-        conn.execute(text("INSERT INTO spotify_pipeline.time_zones VALUES ('UTC')"))
-    yield engine
-    engine.dispose()
-
-
-def test_an_upgrade_cuts_names_and_ends_connections_beyond_the_limits(older: Engine) -> None:
-    token = LARGEST | {"expires_at": NOON}
-    with older.begin() as conn:
-        for user_id in ("ann", "ben", "cy"):
-            conn.execute(
-                text(
-                    "INSERT INTO spotify_pipeline.users (user_id, connection, display_name)"
-                    " VALUES (:u, 'connected', repeat('x', 300))"
-                ),
-                {"u": user_id},
-            )
-        conn.execute(insert(t.user_tokens).values(user_id="ann", **token))
-        conn.execute(
-            insert(t.user_tokens).values(
-                user_id="ben", **token | {"sealed_refresh_token": b"x" * 100_000}
-            )
-        )
-        conn.execute(
-            insert(t.user_tokens).values(user_id="cy", **token | {"scopes": ["x"] * 1_000})
-        )
-    init_db(older)
-    check_revision(older)
-    with older.connect() as conn:
-        connections = select(t.users.c.user_id, t.users.c.connection).order_by(t.users.c.user_id)
-        assert [tuple(row) for row in conn.execute(connections)] == [
-            ("ann", "connected"),
-            ("ben", "needs_reauth"),
-            ("cy", "needs_reauth"),
-        ]
-        assert conn.scalars(select(t.user_tokens.c.user_id)).all() == ["ann"]
-        assert set(conn.scalars(select(t.users.c.display_name))) == {"x" * 255}
-        assert len(conn.scalars(select(t.request_locks.c.user_id)).all()) == 3
