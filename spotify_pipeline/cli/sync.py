@@ -16,8 +16,8 @@ from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.redaction import scrub
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
-from spotify_pipeline.storage.users.lifecycle import user_statuses
 from spotify_pipeline.storage.users.queries import select_users
+from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.storage.work import sync_runs
 
 POLL_SECONDS = 0.5

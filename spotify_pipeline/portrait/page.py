@@ -13,7 +13,7 @@ from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend, week
 from spotify_pipeline.portrait.elements import Child, element, style, written
 from spotify_pipeline.portrait.meanings import told
-from spotify_pipeline.storage.users.lifecycle import UserStatus
+from spotify_pipeline.storage.users.status import UserStatus
 
 # Whatever slipped through could still load nothing and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

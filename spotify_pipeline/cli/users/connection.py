@@ -2,13 +2,13 @@
 
 import click
 
+from spotify_pipeline.app import disconnect_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.errors import WorkFailed
 from spotify_pipeline.cli.output import example
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known, unknown
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.connection import reset_connection
-from spotify_pipeline.storage.users.lifecycle import disconnect_user
 
 
 @click.command(epilog=example("spotify-pipeline users disconnect mira"))

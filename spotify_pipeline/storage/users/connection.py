@@ -7,13 +7,16 @@ token is deleted. All instants are the database's clock.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import Connection, and_, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.app import connect_user
 from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.scopes import SCOPES
+from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.locks import lock_or_skip
 from spotify_pipeline.storage.users.queries import ELIGIBLE, SealedToken, is_stored
@@ -30,6 +33,31 @@ OUTAGE = (
     "Spotify refuses many connections at once, so this is not believed. "
     "It is tried again within the hour; nobody has to reconnect."
 )
+
+
+def store_connection(
+    conn: Connection,
+    keyring: Keyring,
+    user_id: str,
+    refresh_token: str,
+    *,
+    client_id: str,
+    scopes: Sequence[str] = SCOPES,
+    authorized_at: datetime | None = None,
+) -> None:
+    """Seal the token for the current key and connect a registered user with it.
+
+    `authorized_at` None: now by the database's clock, because this machine's may be wrong.
+    """
+    connect_user(
+        conn,
+        user_id,
+        client_id=client_id,
+        sealed_refresh_token=seal(keyring.public_key(keyring.current_id), user_id, refresh_token),
+        key_id=keyring.current_id,
+        scopes=scopes,
+        authorized_at=authorized_at or conn.execute(select(func.now())).scalar_one(),
+    )
 
 
 def refresh_connection_states(conn: Connection, user_ids: Sequence[str] | None = None) -> None:

@@ -254,3 +254,24 @@ def stale_user_ids(conn: Connection) -> list[str]:
 def all_user_ids(conn: Connection) -> list[str]:
     """Every user, sorted."""
     return list(conn.scalars(select(t.users.c.user_id).order_by(t.users.c.user_id)))
+
+
+def update_user(
+    conn: Connection, user_id: str, timezone: str | None, display_name: str | None
+) -> bool | None:
+    """Change the zone or the name, where given. Unlike register_user it never adds a user.
+
+    Returns whether the user's days are stale now; None: there is no such user.
+    """
+    u = t.users
+    changed = (
+        update(u)
+        .where(u.c.user_id == user_id)
+        .values(
+            timezone=func.coalesce(timezone, u.c.timezone),
+            display_name=func.coalesce(display_name, u.c.display_name),
+        )
+        .returning(u.c.days_stale)
+    )
+    stale: bool | None = conn.scalar(changed)
+    return stale

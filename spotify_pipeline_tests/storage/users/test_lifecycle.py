@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
-from spotify_pipeline.app import Refused, disconnect_user, forget_user
+from spotify_pipeline.app import Refused, connect_user, disconnect_user, forget_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.storage.work.leases import lock_held, take
 from spotify_pipeline_tests.storage.rows import (
     NOON,
@@ -22,7 +22,7 @@ from spotify_pipeline_tests.storage.rows import (
 
 
 def connect(connection: Connection, user_id: str = "ada") -> None:
-    lifecycle.connect_user(
+    connect_user(
         connection,
         user_id,
         client_id="app",
@@ -35,7 +35,7 @@ def connect(connection: Connection, user_id: str = "ada") -> None:
 
 @pytest.fixture
 def ada(connection: Connection) -> str:
-    lifecycle.register_user(connection, "ada", "Europe/Oslo", "Ada")
+    register_user(connection, "ada", "Europe/Oslo", "Ada")
     connect(connection)
     return "ada"
 
@@ -106,7 +106,7 @@ def test_any_number_of_people_may_be_asked_for(connection: Connection, ada: str)
     """A statement has room for 65,535 parameters. Who has lost their tallies is there too."""
     connection.execute(delete(t.listening_tallies))
     names = [ada, *map(str, range(70_000))]
-    assert [one.user_id for one in lifecycle.user_statuses(connection, names)] == [ada]
+    assert [one.user_id for one in user_statuses(connection, names)] == [ada]
     assert [one.user_id for one in load_users(connection, names)] == [ada]
 
 
@@ -131,7 +131,7 @@ def test_who_moves_and_reconnects_in_one_transaction_waits_for_a_write_and_for_n
 
     def sign_in() -> None:
         with engine.begin() as app:
-            lifecycle.register_user(app, ada, "Asia/Tokyo", None)
+            register_user(app, ada, "Asia/Tokyo", None)
             connect(app)
 
     with ThreadPoolExecutor(1) as other:

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from spotify_pipeline.app import connect_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline_tests.storage.rows import NOON, add_user, cause
 
 LARGEST: dict[str, Any] = {
@@ -39,7 +39,7 @@ def refusal(error: DBAPIError) -> tuple[str | None, str | None]:
 def test_the_largest_connection_that_the_limits_allow_is_stored(
     connection: Connection, ada: str
 ) -> None:
-    lifecycle.connect_user(connection, ada, **LARGEST)
+    connect_user(connection, ada, **LARGEST)
     row = connection.execute(select(t.user_tokens)).mappings().one()
     assert {name: row[name] for name in LARGEST} == LARGEST
 
@@ -49,7 +49,7 @@ def test_a_connection_beyond_a_limit_is_refused_in_one_sentence(
     connection: Connection, ada: str, argument: str, value: Any, complaint: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.connect_user(connection, ada, **LARGEST | {argument: value})
+        connect_user(connection, ada, **LARGEST | {argument: value})
     said = f"The connection cannot be stored: {complaint}."
     assert refusal(refused.value) == ("22023", said)
 
@@ -67,9 +67,9 @@ def test_the_table_holds_the_limits_whoever_writes(
 def test_a_display_name_has_at_most_255_characters(
     connection: Connection, ada: str, user_id: str
 ) -> None:
-    lifecycle.register_user(connection, user_id, None, "ä" * 255)
+    register_user(connection, user_id, None, "ä" * 255)
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.register_user(connection, user_id, None, "x" * 256)
+        register_user(connection, user_id, None, "x" * 256)
     assert refusal(refused.value) == ("22023", "A display name has at most 255 characters.")
     with pytest.raises(IntegrityError, match="ck_users_display_name"):
         connection.execute(update(t.users).values(display_name="x" * 256))
@@ -79,7 +79,7 @@ def test_a_time_zone_of_any_length_is_refused_in_one_sentence(
     connection: Connection, ada: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.register_user(connection, ada, "x" * 20_000_000, None)
+        register_user(connection, ada, "x" * 20_000_000, None)
     said = "There is no such time zone. Use an IANA name such as Europe/Berlin."
     assert refusal(refused.value) == ("22023", said)
 
