@@ -27,10 +27,10 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from spotify_pipeline.domain.model import TimeRange, TopArtists, TopTracks
+from spotify_pipeline.domain.model import Artist, TimeRange, TopArtists, TopTrack, TopTracks
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import read_names
-from spotify_pipeline.storage.postgres.bulk import Row, bulk_rows
+from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows
 from spotify_pipeline.storage.postgres.frames import frame
 from spotify_pipeline.storage.postgres.upsert import upsert_changed
 
@@ -70,23 +70,9 @@ def replace_top_artists(
     An empty answer keeps the rows and their fetched_at: Spotify sends one for accounts whose
     list it cannot compute, and an old list says more than none.
     """
-    rows: list[Row] = [
-        {
-            "user_id": one.user_id,
-            "time_range": one.top.time_range,
-            "rank": rank,
-            "spotify_id": artist.spotify_id,
-            "name": artist.name,
-            "genres": artist.genres,
-            "popularity": artist.popularity,
-            "image_url": artist.image_url,
-            "fetched_at": one.fetched_at,
-        }
-        for one in lists
-        for rank, artist in enumerate(one.top.artists, start=1)
-    ]
-    keys = [one.key for one in lists]
-    rows = _with_known_names(conn, rows, "name", t.artists, "spotify_id")
+    rows = [row for fetched in lists for row in _rows(fetched, fetched.top.artists)]
+    rows = _with_known_names(conn, rows, "name", t.artists)
+    keys = [fetched.key for fetched in lists]
     return _replace(conn, t.user_top_artists, t.top_artists_history, keys, rows)
 
 
@@ -94,30 +80,24 @@ def replace_top_tracks(
     conn: Connection, lists: Sequence[FetchedList[TopTracks]]
 ) -> dict[ListKey, ListRows]:
     """The same for tracks."""
-    rows: list[Row] = [
-        {
-            "user_id": one.user_id,
-            "time_range": one.top.time_range,
-            "rank": rank,
-            "spotify_id": entry.spotify_id,
-            "name": entry.name,
-            "artist_id": track.artist_ids[0],
-            "artist_name": entry.artist_name,
-            "album_name": entry.album_name,
-            "image_url": entry.image_url,
-            "preview_url": entry.preview_url,
-            "fetched_at": one.fetched_at,
-        }
-        for one in lists
-        for rank, (entry, track) in enumerate(
-            zip(one.top.entries, one.top.tracks, strict=True), start=1
-        )
-    ]
-    keys = [one.key for one in lists]
-    rows = _with_known_names(conn, rows, "name", t.tracks, "spotify_id")
-    rows = _with_known_names(conn, rows, "artist_name", t.artists, "artist_id")
-    rows = [{name: row[name] for name in row if name != "artist_id"} for row in rows]
+    rows = [row for fetched in lists for row in _rows(fetched, fetched.top.entries)]
+    rows = _with_known_names(conn, rows, "name", t.tracks)
+    artist_of = {
+        track.spotify_id: track.artist_ids[0] for fetched in lists for track in fetched.top.tracks
+    }
+    rows = _with_known_names(conn, rows, "artist_name", t.artists, artist_of)
+    keys = [fetched.key for fetched in lists]
     return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
+
+
+def _rows(fetched: FetchedList[Top], items: Sequence[Artist | TopTrack]) -> list[Row]:
+    """The rows of a list; the fields of an item are named as the table's columns."""
+    user_id, time_range = fetched.key
+    key = {"user_id": user_id, "time_range": time_range}
+    return [
+        {**key, "rank": rank, **as_row(item), "fetched_at": fetched.fetched_at}
+        for rank, item in enumerate(items, start=1)
+    ]
 
 
 def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
@@ -131,14 +111,25 @@ def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> di
 
 
 def _with_known_names(
-    conn: Connection, rows: list[Row], name: str, catalogue: Table, id_: str
+    conn: Connection,
+    rows: list[Row],
+    column: str,
+    catalogue: Table,
+    ids: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """The rows with names from the catalogue where Spotify sent an empty one."""
-    unnamed = {row[id_] for row in rows if not row[name]}
+    """The rows with names from the catalogue where Spotify sent an empty one.
+
+    `ids`: the catalogue's id of what the column names, by spotify_id (None: the same).
+    """
+
+    def id_of(row: Row) -> str:
+        return ids[row["spotify_id"]] if ids else row["spotify_id"]
+
+    unnamed = {id_of(row) for row in rows if not row[column]}
     if not unnamed:
         return rows
     names = read_names(conn, catalogue, unnamed)
-    return [row if row[name] else {**row, name: names.get(row[id_], "")} for row in rows]
+    return [row if row[column] else {**row, column: names.get(id_of(row), "")} for row in rows]
 
 
 def _replace(
