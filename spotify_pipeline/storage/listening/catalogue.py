@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Table, Text, func, literal, select
+from sqlalchemy import Connection, Table, select
 
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import Row, as_row
+from spotify_pipeline.storage.postgres.bulk import Row, any_of, as_row
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 
@@ -43,9 +43,7 @@ def read_names(conn: Connection, table: Table, spotify_ids: Iterable[str]) -> di
     """Names of these artists or tracks; those that were never sent are left out."""
     c = table.c
     rows = conn.execute(
-        select(c.spotify_id, c.name).where(
-            c.spotify_id == func.any(literal(list(spotify_ids), ARRAY(Text))), c.name != ""
-        )
+        select(c.spotify_id, c.name).where(any_of(c.spotify_id, spotify_ids), c.name != "")
     )
     return {row.spotify_id: row.name for row in rows}
 

@@ -1,15 +1,16 @@
-"""Rows of Python values as a table inside a statement."""
+"""Many Python values as one parameter of a statement: rows as a table, or a list to be among."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Column, Table, Text, cast, column, func, literal, select
+from sqlalchemy import ARRAY, Column, Table, Text, cast, column, func, literal, select
 from sqlalchemy.dialects.postgresql import JSON, Insert, insert
+from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
@@ -34,6 +35,11 @@ def bulk_rows(
     return table.render_derived(with_types=True)
 
 
+def any_of(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[bool]:
+    """`column = ANY (values)`. IN takes a parameter per value, and a statement 65,535 at most."""
+    return column == func.any(literal(list(values), ARRAY(column.type)))
+
+
 def insert_rows(table: Table, rows: Sequence[Row]) -> Insert:
     """The statement that inserts these rows, one at least, all with the same columns."""
     names = list(rows[0])
@@ -52,7 +58,7 @@ def _names(kind: "type[DataclassInstance]") -> tuple[str, ...]:
 
 
 def types_of(columns: Sequence[Column[Any]]) -> dict[str, TypeEngine[Any]]:
-    """The types of a table's columns, for `recordset`."""
+    """The types of a table's columns, for `bulk_rows`."""
     return {column.name: column.type for column in columns}
 
 

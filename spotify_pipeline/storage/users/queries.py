@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ARRAY, Connection, Text, func, literal, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.due import LONGEST_WAIT
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 
 ELIGIBLE = ("connected", "expiring", "suspect")
 ACTIVE_FOR = timedelta(days=7)
@@ -86,8 +87,7 @@ def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
-        # An array: a statement has room for 65,535 parameters.
-        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
+        .where(any_of(u.c.user_id, user_ids))
         .order_by(u.c.user_id)
     )
     return [

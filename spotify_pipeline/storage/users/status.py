@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, case, column, func, literal, select, table
+from sqlalchemy import Connection, case, column, func, select, table
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.users.queries import ELIGIBLE
 
 _sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)
@@ -61,7 +62,6 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
         .order_by(u.c.user_id)
     )
     if user_ids is not None:
-        # An array: a statement has room for 65,535 parameters, and a check may count more users.
-        statement = statement.where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
+        statement = statement.where(any_of(u.c.user_id, user_ids))
     rows: Iterable[Sequence[Any]] = conn.execute(statement)
     return [UserStatus(*row) for row in rows]

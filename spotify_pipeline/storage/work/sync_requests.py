@@ -17,8 +17,6 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     ColumnElement,
     Connection,
     Select,
@@ -39,6 +37,7 @@ from sqlalchemy import (
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.postgres.locks import lock_or_skip
 
 OPEN = ("queued", "running")
@@ -121,8 +120,7 @@ def assign(conn: Connection) -> list[Dispatch]:
     ids = conn.scalars(
         select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
     ).all()
-    # One parameter, however many wait: a statement takes 65,535.
-    assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
+    assigned = any_of(_r.c.id, ids)
     attempt = _r.c.attempts + 1
     own_key = func.concat_ws(
         "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
@@ -276,7 +274,7 @@ def _open(conn: Connection, dispatch_key: str, user_ids: Collection[str] | None 
     """
     open_here = and_(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
     if user_ids is not None:
-        open_here &= _r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
+        open_here &= any_of(_r.c.user_id, user_ids)
     k = t.request_locks
     asking = select(_r.c.user_id).where(open_here)
     locks = select(k.c.user_id).where(k.c.user_id.in_(asking)).order_by(k.c.user_id)
