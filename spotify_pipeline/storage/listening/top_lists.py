@@ -1,6 +1,6 @@
-"""Top artists and tracks: the lists as they stand, and the lists that stood before.
+"""Top artists and top tracks: the current lists and their history.
 
-A list is one user's of one time range.
+A list belongs to one user and one time range.
 """
 
 from collections import Counter
@@ -35,13 +35,13 @@ from spotify_pipeline.storage.postgres.frames import frame
 from spotify_pipeline.storage.postgres.upsert import upsert_changed
 
 Top = TypeVar("Top", TopArtists, TopTracks)
-# Whose list, and of which time range.
+# user_id and time range.
 ListKey = tuple[str, TimeRange]
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedList(Generic[Top]):
-    """A list as Spotify sent it at an instant of the facts clock."""
+    """A list as Spotify sent it; `fetched_at` is by the facts clock."""
 
     user_id: str
     top: Top
@@ -49,13 +49,13 @@ class FetchedList(Generic[Top]):
 
     @property
     def key(self) -> ListKey:
-        """Which list it is."""
+        """user_id and time range."""
         return self.user_id, self.top.time_range
 
 
 @dataclass(frozen=True, slots=True)
 class ListRows:
-    """The length of a stored list, and how many of its ranks are new or hold something else."""
+    """The length of a stored list, and how many of its ranks are new or changed."""
 
     total: int
     new: int = 0
@@ -67,8 +67,8 @@ def replace_top_artists(
 ) -> dict[ListKey, ListRows]:
     """Make the stored lists equal the fetched ones, each of another user or time range.
 
-    An empty answer keeps the rows and their fetched_at: Spotify sends one for accounts whose
-    list it cannot compute, and an old list says more than none.
+    An empty response keeps the rows and their fetched_at: Spotify sends one for accounts whose
+    list it cannot compute.
     """
     rows = [row for fetched in lists for row in _rows(fetched, fetched.top.artists)]
     rows = _with_known_names(conn, rows, "name", t.artists)
@@ -101,7 +101,7 @@ def _rows(fetched: FetchedList[Top], items: Sequence[Artist | TopTrack]) -> list
 
 
 def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
-    """The lengths of these users' lists in one of the two tables; empty ones are left out."""
+    """The lengths of these users' lists in `table`; empty ones are left out."""
     rows = conn.execute(
         select(table.c.user_id, table.c.time_range, func.count())
         .where(table.c.user_id.in_(user_ids))
@@ -142,7 +142,7 @@ def _replace(
         key = row["user_id"], row["time_range"]
         after.setdefault(key, []).append(row["spotify_id"])
         fetched_at[key] = row["fetched_at"]
-    # A list that came again as it was is not a change; only its fetched_at moves.
+    # fetched_at alone is no change; _stamp writes it to unchanged rows, too.
     written = upsert_changed(conn, table, rows, stamps=("fetched_at",))
     _stamp(conn, table, fetched_at)
     lost = {k for k, ids in before.items() if k in after and len(after[k]) < len(ids)}
@@ -178,7 +178,7 @@ def _stamp(conn: Connection, table: Table, fetched_at: Mapping[ListKey, datetime
 
 
 def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None:
-    """Delete what stands below the end of lists that have become shorter."""
+    """Delete the ranks beyond the end of lists that have become shorter."""
     if lengths:
         of = _lists("length", Integer(), lengths)
         conn.execute(delete(table).where(_belongs(table, of), table.c.rank > of.c.length))
@@ -187,7 +187,7 @@ def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None
 def _keep_history(
     conn: Connection, history: Table, moved: Mapping[ListKey, datetime], rows: Sequence[Row]
 ) -> None:
-    """End the last version of these lists and begin another, valid from when it was fetched."""
+    """Close the current version of these lists and insert the new one."""
     if not moved:
         return
     of = _lists("at", DateTime(timezone=True), moved)
@@ -210,7 +210,7 @@ def _keep_history(
 
 
 def _lists(name: str, type_: TypeEngine[Any], values: Mapping[ListKey, object]) -> TableValuedAlias:
-    """The lists as a table: user_id, time_range, and a value of each under this name."""
+    """The lists as a table: user_id, time_range, and a column `name` with each list's value."""
     return bulk_rows(
         [
             {"user_id": user_id, "time_range": time_range, name: value}

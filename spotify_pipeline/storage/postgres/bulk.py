@@ -25,8 +25,8 @@ def bulk_rows(
 ) -> TableValuedAlias:
     """A table called `name` with these rows in their order, and a column per entry of `types`.
 
-    The rows travel as one parameter, JSON. With a parameter per value, a thousand users' top lists
-    took SQLAlchemy and the driver ten times as long as they took Postgres.
+    The rows are one parameter, JSON. With a parameter per value, SQLAlchemy and the driver took ten
+    times as long as Postgres for the top lists of a thousand users.
     """
     # As text: SQLAlchemy would encode a JSON value once more, and cannot encode instants.
     text = literal(json.dumps(rows, default=_plain, ensure_ascii=False, allow_nan=False), Text)
