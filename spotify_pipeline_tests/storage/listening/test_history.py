@@ -64,7 +64,7 @@ def test_parts_hold_every_local_date_with_a_play(history: Connection) -> None:
     assert spans[-1][1] > date(2026, 3, 5)
 
 
-def test_the_reader_says_of_every_play_what_read_plays_says(history: Connection) -> None:
+def test_read_history_returns_the_plays_of_read_plays(history: Connection) -> None:
     for windows in (
         dict.fromkeys(SIZES),
         {"anna": reading_window(date(2025, 6, 1), date(2025, 7, 9)), "null": None},

@@ -1,3 +1,5 @@
+-- The tables, constraints and triggers that the migrations up to 0007 made, without comments of
+-- columns. A fixture of test_upgrade.py; it never changes.
 CREATE SCHEMA spotify_pipeline;
 CREATE TYPE spotify_pipeline.text_range AS RANGE (SUBTYPE = text, COLLATION = "C");
 CREATE TABLE spotify_pipeline.alerts (

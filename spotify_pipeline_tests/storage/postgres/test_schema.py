@@ -183,7 +183,7 @@ def test_another_revision_is_refused_with_what_to_do(
     assert newest_revision() in str(refusal.value)
 
 
-def test_nobody_but_the_owner_may_execute_a_function(connection: Connection) -> None:
+def test_only_the_owner_may_execute_functions(connection: Connection) -> None:
     functions = connection.execute(
         text("""
             SELECT proname, has_function_privilege('public', oid, 'EXECUTE') AS open
@@ -212,7 +212,7 @@ def test_every_zone_of_the_pinned_rules_and_no_other_is_known(connection: Connec
     assert sorted(connection.scalars(select(t.time_zones.c.name))) == list(all_zones())
 
 
-def test_zones_that_left_the_rules_leave_the_table_unless_somebody_lives_there(
+def test_zones_dropped_by_the_package_are_deleted_unless_a_user_has_them(
     engine: Engine, connection: Connection
 ) -> None:
     connection.execute(insert(t.time_zones), [{"name": "Mars/Base"}, {"name": "Mars/Dome"}])

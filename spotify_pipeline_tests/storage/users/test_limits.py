@@ -55,7 +55,7 @@ def test_a_connection_beyond_a_limit_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize(("column", "value", "_"), TOO_LARGE)
-def test_the_table_holds_the_limits_whoever_writes(
+def test_the_table_enforces_the_limits_too(
     connection: Connection, ada: str, column: str, value: Any, _: str
 ) -> None:
     with pytest.raises(IntegrityError) as refused:
@@ -85,7 +85,7 @@ def test_a_time_zone_of_any_length_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("requested_by", ["", "x" * 256])
-def test_who_requests_has_a_name_of_at_most_255_characters(
+def test_requested_by_has_1_to_255_characters(
     connection: Connection, ada: str, requested_by: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:

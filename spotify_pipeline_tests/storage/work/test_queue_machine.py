@@ -1,4 +1,4 @@
-"""Any story of the queue: people press, runs start, fail, die or come late, nights pass.
+"""Random histories of the queue: users press Sync, runs start, fail, die or come late, nights pass.
 
 A model in Python says what the database has to answer. Whatever happens, nobody ever has two open
 requests, no accepted request is lost, and none is accepted before the wait is over.
@@ -64,7 +64,7 @@ class Asked:
 
 @dataclass
 class Person:
-    """One story; a person who is forgotten comes back as somebody new."""
+    """A state machine; a forgotten user is registered again."""
 
     user_id: str
     connected: bool = False
@@ -87,7 +87,7 @@ class Person:
 
 
 def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
-    """The machine on this database. Every run has a person of its own."""
+    """The machine on this database. Every run has a user of its own."""
     r = t.sync_requests
 
     def within(call: Callable[..., Any], *args: object) -> Any:
