@@ -12,13 +12,13 @@ from typing import Any, cast
 
 from sqlalchemy import URL, Connection, text
 
+from spotify_pipeline.app import connect_user, register_user
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Profile, Track
 from spotify_pipeline.domain.sealing import new_key, seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.schema import init_db
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
 # The facts clock begins here.

@@ -12,16 +12,15 @@ import dagster as dg
 import psutil
 
 from benchmarks.machine import cpu_seconds
+from spotify_pipeline.app import register_user
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.domain.model import SCOPES
-from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.simulator.music.listener_kinds import first_listeners
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.embedded.client import running_server
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
 # Who has listened for two weeks fills every page and list; a year takes the simulator a second.
@@ -94,18 +93,15 @@ def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[Liste
         )
         for role in first_listeners(users, simulator.seed)
     ]
-    keyring = pipeline.keyring
-    public_key = keyring.public_key(keyring.current_id)
     with pipeline.engine.begin() as conn:
         for one in listeners:
             register_user(conn, one.user_id, one.timezone, one.display_name)
-            connect_user(
+            store_connection(
                 conn,
+                pipeline.keyring,
                 one.user_id,
+                one.refresh_token,
                 client_id=simulator.client_id,
-                sealed_refresh_token=seal(public_key, one.user_id, one.refresh_token),
-                key_id=keyring.current_id,
-                scopes=SCOPES,
                 authorized_at=now,
             )
     return listeners

@@ -1,13 +1,13 @@
-"""What an app may ask of the pipeline: a SQLAlchemy connection in, frozen values out.
+"""The SQL contract as typed functions, for apps: a SQLAlchemy connection in, frozen values out.
 
     with engine.begin() as conn:
         status = sync_status(conn, "mira")
 
-It needs only the rights of the app's role, the standard library and SQLAlchemy with psycopg, and
-nothing else of this package. Every instant is aware. A function raises Refused when the database
-refuses by its rules; the transaction is then over and has to be rolled back, which leaving
-`engine.begin()` does. What an app passes that cannot be, such as an unknown time zone, is a mistake
-of the app and a DBAPIError with SQLSTATE 22023.
+Needs the rights of the app's role, the standard library and SQLAlchemy with psycopg, and nothing
+else of this package. Every instant is aware. A function raises Refused when a rule of the database
+refuses the call; the transaction then has to be rolled back, which leaving `engine.begin()` does.
+An invalid argument, such as an unknown time zone, is a bug of the app and raises DBAPIError with
+SQLSTATE 22023.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
 
 
 class Refused(Exception):
-    """The database refuses; the message is for the person to read.
+    """The database refuses the call; the message is for the user.
 
     `sqlstate` is SP404 (no such user), SP409 (reconnect Spotify) or SP429 (too soon: `retry_at`
     says when it is allowed again).
@@ -119,8 +119,8 @@ class Personality:
 
 
 def request_sync(conn: Connection, user_id: str) -> SyncRequest:
-    """Ask for a sync; sixty clicks are one request. Raises Refused."""
-    row = _one(
+    """Request a sync; while a request is open, returns that one. Raises Refused."""
+    row = _call(
         conn,
         "SELECT request_id, status, retry_at, message FROM spotify_pipeline.request_sync(:user_id)",
         user_id=user_id,
@@ -129,7 +129,7 @@ def request_sync(conn: Connection, user_id: str) -> SyncRequest:
 
 
 def sync_status(conn: Connection, user_id: str) -> SyncStatus:
-    """How the person's syncs stand. Raises Refused for a user nobody knows."""
+    """The state of the user's syncs. Raises Refused for an unknown user."""
     query = text(
         "SELECT user_id, connection, state, last_synced_at, next_allowed_at, request_id,"
         " request_status, error_code, error_message, reconnect_by, blocked_until"
@@ -182,7 +182,7 @@ def top_tracks(conn: Connection, user_id: str, time_range: str) -> list[TopTrack
 
 
 def music_personality(conn: Connection, user_id: str) -> Personality | None:
-    """The person's personality; None: there is none yet."""
+    """The user's personality; None: none has been computed yet."""
     query = text("SELECT * FROM spotify_pipeline.music_personality WHERE user_id = :user_id")
     row = conn.execute(query, {"user_id": user_id}).mappings().one_or_none()
     if row is None:
@@ -195,8 +195,8 @@ def music_personality(conn: Connection, user_id: str) -> Personality | None:
 def register_user(
     conn: Connection, user_id: str, timezone: str | None = None, display_name: str | None = None
 ) -> None:
-    """Create the person (by default in UTC) or update what is given; None keeps what is known."""
-    _one(
+    """Create the user (by default in UTC) or update what is given; None keeps a known value."""
+    _call(
         conn,
         "SELECT spotify_pipeline.register_user(:user_id, :timezone, :display_name)",
         user_id=user_id,
@@ -215,8 +215,8 @@ def connect_user(
     scopes: Sequence[str],
     authorized_at: datetime,
 ) -> None:
-    """Hand over a connection of a registered person. Raises Refused for one nobody knows."""
-    _one(
+    """Store the connection of a registered user. Raises Refused for an unknown user."""
+    _call(
         conn,
         "SELECT spotify_pipeline.connect_user(:user_id, :client_id, :sealed_refresh_token, :key_id,"
         " :scopes, :authorized_at)",
@@ -230,16 +230,16 @@ def connect_user(
 
 
 def disconnect_user(conn: Connection, user_id: str) -> None:
-    """Delete the person's token; everything that was heard stays. Raises Refused."""
-    _one(conn, "SELECT spotify_pipeline.disconnect_user(:user_id)", user_id=user_id)
+    """Delete the user's token and close an open request; plays stay. Raises Refused."""
+    _call(conn, "SELECT spotify_pipeline.disconnect_user(:user_id)", user_id=user_id)
 
 
 def forget_user(conn: Connection, user_id: str) -> None:
-    """Delete everything about the person. Raises Refused, SP404, when that has been done."""
-    _one(conn, "SELECT spotify_pipeline.forget_user(:user_id)", user_id=user_id)
+    """Delete every row of the user. Raises Refused, SP404, for an unknown user."""
+    _call(conn, "SELECT spotify_pipeline.forget_user(:user_id)", user_id=user_id)
 
 
-def _one(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:
+def _call(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:
     with _refusals():
         return conn.execute(text(query), parameters).one()
 

@@ -13,7 +13,7 @@ from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.spotify.authorization import Authorization
-from spotify_pipeline.storage.users.lifecycle import update_user
+from spotify_pipeline.storage.users.queries import update_user
 from spotify_pipeline.sync.admin.connect import Connected
 from spotify_pipeline.sync.admin.connect import connect as redeem_and_store
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline

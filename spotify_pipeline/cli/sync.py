@@ -15,8 +15,8 @@ from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
-from spotify_pipeline.storage.users.lifecycle import user_statuses
 from spotify_pipeline.storage.users.queries import select_users
+from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.terminal import Advance, count, example, printable, progress
 

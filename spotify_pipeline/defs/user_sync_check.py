@@ -37,7 +37,7 @@ with warnings.catch_warnings():
         context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
     ) -> dg.AssetCheckResult:
         """What the last sync of the partition's user left behind."""
-        from spotify_pipeline.storage.users.lifecycle import user_statuses
+        from spotify_pipeline.storage.users.status import user_statuses
 
         with pipeline.opened() as opened, opened.engine.connect() as conn:
             statuses = user_statuses(conn, [context.partition_key])

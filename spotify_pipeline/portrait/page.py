@@ -12,7 +12,7 @@ from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend, week
 from spotify_pipeline.portrait.elements import Child, element, style, written
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.storage.users.lifecycle import UserStatus
+from spotify_pipeline.storage.users.status import UserStatus
 from spotify_pipeline.terminal import count
 
 # Whatever slipped through could still load nothing and run nothing.

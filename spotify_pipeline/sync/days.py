@@ -22,7 +22,7 @@ from spotify_pipeline.storage.listening.days import (
     save_completeness,
     write_days,
 )
-from spotify_pipeline.storage.listening.history import HistoryReader, parts_of_history
+from spotify_pipeline.storage.listening.history import parts_of_history, read_history
 from spotify_pipeline.storage.listening.plays import complete_plays, read_next_plays, read_plays
 from spotify_pipeline.storage.postgres.upsert import Written
 from spotify_pipeline.sync.plays import StoredUser
@@ -89,10 +89,9 @@ def _rebuild_all(
     # A day that was stored under another zone may have no play under this one.
     stored = read_dates(conn, {user_id: whole.get(user_id, date.min) for user_id in user_ids})
     gone = set(zip(stored["user_id"], stored["date"], strict=True))
-    reader = HistoryReader(conn)
     for part in parts_of_history(conn, user_ids):
-        plays = reader.read(
-            {u: day.reading_window(*span) if span else None for u, span in part.items()}
+        plays = read_history(
+            conn, {u: day.reading_window(*span) if span else None for u, span in part.items()}
         )
         days = _without_frozen(day.daily_listening(plays, zones), whole)
         for user_id, span in part.items():

@@ -16,7 +16,7 @@ from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.database import open_engine
-from spotify_pipeline.storage.postgres.schema import check_revision, init_db, is_set_up
+from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db
 from spotify_pipeline.storage.work.api_budget import quota_of
 from spotify_pipeline.sync.admin.keys import load_keyring
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
@@ -80,8 +80,8 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
     """
     engine = open_engine(settings)
     try:
-        if settings.database_url is None and not is_set_up(engine):
-            # The embedded database is ours alone: a first `dagster dev` just works.
+        if settings.database_url is None and current_revision(engine) is None:
+            # The embedded database is the pipeline's alone: a first `dagster dev` just works.
             init_db(engine)
         check_revision(engine)
         rate_limiter = SharedRateLimiter(engine, quota_of(settings))

@@ -34,7 +34,7 @@ def login(_admin: Engine, _template: str) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def server(_admin: Engine) -> Engine:
-    """The engine of somebody who may do everything."""
+    """The engine of a superuser."""
     return _admin
 
 

@@ -25,7 +25,9 @@ def test_it_brings_along_nothing_but_sqlalchemy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_a_person_comes_presses_and_leaves(app: Connection, connection: Connection) -> None:
+def test_a_user_registers_requests_a_sync_and_is_forgotten(
+    app: Connection, connection: Connection
+) -> None:
     helper.register_user(app, "mira", "Europe/Oslo", "Mira")
     before = helper.sync_status(app, "mira")
     assert (before.connection, before.state, before.next_allowed_at) == (
@@ -78,7 +80,7 @@ def test_a_refusal_says_when_and_leaves_the_apps_next_transaction_alone(
     assert (refused.value.sqlstate, refused.value.retry_at) == (helper.RECONNECT, None)
 
 
-def test_while_spotify_makes_everybody_wait_the_request_says_until_when(
+def test_during_a_block_the_request_returns_its_end(
     app: Connection, connection: Connection
 ) -> None:
     add_user(connection, "mira")
@@ -97,7 +99,7 @@ NOBODY: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
-def test_who_cannot_be_registered_is_a_mistake_of_the_app_and_told_in_a_sentence(
+def test_invalid_arguments_of_register_user_are_refused_in_one_sentence(
     app: Connection,
 ) -> None:
     for wrong, sentence in NOBODY:

@@ -53,7 +53,7 @@ def told(day: Day) -> tuple[int | None, int | None, str]:
     return day.minutes, day.plays, day.completeness
 
 
-def test_nothing_is_known_of_somebody_who_was_never_synced(
+def test_days_of_a_user_who_was_never_synced_are_unknown(
     app: Connection, connection: Connection
 ) -> None:
     add_user(connection)
@@ -115,9 +115,7 @@ def test_a_day_with_a_play_shows_what_is_stored(app: Connection, connection: Con
     ]
 
 
-def test_while_days_wait_to_be_computed_again_none_is_complete(
-    app: Connection, connection: Connection
-) -> None:
+def test_while_days_are_stale_none_is_complete(app: Connection, connection: Connection) -> None:
     add_user(connection)
     now = datetime.now(UTC)
     cover(connection, Interval(now - 10 * DAY, now))
@@ -149,9 +147,7 @@ def test_another_number_of_days_is_refused_in_a_sentence(
     assert cause(refused.value).sqlstate == "22023"
 
 
-def test_days_that_are_null_and_people_nobody_knows_are_refused(
-    app: Connection, connection: Connection
-) -> None:
+def test_null_days_and_unknown_users_are_refused(app: Connection, connection: Connection) -> None:
     with pytest.raises(Refused) as unknown:
         listening_history(app, "nobody", 7)
     assert unknown.value.sqlstate == "SP404"
@@ -159,7 +155,7 @@ def test_days_that_are_null_and_people_nobody_knows_are_refused(
         app.execute(text("SELECT * FROM spotify_pipeline.listening_history('nobody', NULL)"))
 
 
-def test_today_is_the_date_in_the_persons_zone_by_the_pinned_rules(connection: Connection) -> None:
+def test_today_is_the_date_in_the_users_zone_by_the_pinned_rules(connection: Connection) -> None:
     connection.execute(
         insert(t.users), [{"user_id": name, "timezone": name} for name in all_zones()]
     )
@@ -175,7 +171,7 @@ def test_today_is_the_date_in_the_persons_zone_by_the_pinned_rules(connection: C
 
 
 class Known(NamedTuple):
-    """What is known of somebody, in hours before now."""
+    """Coverage and plays of a user, in hours before now."""
 
     covers: Sequence[tuple[int, int]]
     gaps: Sequence[tuple[int, int]]

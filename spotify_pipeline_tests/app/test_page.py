@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 
 def snippet(function: str) -> Any:
-    """A function of the page, as whoever copies it gets it."""
+    """A function of the page, as an app copies it."""
     (source,) = [block for block in blocks("python") if f"def {function}(" in block]
     names: dict[str, Any] = {}
     exec(source, names)

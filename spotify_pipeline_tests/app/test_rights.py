@@ -142,7 +142,7 @@ PROBES = {
     ),
     "choose the cooldown": "UPDATE spotify_pipeline.settings SET request_cooldown = '0'",
     "clear a block": "UPDATE spotify_pipeline.api_budget SET blocked_until = NULL",
-    "make a person": "INSERT INTO spotify_pipeline.users (user_id) VALUES ('eve')",
+    "insert a user": "INSERT INTO spotify_pipeline.users (user_id) VALUES ('eve')",
     "store a token": "INSERT INTO spotify_pipeline.user_tokens (user_id) VALUES ('ada')",
     "the trigger's function": "SELECT spotify_pipeline.accept_request()",
     "the state's function": "SELECT spotify_pipeline.make_sync_state()",
@@ -239,7 +239,7 @@ def test_a_statement_of_the_login_ends_after_the_limit_that_was_set_for_it(
 def test_what_others_search_first_does_not_lead_our_functions_astray(
     app: Connection, connection: Connection
 ) -> None:
-    """Whatever the session's search_path is, and whoever may create something there."""
+    """Whatever the session's search_path is, and whichever role may create objects there."""
     role = app.scalar(text("SELECT session_user"))
     schema = f"s{uuid4().hex}"
     connection.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {role}"))

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.running import opened_instance
-from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
 
@@ -38,18 +38,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         settings = load_settings()
         (listener,) = simulator.listeners()
         with open_pipeline(settings) as pipeline, pipeline.engine.begin() as conn:
-            key_id = pipeline.keyring.current_id
             register_user(conn, listener.user_id, listener.timezone, listener.display_name)
-            connect_user(
+            store_connection(
                 conn,
+                pipeline.keyring,
                 listener.user_id,
+                listener.refresh_token,
                 client_id=simulator.client_id,
-                sealed_refresh_token=seal(
-                    pipeline.keyring.public_key(key_id), listener.user_id, listener.refresh_token
-                ),
-                key_id=key_id,
-                scopes=("user-read-recently-played", "user-top-read"),
-                authorized_at=pipeline.now(),
             )
         with opened_instance(settings) as instance:
             instance.add_dynamic_partitions("spotify_users", [listener.user_id])

@@ -20,16 +20,15 @@ import pytest
 import requests
 from sqlalchemy import text
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
-from spotify_pipeline.domain.model import SCOPES
-from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
 from spotify_pipeline.simulator.faults.refusals import AccessTokenExpired, Echo
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.postgres.database import dagster_url, leave_database, pipeline_url
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline_tests.canaries import Canaries
 from spotify_pipeline_tests.cli.browser_user import as_person, free_port
@@ -114,23 +113,18 @@ def _run(case: SecretScenario, simulator: Simulator) -> None:
 
 def _add_listeners(pipeline: Pipeline, simulator: Simulator) -> None:
     since = (datetime.now(UTC) - timedelta(days=3)).date()
-    key_id = pipeline.keyring.current_id
     for user_id in USERS:
         info = simulator.add_listener(user_id, since=since, person="light")
         if user_id == "kenji":
             continue
         with pipeline.engine.begin() as conn:
             register_user(conn, user_id, "UTC", None)
-            connect_user(
+            store_connection(
                 conn,
+                pipeline.keyring,
                 user_id,
+                info.refresh_token,
                 client_id=simulator.client_id,
-                sealed_refresh_token=seal(
-                    pipeline.keyring.public_key(key_id), user_id, info.refresh_token
-                ),
-                key_id=key_id,
-                scopes=SCOPES,
-                authorized_at=datetime.now(UTC),
             )
     simulator.add_fault(RotateRefreshToken(), user_id="mira")
     simulator.add_fault(AccessTokenExpired(), endpoint="recently_played", user_id="mira", times=1)

@@ -1,4 +1,4 @@
-"""Short ways to put rows into the database and to ask for a sync."""
+"""Helpers that insert rows and request syncs."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -48,7 +48,7 @@ def finish_request(
 
 
 def sync_status(connection: Connection, user_id: str = "ada") -> Row[Any]:
-    """What the app sees of a person's syncs."""
+    """The user's row of sync_status."""
     return connection.execute(
         text("SELECT * FROM spotify_pipeline.sync_status WHERE user_id = :user_id"),
         {"user_id": user_id},

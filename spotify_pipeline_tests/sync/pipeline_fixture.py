@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import URL, Table, select, text
 
-from spotify_pipeline.domain.sealing import new_key, seal
+from spotify_pipeline.app import register_user
+from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import CallRecord, ListenerInfo, Simulator
@@ -19,7 +20,7 @@ from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
@@ -73,18 +74,11 @@ class Scenario:
         client_id: str | None = None,
     ) -> None:
         """What the app does when a user has authorized it."""
-        keyring = self.pipeline.keyring
-        public_key = keyring.public_key(keyring.current_id)
+        client_id = client_id or self.simulator.client_id
         with self.pipeline.engine.begin() as conn:
             register_user(conn, user_id, timezone, None)
-            connect_user(
-                conn,
-                user_id,
-                client_id=client_id or self.simulator.client_id,
-                sealed_refresh_token=seal(public_key, user_id, refresh_token),
-                key_id=keyring.current_id,
-                scopes=SCOPES,
-                authorized_at=datetime.now(UTC),
+            store_connection(
+                conn, self.pipeline.keyring, user_id, refresh_token, client_id=client_id
             )
 
     def move(self, user_id: str, timezone: str) -> None:

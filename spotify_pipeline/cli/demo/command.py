@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from sqlalchemy import Engine, func, select
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.demo.audit import PlayKey, stored_plays
 from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_listeners, show_recount
@@ -15,8 +16,6 @@ from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.defs.running import opened_instance, sync_one
-from spotify_pipeline.domain.model import SCOPES
-from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -24,8 +23,9 @@ from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.database import leave_database
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user, user_statuses
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.storage.users.queries import ELIGIBLE
+from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
 from spotify_pipeline.terminal import example, progress
@@ -98,7 +98,6 @@ class Clock:
 
 def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, set[PlayKey]]:
     """Register and connect who is new or has lost the connection; return what is stored."""
-    keyring = pipeline.keyring
     with pipeline.engine.begin() as conn:
         known = {status.user_id: status.connection for status in user_statuses(conn)}
         if strangers := known.keys() - {listener.user_id for listener in listeners}:
@@ -110,15 +109,12 @@ def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[st
             if known.get(listener.user_id) in ELIGIBLE:
                 continue
             register_user(conn, listener.user_id, listener.timezone, listener.display_name)
-            public_key = keyring.public_key(keyring.current_id)
-            connect_user(
+            store_connection(
                 conn,
+                pipeline.keyring,
                 listener.user_id,
+                listener.refresh_token,
                 client_id=pipeline.settings.spotify_client_id or "",
-                sealed_refresh_token=seal(public_key, listener.user_id, listener.refresh_token),
-                key_id=keyring.current_id,
-                scopes=SCOPES,
-                authorized_at=datetime.now(UTC),
             )
         return {listener.user_id: stored_plays(conn, listener.user_id) for listener in listeners}
 

@@ -2,12 +2,12 @@
 
 import click
 
+from spotify_pipeline.app import disconnect_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known, unknown
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.connection import reset_connection
-from spotify_pipeline.storage.users.lifecycle import disconnect_user
 from spotify_pipeline.terminal import example
 
 

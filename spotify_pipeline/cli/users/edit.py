@@ -3,22 +3,21 @@
 import sys
 
 import click
-from sqlalchemy import Connection, func, select
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import one_user, quoted, unknown
 from spotify_pipeline.cli.users.connection import disconnect, reset
 from spotify_pipeline.cli.users.export_forget import export, forget
 from spotify_pipeline.cli.users.list import list_
 from spotify_pipeline.cli.users.show import show
-from spotify_pipeline.domain.model import SCOPES
-from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import ConfigurationError, load_settings
-from spotify_pipeline.storage.users import lifecycle
-from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+from spotify_pipeline.storage.users.connection import store_connection
+from spotify_pipeline.storage.users.queries import update_user
+from spotify_pipeline.storage.users.status import UserStatus, user_statuses
 from spotify_pipeline.sync.admin.keys import load_keyring
 from spotify_pipeline.terminal import example
 
@@ -90,24 +89,11 @@ def add(
         keyring = load_keyring(settings, engine) if token else None
         with engine.begin() as conn:
             before = user_statuses(conn, [user_id])
-            lifecycle.register_user(conn, user_id, timezone, display_name)
+            register_user(conn, user_id, timezone, display_name)
             if token and keyring:
-                _connect(conn, user_id, token, keyring, client_id)
+                store_connection(conn, keyring, user_id, token, client_id=client_id)
             status = user_statuses(conn, [user_id])[0]
     _say_added(status, before[0] if before else None, timezone)
-
-
-def _connect(conn: Connection, user_id: str, token: str, keyring: Keyring, client_id: str) -> None:
-    lifecycle.connect_user(
-        conn,
-        user_id,
-        client_id=client_id,
-        sealed_refresh_token=seal(keyring.public_key(keyring.current_id), user_id, token),
-        key_id=keyring.current_id,
-        scopes=SCOPES,
-        # The database's clock: this machine's may be wrong.
-        authorized_at=conn.execute(select(func.now())).scalar_one(),
-    )
 
 
 def _read_token() -> str:
@@ -160,7 +146,7 @@ def set_(user_id: str, timezone: str | None, display_name: str | None) -> None:
     if timezone is not None:
         check_zone(timezone)
     with opened_database(load_settings()) as engine, engine.begin() as conn:
-        stale = lifecycle.update_user(conn, user_id, timezone, display_name)
+        stale = update_user(conn, user_id, timezone, display_name)
     if stale is None:
         raise unknown(user_id)
     click.echo(f"Updated {quoted(user_id)}.")

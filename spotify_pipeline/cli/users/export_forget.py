@@ -11,12 +11,12 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import click
 from sqlalchemy import Connection
 
+from spotify_pipeline.app import forget_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.export import KEPT_BACK, ExportedTable, export_user
-from spotify_pipeline.storage.users.lifecycle import forget_user
 from spotify_pipeline.terminal import count, example, printable
 
 # Makes a spreadsheet run a text as a formula, in the widths of East Asian keyboards too. The

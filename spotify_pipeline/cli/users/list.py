@@ -10,7 +10,7 @@ from spotify_pipeline.cli.users.argument import trouble
 from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, who_breaks
-from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+from spotify_pipeline.storage.users.status import UserStatus, user_statuses
 from spotify_pipeline.terminal import count, example, instant, print_json, print_table, printable
 
 _COLUMNS = (

@@ -14,7 +14,7 @@ from spotify_pipeline.cli.users.argument import one_user, trouble, unknown
 from spotify_pipeline.domain.portrait import Portrait, TopItem, TopList
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.listening.portrait import read_portrait
-from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
+from spotify_pipeline.storage.users.status import UserStatus, user_statuses
 from spotify_pipeline.terminal import count, example, instant, print_json, printable
 
 

@@ -3,16 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Table, Text, func, literal, select
+from sqlalchemy import Connection, Table, select
 
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import Row, as_row
+from spotify_pipeline.storage.postgres.bulk import Row, any_of, as_row
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 
 def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:
-    """Insert new artists, update changed ones. What an answer leaves out or empties stays known."""
+    """Upsert artists. A value that a response leaves out or empties stays."""
     return upsert_changed(
         conn,
         t.artists,
@@ -22,7 +22,7 @@ def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:
 
 
 def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
-    """Insert new tracks, update changed ones. What an answer leaves out or empties stays known."""
+    """Upsert tracks. A value that a response leaves out or empties stays."""
     return upsert_changed(
         conn,
         t.tracks,
@@ -40,18 +40,16 @@ def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
 
 
 def read_names(conn: Connection, table: Table, spotify_ids: Iterable[str]) -> dict[str, str]:
-    """Names of these artists or tracks; those that were never sent are left out."""
+    """Names of these artists or tracks, by id; those without a name are left out."""
     c = table.c
     rows = conn.execute(
-        select(c.spotify_id, c.name).where(
-            c.spotify_id == func.any(literal(list(spotify_ids), ARRAY(Text))), c.name != ""
-        )
+        select(c.spotify_id, c.name).where(any_of(c.spotify_id, spotify_ids), c.name != "")
     )
     return {row.spotify_id: row.name for row in rows}
 
 
 def _merged(items: Iterable[Artist] | Iterable[Track]) -> list[Row]:
-    """One row per id: of each field the last value sent, because answers say more or less."""
+    """One row per id, with the last value of each field: some responses leave fields out."""
     rows: dict[str, dict[str, Any]] = {}
     for item in items:
         sent = as_row(item)

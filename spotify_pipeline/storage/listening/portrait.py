@@ -1,4 +1,4 @@
-"""Reads what is shown of one person's listening."""
+"""Reads the portrait of one user's listening."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +28,7 @@ CLOCK_DAYS = timedelta(days=28)
 
 
 def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
-    """The person's portrait as of `now`; the user must exist."""
+    """The user's portrait as of `now`; the user must exist."""
     u = t.users
     zone = conn.execute(select(u.c.timezone).where(u.c.user_id == user_id)).scalar_one()
     today = now.astimezone(check_zone(zone)).date()
@@ -49,7 +49,7 @@ def read_portrait(conn: Connection, user_id: str, now: datetime) -> Portrait:
 def _days(
     conn: Connection, user_id: str, today: date, coverage: Coverage, now: datetime
 ) -> tuple[Day, ...]:
-    """Every day of the calendar. A quiet day has no row: whether it is known, its cover says."""
+    """Every day of the calendar. Coverage decides about days without plays: they have no row."""
     d, u, s = t.daily_listening, t.users, t.sync_state
     start = calendar_start(today)
     rows = conn.execute(
@@ -64,12 +64,12 @@ def _days(
         .where(u.c.user_id == user_id)
     ).one()
     if fetched_at and fetched_at > now + CLOCKS_MAY_DIFFER:
-        fetched_at = None  # a wrong clock stored it: it settles no day
+        fetched_at = None  # a wrong clock stored it: it completes no day
 
     def quiet(date_: date) -> Day:
         span = local_day(date_, check_zone(timezone))
         known = completeness(span, coverage.covers, coverage.open_gaps, fetched_at, has_play=False)
-        # Until all days are computed again, it is not known that nothing was heard.
+        # While days are stale, a play of this day may be missing from them.
         if known == "complete" and not stale:
             return Day(date_, 0, 0, known)
         return Day(date_, None, None, "at_least" if known == "complete" else known)

@@ -1,6 +1,6 @@
-"""Top artists and tracks: the lists as they stand, and the lists that stood before.
+"""Top artists and top tracks: the current lists and their history.
 
-A list is one user's of one time range.
+A list belongs to one user and one time range.
 """
 
 from collections import Counter
@@ -27,21 +27,21 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from spotify_pipeline.domain.model import TimeRange, TopArtists, TopTracks
+from spotify_pipeline.domain.model import Artist, TimeRange, TopArtists, TopTrack, TopTracks
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import read_names
-from spotify_pipeline.storage.postgres.bulk import Row, bulk_rows
+from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows
 from spotify_pipeline.storage.postgres.frames import frame
 from spotify_pipeline.storage.postgres.upsert import upsert_changed
 
 Top = TypeVar("Top", TopArtists, TopTracks)
-# Whose list, and of which time range.
+# user_id and time range.
 ListKey = tuple[str, TimeRange]
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedList(Generic[Top]):
-    """A list as Spotify sent it at an instant of the facts clock."""
+    """A list as Spotify sent it; `fetched_at` is by the facts clock."""
 
     user_id: str
     top: Top
@@ -49,13 +49,13 @@ class FetchedList(Generic[Top]):
 
     @property
     def key(self) -> ListKey:
-        """Which list it is."""
+        """user_id and time range."""
         return self.user_id, self.top.time_range
 
 
 @dataclass(frozen=True, slots=True)
 class ListRows:
-    """The length of a stored list, and how many of its ranks are new or hold something else."""
+    """The length of a stored list, and how many of its ranks are new or changed."""
 
     total: int
     new: int = 0
@@ -67,26 +67,12 @@ def replace_top_artists(
 ) -> dict[ListKey, ListRows]:
     """Make the stored lists equal the fetched ones, each of another user or time range.
 
-    An empty answer keeps the rows and their fetched_at: Spotify sends one for accounts whose
-    list it cannot compute, and an old list says more than none.
+    An empty response keeps the rows and their fetched_at: Spotify sends one for accounts whose
+    list it cannot compute.
     """
-    rows: list[Row] = [
-        {
-            "user_id": one.user_id,
-            "time_range": one.top.time_range,
-            "rank": rank,
-            "spotify_id": artist.spotify_id,
-            "name": artist.name,
-            "genres": artist.genres,
-            "popularity": artist.popularity,
-            "image_url": artist.image_url,
-            "fetched_at": one.fetched_at,
-        }
-        for one in lists
-        for rank, artist in enumerate(one.top.artists, start=1)
-    ]
-    keys = [one.key for one in lists]
-    rows = _with_known_names(conn, rows, "name", t.artists, "spotify_id")
+    rows = [row for fetched in lists for row in _rows(fetched, fetched.top.artists)]
+    rows = _with_known_names(conn, rows, "name", t.artists)
+    keys = [fetched.key for fetched in lists]
     return _replace(conn, t.user_top_artists, t.top_artists_history, keys, rows)
 
 
@@ -94,34 +80,28 @@ def replace_top_tracks(
     conn: Connection, lists: Sequence[FetchedList[TopTracks]]
 ) -> dict[ListKey, ListRows]:
     """The same for tracks."""
-    rows: list[Row] = [
-        {
-            "user_id": one.user_id,
-            "time_range": one.top.time_range,
-            "rank": rank,
-            "spotify_id": entry.spotify_id,
-            "name": entry.name,
-            "artist_id": track.artist_ids[0],
-            "artist_name": entry.artist_name,
-            "album_name": entry.album_name,
-            "image_url": entry.image_url,
-            "preview_url": entry.preview_url,
-            "fetched_at": one.fetched_at,
-        }
-        for one in lists
-        for rank, (entry, track) in enumerate(
-            zip(one.top.entries, one.top.tracks, strict=True), start=1
-        )
-    ]
-    keys = [one.key for one in lists]
-    rows = _with_known_names(conn, rows, "name", t.tracks, "spotify_id")
-    rows = _with_known_names(conn, rows, "artist_name", t.artists, "artist_id")
-    rows = [{name: row[name] for name in row if name != "artist_id"} for row in rows]
+    rows = [row for fetched in lists for row in _rows(fetched, fetched.top.entries)]
+    rows = _with_known_names(conn, rows, "name", t.tracks)
+    artist_of = {
+        track.spotify_id: track.artist_ids[0] for fetched in lists for track in fetched.top.tracks
+    }
+    rows = _with_known_names(conn, rows, "artist_name", t.artists, artist_of)
+    keys = [fetched.key for fetched in lists]
     return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
 
 
+def _rows(fetched: FetchedList[Top], items: Sequence[Artist | TopTrack]) -> list[Row]:
+    """The rows of a list; the fields of an item are named as the table's columns."""
+    user_id, time_range = fetched.key
+    key = {"user_id": user_id, "time_range": time_range}
+    return [
+        {**key, "rank": rank, **as_row(item), "fetched_at": fetched.fetched_at}
+        for rank, item in enumerate(items, start=1)
+    ]
+
+
 def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
-    """The lengths of these users' lists in one of the two tables; empty ones are left out."""
+    """The lengths of these users' lists in `table`; empty ones are left out."""
     rows = conn.execute(
         select(table.c.user_id, table.c.time_range, func.count())
         .where(table.c.user_id.in_(user_ids))
@@ -131,14 +111,25 @@ def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> di
 
 
 def _with_known_names(
-    conn: Connection, rows: list[Row], name: str, catalogue: Table, id_: str
+    conn: Connection,
+    rows: list[Row],
+    column: str,
+    catalogue: Table,
+    ids: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """The rows with names from the catalogue where Spotify sent an empty one."""
-    unnamed = {row[id_] for row in rows if not row[name]}
+    """The rows with names from the catalogue where Spotify sent an empty one.
+
+    `ids`: the catalogue's id of what the column names, by spotify_id (None: the same).
+    """
+
+    def id_of(row: Row) -> str:
+        return ids[row["spotify_id"]] if ids else row["spotify_id"]
+
+    unnamed = {id_of(row) for row in rows if not row[column]}
     if not unnamed:
         return rows
     names = read_names(conn, catalogue, unnamed)
-    return [row if row[name] else {**row, name: names.get(row[id_], "")} for row in rows]
+    return [row if row[column] else {**row, column: names.get(id_of(row), "")} for row in rows]
 
 
 def _replace(
@@ -151,7 +142,7 @@ def _replace(
         key = row["user_id"], row["time_range"]
         after.setdefault(key, []).append(row["spotify_id"])
         fetched_at[key] = row["fetched_at"]
-    # A list that came again as it was is not a change; only its fetched_at moves.
+    # fetched_at alone is no change; _stamp writes it to unchanged rows, too.
     written = upsert_changed(conn, table, rows, stamps=("fetched_at",))
     _stamp(conn, table, fetched_at)
     lost = {k for k, ids in before.items() if k in after and len(after[k]) < len(ids)}
@@ -187,7 +178,7 @@ def _stamp(conn: Connection, table: Table, fetched_at: Mapping[ListKey, datetime
 
 
 def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None:
-    """Delete what stands below the end of lists that have become shorter."""
+    """Delete the ranks beyond the end of lists that have become shorter."""
     if lengths:
         of = _lists("length", Integer(), lengths)
         conn.execute(delete(table).where(_belongs(table, of), table.c.rank > of.c.length))
@@ -196,7 +187,7 @@ def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None
 def _keep_history(
     conn: Connection, history: Table, moved: Mapping[ListKey, datetime], rows: Sequence[Row]
 ) -> None:
-    """End the last version of these lists and begin another, valid from when it was fetched."""
+    """Close the current version of these lists and insert the new one."""
     if not moved:
         return
     of = _lists("at", DateTime(timezone=True), moved)
@@ -219,7 +210,7 @@ def _keep_history(
 
 
 def _lists(name: str, type_: TypeEngine[Any], values: Mapping[ListKey, object]) -> TableValuedAlias:
-    """The lists as a table: user_id, time_range, and a value of each under this name."""
+    """The lists as a table: user_id, time_range, and a column `name` with each list's value."""
     return bulk_rows(
         [
             {"user_id": user_id, "time_range": time_range, name: value}

@@ -1,1 +1,1 @@
-"""Revisions of the schema: `versions/0001_name.py` beside the SQL it runs, forward only."""
+"""Upgrades of the tables of existing databases: `versions/0008_name.py` and so on, forward only."""

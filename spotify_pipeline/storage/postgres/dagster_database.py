@@ -1,4 +1,4 @@
-"""Makes the database for Dagster beside our own, where we may and nobody has."""
+"""Creates the database for Dagster on our own server, if it is missing and we have the right."""
 
 from enum import Enum
 
@@ -18,7 +18,7 @@ CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
 
 
 class Created(Enum):
-    """What came of it."""
+    """The outcome of create_dagster_database."""
 
     MADE = "made"
     WAS_THERE = "was there"

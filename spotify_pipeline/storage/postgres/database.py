@@ -1,4 +1,4 @@
-"""Where the data is: the configured server, or the embedded one in the home."""
+"""Finds our database and Dagster's: on the configured server, or the embedded one in the home."""
 
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine, text
@@ -44,8 +44,8 @@ def _understood(variable: str, value: SecretStr) -> URL:
 def reach_dagster(settings: Settings) -> bool:
     """Whether Dagster has made its tables in its database yet.
 
-    Asked before Dagster is, which would try for ten seconds and then say less. An error of the
-    database carries the note DAGSTER_PG_URL, so that whoever reports it names the right one.
+    Checked first, because Dagster would retry for ten seconds and then report less. A database
+    error carries the note DAGSTER_PG_URL, so that its report names the right variable.
     """
     engine = open_dagster_engine(settings)
     try:
@@ -69,7 +69,7 @@ def open_engine(settings: Settings) -> Engine:
 
 
 def leave_database(settings: Settings) -> None:
-    """Where it is the embedded server: give back our share and wait for its end if we were last."""
+    """Leave the embedded server, if it is used; the last process to leave waits for its end."""
     if settings.database_url is None:
         from spotify_pipeline.storage.embedded import client as embedded
 

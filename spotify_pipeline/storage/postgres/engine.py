@@ -1,4 +1,4 @@
-"""Connections to Postgres: which URLs are understood, how the engine is made, which servers serve.
+"""Connections to Postgres: accepted URLs, the engine with its session settings, supported servers.
 
 No error of this module contains a URL, because a URL may contain a password.
 """
@@ -118,7 +118,7 @@ PORTABLE = {
     "default_transaction_isolation": "read committed",
     # A standby and a server that is read-only for all refuse writes whatever this says.
     "default_transaction_read_only": "off",
-    # Limits for people at a prompt: a migration or the days of 100 users may take longer.
+    # Limits meant for interactive sessions: a migration or the days of 100 users may take longer.
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "lock_timeout": "0",
@@ -126,10 +126,10 @@ PORTABLE = {
 }
 SESSION = {
     **PORTABLE,
-    # Nobody else's table or function is found in place of ours, whatever schema comes first.
+    # No table or function of another schema is found in place of ours.
     "search_path": "spotify_pipeline, pg_temp",
-    # Who hangs in the middle of a transaction keeps its rows locked and everybody who wants them
-    # waiting, for ever unless the server ends it. Our longest pause, days of 100 users, is seconds.
+    # A session that hangs in a transaction keeps its rows locked until the server ends it. Our
+    # longest pause, computing the days of 100 users, is seconds.
     "idle_in_transaction_session_timeout": "60s",
     # A host that vanished in the middle of one is noticed within half a minute. The server's own
     # settings are those of its kernel: two hours.
@@ -190,7 +190,7 @@ def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
 
 
 def _hide_row(context: ExceptionContext) -> None:
-    """Postgres quotes the refused row in its DETAIL; runs of many users keep errors for all to see.
+    """Hide the row that Postgres quotes in DETAIL: errors in Dagster's log are visible to everyone.
 
     `diag.message_detail` of the original error still has it.
     """
@@ -198,10 +198,11 @@ def _hide_row(context: ExceptionContext) -> None:
     detail = getattr(getattr(error, "diag", None), "message_detail", None)
     if not detail or not str(getattr(error, "sqlstate", "")).startswith(("22", "23")):
         return
-    for one in (error, context.sqlalchemy_exception):
-        if one is not None:
-            one.args = tuple(
-                arg.replace(detail, "(hidden)") if isinstance(arg, str) else arg for arg in one.args
+    for exception in (error, context.sqlalchemy_exception):
+        if exception is not None:
+            exception.args = tuple(
+                arg.replace(detail, "(hidden)") if isinstance(arg, str) else arg
+                for arg in exception.args
             )
 
 
@@ -219,7 +220,7 @@ def check_server(connection: Connection) -> None:
 
 
 def server_complaint(version: str, major: int, encoding: str) -> str | None:
-    """Why a server does not serve, in one sentence; None if it does."""
+    """Why a server is not supported, in one sentence; None if it is."""
     if major < OLDEST_SERVER:
         return f"PostgreSQL {OLDEST_SERVER} or newer is needed; this server is {version}."
     if encoding != "UTF8":

@@ -2,16 +2,17 @@
 
 Another session may keep a user's rows locked, as an app does that calls forget_user() and does not
 commit. Such a user is left out, so that the others of the run go on. The order of all locks is
-documented in storage/sql/accounts.sql.
+documented in storage/sql/users.sql.
 """
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from sqlalchemy import ARRAY, Connection, Text, func, literal, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 
 # Longer than any transaction of a well-behaved app, and than a sync's write of one user.
 WAIT = "2s"
@@ -63,8 +64,7 @@ def lock_existence(conn: Connection, user_ids: Iterable[str]) -> set[str]:
     Leaves out those whom another session keeps locked.
     """
     u = t.users
-    wanted = u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
-    existing = select(u.c.user_id).where(wanted).order_by(u.c.user_id)
+    existing = select(u.c.user_id).where(any_of(u.c.user_id, user_ids)).order_by(u.c.user_id)
 
     def lock(skip_locked: bool) -> set[str]:
         locking = existing.with_for_update(read=True, key_share=True, skip_locked=skip_locked)

@@ -1,8 +1,8 @@
-"""The role of the app: exactly what it may do, given by every init-db, and all else taken away.
+"""The role of the app: every init-db grants exactly the rights of the contract and revokes others.
 
-A role belongs to the whole server, so several databases may make it at once; no advisory lock
-reaches from one database to another. It is never dropped, and what somebody changed about the role
-itself (a password, a membership) stays as it is.
+A role belongs to the whole server, so several databases may create it at once, and no advisory lock
+spans two databases. The role is never dropped, and its own attributes (password, membership) are
+never changed.
 """
 
 from enum import Enum
@@ -43,22 +43,22 @@ FUNCTIONS = (
 )
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-# CREATE ROLE that lost a race says the first when the other had committed, else the second.
+# CREATE ROLE that lost a race: the first if the other had committed, else the second.
 _MADE_MEANWHILE = ("42710", "23505")
-# "tuple concurrently updated": what the server itself has no better name for.
+# "tuple concurrently updated": an internal error of the server without a code of its own.
 _RACE = "XX000"
 _TRIES = 5
 
 
 class AppRole(Enum):
-    """What came of it."""
+    """The outcome of give_rights."""
 
     READY = "ready"
     NOT_ALLOWED = "not allowed"
 
 
 def create_statement(conn: Connection | Engine, role: str) -> str:
-    """What somebody with CREATEROLE has to run where we may not."""
+    """The statement for a login with CREATEROLE to run, where ours lacks it."""
     return f"CREATE ROLE {_quoted(conn, role)} NOLOGIN"
 
 
@@ -179,7 +179,7 @@ CONTRACT = frozenset(
 
 
 def rights(conn: Connection, role: str) -> set[str]:
-    """What a role may do with our schema, in whatever way it came to it: to equal CONTRACT."""
+    """The rights of a role on our schema, from any source; they should equal CONTRACT."""
     return set(conn.scalars(_RIGHTS, {"role": role, "schema": t.SCHEMA}))
 
 

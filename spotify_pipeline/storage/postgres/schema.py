@@ -1,9 +1,10 @@
-"""Brings a database to the schema of this version, and says when one is not there yet.
+"""Creates the schema of this version, upgrades an older one, and refuses any other.
 
-What holds data (tables, constraints, triggers) is versioned by revisions, which run once. What
-does not (functions and views, `storage/sql/*.sql`, and the time zones with their days) is written
-again at every init-db, so it always is the one of this version; only a view whose columns change
-their meaning, or a function that changes its result, is first dropped by a revision.
+A new database is made from `storage/tables`, the one source of the schema; migrations change the
+tables of an existing one, once each. What holds no data is written again at every init-db, so it
+always is that of this version: functions and views (`storage/sql`), comments, and the time zones
+with their days. Only a view whose columns change their meaning, or a function that changes its
+result, is first dropped by a migration.
 """
 
 import time
@@ -14,6 +15,7 @@ from importlib import resources
 from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import SetColumnComment, SetTableComment
 
 from spotify_pipeline.domain.listening.day_starts import all_day_starts
 from spotify_pipeline.domain.zones import all_zones
@@ -23,20 +25,20 @@ from spotify_pipeline.storage.postgres.engine import check_server
 
 # The order matters: a function may use a view, and a view another view.
 SCRIPTS = (
-    "people.sql",
+    "user_triggers.sql",
     "plays.sql",
-    "tallies.sql",
-    "accounts.sql",
+    "counters.sql",
+    "users.sql",
     "requests.sql",
     "status.sql",
     "history.sql",
 )
 
-# Any number will do that nobody else in this database uses for an advisory lock.
+# Any number that no other program in this database uses for an advisory lock.
 LOCK = 0x5350_4F54_4946_59
 
-# Who waits for a lock on a table or view makes everybody who comes later wait too: an app that
-# reads sync_status stood still for as long as another session held it. So we let go and try again.
+# A session that waits for a lock on a table or view makes every later session wait behind it: an
+# app that reads sync_status would stand still with us. So give up, and try again after a pause.
 LOCK_TIMEOUT = "5s"
 TRIES = 6
 PAUSE_SECONDS = 2.0
@@ -44,23 +46,22 @@ _DEADLOCK, _LOCK_TIMEOUT = "40P01", "55P03"
 
 
 class SchemaOutdated(UsageError):
-    """The database has no schema of ours or another revision of it; says what to do."""
+    """The database has no schema of ours, or a revision that this version cannot use."""
 
 
 class SchemaBusy(PipelineError):
-    """Other sessions kept locked what had to change; says what to do."""
+    """Other sessions held locks on what had to change."""
 
 
 def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Create or upgrade the schema, in one transaction; safe to run twice and by many at once.
+    """Create or upgrade the schema in one transaction; idempotent, and safe to run concurrently.
 
-    A deadlock with who uses the database, or a lock that is not let go, undoes all of it, and it is
-    tried again. Raises SchemaBusy after the last try, SchemaOutdated for the schema of a newer
-    version, and UnsupportedServer for a server that cannot hold ours.
+    A deadlock or a lock timeout rolls everything back and is tried again. Raises SchemaBusy after
+    the last try, SchemaOutdated for a revision that it cannot upgrade, and UnsupportedServer.
     """
     for tried in range(1, TRIES + 1):
         try:
-            return _init_db(engine)
+            return _create_or_upgrade(engine)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in (_DEADLOCK, _LOCK_TIMEOUT):
                 raise
@@ -73,7 +74,7 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
         sleep(PAUSE_SECONDS)
 
 
-def _init_db(engine: Engine) -> None:
+def _create_or_upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         check_server(connection)
         connection.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
@@ -83,19 +84,22 @@ def _init_db(engine: Engine) -> None:
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))
             connection.execute(
-                text(f"COMMENT ON SCHEMA {t.SCHEMA} IS 'What people listen to on Spotify.'")
+                text(f"COMMENT ON SCHEMA {t.SCHEMA} IS 'What users listen to on Spotify.'")
             )
-        _refuse_newer(_revision(connection) or "")
-        _upgrade(connection)
-        _apply_scripts(connection)
+        found = _revision(connection)
+        if found is None:
+            # checkfirst would leave a table of another program as it is, under one of our names.
+            t.metadata.create_all(connection, checkfirst=False)
+            _alembic("stamp", connection)
+        else:
+            _refuse_foreign(found)
+            _alembic("upgrade", connection)
+        _run_scripts(connection, *SCRIPTS, *(["triggers.sql"] if found is None else []))
+        # Postgres lets everybody execute a new function.
+        connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
+        _write_comments(connection)
         _fill_time_zones(connection)
         _fill_day_starts(connection)
-
-
-def is_set_up(engine: Engine) -> bool:
-    """Whether there is any revision of our schema."""
-    with engine.connect() as connection:
-        return _revision(connection) is not None
 
 
 def check_revision(engine: Engine) -> None:
@@ -103,20 +107,26 @@ def check_revision(engine: Engine) -> None:
     found = current_revision(engine)
     if found is None:
         raise SchemaOutdated("The database is not set up yet: run `spotify-pipeline init-db`.")
+    _refuse_foreign(found)
     if found < newest_revision():
         raise SchemaOutdated(
             f"The database is at revision {found} and this version needs {newest_revision()}: "
             "run `spotify-pipeline init-db`."
         )
-    _refuse_newer(found)
 
 
-def _refuse_newer(found: str) -> None:
+def _refuse_foreign(found: str) -> None:
     if found > newest_revision():
         raise SchemaOutdated(
             f"The database is at revision {found}, which a newer spotify_pipeline made, and this "
             f"version knows {newest_revision()}: upgrade spotify_pipeline. "
             "(`spotify-pipeline init-db` does not go back.)"
+        )
+    if found < _revisions()[0]:
+        raise SchemaOutdated(
+            f"The database is at revision {found}, and this version upgrades from "
+            f"{_revisions()[0]} on: first run `spotify-pipeline init-db` of an earlier "
+            f"spotify_pipeline that knows revision {_revisions()[0]}."
         )
 
 
@@ -126,12 +136,17 @@ def current_revision(engine: Engine) -> str | None:
         return _revision(connection)
 
 
-@cache
 def newest_revision() -> str:
-    """The newest revision by the file names, such as '0001'. Four digits, so text order serves."""
+    """The revision of this version, such as '0008'."""
+    return _revisions()[-1]
+
+
+@cache
+def _revisions() -> list[str]:
+    """Sorted, by the names of the files. Four digits, so text order serves."""
     versions = resources.files("spotify_pipeline.storage") / "migrations" / "versions"
     names = [entry.name for entry in versions.iterdir() if entry.name.endswith(".py")]
-    return max(name.partition("_")[0] for name in names if name[:1].isdigit())
+    return sorted(name.partition("_")[0] for name in names if name[:1].isdigit())
 
 
 def _revision(connection: Connection) -> str | None:
@@ -142,34 +157,53 @@ def _revision(connection: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def _upgrade(connection: Connection) -> None:
+def _alembic(command: str, connection: Connection) -> None:
+    """Runs `upgrade` or `stamp` to the newest revision."""
     # Only here: alembic takes a fifth of a second to import, and most processes never migrate.
-    from alembic import command
+    from alembic import command as commands
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "spotify_pipeline.storage:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    getattr(commands, command)(config, "head")
 
 
-def _apply_scripts(connection: Connection) -> None:
+def _run_scripts(connection: Connection, *names: str) -> None:
     connection.execute(text(f"SET LOCAL search_path = {t.SCHEMA}, pg_temp"))
     scripts = resources.files("spotify_pipeline.storage") / "sql"
-    for name in SCRIPTS:
+    for name in names:
         connection.exec_driver_sql(
             (scripts / name).read_text(encoding="utf-8"),
             execution_options={"no_parameters": True},
         )
-    # Postgres lets everybody execute a new function.
-    connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
+
+
+def _write_comments(connection: Connection) -> None:
+    """Give tables and columns the comments of this version; unchanged ones are not touched."""
+    rows = connection.execute(
+        text(
+            "SELECT c.relname, a.attname, d.description FROM pg_description AS d"
+            " JOIN pg_class AS c ON c.oid = d.objoid AND d.classoid = 'pg_class'::regclass"
+            " LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid"
+            " AND d.objsubid > 0 WHERE c.relnamespace = to_regnamespace(:schema)"
+        ),
+        {"schema": t.SCHEMA},
+    )
+    found = {(relation, attribute): comment for relation, attribute, comment in rows}
+    for ours in t.metadata.sorted_tables:
+        if found.get((ours.name, None)) != ours.comment:
+            connection.execute(SetTableComment(ours))
+        for column_ in ours.columns:
+            if found.get((ours.name, column_.name)) != column_.comment:
+                connection.execute(SetColumnComment(column_))
 
 
 def _fill_time_zones(connection: Connection) -> None:
     zones = t.time_zones
     names = list(all_zones())
     connection.execute(insert(zones).on_conflict_do_nothing(), [{"name": name} for name in names])
-    # A name that the package dropped stays while somebody lives in it.
+    # A name that the package dropped stays while a user has it.
     used = select(t.users.c.timezone)
     connection.execute(delete(zones).where(zones.c.name.not_in(names), zones.c.name.not_in(used)))
 

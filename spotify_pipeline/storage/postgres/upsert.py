@@ -1,4 +1,4 @@
-"""Writes only what changed, and says how much that was."""
+"""Upserts that write only changed rows and report which."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from spotify_pipeline.storage.postgres.bulk import Row, bulk_rows, types_of
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Keys of the rows that a write inserted and of those it changed; the rest stood already."""
+    """Keys of the rows that a write inserted, and of those it changed."""
 
     inserted: tuple[tuple[Any, ...], ...] = ()
     changed: tuple[tuple[Any, ...], ...] = ()
@@ -35,9 +35,9 @@ def upsert_changed(
 ) -> Written:
     """Insert rows by primary key; update those that differ; leave equal ones alone.
 
-    `keep_known` columns are not overwritten with NULL or an empty text: a response that leaves a
-    field out, or empties it, says nothing about it. `stamps` are written with a change but are no
-    reason for one. Rows are sorted by key, so that two writers of a shared table cannot deadlock.
+    `keep_known` columns are not overwritten with NULL or an empty text, because responses leave
+    fields out or empty them. `stamps` are written with a change but do not count as one. Rows are
+    sorted by key, so that two writers of a shared table cannot deadlock.
     Returns the keys written.
     """
     if not rows:
@@ -57,8 +57,8 @@ def upsert_changed(
 
     given = bulk_rows(ordered, types_of([table.c[name] for name in names]), "given")
     same = and_(*(table.c[key] == given.c[key] for key in keys), not_(differs(given.c)))
-    # Equal rows are left out first: ON CONFLICT would lock them, and popular artists are in
-    # everybody's chunk.
+    # Equal rows are left out first: ON CONFLICT would lock them, and popular artists are in every
+    # chunk.
     new = select(*given.c).where(~select(literal_column("1")).where(same).exists())
     statement = insert(table).from_select(names, new)
     excluded = statement.excluded
@@ -81,7 +81,7 @@ def upsert_changed(
 
 
 def _value(new: Any, table: Table, name: str, keep_known: Sequence[str]) -> ColumnElement[Any]:
-    """What a column is to hold: the new value, or the known one where the new one says nothing."""
+    """The new value of a column, or the known one if the new one is missing (`keep_known`)."""
     value: ColumnElement[Any] = new[name]
     if name not in keep_known:
         return value

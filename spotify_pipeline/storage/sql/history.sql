@@ -1,11 +1,11 @@
--- A person's listening day by day, for a chart without holes.
+-- A user's listening day by day, for a chart without holes.
 
--- Exactly `days` rows, oldest first, ending today in the person's zone. minutes is 0 only where the
+-- Exactly `days` rows, oldest first, ending today in the user's zone. minutes is 0 only where the
 -- day is complete; where nothing is known it is NULL.
 --
--- Days with a play have a row in daily_listening. Of a day without one this says how complete it is,
--- by the rule of domain/listening/coverage.py; when it begins and ends was computed by the pipeline, in
--- day_starts. While all days of a person wait to be computed again, none is called complete.
+-- Days with a play have a row in daily_listening. The completeness of a day without one is computed
+-- here, by the rule of domain/listening/coverage.py; day_starts, filled by the pipeline, says when it
+-- begins and ends. While a user's days are stale, none is complete.
 CREATE OR REPLACE FUNCTION listening_history(user_id text, days int)
     RETURNS TABLE (
         date date,
@@ -21,7 +21,7 @@ CREATE OR REPLACE FUNCTION listening_history(user_id text, days int)
 AS $$
 #variable_conflict use_column
 DECLARE
-    person users;
+    target users;
     fetched_at timestamptz;
     today date;
 BEGIN
@@ -29,22 +29,22 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'The number of days must be from 1 to 3660.';
     END IF;
-    SELECT * INTO person FROM users AS u WHERE u.user_id = listening_history.user_id;
+    SELECT * INTO target FROM users AS u WHERE u.user_id = listening_history.user_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
-    -- Not one of the future, which a wrong clock stored.
+    -- A wrong clock may have stored an instant in the future.
     SELECT s.plays_fetched_at INTO fetched_at FROM sync_state AS s
-    WHERE s.user_id = person.user_id AND s.plays_fetched_at <= now() + interval '1 minute';
+    WHERE s.user_id = target.user_id AND s.plays_fetched_at <= now() + interval '1 minute';
 
-    -- The last date that has begun there, out of the three that it can be.
+    -- The latest local date that has begun, out of three candidates.
     SELECT max(d.date) INTO today
     FROM (
         SELECT (now() AT TIME ZONE 'UTC')::date + n AS date FROM generate_series(-1, 1) AS n
     ) AS d
     CROSS JOIN LATERAL (
         SELECT z.begins FROM day_starts AS z
-        WHERE z.timezone = person.timezone AND z.since <= d.date
+        WHERE z.timezone = target.timezone AND z.since <= d.date
         ORDER BY z.since DESC LIMIT 1
     ) AS z
     WHERE (d.date + z.begins) AT TIME ZONE 'UTC' <= now();
@@ -61,11 +61,11 @@ BEGIN
         ) AS d
         CROSS JOIN LATERAL (
             SELECT z.begins FROM day_starts AS z
-            WHERE z.timezone = person.timezone AND z.since <= d.date
+            WHERE z.timezone = target.timezone AND z.since <= d.date
             ORDER BY z.since DESC LIMIT 1
         ) AS z
     ),
-    judged AS (
+    rated AS (
         SELECT
             d.date,
             l.minutes,
@@ -73,30 +73,30 @@ BEGIN
             l.top_track_id,
             l.top_artist_id,
             CASE
-                WHEN person.days_stale AND l.completeness = 'complete' THEN 'at_least'
+                WHEN target.days_stale AND l.completeness = 'complete' THEN 'at_least'
                 WHEN l.completeness IS NOT NULL THEN l.completeness
-                WHEN NOT person.days_stale
+                WHEN NOT target.days_stale
                     AND fetched_at >= d.ends_at + interval '6 hours'
                     AND EXISTS (
                         SELECT FROM coverage AS c
-                        WHERE c.user_id = person.user_id
+                        WHERE c.user_id = target.user_id
                             AND c.covered_from <= d.starts_at AND least(c.covered_to, now()) >= d.ends_at
                     )
                     AND NOT EXISTS (
                         SELECT FROM listening_gaps AS g
-                        WHERE g.user_id = person.user_id AND g.closed_at IS NULL
+                        WHERE g.user_id = target.user_id AND g.closed_at IS NULL
                             AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
                     )
                     THEN 'complete'
                 WHEN EXISTS (
                     SELECT FROM coverage AS c
-                    WHERE c.user_id = person.user_id
+                    WHERE c.user_id = target.user_id
                         AND c.covered_from <= d.ends_at AND least(c.covered_to, now()) >= d.starts_at
                 ) THEN 'at_least'
                 ELSE 'unknown'
             END AS completeness
         FROM span AS d
-        LEFT JOIN daily_listening AS l ON l.user_id = person.user_id AND l.date = d.date
+        LEFT JOIN daily_listening AS l ON l.user_id = target.user_id AND l.date = d.date
         WHERE d.date <= today
     )
     SELECT
@@ -108,7 +108,7 @@ BEGIN
         j.top_artist_id,
         a.name,
         j.completeness
-    FROM judged AS j
+    FROM rated AS j
     LEFT JOIN tracks AS t ON t.spotify_id = j.top_track_id
     LEFT JOIN artists AS a ON a.spotify_id = j.top_artist_id
     ORDER BY j.date;

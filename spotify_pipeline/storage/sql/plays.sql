@@ -1,5 +1,5 @@
--- A play keeps the facts of its track: what it is stored without, it takes from the catalogue. They do
--- not change under it when the catalogue does.
+-- Fills in, from the catalogue, the facts of the track that a play is stored without. The play keeps
+-- them: a later change of the catalogue does not change past days.
 CREATE OR REPLACE FUNCTION complete_play() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$

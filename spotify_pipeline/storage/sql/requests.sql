@@ -1,16 +1,16 @@
--- Who may ask for a sync, and when. The rule is in the database, so that it holds for the app's
--- INSERT, for request_sync() and for whatever is written next, and only the database's clock counts.
+-- Which users may request a sync, and when. The rule is in the database, so that it holds for the
+-- app's INSERT and for request_sync() alike, and only the database's clock counts.
 
--- Who reads sync_status locks it first and request_cooldown, which it reads, then. Whoever replaces
--- both locks them in that order too, or the two wait in a circle. It changes nothing.
+-- Prevents a deadlock: a session that reads sync_status locks it before request_cooldown, which it
+-- reads. This locks sync_status first, too, before request_cooldown is replaced. It changes nothing.
 ALTER VIEW IF EXISTS sync_status RESET (check_option);
 
--- When a person may ask again, from the requests they made themselves:
+-- When a user may request a sync again, from the requests they made themselves:
 --   after a success: the cooldown of the settings;
 --   after n transient failures in a row: min(1 min * 2^n, 1 h) after the last of them.
--- A failure that waiting cannot mend (RECONNECT and the like) starts no wait and ends the series.
--- A view and not a function: a view is read with its owner's rights, while a function inside one
--- would need EXECUTE for everybody who reads sync_status.
+-- A permanent failure (such as RECONNECT) starts no wait and ends the series.
+-- A view and not a function: a view is read with its owner's rights, while a function inside
+-- sync_status would need EXECUTE for each reader.
 CREATE OR REPLACE VIEW request_cooldown AS
 SELECT
     u.user_id,
@@ -24,13 +24,13 @@ LEFT JOIN LATERAL (
     SELECT r.finished_at + s.request_cooldown AS until
     FROM sync_requests AS r CROSS JOIN settings AS s
     WHERE r.user_id = u.user_id AND r.status = 'succeeded'
-        -- One that ended in the future was written by a wrong clock.
+        -- A wrong clock may have written an end in the future.
         AND r.finished_at <= clock_timestamp()
     ORDER BY r.id DESC
     LIMIT 1
 ) AS success ON true
 LEFT JOIN LATERAL (
-    -- Six failures already make the full hour; older ones need not be read.
+    -- Six failures already give the full hour.
     SELECT max(f.finished_at) + least(interval '1 minute' * 2 ^ count(*), interval '1 hour') AS until
     FROM (
         SELECT r.finished_at, bool_and(r.transient) OVER (ORDER BY r.id DESC) AS in_a_row
@@ -53,8 +53,8 @@ LEFT JOIN LATERAL (
 ) AS failure ON true;
 
 COMMENT ON VIEW request_cooldown IS
-    'One row per person: when they may ask for a sync again. The one place that says so.';
-COMMENT ON COLUMN request_cooldown.user_id IS 'The person.';
+    'One row per user: when they may request a sync again. The one place with this rule.';
+COMMENT ON COLUMN request_cooldown.user_id IS 'The user.';
 COMMENT ON COLUMN request_cooldown.after_success IS
     'End of the cooldown after the last succeeded request; NULL: none succeeded.';
 COMMENT ON COLUMN request_cooldown.after_failure IS
@@ -62,8 +62,8 @@ COMMENT ON COLUMN request_cooldown.after_failure IS
 COMMENT ON COLUMN request_cooldown.next_allowed_at IS
     'Next instant at which a request is accepted; NULL: now.';
 
--- Until when nobody can call Spotify; no row: somebody can. An end later than any block or any day
--- can have was written by a wrong clock and is ignored, as domain/quota.py ignores it.
+-- Until when no call to Spotify may be made; no row: calls may be made. An end beyond the longest
+-- block was written by a wrong clock and is ignored, as domain/quota.py ignores it.
 CREATE OR REPLACE VIEW account_block AS
 SELECT greatest(w.blocked_until, w.day_full_until) AS until, w.blocked_until
 FROM api_budget AS b
@@ -80,12 +80,12 @@ CROSS JOIN LATERAL (
 WHERE greatest(w.blocked_until, w.day_full_until) > clock_timestamp();
 
 COMMENT ON VIEW account_block IS
-    'One row while nobody can call Spotify, because Spotify or our own limit of the day forbids it.';
+    'One row while no call may be made, because Spotify or our own limit of the day forbids it.';
 COMMENT ON COLUMN account_block.until IS 'Until when.';
 COMMENT ON COLUMN account_block.blocked_until IS
     'Until when Spotify forbids it; NULL or earlier: our own limit of the day lasts longer.';
 
--- Decides about every new request, and forces every column but user_id and requested_by.
+-- Accepts or refuses every new request, and sets every column but user_id and requested_by.
 CREATE OR REPLACE FUNCTION accept_request() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -98,19 +98,19 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'requested_by has 1 to 255 characters.';
     END IF;
-    -- Nobody forgets the user meanwhile. A sync's write does not conflict with it: no click waits.
+    -- Keeps the user from being forgotten meanwhile. Does not conflict with a sync's write.
     PERFORM FROM users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
-    -- Sixty clicks at once wait here for each other, and an older snapshot fails with 40001.
+    -- Serializes concurrent requests of the user; an older snapshot fails with 40001.
     PERFORM FROM request_locks AS l WHERE l.user_id = NEW.user_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        -- A restore without triggers: the row is made, and a second one at this moment waits for it.
+        -- After a restore without triggers: make the row; a concurrent request waits for it.
         INSERT INTO request_locks AS l (user_id) VALUES (NEW.user_id)
         ON CONFLICT (user_id) DO UPDATE SET changes = l.changes;
     END IF;
-    -- Only now: what was read before the lock may be outdated.
+    -- Read after the lock: before it, the value may be outdated.
     SELECT u.connection INTO connection_now FROM users AS u WHERE u.user_id = NEW.user_id;
     IF connection_now IN ('disconnected', 'needs_reauth') THEN
         RAISE EXCEPTION USING ERRCODE = 'SP409',
@@ -155,7 +155,7 @@ BEGIN
 END
 $$;
 
--- A finished request stays what it is; an instant that a move leaves out is now.
+-- A finished request never changes its status; an instant that a change of status leaves out is now.
 CREATE OR REPLACE FUNCTION move_request() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -177,7 +177,7 @@ BEGIN
 END
 $$;
 
--- Asks for a sync. One row for the new or for the already open request; a refusal is an error
+-- Requests a sync. Returns one row for the new or for the already open request; a refusal is an error
 -- with SQLSTATE SP404, SP409 or SP429.
 CREATE OR REPLACE FUNCTION request_sync(user_id text)
     RETURNS TABLE (request_id bigint, status text, retry_at timestamptz, message text)
@@ -190,7 +190,7 @@ DECLARE
 BEGIN
     INSERT INTO sync_requests (user_id) VALUES (request_sync.user_id) RETURNING * INTO request;
     IF request.id IS NULL THEN
-        -- The open one; the lock taken by the trigger keeps it open and a newer one from appearing.
+        -- The open one: the trigger's lock keeps it open, and keeps a newer one from appearing.
         SELECT * INTO request
         FROM sync_requests AS r WHERE r.user_id = request_sync.user_id ORDER BY r.id DESC LIMIT 1;
     END IF;

@@ -1,4 +1,4 @@
--- What the app shows about a person's syncs.
+-- The state of a user's syncs, for the app to show.
 CREATE OR REPLACE VIEW sync_status AS
 SELECT
     u.user_id,
@@ -31,8 +31,8 @@ LEFT JOIN LATERAL (
     ORDER BY q.id DESC
     LIMIT 1
 ) AS r ON true
--- What went wrong last, while nothing is open: the request, if no result was written after it
--- (its run may have died without writing one), else whatever sync wrote its result last.
+-- The last error, while no request is open: that of the request, if no result was written after it
+-- (its run may have died without writing one), else that of the sync which wrote its result last.
 CROSS JOIN LATERAL (
     SELECT
         coalesce(r.status IN ('queued', 'running'), false) AS is_open,
@@ -50,21 +50,21 @@ CROSS JOIN LATERAL (
         END AS error_message
 ) AS e;
 
-COMMENT ON VIEW sync_status IS 'One row per person: how their syncs stand, for the app to show.';
-COMMENT ON COLUMN sync_status.user_id IS 'The person.';
+COMMENT ON VIEW sync_status IS 'One row per user: state of their syncs, for the app to show.';
+COMMENT ON COLUMN sync_status.user_id IS 'The user.';
 COMMENT ON COLUMN sync_status.connection IS
     'disconnected, connected, expiring, needs_reauth or suspect.';
 COMMENT ON COLUMN sync_status.state IS
     'never synced, idle, queued, running, failed (the last sync), or blocked (queued, and no call '
     'to Spotify may be made).';
-COMMENT ON COLUMN sync_status.last_synced_at IS 'Last time anything was brought up to date.';
+COMMENT ON COLUMN sync_status.last_synced_at IS 'Last time any data was synced.';
 COMMENT ON COLUMN sync_status.next_allowed_at IS
     'Next instant at which a request is accepted; NULL: now.';
 COMMENT ON COLUMN sync_status.request_id IS 'The latest request; NULL: there was none.';
 COMMENT ON COLUMN sync_status.request_status IS 'Its status.';
 COMMENT ON COLUMN sync_status.error_code IS 'Why the last sync failed; NULL unless state is failed.';
-COMMENT ON COLUMN sync_status.error_message IS 'The same for a person to read.';
+COMMENT ON COLUMN sync_status.error_message IS 'The same as a sentence for the user.';
 COMMENT ON COLUMN sync_status.reconnect_by IS
-    'When Spotify lets the connection die unless the person reconnects.';
+    'When the connection expires unless the user reconnects.';
 COMMENT ON COLUMN sync_status.blocked_until IS
-    'Until when no call may be made, because of Spotify or of our own limit of the day; NULL: it may.';
+    'Until when no call may be made, because of Spotify or of our own limit of the day; NULL: they may.';

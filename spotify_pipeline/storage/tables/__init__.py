@@ -1,12 +1,11 @@
 """Every table, one name each: `from spotify_pipeline.storage import tables as t`, then `t.plays`.
 
-These definitions are the one source of the schema; a test proves that the migrations equal them.
+These definitions are the one source of the schema; new databases are made from them, and a
+test proves that an upgraded one equals a new one.
 """
 
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
-from spotify_pipeline.storage.tables.counters import listening_tallies
-from spotify_pipeline.storage.tables.forgetting import forgotten
 from spotify_pipeline.storage.tables.listening import (
     artists,
     coverage,
@@ -22,18 +21,24 @@ from spotify_pipeline.storage.tables.requests import (
     request_locks,
     settings,
     sync_requests,
-    sync_run_users,
     sync_state,
 )
 from spotify_pipeline.storage.tables.results import (
     daily_listening,
+    listening_tallies,
     top_artists_history,
     top_tracks_history,
     user_top_artists,
     user_top_tracks,
 )
-from spotify_pipeline.storage.tables.runs import sync_run_chunks
-from spotify_pipeline.storage.tables.users import day_starts, time_zones, user_tokens, users
+from spotify_pipeline.storage.tables.runs import sync_run_chunks, sync_run_users
+from spotify_pipeline.storage.tables.users import (
+    day_starts,
+    forgotten,
+    time_zones,
+    user_tokens,
+    users,
+)
 
 __all__ = [
     "EVENTS",

@@ -1,4 +1,4 @@
-"""What the operator has been told."""
+"""Alerts that were sent to the operator."""
 
 from sqlalchemy import Integer, Table, Text, func, text
 
@@ -20,14 +20,14 @@ alerts = Table(
     described(
         "since",
         Instant,
-        "What happened from this instant on has not been told.",
+        "Events from this instant on have not been reported.",
         server_default=func.now(),
     ),
     described(
-        "told", Integer, "How many last stood there and were told.", server_default=text("0")
+        "told", Integer, "How many were reported by the last alert.", server_default=text("0")
     ),
     described(
-        "tried_at", Instant, "Last try, so that no two processes send at once.", nullable=True
+        "tried_at", Instant, "Last try: keeps two processes from sending at once.", nullable=True
     ),
     described("sent_at", Instant, "Last alert that arrived; NULL: none did.", nullable=True),
     one_of("event", EVENTS),

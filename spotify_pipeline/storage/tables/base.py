@@ -26,14 +26,14 @@ Instant = DateTime(timezone=True)
 
 
 def user_column(*, primary_key: bool = False) -> Column[str]:
-    """The person a row belongs to; the row goes when they are forgotten."""
+    """The user a row belongs to; deleted with that user."""
     return Column(
         "user_id",
         Text,
         ForeignKey(f"{SCHEMA}.users.user_id", ondelete="CASCADE"),
         primary_key=primary_key,
         nullable=False,
-        comment="The person this row belongs to; deleted with them.",
+        comment="The user this row belongs to; deleted with the user.",
     )
 
 

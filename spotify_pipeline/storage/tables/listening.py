@@ -92,7 +92,7 @@ plays = Table(
         ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
         primary_key=True,
     ),
-    described("source", Text, "api: recently played; export: the person's own data export."),
+    described("source", Text, "api: recently played; export: the user's own data export."),
     described(
         "ms_played",
         Integer,

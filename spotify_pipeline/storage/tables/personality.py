@@ -1,4 +1,4 @@
-"""The music personality: one row of metrics per person, each NULL with a reason when unknown."""
+"""The music personality: one row of metrics per user, each NULL with a reason when unknown."""
 
 from sqlalchemy import ARRAY, Column, Date, Float, Integer, SmallInteger, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -71,7 +71,7 @@ music_personality = Table(
     described(
         "tags",
         ARRAY(Text),
-        "Words for the whole, from the metrics alone.",
+        "Labels derived from the metrics.",
         server_default=text("'{}'::text[]"),
     ),
     described("definition_version", SmallInteger, "Version of the formulas and thresholds."),
@@ -89,5 +89,5 @@ music_personality = Table(
     rule("mainstream_score", "mainstream_score BETWEEN 0 AND 100"),
     rule("reasons", "jsonb_typeof(reasons) = 'object'"),
     *(rule(column.name, f"{column.name} BETWEEN 0 AND 1") for column in _SHARES),
-    comment="One row per person: what their listening is like over the last 28 local days.",
+    comment="One row per user: metrics of their listening over the last 28 local days.",
 )

@@ -1,14 +1,13 @@
-"""What is to be done, what is being done, and what Spotify allows.
+"""Sync requests, the sync state of users, the API budget and the settings.
 
-Times are the database's, whose `now()` is the one clock all processes share, unless a comment says
-facts clock: then they are the injected clock of the process that fetched.
+Times are by the database's `now()`, the one clock that all processes share; where a comment says
+facts clock, by the injected clock of the process that fetched.
 """
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
-    Float,
     Identity,
     Index,
     Integer,
@@ -32,7 +31,6 @@ from spotify_pipeline.storage.tables.base import (
 )
 
 STATUSES = ("queued", "running", "succeeded", "failed")
-OUTCOMES = ("synced", "failed", "skipped", "gone")
 OPEN = "status IN ('queued', 'running')"
 FINISHED = "status IN ('succeeded', 'failed')"
 
@@ -47,7 +45,7 @@ sync_requests = Table(
     described(
         "requested_by",
         Text,
-        "Who asked; the database login unless the app says more.",
+        "Who asked; by default the database login.",
         server_default=text("SESSION_USER"),
     ),
     described("status", Text, "queued, running, succeeded or failed.", server_default="queued"),
@@ -58,16 +56,19 @@ sync_requests = Table(
     described("run_id", Text, "Dagster run that serves it.", nullable=True),
     described("started_at", Instant, "When it began to run.", nullable=True),
     described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
-    described("error_code", Text, "Why it failed; a code of the closed list.", nullable=True),
-    described("error_message", Text, "The same for a person to read.", nullable=True),
+    described("error_code", Text, "Why it failed; an error code.", nullable=True),
+    described("error_message", Text, "The same as a sentence for the user.", nullable=True),
     described(
         "failures",
         SmallInteger,
-        "How many attempts failed in a way that may pass; the third is final.",
+        "How many attempts failed with a transient error; the third is final.",
         server_default=text("0"),
     ),
     described(
-        "not_before", Instant, "No run is started before; NULL or past: at once.", nullable=True
+        "not_before",
+        Instant,
+        "Earliest start of the next run; NULL or past: at once.",
+        nullable=True,
     ),
     one_of("status", STATUSES),
     error_code("error_code"),
@@ -78,10 +79,10 @@ sync_requests = Table(
     rule("finished", f"(finished_at IS NOT NULL) = ({FINISHED})"),
     rule("failed", "(error_code IS NOT NULL) = (status = 'failed')"),
     rule("error_message", "error_message IS NULL OR status = 'failed'"),
-    # One open request per person. It holds open requests only, so it is also the way to find
-    # the few of them among years of finished ones.
+    # One open request per user. The index holds open requests only, so it also finds the few
+    # of them among years of finished ones.
     Index("uq_sync_requests_open", "user_id", unique=True, postgresql_where=text(OPEN)),
-    # The cooldown asks for a person's latest finished requests.
+    # The cooldown reads a user's latest finished requests.
     Index("ix_sync_requests_user_id_id", "user_id", "id"),
     comment="One row per request for a sync. A trigger decides whether a request is accepted.",
 )
@@ -97,7 +98,7 @@ request_locks = Table(
         "lock the row.",
         server_default=text("0"),
     ),
-    comment="One row per person, made with them: locked while a request of theirs is decided.",
+    comment="One row per user, made with the user: locked while a request of theirs is decided.",
 )
 
 sync_state = Table(
@@ -107,7 +108,7 @@ sync_state = Table(
     described(
         "last_synced_at",
         Instant,
-        "Last time anything was brought up to date (facts clock).",
+        "Last time any data was synced (facts clock).",
         nullable=True,
     ),
     described(
@@ -140,48 +141,23 @@ sync_state = Table(
     described(
         "last_error_code", Text, "Why the last sync failed; NULL if it did not.", nullable=True
     ),
-    described("last_error_message", Text, "The same for a person to read.", nullable=True),
+    described("last_error_message", Text, "The same as a sentence for the user.", nullable=True),
     described(
         "next_due_at", Instant, "When plays are to be polled next; NULL: now.", nullable=True
     ),
-    described("lease_id", Uuid(), "Who may write for this person; NULL: nobody.", nullable=True),
-    described("lease_until", Instant, "When that permission ends unless renewed.", nullable=True),
+    described(
+        "lease_id",
+        Uuid(),
+        "Lease of the process that writes for this user; NULL: none.",
+        nullable=True,
+    ),
+    described("lease_until", Instant, "When the lease ends unless renewed.", nullable=True),
     error_code("last_error_code"),
     rule("consecutive_failures", "consecutive_failures >= 0"),
     rule("lease", "(lease_id IS NULL) = (lease_until IS NULL)"),
-    # Who is due, every 15 minutes, out of everybody.
+    # Finds the due users, every 15 minutes.
     Index("ix_sync_state_next_due_at", "next_due_at"),
-    comment="One row per person, made with them: how their syncs stand.",
-)
-
-sync_run_users = Table(
-    "sync_run_users",
-    metadata,
-    described("run_id", Text, "Dagster run.", primary_key=True),
-    user_column(primary_key=True),
-    described("chunk", Integer, "Chunk of the run; NULL until assigned.", nullable=True),
-    described(
-        "outcome",
-        Text,
-        "synced: every step succeeded; failed: one did not; skipped: not tried; gone: forgotten "
-        "meanwhile; NULL until known.",
-        nullable=True,
-    ),
-    described("error_code", Text, "Why it failed or was skipped.", nullable=True),
-    described("new_plays", Integer, "Plays stored.", nullable=True),
-    described("seconds", Float(53), "How long it took.", nullable=True),
-    described("created_at", Instant, "When the person was chosen.", server_default=func.now()),
-    rule("chunk", "chunk >= 0"),
-    one_of("outcome", OUTCOMES),
-    error_code("error_code"),
-    rule("failed", "outcome <> 'failed' OR error_code IS NOT NULL"),
-    rule("synced", "outcome <> 'synced' OR error_code IS NULL"),
-    rule("figures", "new_plays >= 0 AND seconds >= 0"),
-    Index("ix_sync_run_users_run_id_chunk", "run_id", "chunk"),
-    # Retention deletes by age; forgetting a person deletes by person.
-    Index("ix_sync_run_users_created_at", "created_at"),
-    Index("ix_sync_run_users_user_id", "user_id"),
-    comment="One row per person in a run over many: who belongs to it and how it went.",
+    comment="One row per user, made with the user: state of their syncs.",
 )
 
 api_budget = Table(
@@ -231,15 +207,14 @@ api_budget = Table(
     described(
         "day_full_until",
         Instant,
-        "Until when our own limit of the day leaves no call even for requests, as the request "
-        "sensor last saw it; NULL or past: it leaves some.",
+        "Until when our own day's limit allows no call, even for requests, as the request sensor "
+        "last saw it; NULL or past: it allows some.",
         nullable=True,
     ),
     described(
         "unanswered_users",
         SmallInteger,
-        "Users in a row whom Spotify did not answer, as far as they were counted; an answer makes "
-        "it 0.",
+        "Consecutive users for whom Spotify did not answer; an answer resets it to 0.",
         server_default=text("0"),
     ),
     described(
@@ -252,7 +227,7 @@ api_budget = Table(
     rule("unanswered_users", "unanswered_users >= 0"),
     one_of("blocked_reason", ("RATE", "QUOTA", "APP")),
     rule("blocked", "(blocked_until IS NULL) = (blocked_reason IS NULL)"),
-    comment="One row: what the developer account may still ask of Spotify, for all processes.",
+    comment="One row: rate limit, quota and blocks of the developer app, for all processes.",
 )
 
 settings = Table(
@@ -268,10 +243,10 @@ settings = Table(
     described(
         "request_cooldown",
         Interval,
-        "How long after a succeeded request a person waits before the next; '0' for no wait.",
+        "How long after a succeeded request a user waits before the next; '0' for no wait.",
         server_default=text("'01:00:00'::interval"),
     ),
     rule("singleton", "singleton"),
     rule("request_cooldown", "request_cooldown BETWEEN '0' AND '30 days'::interval"),
-    comment="One row: what the operator may tune in SQL, with UPDATE.",
+    comment="One row: settings that the operator changes with UPDATE.",
 )

@@ -1,7 +1,7 @@
-"""What is shown: days and top lists. All of it can be computed or fetched again.
+"""Days, top lists and counters. All of it can be computed or fetched again.
 
-The ids of tracks and artists here are no foreign keys: they come from rows that have one or from
-the same answer of Spotify, and thousands of writers need not lock the catalogue for them.
+The ids of tracks and artists here are no foreign keys: they come from rows that have one or
+from the same response, and a foreign key would make thousands of writers lock the catalogue.
 """
 
 from sqlalchemy import (
@@ -34,7 +34,7 @@ daily_listening = Table(
     "daily_listening",
     metadata,
     user_column(primary_key=True),
-    described("date", Date, "Local date in the person's zone.", primary_key=True),
+    described("date", Date, "Local date in the user's zone.", primary_key=True),
     described("minutes", Integer, "listened_ms in minutes, half up."),
     described(
         "listened_ms",
@@ -71,7 +71,7 @@ daily_listening = Table(
         " AND unique_tracks >= 0 AND unique_artists >= 0",
     ),
     one_of("completeness", COMPLETENESS),
-    # The days that may still become complete, among years that are.
+    # Finds the few days that may still become complete.
     Index(
         "ix_daily_listening_unsettled",
         "user_id",
@@ -79,7 +79,7 @@ daily_listening = Table(
         "date",
         postgresql_where=text("completeness <> 'complete'"),
     ),
-    comment="One row per person and local day with a play.",
+    comment="One row per user and local day with a play.",
 )
 
 
@@ -117,7 +117,7 @@ user_top_artists = Table(
     one_of("time_range", TIME_RANGES),
     rule("rank", "rank BETWEEN 1 AND 50"),
     rule("popularity", "popularity BETWEEN 0 AND 100"),
-    comment="One row per person, time range and rank: the top artists now.",
+    comment="One row per user, time range and rank: the top artists now.",
 )
 
 user_top_tracks = Table(
@@ -135,7 +135,7 @@ user_top_tracks = Table(
     described("fetched_at", Instant, _FETCHED),
     one_of("time_range", TIME_RANGES),
     rule("rank", "rank BETWEEN 1 AND 50"),
-    comment="One row per person, time range and rank: the top tracks now.",
+    comment="One row per user, time range and rank: the top tracks now.",
 )
 
 
@@ -164,3 +164,31 @@ def _history(name: str, thing: str) -> Table:
 
 top_artists_history = _history("top_artists_history", "artist")
 top_tracks_history = _history("top_tracks_history", "track")
+
+listening_tallies = Table(
+    "listening_tallies",
+    metadata,
+    user_column(primary_key=True),
+    described("plays", BigInteger, "Stored plays.", server_default=text("0")),
+    described("days", Integer, "Stored days.", server_default=text("0")),
+    described(
+        "personality_key",
+        Text,
+        "Fingerprint of the stored personality's inputs, apart from plays and days; "
+        "NULL: those have changed since.",
+        nullable=True,
+    ),
+    described(
+        "streaks_before",
+        Date,
+        "The next columns summarize the days before this date, on which a run begins; "
+        "NULL: no summary.",
+        nullable=True,
+    ),
+    described("streak_days", Integer, "Days with a top artist.", server_default=text("0")),
+    described("longest_streak", Integer, "Longest run in days.", server_default=text("0")),
+    described("longest_streak_artist_id", Text, "The artist of that run.", nullable=True),
+    rule("counts", "plays >= 0 AND days >= 0 AND streak_days >= 0 AND longest_streak >= 0"),
+    rule("longest", "(longest_streak = 0) = (longest_streak_artist_id IS NULL)"),
+    comment="One row per user, made with the user: counts of plays and days. Triggers keep them.",
+)

@@ -1,10 +1,13 @@
-"""Who is listened to, and how their Spotify account is reached."""
+"""Users, their tokens, their time zones, and the tombstones of forgotten users."""
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     Date,
     ForeignKey,
+    Identity,
+    Index,
     Interval,
     LargeBinary,
     Table,
@@ -12,6 +15,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from spotify_pipeline.storage.tables.base import (
     SCHEMA,
@@ -26,8 +30,8 @@ from spotify_pipeline.storage.tables.base import (
 
 CONNECTIONS = ("disconnected", "connected", "expiring", "needs_reauth", "suspect")
 
-# What the app or Spotify calls a person is theirs; refused is only what cannot be a Dagster
-# partition key (three dots, control characters) or would break a log line (control characters).
+# The id is the app's or Spotify's, so only this is refused: what Dagster forbids in partition keys
+# (three dots, control characters) or breaks a log line (control characters).
 USER_ID_RULE = (
     r"char_length(user_id) BETWEEN 1 AND 255"
     r" AND user_id !~ '[\u0001-\u001f\u007f-\u009f]'"
@@ -65,7 +69,7 @@ day_starts = Table(
     ),
     comment=(
         "One row per time zone and change of when its local days begin, by the pinned tzdata "
-        "package; filled by init-db, so that SQL can tell days without Postgres's own zones."
+        "package; filled by init-db, so that SQL can compute days without Postgres's own zones."
     ),
 )
 
@@ -75,13 +79,13 @@ users = Table(
     described(
         "user_id",
         Text,
-        "The app's or Spotify's name for the person; also the Dagster partition key.",
+        "The app's or Spotify's id of the user; also the Dagster partition key.",
         primary_key=True,
     ),
     described(
         "account_id",
         Text,
-        "Spotify's immutable account id; NULL until a token was used, or if another person has it.",
+        "Spotify's immutable account id; NULL until a token was used, or if another user has it.",
         nullable=True,
         unique=True,
     ),
@@ -89,7 +93,7 @@ users = Table(
     described(
         "timezone",
         Text,
-        "IANA zone whose local dates the person's days are.",
+        "IANA zone of the user's local days.",
         ForeignKey(f"{SCHEMA}.time_zones.name"),
         server_default="UTC",
     ),
@@ -106,7 +110,7 @@ users = Table(
         "True when every day must be recomputed: another zone, or plays without their days.",
         server_default=text("false"),
     ),
-    described("created_at", Instant, "When the person was registered.", server_default=func.now()),
+    described("created_at", Instant, "When the user was registered.", server_default=func.now()),
     described(
         "plays_from",
         Instant,
@@ -117,7 +121,7 @@ users = Table(
     rule("user_id", USER_ID_RULE),
     rule("display_name", "char_length(display_name) <= 255"),
     one_of("connection", CONNECTIONS),
-    comment="One row per person. Deleting it deletes everything we know about them.",
+    comment="One row per user. Deleting it deletes every row of the user.",
 )
 
 user_tokens = Table(
@@ -132,9 +136,9 @@ user_tokens = Table(
     ),
     described("key_id", Text, "Which of the operator's keys opens the sealed tokens."),
     described(
-        "scopes", ARRAY(Text), "Scopes the person granted.", server_default=text("'{}'::text[]")
+        "scopes", ARRAY(Text), "Scopes the user granted.", server_default=text("'{}'::text[]")
     ),
-    described("authorized_at", Instant, "When the person authorized the app at Spotify."),
+    described("authorized_at", Instant, "When the user authorized the app at Spotify."),
     described(
         "expires_at",
         Instant,
@@ -144,8 +148,7 @@ user_tokens = Table(
     described(
         "last_refreshed_at",
         Instant,
-        "Last time Spotify was asked for an access token; "
-        "whether it gave one says last_error_code.",
+        "Last refresh of the access token, failed or not: see last_error_code.",
         nullable=True,
     ),
     described(
@@ -165,5 +168,39 @@ user_tokens = Table(
     rule("sealed_refresh_token", "octet_length(sealed_refresh_token) <= 8192"),
     rule("scopes", SCOPES_RULE),
     rule("access_token", "(sealed_access_token IS NULL) = (access_expires_at IS NULL)"),
-    comment="One row per person with a token. No token is readable without the operator's key.",
+    comment="One row per user with a token. No token is readable without the operator's key.",
+)
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    described("id", BigInteger, "Number of the receipt.", Identity(always=True), primary_key=True),
+    described(
+        "user_id",
+        Text,
+        "The forgotten user, as long as Dagster's storage may name them; then NULL.",
+        nullable=True,
+    ),
+    described(
+        "forgotten_at",
+        Instant,
+        "When the user's rows were deleted.",
+        server_default=func.now(),
+    ),
+    described(
+        "scrubbed_at", Instant, "When the last trace was deleted; NULL: not yet.", nullable=True
+    ),
+    described(
+        "traces",
+        JSONB,
+        "What was deleted from Dagster's storage: kind -> count.",
+        server_default=text("'{}'"),
+    ),
+    rule("scrubbed", "(user_id IS NULL) = (scrubbed_at IS NOT NULL)"),
+    comment="One row per forgotten user: a tombstone at first, later a receipt without the id.",
+)
+Index(
+    "ix_forgotten_user_id",
+    forgotten.c.user_id,
+    postgresql_where=forgotten.c.user_id.is_not(None),
 )

@@ -1,30 +1,33 @@
-"""The life of a connection: connected, expiring, needs_reauth, and suspect in an outage.
+"""States of a connection: connected, expiring, needs_reauth, and suspect in an outage.
 
-Spotify once answered `invalid_grant` for masses of valid tokens, and a service that believed it
-threw them away. So a refusal counts against the refusals of everybody else in the last hour: when
-many are refused, nobody is to blame, all of them become suspect and are probed once an hour, and no
-token is deleted. All instants are the database's clock.
+The outage circuit breaker: Spotify once answered `invalid_grant` for masses of valid tokens, and a
+service that believed it deleted them. So each refusal is compared with those of other users in the
+last hour: when many are refused, all of them become suspect and are probed once an hour, and no
+token is deleted. All instants are by the database's clock.
 """
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from sqlalchemy import Connection, and_, case, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.app import connect_user
 from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.model import SCOPES
+from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.locks import lock_or_skip
 from spotify_pipeline.storage.users.queries import ELIGIBLE, SealedToken, is_stored
 
-# An outage: at least so many users refused within the hour, and more than half of those asked.
+# An outage: at least so many users refused within the hour, and more than half of those refreshed.
 OUTAGE_USERS = 3
 OUTAGE_WINDOW = timedelta(minutes=60)
 WARN_AHEAD = timedelta(days=30)
 KEEP_AFTER_EXPIRY = timedelta(days=30)
-# So many processes or threads that judge refusals are waited for.
-JUDGES = 5
+# How many other processes or threads that evaluate refusals are waited for.
+REFUSALS_AHEAD = 5
 
 OUTAGE = (
     "Spotify refuses many connections at once, so this is not believed. "
@@ -32,8 +35,33 @@ OUTAGE = (
 )
 
 
+def store_connection(
+    conn: Connection,
+    keyring: Keyring,
+    user_id: str,
+    refresh_token: str,
+    *,
+    client_id: str,
+    scopes: Sequence[str] = SCOPES,
+    authorized_at: datetime | None = None,
+) -> None:
+    """Seal the token for the current key and connect a registered user with it.
+
+    `authorized_at` None: now by the database's clock, because this machine's may be wrong.
+    """
+    connect_user(
+        conn,
+        user_id,
+        client_id=client_id,
+        sealed_refresh_token=seal(keyring.public_key(keyring.current_id), user_id, refresh_token),
+        key_id=keyring.current_id,
+        scopes=scopes,
+        authorized_at=authorized_at or conn.execute(select(func.now())).scalar_one(),
+    )
+
+
 def refresh_connection_states(conn: Connection, user_ids: Sequence[str] | None = None) -> None:
-    """Bring up to date what time alone changes, for these users (None: all).
+    """Update the states that change by time alone, for these users (None: all).
 
     30 days before its end a connection is `expiring`; past it the user has to reconnect.
     """
@@ -49,7 +77,7 @@ def refresh_connection_states(conn: Connection, user_ids: Sequence[str] | None =
         .join_from(u, k, k.c.user_id == u.c.user_id)
         .where(u.c.connection.in_(ELIGIBLE), u.c.connection != state)
         .order_by(u.c.user_id)
-        # Users whom another session keeps locked are not waited for: the next sync settles them.
+        # Users whom another session keeps locked are left to their next sync.
         .with_for_update(of=u, key_share=True, skip_locked=True)
     )
     if user_ids is not None:
@@ -66,21 +94,21 @@ def refresh_connection_states(conn: Connection, user_ids: Sequence[str] | None =
 def record_refusal(
     conn: Connection, user_id: str, refused: SealedToken
 ) -> Literal["needs_reauth", "suspect"] | None:
-    """Remember that Spotify refused this refresh token, and judge whether to believe it.
+    """Record that Spotify refused this refresh token; return the user's new state.
 
     None, and nothing written, when a newer token has replaced it meanwhile, or another session
-    keeps the user or the judging of refusals locked. In an outage every user refused within the
-    hour becomes suspect, those judged before it was one included.
+    keeps the user or the evaluation of refusals locked. In an outage every user refused within the
+    hour becomes suspect, including those who became needs_reauth earlier in that hour.
     """
     k, u = t.user_tokens, t.users
-    # One at a time: of three processes that judge at once each must see the others' refusals.
+    # One process at a time: of three that record refusals at once, each must see the others' rows.
     if not _lock_refusals(conn):
         return None
-    accused = _accused_lately(conn)
-    locked = _lock(conn, {user_id, *accused})
+    others = _refused_users(conn)
+    locked = _lock(conn, {user_id, *others})
     if user_id not in locked:
         return None
-    accused &= locked
+    others &= locked
     was = conn.scalar(select(u.c.connection).where(u.c.user_id == user_id))
     marked = conn.execute(
         update(k)
@@ -96,18 +124,18 @@ def record_refusal(
     if marked is None:
         return None
     if _is_outage(conn, of_suspect=was == "suspect"):
-        _suspect(conn, {user_id, *accused})
+        _suspect(conn, {user_id, *others})
         return "suspect"
     conn.execute(update(u).where(u.c.user_id == user_id).values(connection="needs_reauth"))
     return "needs_reauth"
 
 
 def reclassify_as_suspect(conn: Connection, user_ids: Collection[str]) -> set[str]:
-    """Those of these users, just told to reconnect, whom an outage has made suspect since.
+    """Correct users whom an outage has made suspect after their sync failed with RECONNECT.
 
-    Whoever judged it could not see what is written of them only now: so it is mended here.
+    The outage check ran before these users' sync state was visible (race). Returns those corrected.
     """
-    # After a wait in vain the suspects who are visible now are mended; the rest are probed later.
+    # After a lock timeout this corrects only the suspects visible now; probes reach the rest.
     _lock_refusals(conn)
     u = t.users
     suspects = set(
@@ -115,12 +143,12 @@ def reclassify_as_suspect(conn: Connection, user_ids: Collection[str]) -> set[st
             select(u.c.user_id).where(u.c.user_id.in_(user_ids), u.c.connection == "suspect")
         )
     )
-    _take_back(conn, _lock(conn, suspects))
+    _replace_reconnect_errors(conn, _lock(conn, suspects))
     return suspects
 
 
 def claim_probe(conn: Connection, user_id: str) -> bool:
-    """Whether a suspect user may be tried now; of all processes at most one a hour hears True."""
+    """Whether this process may probe a suspect user now; True for at most one process an hour."""
     k = t.user_tokens
     claimed = conn.execute(
         update(k)
@@ -129,11 +157,11 @@ def claim_probe(conn: Connection, user_id: str) -> bool:
             or_(
                 k.c.last_refreshed_at.is_(None),
                 k.c.last_refreshed_at <= func.now() - OUTAGE_WINDOW,
-                # Written by a wrong clock: it would keep the user suspect until then.
+                # A wrong clock wrote it, and would keep the user suspect until then.
                 k.c.last_refreshed_at > func.clock_timestamp(),
             ),
         )
-        # Until the answer is there it counts neither as a refusal nor as a success.
+        # Until Spotify responds it counts neither as a refusal nor as a success.
         .values(last_refreshed_at=func.now(), last_error_code=ErrorCode.SPOTIFY_UNAVAILABLE)
         .returning(k.c.user_id)
     )
@@ -141,10 +169,10 @@ def claim_probe(conn: Connection, user_id: str) -> bool:
 
 
 def clear_suspect(conn: Connection, user_id: str) -> None:
-    """A suspect user's token was honoured: the connection is what it was.
+    """End the suspicion of a user whose token Spotify accepted.
 
-    A user whom another session keeps locked stays suspect until the next probe: the new token,
-    which exists nowhere else, must be stored now.
+    A user whom another session keeps locked stays suspect until the next probe, because the
+    transaction must not fail: it stores the new token, which exists nowhere else.
     """
     u = t.users
     if not _lock(conn, [user_id]):
@@ -158,9 +186,9 @@ def clear_suspect(conn: Connection, user_id: str) -> None:
 
 
 def reset_connection(conn: Connection, user_id: str) -> str | None:
-    """Forget this user's failures, so that a stored token is tried again; returns the connection.
+    """Clear this user's failures, so that a stored token is tried again; returns the connection.
 
-    Without a token nobody is connected, and one that is past its end stays so. None: no such user.
+    A user without a token, or with an expired one, does not become connected. None: no such user.
     """
     u, k, s = t.users, t.user_tokens, t.sync_state
     _lock(conn, [user_id])
@@ -175,7 +203,7 @@ def reset_connection(conn: Connection, user_id: str) -> str | None:
             recorded_at=func.now(),
         )
     )
-    # As if never asked: it counts neither as refused nor as honoured, and a suspect may be probed.
+    # As if never refreshed: counts neither as refused nor as accepted, and may be probed at once.
     kept = conn.execute(
         update(k)
         .where(k.c.user_id == user_id)
@@ -190,10 +218,10 @@ def reset_connection(conn: Connection, user_id: str) -> str | None:
 
 
 def drop_dead_tokens(conn: Connection) -> int:
-    """Delete tokens that ended more than 30 days ago; return how many. The history stays."""
+    """Delete tokens that expired more than 30 days ago; return how many. Plays stay."""
     k, u = t.user_tokens, t.users
     dead = k.c.expires_at < func.now() - KEEP_AFTER_EXPIRY
-    # First the people, as connect_user does: who reconnects at this moment keeps the new token.
+    # Locks users first, as connect_user does: a user who reconnects meanwhile keeps the new token.
     locked = _lock(conn, conn.scalars(select(k.c.user_id).where(dead)).all())
     dead &= k.c.user_id.in_(locked)
     gone = conn.scalars(k.delete().where(dead).returning(k.c.user_id)).all()
@@ -202,7 +230,7 @@ def drop_dead_tokens(conn: Connection) -> int:
 
 
 def _lock_refusals(conn: Connection) -> bool:
-    """Let one process at a time judge refusals; False: another one judges for too long.
+    """Serialize the evaluation of refusals; False: another process holds the lock for too long.
 
     Not an advisory lock: every login of the database may take one and keep it.
     """
@@ -211,15 +239,15 @@ def _lock_refusals(conn: Connection) -> bool:
         row = select(t.settings.c.singleton).with_for_update(key_share=True, skip_locked=skip)
         return conn.scalar(row) is not None
 
-    # Each of those before us may itself wait for a locked user.
-    locked, skipped = lock_or_skip(conn, lock, waits=JUDGES)
+    # Each process ahead may itself wait for a locked user.
+    locked, skipped = lock_or_skip(conn, lock, waits=REFUSALS_AHEAD)
     return locked or not skipped
 
 
 def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:
-    """Lock these users, their states and requests in the documented order, as strongly as needed.
+    """Lock these users, their states and request locks in the documented order.
 
-    Returns who is locked: not those whom another session keeps locked.
+    Returns the locked users, without those whom another session keeps locked.
     """
     u, s = t.users, t.sync_state
     users = select(u.c.user_id).where(u.c.user_id.in_(user_ids)).order_by(u.c.user_id)
@@ -236,10 +264,10 @@ def _lock(conn: Connection, user_ids: Collection[str]) -> set[str]:
 
 
 def _lock_requests(conn: Connection, user_ids: Collection[str], *, skip: bool) -> set[str]:
-    """Lock the request locks of these locked users; return the users without those skipped.
+    """Lock the request_locks of these locked users; return the users without those skipped.
 
-    The trigger note_connection locks them too, without a limit of time, and an app that asks for a
-    sync and does not commit keeps one. After a restore without triggers a user may have none.
+    The trigger note_connection locks them too, without a timeout, and an app that requests a sync
+    and does not commit holds one. After a restore without triggers a user may have none.
     """
     k = t.request_locks
     rows = select(k.c.user_id).where(k.c.user_id.in_(user_ids)).order_by(k.c.user_id)
@@ -255,8 +283,8 @@ def _refused_lately() -> ColumnElement[bool]:
     )
 
 
-def _accused_lately(conn: Connection) -> set[str]:
-    """Who was refused within the hour and is not suspect yet."""
+def _refused_users(conn: Connection) -> set[str]:
+    """Users refused within the hour who are not suspect yet."""
     u, k = t.users, t.user_tokens
     return set(
         conn.scalars(
@@ -268,19 +296,19 @@ def _accused_lately(conn: Connection) -> set[str]:
 
 
 def _is_outage(conn: Connection, *, of_suspect: bool) -> bool:
-    """Whether the refusals of the last hour are Spotify's fault and not the users'.
+    """Whether the refusals of the last hour are an outage of Spotify.
 
-    A suspect needs no company to stay one: its token is believed to be dead only when most
-    others are honoured. Tries without an outcome, such as a 5xx, say nothing.
+    For a suspect, OUTAGE_USERS does not apply: its token is dead only if most others are accepted.
+    Tries without an outcome, such as a 5xx, do not count.
     """
     k = t.user_tokens
-    refused, honoured = conn.execute(
+    refused, accepted = conn.execute(
         select(
             func.count().filter(_refused_lately()),
             func.count().filter(k.c.last_error_code.is_(None)),
         ).where(k.c.last_refreshed_at > func.now() - OUTAGE_WINDOW)
     ).one()
-    return refused > honoured and (of_suspect or refused >= OUTAGE_USERS)
+    return refused > accepted and (of_suspect or refused >= OUTAGE_USERS)
 
 
 def _suspect(conn: Connection, user_ids: Collection[str]) -> None:
@@ -290,11 +318,11 @@ def _suspect(conn: Connection, user_ids: Collection[str]) -> None:
         .where(u.c.user_id.in_(user_ids), u.c.connection != "suspect")
         .values(connection="suspect")
     )
-    _take_back(conn, user_ids)
+    _replace_reconnect_errors(conn, user_ids)
 
 
-def _take_back(conn: Connection, user_ids: Collection[str]) -> None:
-    """Tell nobody of these any more to reconnect."""
+def _replace_reconnect_errors(conn: Connection, user_ids: Collection[str]) -> None:
+    """Replace these users' RECONNECT error, which tells them to reconnect, by the outage."""
     s = t.sync_state
     conn.execute(
         update(s)
@@ -302,7 +330,7 @@ def _take_back(conn: Connection, user_ids: Collection[str]) -> None:
         .values(
             last_error_code=ErrorCode.SPOTIFY_UNAVAILABLE,
             last_error_message=OUTAGE,
-            # Newer than the failed request that told them so.
+            # Newer than the failed request, whose error sync_status would show otherwise.
             recorded_at=func.now(),
         )
     )

@@ -1,4 +1,4 @@
-"""Everything that is stored about one person, table by table."""
+"""Exports everything that is stored about one user, table by table."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sqlalchemy import Column, Connection, Select, Table, func, or_, select
 
 from spotify_pipeline.storage import tables as t
 
-# Keys to the person's account, and marks of the machine: they say nothing about the person.
+# Secrets of the connection, and columns of the machinery: not data about the user.
 KEPT_BACK = {
     "user_tokens": ("sealed_refresh_token", "sealed_access_token", "key_id"),
     "sync_state": ("lease_id", "lease_until"),
@@ -18,7 +18,7 @@ AT_ONCE = 5_000
 
 @dataclass(frozen=True, slots=True)
 class ExportedTable:
-    """A table's rows about the person; `columns` are pairs of a name and what it means."""
+    """A table's rows about the user; `columns` are pairs of a name and its comment."""
 
     name: str
     meaning: str
@@ -27,10 +27,10 @@ class ExportedTable:
 
 
 def export_user(conn: Connection, user_id: str) -> Iterator[ExportedTable]:
-    """Each table that speaks of the person, with all their rows in the order of its key.
+    """Each table about the user, with all their rows in the order of its primary key.
 
-    Read one table to its end before the next. All are of one moment if the transaction is
-    REPEATABLE READ. Tracks and artists are those that the person's plays and lists name.
+    Read one table to its end before the next. They are one snapshot if the transaction is
+    REPEATABLE READ. Tracks and artists are those in the user's plays and lists.
     """
     for table in t.metadata.sorted_tables:
         if "user_id" in table.c and table is not t.forgotten:

@@ -1,4 +1,4 @@
-"""Tombstones: people whose rows are gone and whom Dagster's storage may still name."""
+"""Tombstones: forgotten users, until Dagster's storage is purged of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """Somebody who was forgotten. Instants and ages are by the database's clock."""
+    """A forgotten user. Instants and ages are by the database's clock."""
 
     id: int
     user_id: str
     forgotten_at: datetime
     age: timedelta
-    # When the same id was registered anew; None: nobody has it.
+    # When the same id was registered again; None: it was not.
     born_again_at: datetime | None
 
 
 def read_tombstones(conn: Connection) -> list[Tombstone]:
-    """Some of those of whom a trace may be left, by chance: each has their turn.
+    """At most AT_ONCE random tombstones of users whom Dagster's storage may still name.
 
-    After a wave of farewells in a long night a tick still ends soon.
+    Random, so that each has its turn; limited, so that a tick ends soon after a mass deletion.
     """
     f, u = t.forgotten, t.users
     rows = conn.execute(
@@ -40,7 +40,7 @@ def read_tombstones(conn: Connection) -> list[Tombstone]:
 
 
 def names_on_tombstones(conn: Connection) -> set[str]:
-    """Everybody of whom a trace may be left."""
+    """Forgotten users whom Dagster's storage may still name."""
     f = t.forgotten
     return set(conn.scalars(select(f.c.user_id).where(f.c.user_id.is_not(None))))
 
@@ -48,7 +48,7 @@ def names_on_tombstones(conn: Connection) -> set[str]:
 def note_traces(
     conn: Connection, tombstone: Tombstone, traces: Mapping[str, int], *, last: bool
 ) -> None:
-    """Add what was deleted; after the `last` round the name gives way to a receipt of counts."""
+    """Add the counts of deleted traces; the `last` round deletes the user id from the tombstone."""
     f = t.forgotten
     already = conn.scalar(select(f.c.traces).where(f.c.id == tombstone.id).with_for_update())
     counts = {kind: traces.get(kind, 0) + (already or {}).get(kind, 0) for kind in traces}

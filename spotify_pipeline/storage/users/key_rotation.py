@@ -1,4 +1,4 @@
-"""Sealed tokens on their way from one key to another. Plain tokens never come here."""
+"""Queries of a key rotation: sealed tokens by key. Plain tokens never come here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ def count_by_key(conn: Connection) -> dict[str, int]:
 
 
 def lock_tokens(conn: Connection, user_id: str) -> None:
-    """Keep a rotation away from this user's tokens until the transaction ends."""
+    """Lock this user's tokens against a key rotation until the transaction ends."""
     k = t.user_tokens
     conn.execute(select(k.c.user_id).where(k.c.user_id == user_id).with_for_update(key_share=True))
 
@@ -34,7 +34,7 @@ def lock_tokens(conn: Connection, user_id: str) -> None:
 def lock_other_keys(conn: Connection, current: str, after: str, limit: int) -> list[SealedRow]:
     """The next users in order whose tokens are sealed for another key, locked.
 
-    Rows that somebody else is writing are left out, so that nobody who holds some waits for more.
+    Skips rows that another session has locked: waiting for them while holding others can deadlock.
     """
     k = t.user_tokens
     rows = conn.execute(
@@ -48,7 +48,7 @@ def lock_other_keys(conn: Connection, current: str, after: str, limit: int) -> l
 
 
 def replace_sealed(conn: Connection, rows: Sequence[SealedRow]) -> None:
-    """Write what was sealed anew, of rows that are locked."""
+    """Write the newly sealed tokens of rows that are locked."""
     if not rows:
         return
     k = t.user_tokens

@@ -1,14 +1,15 @@
-"""Users, their connection and their tokens (sealed)."""
+"""Reads users with their sealed tokens, and selects them: active, due, eligible."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ARRAY, Connection, Text, func, literal, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.due import LONGEST_WAIT
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 
 ELIGIBLE = ("connected", "expiring", "suspect")
 ACTIVE_FOR = timedelta(days=7)
@@ -16,7 +17,7 @@ ACTIVE_FOR = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class SealedToken:
-    """A stored refresh token as it came, and the access token obtained with it."""
+    """A sealed refresh token, and the sealed access token obtained with it."""
 
     client_id: str
     key_id: str
@@ -40,7 +41,7 @@ class User:
     token: SealedToken | None
     # When the last succeeded request ended; now, while one is running.
     requested_at: datetime | None = None
-    # Where retention has cut: plays before are refused, days that begin before are frozen.
+    # Retention's cut: plays before it are refused, days that begin before it are frozen.
     plays_from: datetime | None = None
     # Their Spotify account, if it is known.
     account_id: str | None = None
@@ -89,8 +90,7 @@ def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
-        # An array: a statement has room for 65,535 parameters.
-        .where(u.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))))
+        .where(any_of(u.c.user_id, user_ids))
         .order_by(u.c.user_id)
     )
     return [
@@ -125,7 +125,7 @@ def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
 
 
 def last_refreshed(conn: Connection, client_id: str, most: int) -> list[str]:
-    """Up to so many users whose connection to this app worked last."""
+    """At most `most` connected users of this developer app, the most recently refreshed first."""
     u, k = t.users, t.user_tokens
     return list(
         conn.scalars(
@@ -150,8 +150,8 @@ def save_grant(
 ) -> bool:
     """Replace the tokens that were `used` for a refresh by what it returned.
 
-    False, and nothing written, when they are no longer the stored ones: the user has reconnected
-    or left since, and the answer belongs to an older connection.
+    False, and nothing written, if they are no longer the stored ones: the user has reconnected or
+    was forgotten meanwhile, and the response belongs to an older connection.
     """
     k = t.user_tokens
     saved = conn.execute(
@@ -171,13 +171,13 @@ def save_grant(
 
 
 def is_stored(user_id: str, token: SealedToken) -> ColumnElement[bool]:
-    """The row of these very tokens: false once others have replaced them."""
+    """The user's row, if it still holds this refresh token (fencing)."""
     k = t.user_tokens
     return (k.c.user_id == user_id) & (k.c.sealed_refresh_token == token.sealed_refresh_token)
 
 
 def is_active(now: datetime) -> ColumnElement[bool]:
-    """Eligible, and heard from within 7 days: a play, a new connection or a succeeded request."""
+    """Eligible, with a play, a new connection or a succeeded request within 7 days."""
     u, k = t.users, t.user_tokens
     since = now - ACTIVE_FOR
     played = (
@@ -205,10 +205,7 @@ def is_active(now: datetime) -> ColumnElement[bool]:
 
 
 def is_due(now: datetime) -> ColumnElement[bool]:
-    """Eligible, and the instant at which plays should be collected again has passed.
-
-    Or it is later than any can be, because a wrong clock wrote it.
-    """
+    """Eligible, and next_due_at has passed, or a wrong clock wrote it too far ahead."""
     u, s = t.users, t.sync_state
     due = (
         select(s.c.user_id)
@@ -226,7 +223,7 @@ def is_due(now: datetime) -> ColumnElement[bool]:
 
 
 def is_eligible(now: datetime) -> ColumnElement[bool]:
-    """The connection can be used."""
+    """The connection can be used: plays may be fetched."""
     return t.users.c.connection.in_(ELIGIBLE)
 
 
@@ -242,7 +239,7 @@ def select_users(conn: Connection, selection: str, now: datetime) -> list[str]:
 
 
 def has_user(conn: Connection, selection: str, now: datetime) -> bool:
-    """Whether the selection has anybody."""
+    """Whether the selection has a user."""
     return (
         conn.execute(select(t.users.c.user_id).where(SELECTIONS[selection](now)).limit(1)).first()
         is not None
@@ -250,7 +247,7 @@ def has_user(conn: Connection, selection: str, now: datetime) -> bool:
 
 
 def stale_user_ids(conn: Connection) -> list[str]:
-    """Users all of whose days must be computed again."""
+    """Users whose days must all be recomputed, sorted."""
     u = t.users
     return list(conn.scalars(select(u.c.user_id).where(u.c.days_stale).order_by(u.c.user_id)))
 
@@ -258,3 +255,24 @@ def stale_user_ids(conn: Connection) -> list[str]:
 def all_user_ids(conn: Connection) -> list[str]:
     """Every user, sorted."""
     return list(conn.scalars(select(t.users.c.user_id).order_by(t.users.c.user_id)))
+
+
+def update_user(
+    conn: Connection, user_id: str, timezone: str | None, display_name: str | None
+) -> bool | None:
+    """Change the zone or the name, where given. Unlike register_user it never adds a user.
+
+    Returns whether the user's days are stale now; None: there is no such user.
+    """
+    u = t.users
+    changed = (
+        update(u)
+        .where(u.c.user_id == user_id)
+        .values(
+            timezone=func.coalesce(timezone, u.c.timezone),
+            display_name=func.coalesce(display_name, u.c.display_name),
+        )
+        .returning(u.c.days_stale)
+    )
+    stale: bool | None = conn.scalar(changed)
+    return stale

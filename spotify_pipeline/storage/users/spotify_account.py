@@ -1,4 +1,4 @@
-"""Which Spotify account a user is: set once, and never another one's."""
+"""The Spotify account of a user: set once, never changed, and never shared by two users."""
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
@@ -21,7 +21,7 @@ class AccountTaken(Exception):
 
 
 def owner_of(conn: Connection, profile: Profile) -> str | None:
-    """The user whose Spotify account this is, under either of its ids; None: nobody's."""
+    """The user with this Spotify account, under either of its ids; None: no user has it."""
     u = t.users
     owner: str | None = conn.scalar(
         select(u.c.user_id)
@@ -33,7 +33,7 @@ def owner_of(conn: Connection, profile: Profile) -> str | None:
 
 
 def withhold_access(conn: Connection, user_id: str) -> None:
-    """Keep no access token: the next process asks for one, and whose it is, again."""
+    """Delete the access token: the next process gets a new one, and checks its account again."""
     k = t.user_tokens
     conn.execute(
         update(k)
@@ -43,21 +43,21 @@ def withhold_access(conn: Connection, user_id: str) -> None:
 
 
 def refuse_account(conn: Connection, user_id: str, token: SealedToken) -> None:
-    """This token is another account's: unless it was replaced, the user has to reconnect."""
+    """Mark the user needs_reauth, because this token, if still stored, is of another account."""
     u = t.users
     stored = select(t.user_tokens.c.user_id).where(is_stored(user_id, token)).exists()
     conn.execute(update(u).where(u.c.user_id == user_id, stored).values(connection="needs_reauth"))
 
 
 def link_account(conn: Connection, user_id: str, profile: Profile) -> None:
-    """Note that a registered user is this Spotify account. Raises AnotherAccount, AccountTaken.
+    """Store the Spotify account of a registered user. Raises AnotherAccount, AccountTaken.
 
-    Of two that link one account at the same time the second hears IntegrityError.
+    Of two transactions that link one account at once, the second raises IntegrityError.
     """
     u = t.users
     mine = select(u.c.account_id).where(u.c.user_id == user_id)
-    # A known account never changes, so no lock is needed to see it: an app that asks for a sync and
-    # does not commit would hold it up.
+    # A known account never changes, so it is read without a lock, for which an app that requests a
+    # sync and does not commit would make us wait.
     if conn.scalar(mine) == profile.account:
         return
     known = conn.scalar(mine.with_for_update())
@@ -72,9 +72,9 @@ def link_account(conn: Connection, user_id: str, profile: Profile) -> None:
 
 
 def learn_account(conn: Connection, user_id: str, profile: Profile) -> bool:
-    """Note which account a token is of, if the user's is not known yet; False: it is another one.
+    """Store the account of a token if the user's is not known yet; False: the user has another one.
 
-    An account that is somebody else's already, or becomes it at this moment, is not noted.
+    An account that another user has, or gets at this moment, is not stored.
     """
     try:
         with conn.begin_nested():

@@ -1,7 +1,7 @@
-"""Deletes what is kept for a while only: our own logs, and plays where the operator wants that.
+"""Retention: deletes old rows of our own logs, and old plays where the operator wants that.
 
-Logs go in batches, each in a transaction of its own: a day's rows of a large fleet are millions,
-and one statement over all of them would hold back vacuum and whoever waits for a lock.
+Logs are deleted in batches, each in its own transaction: a large fleet writes millions of rows a
+day, and one statement over all of them would hold back vacuum and block other sessions.
 """
 
 from datetime import datetime, timedelta
@@ -22,15 +22,15 @@ from sqlalchemy import (
 from spotify_pipeline.storage import tables as t
 
 BATCH = 5_000
-# An hourly run ends soon even after years without one.
+# Limits an hourly run, even after years without one.
 BATCHES = 100
 
 
 def delete_old_logs(engine: Engine, keep: timedelta, batch: int = BATCH) -> int:
     """Delete rows older than `keep`; return how many.
 
-    Fetched pages, outcomes and costs of runs, and closed requests: of those each person's latest
-    succeeded and latest failed one stay, for the request rule and the status that the app shows.
+    Fetched pages, outcomes and costs of runs, and closed requests. Each user's latest succeeded and
+    latest failed request stay, for the request rule and for sync_status.
     """
     oldest = func.now() - keep
     return (
@@ -54,7 +54,7 @@ def _is_history(oldest: ColumnElement[datetime]) -> ColumnElement[bool]:
 
 def _delete(engine: Engine, table: Table, old: ColumnElement[bool], batch: int) -> int:
     row: ColumnElement[str] = literal_column("ctid")
-    # Rows that forget_user() is deleting are skipped: both lock several of a user's (deadlock).
+    # Skips rows that forget_user() is deleting: both lock several rows of a user (deadlock).
     some = select(row).select_from(table).where(old).limit(batch).correlate(None)
     some = some.with_for_update(skip_locked=True, of=table)
     deleted = 0
@@ -68,7 +68,7 @@ def _delete(engine: Engine, table: Table, old: ColumnElement[bool], batch: int) 
 
 
 def users_with_plays_before(conn: Connection, instant: datetime) -> dict[str, str]:
-    """The zones of users with a play before, whose days are up to date; by user_id."""
+    """The zones, by user_id, of users with a play before the instant, without stale days."""
     u, p = t.users, t.plays
     older = select(p.c.track_id).where(p.c.user_id == u.c.user_id, p.c.played_at < instant).exists()
     rows = conn.execute(
@@ -78,12 +78,12 @@ def users_with_plays_before(conn: Connection, instant: datetime) -> dict[str, st
 
 
 def cut_plays(conn: Connection, user_id: str, cut: datetime) -> int:
-    """Delete the user's plays before the cut, and remember it; return how many plays.
+    """Delete the user's plays before the cut, and store the cut; return how many plays.
 
-    Nobody else may be writing about the user: their lease is held.
+    The caller holds the user's lease.
     """
     u, p = t.users, t.plays
-    # greatest() ignores NULL. A cut never moves back: what is gone stays gone.
+    # A cut never moves back: deleted plays stay deleted. greatest() ignores NULL.
     later = func.greatest(u.c.plays_from, cut)
     conn.execute(update(u).where(u.c.user_id == user_id).values(plays_from=later))
     return conn.execute(delete(p).where(p.c.user_id == user_id, p.c.played_at < cut)).rowcount

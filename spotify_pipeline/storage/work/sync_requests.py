@@ -1,14 +1,13 @@
 """The queue of sync requests, from `queued` to `succeeded` or `failed`.
 
-Whether a request is accepted is decided by the trigger in the database; this module serves those
-that were. The row is the truth, Dagster is the executor. A row's way:
+The trigger in storage/sql/requests.sql accepts or refuses a request; this module serves accepted
+ones. The row is the truth, Dagster is the executor. States of a row:
 
     queued, no key ──assign──► queued, key ──start──► running ──finish──► succeeded or failed
           ▲                         │                    │
           └──────── put_back, retry ┴────────────────────┘
 
-Every move names the key under which it was assigned, so that what comes late for an older key
-changes nothing.
+Every change names the dispatch key of the row (fencing): a late one for an older key does nothing.
 """
 
 from collections.abc import Collection
@@ -17,8 +16,6 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     ColumnElement,
     Connection,
     Select,
@@ -39,20 +36,21 @@ from sqlalchemy import (
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.postgres.locks import lock_or_skip
 
 OPEN = ("queued", "running")
 BATCH = "batch-"
 
-# More than this wait for less in one run than in one each: a run is a process of seconds of CPU.
+# More requests than this get one run for all: a run is a process that takes seconds of CPU.
 MOST_SINGLE_RUNS = 4
-# Failures that may pass by themselves are final at the third. 10 s after the first, 40 s after the
-# second: our HTTP client has already tried again within the attempt.
+# The third transient failure is final. Back-off: 10 s after the first, 40 s after the second; our
+# HTTP client has already retried within the attempt.
 MOST_FAILURES = 3
 FIRST_PAUSE_SECONDS = 10
 PAUSE_GROWTH = 4
 LONGEST_PAUSE = timedelta(seconds=FIRST_PAUSE_SECONDS * PAUSE_GROWTH ** (MOST_FAILURES - 2))
-# A run of the job sync_users may be in its way; a sensor that is switched off is for ever.
+# A run of the job sync_users may delay a request for so long; more means that no sensor is running.
 PATIENCE = timedelta(minutes=5)
 
 _r = t.sync_requests
@@ -72,7 +70,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What became of failed attempts: so many requests wait for another, so many have failed."""
+    """How many failed attempts were queued again, and how many requests failed for good."""
 
     again: int
     failed: int
@@ -85,7 +83,7 @@ def _waiting() -> ColumnElement[bool]:
         or_(
             _r.c.not_before.is_(None),
             _r.c.not_before <= func.now(),
-            # No pause is so long: a wrong clock wrote it.
+            # Longer than any back-off: a wrong clock wrote it.
             _r.c.not_before > func.clock_timestamp() + LONGEST_PAUSE,
         ),
     )
@@ -94,7 +92,7 @@ def _waiting() -> ColumnElement[bool]:
 def unserved() -> Select[tuple[str, datetime]]:
     """Requests that have waited longer than PATIENCE for a run to begin: user_id, and since when.
 
-    What a request waits for by itself does not count: its own pause, and a block of the app.
+    The back-off of a request and a block of the developer app do not count as waiting.
     """
     b = t.api_budget
     # greatest() ignores NULL.
@@ -107,7 +105,7 @@ def unserved() -> Select[tuple[str, datetime]]:
 
 
 def any_waiting(conn: Connection) -> bool:
-    """Whether a request waits for its key."""
+    """Whether a request waits for a dispatch key."""
     return bool(conn.scalar(select(exists().where(_waiting()))))
 
 
@@ -121,8 +119,7 @@ def assign(conn: Connection) -> list[Dispatch]:
     ids = conn.scalars(
         select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
     ).all()
-    # One parameter, however many wait: a statement takes 65,535.
-    assigned = _r.c.id == func.any(literal(list(ids), ARRAY(BigInteger)))
+    assigned = any_of(_r.c.id, ids)
     attempt = _r.c.attempts + 1
     own_key = func.concat_ws(
         "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
@@ -155,9 +152,9 @@ def start(
     run_id: str,
     user_ids: Collection[str] | None = None,
 ) -> list[str]:
-    """The run has begun: its requests (of these users) are running. Returns whose they are.
+    """Mark the requests of the run (of these users) running; return their users.
 
-    Nobody's: they were answered, or another run was asked for meanwhile.
+    Returns [] if the requests were finished, or dispatched to another run, meanwhile.
     """
     started = conn.scalars(
         _open(conn, dispatch_key, user_ids)
@@ -170,18 +167,24 @@ def start(
 
 
 def finish(
-    conn: Connection, dispatch_key: str, failure: Failure | None, user_ids: Collection[str]
-) -> None:
-    """Close the requests of these users: failed for this reason, or succeeded when it is None."""
+    conn: Connection,
+    dispatch_key: str,
+    failure: Failure | None,
+    user_ids: Collection[str] | None = None,
+) -> int:
+    """Close open requests as failed, or as succeeded if `failure` is None; return how many."""
     code, message = failure or (None, None)
-    conn.execute(
-        _open(conn, dispatch_key, user_ids).values(
+    closed = conn.execute(
+        _open(conn, dispatch_key, user_ids)
+        .values(
             status="failed" if failure else "succeeded",
             finished_at=func.now(),
             error_code=code,
             error_message=message,
         )
+        .returning(_r.c.id)
     )
+    return len(closed.all())
 
 
 def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
@@ -195,7 +198,7 @@ def retry(
     failure: Failure,
     user_ids: Collection[str] | None = None,
 ) -> Retried:
-    """An attempt failed in a way that may pass: queue again after a pause, or fail at the third."""
+    """Queue requests again after a transient failure, with back-off; the third failure is final."""
     code, message = failure
     failures = _r.c.failures + 1
     final = failures >= MOST_FAILURES
@@ -229,22 +232,12 @@ def close_open(
     code: ErrorCode,
     user_ids: Collection[str] | None = None,
 ) -> int:
-    """Fail for good what is still open under this key; return how many requests that were."""
-    closed = conn.execute(
-        _open(conn, dispatch_key, user_ids)
-        .values(
-            status="failed",
-            finished_at=func.now(),
-            error_code=code,
-            error_message=WHAT_TO_DO[code],
-        )
-        .returning(_r.c.id)
-    )
-    return len(closed.all())
+    """Fail the requests that are still open under this key; return how many."""
+    return finish(conn, dispatch_key, (code, WHAT_TO_DO[code]), user_ids)
 
 
 def synced_by_others(conn: Connection, dispatch_key: str) -> list[str]:
-    """Users with an open request under this key whose latest sync did all that it asks for.
+    """Users with an open request under this key whose latest sync already fulfilled it.
 
     It recorded its success after the request was made, by the database's clock, and fetched plays
     and all top lists: the facts clock stamps them with one instant only if one sync did both.
@@ -270,13 +263,13 @@ _QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at
 
 
 def _open(conn: Connection, dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:
-    """A change of what is still open under this key (for these users), their request locks held.
+    """An UPDATE of the open requests of this key (of these users), after locking request_locks.
 
-    Leaves out users whom another session keeps locked: the sensor goes on with their requests.
+    Leaves out users whom another session keeps locked: the sensor continues their requests later.
     """
     open_here = and_(_r.c.dispatch_key == dispatch_key, _r.c.status.in_(OPEN))
     if user_ids is not None:
-        open_here &= _r.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
+        open_here &= any_of(_r.c.user_id, user_ids)
     k = t.request_locks
     asking = select(_r.c.user_id).where(open_here)
     locks = select(k.c.user_id).where(k.c.user_id.in_(asking)).order_by(k.c.user_id)

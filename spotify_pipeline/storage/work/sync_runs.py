@@ -1,13 +1,15 @@
-"""A run over many users: who belongs to it, how it went for each, what each chunk cost."""
+"""Runs of the job sync_users: their users and outcomes, and what each chunk cost."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ARRAY, Connection, Text, bindparam, func, literal, or_, select, update
+from sqlalchemy import Connection, bindparam, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.postgres.locks import lock_existence
 
 
@@ -33,7 +35,7 @@ class ChunkCosts:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """A run's users by outcome and by error code, what they brought and what they cost."""
+    """A run's users by outcome and by error code, their new plays and their cost."""
 
     by_outcome: dict[str, int]
     by_code: dict[str, int]
@@ -45,16 +47,15 @@ class RunTotals:
 
 
 def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
-    """Note who belongs to the run, except who was just forgotten or is locked by another session.
+    """Add users to the run; idempotent.
 
-    Repeating changes nothing.
+    Leaves out users who were just forgotten or whom another session keeps locked.
     """
-    there = literal(sorted(lock_existence(conn, user_ids)), ARRAY(Text))
+    u = t.users.c
+    existing = lock_existence(conn, user_ids)
+    rows = select(literal(run_id), u.user_id).where(any_of(u.user_id, existing))
     conn.execute(
-        insert(t.sync_run_users)
-        # One parameter: a statement takes 65,535, and a run may be of more users.
-        .from_select(["run_id", "user_id"], select(literal(run_id), func.unnest(there)))
-        .on_conflict_do_nothing()
+        insert(t.sync_run_users).from_select(["run_id", "user_id"], rows).on_conflict_do_nothing()
     )
 
 
@@ -86,7 +87,7 @@ def enlisted_again(conn: Connection, run_id: str, earlier_run_ids: Sequence[str]
 
 
 def begin_chunk(conn: Connection, run_id: str, chunk: int) -> int:
-    """Note that a process begins the chunk; return how often one has, this time included."""
+    """Record that a process begins the chunk; return the number of tries, this one included."""
     c = t.sync_run_chunks
     begun = (
         insert(c)
@@ -101,7 +102,7 @@ def begin_chunk(conn: Connection, run_id: str, chunk: int) -> int:
 
 
 def end_chunk(conn: Connection, run_id: str, chunk: int, costs: ChunkCosts) -> None:
-    """Note what the chunk took."""
+    """Record the costs of the chunk."""
     c = t.sync_run_chunks
     conn.execute(
         update(c)
@@ -115,7 +116,7 @@ def end_chunk(conn: Connection, run_id: str, chunk: int, costs: ChunkCosts) -> N
 
 
 def users_left(conn: Connection, run_id: str, chunk: int) -> list[str]:
-    """The users of one chunk who have no outcome yet, or were left out as busy; sorted."""
+    """The users of one chunk who have no outcome yet, or were skipped as busy; sorted."""
     r = t.sync_run_users
     return list(
         conn.scalars(
@@ -132,15 +133,15 @@ def _is_open() -> ColumnElement[bool]:
 
 
 def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) -> None:
-    """Write how it went.
+    """Write the outcomes of users.
 
-    A user who was forgotten meanwhile has no row any more and gets none, and neither does one whom
-    another session keeps locked. What another process
-    found out about a user stays: two may have the same chunk when one was believed to be dead.
+    Leaves out users who were forgotten meanwhile or whom another session keeps locked. An outcome
+    that is already there stays: two processes may work on one chunk when the first was taken for
+    dead.
     """
     r = t.sync_run_users
-    there = lock_existence(conn, [one.user_id for one in outcomes])
-    if there:
+    existing = lock_existence(conn, [outcome.user_id for outcome in outcomes])
+    if existing:
         conn.execute(
             update(r)
             .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open())
@@ -152,14 +153,14 @@ def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) ->
             ),
             [
                 {
-                    "of_user": one.user_id,
-                    "outcome": one.outcome,
-                    "error_code": one.error_code,
-                    "new_plays": one.new_plays,
-                    "seconds": one.seconds,
+                    "of_user": outcome.user_id,
+                    "outcome": outcome.outcome,
+                    "error_code": outcome.error_code,
+                    "new_plays": outcome.new_plays,
+                    "seconds": outcome.seconds,
                 }
-                for one in outcomes
-                if one.user_id in there
+                for outcome in outcomes
+                if outcome.user_id in existing
             ],
         )
 
@@ -172,12 +173,12 @@ def totals(conn: Connection, run_id: str) -> RunTotals:
         .where(r.c.run_id == run_id)
         .group_by(r.c.outcome, r.c.error_code)
     ).all()
-    by_outcome: dict[str, int] = {}
-    by_code: dict[str, int] = {}
+    by_outcome: Counter[str] = Counter()
+    by_code: Counter[str] = Counter()
     for outcome, code, count, _ in rows:
-        by_outcome[outcome or "unknown"] = by_outcome.get(outcome or "unknown", 0) + count
+        by_outcome[outcome or "unknown"] += count
         if code:
-            by_code[code] = by_code.get(code, 0) + count
+            by_code[code] += count
     c = t.sync_run_chunks
     chunks = conn.execute(
         select(c.c.chunk, c.c.seconds, c.c.api_calls, c.c.throttled_seconds)
@@ -196,7 +197,7 @@ def totals(conn: Connection, run_id: str) -> RunTotals:
 
 
 def run_users(conn: Connection, run_id: str) -> list[RunUser]:
-    """Every user of the run and how it went so far, by user_id."""
+    """Every user of the run with the outcome so far, by user_id."""
     r = t.sync_run_users
     rows = conn.execute(
         select(

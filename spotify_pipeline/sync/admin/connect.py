@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import IntegrityError
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import SCOPES, Profile
-from spotify_pipeline.domain.sealing import seal
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.authorization import Authorization, NotGranted
@@ -15,7 +15,7 @@ from spotify_pipeline.spotify.errors import AppBlocked, NotAllowlisted, Reconnec
 from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.lifecycle import connect_user, register_user
+from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.storage.users.spotify_account import (
     AccountTaken,
     AnotherAccount,
@@ -147,15 +147,12 @@ def _store(
     has_name = before is not None and before.display_name is not None
     register_user(conn, user_id, timezone, None if has_name else profile.display_name)
     link_account(conn, user_id, profile)
-    key_id = pipeline.keyring.current_id
-    connect_user(
+    store_connection(
         conn,
+        pipeline.keyring,
         user_id,
+        grant.refresh_token,
         client_id=pipeline.settings.spotify_client_id or "",
-        sealed_refresh_token=seal(
-            pipeline.keyring.public_key(key_id), user_id, grant.refresh_token
-        ),
-        key_id=key_id,
         scopes=grant.scopes or SCOPES,
         authorized_at=pipeline.now(),
     )

@@ -11,8 +11,8 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import Engine, func, insert, select, text, update
 
+from spotify_pipeline.app import forget_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.lifecycle import forget_user, register_user
 from spotify_pipeline_tests.cli.conftest import Run, only_line
 
 TRICKY = 'Ol’ "quoted", 雨\nזמר'

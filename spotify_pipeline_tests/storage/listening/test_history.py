@@ -13,7 +13,7 @@ from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.counters import read_counts
-from spotify_pipeline.storage.listening.history import HistoryReader, parts_of_history
+from spotify_pipeline.storage.listening.history import parts_of_history, read_history
 from spotify_pipeline.storage.listening.plays import read_plays
 from spotify_pipeline.sync.days import refresh_days
 from spotify_pipeline.sync.plays import StoredUser
@@ -67,14 +67,14 @@ def test_parts_hold_every_local_date_with_a_play(history: Connection) -> None:
     assert spans[-1][1] > date(2026, 3, 5)
 
 
-def test_the_reader_says_of_every_play_what_read_plays_says(history: Connection) -> None:
+def test_read_history_returns_the_plays_of_read_plays(history: Connection) -> None:
     for windows in (
         dict.fromkeys(SIZES),
         {"anna": reading_window(date(2025, 6, 1), date(2025, 7, 9)), "null": None},
         {"çem": None},
     ):
         wanted = read_plays(history, windows).drop(columns="release_date")
-        frame = HistoryReader(history).read(windows).astype(wanted.dtypes.to_dict())
+        frame = read_history(history, windows).astype(wanted.dtypes.to_dict())
         frame = frame.sort_values(["user_id", "played_at"], ignore_index=True)
         wanted = wanted.sort_values(["user_id", "played_at"], ignore_index=True)
         pd.testing.assert_frame_equal(frame, wanted)
@@ -113,6 +113,5 @@ def test_ids_that_look_like_numbers_are_texts(history: Connection) -> None:
     play = {"user_id": "çem", "source": "api"}
     rows = [{"track_id": name, "played_at": NOW - n * DAY} for n, name in enumerate(("07", "7"))]
     history.execute(insert(t.plays), [play | row for row in rows])
-    reader = HistoryReader(history)
-    plays = reader.read({"çem": None}).sort_values("duration_ms")
+    plays = read_history(history, {"çem": None}).sort_values("duration_ms")
     assert [*zip(plays["track_id"], plays["duration_ms"], strict=True)] == [("07", 1), ("7", 2)]

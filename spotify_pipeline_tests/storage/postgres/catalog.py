@@ -33,6 +33,12 @@ QUESTIONS = {
         JOIN pg_index AS i ON i.indrelid = c.oid
         ORDER BY 1, 2
     """,
+    "triggers": f"""
+        SELECT c.relname, g.tgname, pg_get_triggerdef(g.oid), g.tgenabled::text
+        FROM ({"SELECT c.oid, c.relname" + OUR_TABLES}) AS c
+        JOIN pg_trigger AS g ON g.tgrelid = c.oid AND NOT g.tgisinternal
+        ORDER BY 1, 2
+    """,
     "range types": """
         SELECT t.typname, format_type(r.rngsubtype, NULL), o.collname
         FROM pg_range AS r
@@ -44,7 +50,7 @@ QUESTIONS = {
 
 
 def describe(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
-    """Every table, column, constraint, index and type of the schema, with comments and defaults."""
+    """Tables, columns, constraints, indexes, triggers and types, with comments and defaults."""
     return {
         what: [tuple(row) for row in connection.execute(text(question))]
         for what, question in QUESTIONS.items()

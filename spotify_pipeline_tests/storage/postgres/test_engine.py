@@ -98,7 +98,7 @@ def test_a_connection_that_died_in_the_pool_is_replaced(engine: Engine) -> None:
         assert connection.scalars(select(t.users.c.user_id)).all() == []
 
 
-def test_who_falls_silent_in_a_transaction_holds_up_others_for_a_while_only(
+def test_a_session_that_hangs_in_a_transaction_is_ended_after_a_timeout(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SESSION, "idle_in_transaction_session_timeout", "500ms")

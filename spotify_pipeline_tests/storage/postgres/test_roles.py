@@ -65,7 +65,7 @@ def test_it_has_exactly_the_rights_of_the_contract_and_cannot_log_in(
         "REVOKE USAGE ON SCHEMA spotify_pipeline FROM {}",
     ],
 )
-def test_the_next_init_db_repairs_what_somebody_changed(
+def test_init_db_restores_rights_that_were_changed(
     engine: Engine, connection: Connection, role: str, added: str
 ) -> None:
     give_rights(engine, role)
@@ -95,7 +95,7 @@ def test_a_right_that_was_passed_on_goes_with_it(
         connection.exec_driver_sql(f"DROP OWNED BY {other}; DROP ROLE {other}")
 
 
-def test_databases_of_one_server_may_make_it_at_once(
+def test_databases_of_one_server_may_create_the_role_at_once(
     engine: Engine,
     _template: str,  # noqa: PT019 its name
     role: str,
@@ -120,7 +120,7 @@ def test_databases_of_one_server_may_make_it_at_once(
 
 @pytest.fixture
 def owner(empty_database: URL) -> Iterator[Engine]:
-    """An engine of somebody who owns the schema and may make no role."""
+    """An engine of a login that owns the schema and lacks CREATEROLE."""
     name = f"owner_{uuid4().hex}"
     admin = make_engine(empty_database)
     with admin.begin() as connection:
@@ -135,7 +135,7 @@ def owner(empty_database: URL) -> Iterator[Engine]:
     admin.dispose()
 
 
-def test_who_may_make_no_role_is_told_and_goes_on_once_somebody_has_made_it(
+def test_without_createrole_init_db_goes_on_and_uses_a_role_made_later(
     role: str, owner: Engine, connection: Connection
 ) -> None:
     assert give_rights(owner, role) is AppRole.NOT_ALLOWED

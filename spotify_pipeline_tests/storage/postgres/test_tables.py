@@ -1,4 +1,4 @@
-"""The rules that the database itself holds, whoever writes."""
+"""The rules that the tables enforce, whichever program writes."""
 
 from datetime import timedelta
 from typing import Any
@@ -160,9 +160,7 @@ def ada(connection: Connection) -> str:
     return add_user(connection)
 
 
-def test_whatever_belongs_to_a_person_goes_with_them_and_nothing_else(
-    connection: Connection, ada: str
-) -> None:
+def test_deleting_a_user_deletes_their_rows_and_no_others(connection: Connection, ada: str) -> None:
     for table, row in ROWS:
         connection.execute(insert(table).values(row))
     request_sync(connection)
@@ -217,7 +215,7 @@ def test_a_play_stored_without_the_facts_of_its_track_takes_them_from_the_catalo
 
 
 @pytest.mark.parametrize("hours", [(0, 1), (-1, 0), (1, 2), (0.5, 0.6), (-1, 5)])
-def test_covers_of_a_person_neither_overlap_nor_touch(
+def test_covers_of_a_user_neither_overlap_nor_touch(
     connection: Connection, ada: str, hours: tuple[float, float]
 ) -> None:
     first, last = hours
@@ -227,9 +225,7 @@ def test_covers_of_a_person_neither_overlap_nor_touch(
         connection.execute(insert(t.coverage).values(COVER | other))
 
 
-def test_covers_of_different_people_or_times_stand_side_by_side(
-    connection: Connection, ada: str
-) -> None:
+def test_covers_of_different_users_or_times_are_allowed(connection: Connection, ada: str) -> None:
     connection.execute(insert(t.coverage).values(COVER))
     later = {"covered_from": NOON + 2 * HOUR, "covered_to": NOON + 3 * HOUR}
     connection.execute(insert(t.coverage).values(COVER | later))

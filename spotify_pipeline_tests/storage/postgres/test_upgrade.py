@@ -1,44 +1,118 @@
-"""init-db on a database that is in use."""
+"""init-db on a database of an older version, and on one that is in use."""
 
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.postgres import schema
 from spotify_pipeline.storage.postgres.engine import make_engine
-from spotify_pipeline.storage.postgres.schema import SchemaBusy, check_revision, init_db
+from spotify_pipeline.storage.postgres.schema import (
+    SchemaBusy,
+    SchemaOutdated,
+    check_revision,
+    init_db,
+)
+from spotify_pipeline_tests.storage.postgres.catalog import describe
+from spotify_pipeline_tests.storage.rows import NOON, add_track, add_user, request_sync
+
+# The tables, constraints and triggers that the migrations up to 0007 made. It never changes.
+REVISION_0007 = Path(__file__).with_name("revision_0007.sql").read_text(encoding="utf-8")
+FILLED_BY_INIT_DB = {"time_zones", "day_starts"}
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def outdated(empty_database: URL) -> Iterator[Engine]:
+    """A database at revision 0007, with the functions and views that such a one has."""
+    engine = make_engine(empty_database)
+    with engine.begin() as conn:
+        conn.exec_driver_sql(REVISION_0007, execution_options={"no_parameters": True})
+        schema._run_scripts(conn, *schema.SCRIPTS)
+        conn.execute(insert(t.time_zones), [{"name": "UTC"}, {"name": "Europe/Oslo"}])
+    yield engine
+    engine.dispose()
+
+
+def add_rows(conn: Connection) -> None:
+    """A connected user with plays, a day, a top list, coverage, a gap and an open request."""
+    user = {"user_id": add_user(conn, "ada", timezone="Europe/Oslo", display_name="Ada")}
+    track = add_track(conn)
+    token = {"client_id": "c", "sealed_refresh_token": b"s", "key_id": "k", "scopes": ["a", "b"]}
+    conn.execute(insert(t.user_tokens).values(**user, **token, authorized_at=NOON))
+    conn.execute(insert(t.artists).values(spotify_id="artist", name="Artist", genres=["pop"]))
+    for minutes in range(3):
+        played_at = NOON + minutes * MINUTE
+        conn.execute(
+            insert(t.plays).values(**user, played_at=played_at, track_id=track, source="api")
+        )
+    counts = dict.fromkeys(("minutes", "plays", "unique_tracks", "unique_artists"), 1)
+    conn.execute(insert(t.daily_listening).values(**user, **counts, date=NOON, listened_ms=200_000))
+    conn.execute(insert(t.coverage).values(**user, covered_from=NOON, covered_to=NOON + MINUTE))
+    conn.execute(
+        insert(t.listening_gaps).values(
+            **user, gap_start=NOON - MINUTE, gap_end=NOON, detected_at=NOON
+        )
+    )
+    conn.execute(
+        insert(t.user_top_artists).values(
+            **user, time_range="short_term", rank=1, spotify_id="artist", name="A", fetched_at=NOON
+        )
+    )
+    conn.execute(text("UPDATE spotify_pipeline.settings SET request_cooldown = '5 minutes'"))
+    request_sync(conn, "ada")
+
+
+def read_all(conn: Connection) -> dict[str, list[Any]]:
+    return {
+        table.name: sorted(conn.execute(select(table)).all(), key=str)
+        for table in t.metadata.sorted_tables
+        if table.name not in FILLED_BY_INIT_DB
+    }
+
+
+def test_a_database_at_revision_0007_becomes_a_new_one_and_keeps_every_row(
+    outdated: Engine, connection: Connection
+) -> None:
+    with outdated.begin() as conn:
+        add_rows(conn)
+        before = read_all(conn)
+    init_db(outdated)
+    check_revision(outdated)
+    with outdated.connect() as conn:
+        assert read_all(conn) == before
+        assert len(before["plays"]) == 3
+        assert [
+            line for table in t.metadata.sorted_tables for line in differences(conn, table)
+        ] == []
+        upgraded, new = describe(conn), describe(connection)
+        for what in new:
+            assert upgraded[what] == new[what], what
+
+
+def test_a_revision_before_the_oldest_migration_is_refused_with_what_to_do(
+    outdated: Engine,
+) -> None:
+    with outdated.begin() as conn:
+        conn.execute(text("UPDATE spotify_pipeline.alembic_version SET version_num = '0004'"))
+    for use in (init_db, check_revision):
+        with pytest.raises(SchemaOutdated, match=r"revision 0004.* earlier spotify_pipeline"):
+            use(outdated)
+
 
 WAITING = text(
     "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-
-
-@pytest.fixture
-def outdated(empty_database: URL) -> Iterator[Engine]:
-    """At revision 0002, with the views of then."""
-    engine = make_engine(empty_database)
-    with engine.begin() as conn:
-        conn.execute(text("CREATE SCHEMA spotify_pipeline"))
-        config = Config()
-        config.set_main_option("script_location", "spotify_pipeline.storage:migrations")
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0002")
-        conn.execute(text("SET LOCAL search_path = spotify_pipeline, pg_temp"))
-        for name in ("requests.sql", "status.sql"):
-            script = resources.files("spotify_pipeline.storage") / "sql" / name
-            of_then = script.read_text(encoding="utf-8")
-            of_then = of_then.replace("b.day_full_until", "NULL::timestamptz")
-            conn.exec_driver_sql(of_then, execution_options={"no_parameters": True})
-    yield engine
-    engine.dispose()
+READ = text("SELECT * FROM spotify_pipeline.sync_status")
 
 
 def until_waiting(conn: Connection, number: int) -> None:
@@ -46,30 +120,10 @@ def until_waiting(conn: Connection, number: int) -> None:
         if conn.scalar(WAITING) >= number:
             return
         time.sleep(0.02)
-    raise AssertionError(f"nobody came to wait: {conn.scalar(WAITING)}")
+    raise AssertionError(f"{conn.scalar(WAITING)} sessions wait, not {number}")
 
 
-def test_an_upgrade_and_who_reads_the_status_meanwhile_wait_in_no_circle(outdated: Engine) -> None:
-    def read() -> int:
-        with outdated.connect() as app:
-            return len(app.execute(text("SELECT * FROM spotify_pipeline.sync_status")).all())
-
-    with ThreadPoolExecutor(2) as others:
-        with outdated.connect() as look, outdated.begin() as write:
-            write.execute(text("LOCK TABLE spotify_pipeline.plays IN ROW EXCLUSIVE MODE"))
-            upgrade = others.submit(init_db, outdated)
-            until_waiting(look, 1)
-            reader = others.submit(read)
-            until_waiting(look, 2)
-        upgrade.result(60)
-        reader.result(60)
-    check_revision(outdated)
-
-
-READ = text("SELECT * FROM spotify_pipeline.sync_status")
-
-
-def test_a_lock_that_is_not_let_go_is_waited_for_a_few_times_and_then_told(
+def test_a_lock_that_is_never_released_is_an_error_after_a_few_tries(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "LOCK_TIMEOUT", "50ms")
@@ -82,7 +136,7 @@ def test_a_lock_that_is_not_let_go_is_waited_for_a_few_times_and_then_told(
         init_db(engine, lambda _: app.rollback())
 
 
-def test_who_reads_the_status_and_who_replaces_it_take_their_locks_in_one_order(
+def test_reading_the_status_and_replacing_its_view_lock_in_the_same_order(
     engine: Engine,
 ) -> None:
     with ThreadPoolExecutor(1) as other, engine.connect() as look:

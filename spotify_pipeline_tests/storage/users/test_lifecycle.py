@@ -1,4 +1,4 @@
-"""People who come in, reconnect, disconnect and are forgotten, while syncs go on."""
+"""Registering, connecting, disconnecting and forgetting users, also during a sync."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
-from spotify_pipeline.app import Refused, disconnect_user, forget_user
+from spotify_pipeline.app import Refused, connect_user, disconnect_user, forget_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.storage.work.leases import lock_held, take
 from spotify_pipeline_tests.storage.rows import (
     NOON,
@@ -22,7 +22,7 @@ from spotify_pipeline_tests.storage.rows import (
 
 
 def connect(connection: Connection, user_id: str = "ada") -> None:
-    lifecycle.connect_user(
+    connect_user(
         connection,
         user_id,
         client_id="app",
@@ -35,7 +35,7 @@ def connect(connection: Connection, user_id: str = "ada") -> None:
 
 @pytest.fixture
 def ada(connection: Connection) -> str:
-    lifecycle.register_user(connection, "ada", "Europe/Oslo", "Ada")
+    register_user(connection, "ada", "Europe/Oslo", "Ada")
     connect(connection)
     return "ada"
 
@@ -47,7 +47,7 @@ def add_play(connection: Connection, user_id: str) -> None:
     )
 
 
-def test_disconnecting_takes_the_token_and_keeps_what_was_heard(
+def test_disconnecting_deletes_the_token_and_keeps_the_plays(
     connection: Connection, ada: str
 ) -> None:
     add_play(connection, ada)
@@ -63,7 +63,7 @@ def test_disconnecting_takes_the_token_and_keeps_what_was_heard(
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_disconnecting_closes_an_open_request_and_starts_no_wait(
+def test_disconnecting_closes_an_open_request_and_starts_no_cooldown(
     connection: Connection, ada: str, status: str
 ) -> None:
     request = request_sync(connection).request_id
@@ -77,7 +77,7 @@ def test_disconnecting_closes_an_open_request_and_starts_no_wait(
     assert request_sync(connection).request_id != request
 
 
-def test_forgetting_leaves_no_row_that_names_the_person(
+def test_forgetting_leaves_no_row_of_the_user(
     connection: Connection, engine: Engine, ada: str
 ) -> None:
     add_play(connection, ada)
@@ -86,14 +86,14 @@ def test_forgetting_leaves_no_row_that_names_the_person(
     connection.execute(insert(t.coverage).values(user_id=ada, covered_from=NOON, covered_to=NOON))
     forget_user(connection, ada)
     for table in t.metadata.sorted_tables:
-        # Only that they left is remembered, until Dagster's storage names them no more.
+        # The tombstone stays until Dagster's storage is purged of the user.
         if "user_id" in table.c and table.name != "forgotten":
             named = select(func.count()).where(table.c.user_id == ada)
             assert connection.scalar(named) == 0, table.name
     assert connection.scalars(select(t.users.c.user_id)).all() == ["bob"]
 
 
-def test_plays_can_be_deleted_where_a_restore_left_fewer_counted(
+def test_plays_can_be_deleted_when_a_restore_left_their_count_too_low(
     connection: Connection, ada: str
 ) -> None:
     add_play(connection, ada)
@@ -102,26 +102,26 @@ def test_plays_can_be_deleted_where_a_restore_left_fewer_counted(
     assert connection.scalar(select(t.listening_tallies.c.plays)) == 0
 
 
-def test_any_number_of_people_may_be_asked_for(connection: Connection, ada: str) -> None:
-    """A statement has room for 65,535 parameters. Who has lost their tallies is there too."""
+def test_more_than_65535_users_can_be_queried(connection: Connection, ada: str) -> None:
+    """A statement has room for 65,535 parameters. A user without counters is found, too."""
     connection.execute(delete(t.listening_tallies))
     names = [ada, *map(str, range(70_000))]
-    assert [one.user_id for one in lifecycle.user_statuses(connection, names)] == [ada]
-    assert [one.user_id for one in load_users(connection, names)] == [ada]
+    assert [user.user_id for user in user_statuses(connection, names)] == [ada]
+    assert [user.user_id for user in load_users(connection, names)] == [ada]
 
 
 @pytest.mark.parametrize("leave", [disconnect_user, forget_user])
-def test_nobody_leaves_who_is_not_there(connection: Connection, leave) -> None:
+def test_unknown_users_cannot_be_disconnected_or_forgotten(connection: Connection, leave) -> None:
     for user_id in ("nobody", "", None):
         with pytest.raises(Refused, match="no such user") as refused:
             leave(connection, user_id)
         assert refused.value.sqlstate == "SP404"
 
 
-def test_who_moves_and_reconnects_in_one_transaction_waits_for_a_write_and_for_no_circle(
+def test_moving_and_reconnecting_in_one_transaction_does_not_deadlock_with_a_sync(
     engine: Engine, connection: Connection, ada: str
 ) -> None:
-    """The write held the state and wanted the person; they held themselves and wanted the state."""
+    """The write locked sync_state and then users; the app locked users and then sync_state."""
     lease = uuid4()
     assert take(connection, [ada], lease) == {ada}
     waiting = text(
@@ -131,7 +131,7 @@ def test_who_moves_and_reconnects_in_one_transaction_waits_for_a_write_and_for_n
 
     def sign_in() -> None:
         with engine.begin() as app:
-            lifecycle.register_user(app, ada, "Asia/Tokyo", None)
+            register_user(app, ada, "Asia/Tokyo", None)
             connect(app)
 
     with ThreadPoolExecutor(1) as other:

@@ -1,18 +1,13 @@
 """Sizes of what an app may write: refused in one sentence, and held by the tables."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from spotify_pipeline.app import connect_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.engine import make_engine
-from spotify_pipeline.storage.postgres.schema import check_revision, init_db
-from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline_tests.storage.rows import NOON, add_user, cause
 
 LARGEST: dict[str, Any] = {
@@ -44,7 +39,7 @@ def refusal(error: DBAPIError) -> tuple[str | None, str | None]:
 def test_the_largest_connection_that_the_limits_allow_is_stored(
     connection: Connection, ada: str
 ) -> None:
-    lifecycle.connect_user(connection, ada, **LARGEST)
+    connect_user(connection, ada, **LARGEST)
     row = connection.execute(select(t.user_tokens)).mappings().one()
     assert {name: row[name] for name in LARGEST} == LARGEST
 
@@ -54,13 +49,13 @@ def test_a_connection_beyond_a_limit_is_refused_in_one_sentence(
     connection: Connection, ada: str, argument: str, value: Any, complaint: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.connect_user(connection, ada, **LARGEST | {argument: value})
+        connect_user(connection, ada, **LARGEST | {argument: value})
     said = f"The connection cannot be stored: {complaint}."
     assert refusal(refused.value) == ("22023", said)
 
 
 @pytest.mark.parametrize(("column", "value", "_"), TOO_LARGE)
-def test_the_table_holds_the_limits_whoever_writes(
+def test_the_table_enforces_the_limits_too(
     connection: Connection, ada: str, column: str, value: Any, _: str
 ) -> None:
     with pytest.raises(IntegrityError) as refused:
@@ -72,9 +67,9 @@ def test_the_table_holds_the_limits_whoever_writes(
 def test_a_display_name_has_at_most_255_characters(
     connection: Connection, ada: str, user_id: str
 ) -> None:
-    lifecycle.register_user(connection, user_id, None, "ä" * 255)
+    register_user(connection, user_id, None, "ä" * 255)
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.register_user(connection, user_id, None, "x" * 256)
+        register_user(connection, user_id, None, "x" * 256)
     assert refusal(refused.value) == ("22023", "A display name has at most 255 characters.")
     with pytest.raises(IntegrityError, match="ck_users_display_name"):
         connection.execute(update(t.users).values(display_name="x" * 256))
@@ -84,67 +79,15 @@ def test_a_time_zone_of_any_length_is_refused_in_one_sentence(
     connection: Connection, ada: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:
-        lifecycle.register_user(connection, ada, "x" * 20_000_000, None)
+        register_user(connection, ada, "x" * 20_000_000, None)
     said = "There is no such time zone. Use an IANA name such as Europe/Berlin."
     assert refusal(refused.value) == ("22023", said)
 
 
 @pytest.mark.parametrize("requested_by", ["", "x" * 256])
-def test_who_requests_has_a_name_of_at_most_255_characters(
+def test_requested_by_has_1_to_255_characters(
     connection: Connection, ada: str, requested_by: str
 ) -> None:
     with pytest.raises(DBAPIError) as refused:
         connection.execute(insert(t.sync_requests).values(user_id=ada, requested_by=requested_by))
     assert refusal(refused.value) == ("22023", "requested_by has 1 to 255 characters.")
-
-
-@pytest.fixture
-def older(empty_database: URL) -> Iterator[Engine]:
-    """A database at revision 0005, without limits."""
-    engine = make_engine(empty_database)
-    with engine.begin() as conn:
-        conn.execute(text("CREATE SCHEMA spotify_pipeline"))
-        config = Config()
-        config.set_main_option("script_location", "spotify_pipeline.storage:migrations")
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0005")
-        # The functions of the triggers come with init-db.
-        conn.execute(text("ALTER TABLE spotify_pipeline.users DISABLE TRIGGER USER"))
-        conn.execute(text("ALTER TABLE spotify_pipeline.user_tokens DISABLE TRIGGER USER"))
-        conn.execute(text("INSERT INTO spotify_pipeline.time_zones VALUES ('UTC')"))
-    yield engine
-    engine.dispose()
-
-
-def test_an_upgrade_cuts_names_and_ends_connections_beyond_the_limits(older: Engine) -> None:
-    token = LARGEST | {"expires_at": NOON}
-    with older.begin() as conn:
-        for user_id in ("ann", "ben", "cy"):
-            conn.execute(
-                text(
-                    "INSERT INTO spotify_pipeline.users (user_id, connection, display_name)"
-                    " VALUES (:u, 'connected', repeat('x', 300))"
-                ),
-                {"u": user_id},
-            )
-        conn.execute(insert(t.user_tokens).values(user_id="ann", **token))
-        conn.execute(
-            insert(t.user_tokens).values(
-                user_id="ben", **token | {"sealed_refresh_token": b"x" * 100_000}
-            )
-        )
-        conn.execute(
-            insert(t.user_tokens).values(user_id="cy", **token | {"scopes": ["x"] * 1_000})
-        )
-    init_db(older)
-    check_revision(older)
-    with older.connect() as conn:
-        connections = select(t.users.c.user_id, t.users.c.connection).order_by(t.users.c.user_id)
-        assert [tuple(row) for row in conn.execute(connections)] == [
-            ("ann", "connected"),
-            ("ben", "needs_reauth"),
-            ("cy", "needs_reauth"),
-        ]
-        assert conn.scalars(select(t.user_tokens.c.user_id)).all() == ["ann"]
-        assert set(conn.scalars(select(t.users.c.display_name))) == {"x" * 255}
-        assert len(conn.scalars(select(t.request_locks.c.user_id)).all()) == 3

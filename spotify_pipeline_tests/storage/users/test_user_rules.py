@@ -1,4 +1,4 @@
-"""The rules about people: their ids, their zone, their state, their token's end."""
+"""The rules of the tables users and user_tokens: ids, zones, sync state, expiry of tokens."""
 
 import unicodedata
 
@@ -61,7 +61,7 @@ def test_changing_the_zone_makes_the_days_stale(connection: Connection, ada: str
     assert connection.scalar(stale) is False
 
 
-def test_every_person_has_a_state_from_the_start(connection: Connection) -> None:
+def test_every_user_has_a_sync_state_from_the_start(connection: Connection) -> None:
     add_user(connection, "ada")
     connection.execute(
         text(

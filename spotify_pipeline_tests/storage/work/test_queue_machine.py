@@ -1,4 +1,4 @@
-"""Any story of the queue: people press, runs start, fail, die or come late, nights pass.
+"""Random histories of the queue: users press Sync, runs start, fail, die or come late, nights pass.
 
 A model in Python says what the database has to answer. Whatever happens, nobody ever has two open
 requests, no accepted request is lost, and none is accepted before the wait is over.
@@ -23,10 +23,17 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, func, select, update
 
-from spotify_pipeline.app import Refused, request_sync, sync_status
+from spotify_pipeline.app import (
+    Refused,
+    connect_user,
+    disconnect_user,
+    forget_user,
+    register_user,
+    request_sync,
+    sync_status,
+)
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.storage.work.sync_state import SyncResult, save_results
 from spotify_pipeline_tests.storage.rows import NOON
@@ -57,7 +64,7 @@ class Asked:
 
 @dataclass
 class Person:
-    """One story; a person who is forgotten comes back as somebody new."""
+    """A state machine; a forgotten user is registered again."""
 
     user_id: str
     connected: bool = False
@@ -80,7 +87,7 @@ class Person:
 
 
 def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
-    """The machine on this database. Every run has a person of its own."""
+    """The machine on this database. Every run has a user of its own."""
     r = t.sync_requests
 
     def within(call: Callable[..., Any], *args: object) -> Any:
@@ -97,11 +104,11 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             self.come()
 
         def come(self) -> None:
-            lifecycle.register_user(db, self.person.user_id, "Europe/Oslo", None)
+            register_user(db, self.person.user_id, "Europe/Oslo", None)
             self.connect()
 
         def teardown(self) -> None:
-            lifecycle.forget_user(db, self.person.user_id)
+            forget_user(db, self.person.user_id)
 
         @rule(by_insert=st.booleans())
         def press(self, by_insert: bool) -> None:
@@ -218,7 +225,7 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             self.cooldown = cooldown
 
         def connect(self) -> None:
-            lifecycle.connect_user(
+            connect_user(
                 db,
                 self.person.user_id,
                 client_id="app",
@@ -231,14 +238,14 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
 
         @rule()
         def disconnect(self) -> None:
-            lifecycle.disconnect_user(db, self.person.user_id)
+            disconnect_user(db, self.person.user_id)
             self.person.connected = False
             if self.person.open:
                 self.end(ErrorCode.CANCELLED)
 
         @rule()
         def forget(self) -> None:
-            lifecycle.forget_user(db, self.person.user_id)
+            forget_user(db, self.person.user_id)
             assert refusal(db, plain_insert, self.person.user_id).sqlstate == "SP404"
             # What was under way answers a request that is gone.
             self.person = Person(self.person.user_id, old_keys=self.keys())

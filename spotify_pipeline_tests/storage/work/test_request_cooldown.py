@@ -1,4 +1,4 @@
-"""How long a person waits between two requests."""
+"""How long a user waits between two requests."""
 
 from datetime import timedelta
 
@@ -107,7 +107,7 @@ def test_a_success_or_a_permanent_failure_ends_the_series(
     assert 90 < seconds_to_wait(refusal(connection, by_function)) <= 120
 
 
-def test_only_a_failure_that_waiting_may_mend_makes_one_wait(connection: Connection) -> None:
+def test_only_transient_failures_start_a_back_off(connection: Connection) -> None:
     for code in ErrorCode:
         user_id = add_user(connection, code.value)
         finish_repeatedly(connection, [code], user_id)
@@ -127,7 +127,7 @@ def test_of_cooldown_and_backoff_the_longer_counts(connection: Connection, ada: 
     assert "You synced a short while ago." in str(error.diag.message_primary)
 
 
-def test_the_requests_of_others_and_syncs_that_nobody_asked_for_start_no_cooldown(
+def test_requests_of_other_users_and_scheduled_syncs_start_no_cooldown(
     connection: Connection, ada: str
 ) -> None:
     add_user(connection, "bob")

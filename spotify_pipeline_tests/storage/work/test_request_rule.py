@@ -59,7 +59,7 @@ def test_only_user_and_requester_can_be_given(connection: Connection, ada: str) 
     assert (*forced, row.error_code, row.error_message) == (None,) * 6
 
 
-def test_nobody_may_choose_the_number_of_a_request(connection: Connection, ada: str) -> None:
+def test_the_id_of_a_request_cannot_be_chosen(connection: Connection, ada: str) -> None:
     with pytest.raises(DBAPIError, match="GENERATED ALWAYS"):
         connection.execute(insert(t.sync_requests).values(id=1, user_id=ada))
 

@@ -1,4 +1,4 @@
-"""What the app shows about a person's syncs: the view sync_status."""
+"""What the app shows about a user's syncs: the view sync_status."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,7 +38,7 @@ def record(connection: Connection, error_code: str | None = None) -> None:
     )
 
 
-def test_a_new_person_was_never_synced(connection: Connection) -> None:
+def test_a_new_user_was_never_synced(connection: Connection) -> None:
     add_user(connection, connection="disconnected")
     assert sync_status(connection) == (
         "ada",

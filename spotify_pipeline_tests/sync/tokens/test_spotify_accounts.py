@@ -2,7 +2,6 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 
 import pytest
 from sqlalchemy import text
@@ -135,16 +134,11 @@ def test_a_profile_without_the_id_that_was_noted_condemns_nobody(linked: Scenari
 # --- it is learned ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["the upgrade", "the next connection"])
-def test_who_was_connected_before_accounts_were_learned_is_learned_by(
-    linked: Scenario, anna: ListenerInfo, by: str
+def test_a_reconnect_learns_the_account_of_a_user_who_has_none(
+    linked: Scenario, anna: ListenerInfo
 ) -> None:
     linked.execute("UPDATE spotify_pipeline.users SET account_id = NULL")
-    if by == "the upgrade":
-        versions = resources.files("spotify_pipeline.storage") / "migrations" / "versions"
-        linked.execute((versions / "0004_unknown_accounts.sql").read_text(encoding="utf-8"))
-    else:
-        reconnect(linked)
+    reconnect(linked)
     linked.sync_well("anna", steps=PLAYS)
     assert account(linked, "anna") == anna.account_id
 

@@ -1,21 +1,21 @@
--- How people come in and leave: the same functions for the app and for the command line.
+-- Registers, connects, disconnects and forgets users: for the app and for the command line.
 --
 -- The lock order. Every transaction of ours, in SQL and in Python, locks rows in this order, and the
 -- rows of several users by user_id, so that none of them deadlocks with another:
---   0. settings, by whoever judges refused connections: one process at a time;
---   1. users: at once as strongly as it will need, because raising a lock later is a deadlock with a
---      waiting forget_user. NO KEY UPDATE to write about a user, KEY SHARE to ask for a sync;
+--   0. settings, to evaluate refused connections: one process at a time;
+--   1. users, with the strongest lock it will need, because upgrading a lock later deadlocks with a
+--      waiting forget_user: NO KEY UPDATE to write a user's data, KEY SHARE to request a sync;
 --   2. sync_state; 3. request_locks; 4. user_tokens, sync_requests and all else of the user.
--- A step that is not needed is left out. A sync's write begins with 1 and 2, a request with 1 and 3:
--- so a click never waits for a sync.
+-- A transaction skips steps that it does not need. A sync's write begins with 1 and 2, a request with
+-- 1 and 3, so a click never waits for a sync.
 --
 -- Under REPEATABLE READ and SERIALIZABLE a lock on a row that was changed since the snapshot fails
--- with 40001. So every rule is decided after the row that guards it was locked.
+-- with 40001. So every rule is evaluated after the row that guards it was locked.
 --
--- What the app passes and cannot be is refused in one sentence, with SQLSTATE 22023.
+-- Invalid arguments are refused in one sentence, with SQLSTATE 22023.
 
--- Registers a person, or updates what is given. NULL leaves a known value as it is (and is 'UTC'
--- for a new person), so that an app may call this at every login without moving anybody's days.
+-- Registers a user, or updates what is given. NULL keeps a known value (and is 'UTC' for a new user),
+-- so that an app may call this at every login without moving the user's days.
 CREATE OR REPLACE FUNCTION register_user(
     user_id text, timezone text DEFAULT NULL, display_name text DEFAULT NULL
 ) RETURNS void
@@ -23,7 +23,7 @@ CREATE OR REPLACE FUNCTION register_user(
 AS $$
 #variable_conflict use_column
 DECLARE
-    -- No zone is longer: what the app sends is not searched beyond.
+    -- No zone is longer, and the app may send megabytes.
     wanted text := lower(replace(trim(left(register_user.timezone, 255)), ' ', '_'));
     meant text;
 BEGIN
@@ -43,9 +43,9 @@ BEGIN
             'There is no such time zone: did you mean ' || meant || '?',
             'There is no such time zone. Use an IANA name such as Europe/Berlin.');
     END IF;
-    -- A row that would not change is not even locked, which ON CONFLICT would do: a sync of the person
-    -- and an app that goes on to connect_user need not wait for each other. An older snapshot may show
-    -- a row that is another by now, so there the lock decides.
+    -- A row that would not change is not locked, which ON CONFLICT would do: otherwise a sync of the
+    -- user and an app that goes on to connect_user would wait for each other. An older snapshot may
+    -- show an outdated row, so there the row is locked.
     PERFORM FROM users AS u
     WHERE u.user_id = register_user.user_id
         AND current_setting('transaction_isolation') IN ('read committed', 'read uncommitted')
@@ -69,8 +69,8 @@ EXCEPTION WHEN check_violation OR not_null_violation THEN
 END
 $$;
 
--- Hands over a connection: the refresh token sealed for the pipeline's key `key_id`. History stays,
--- earlier failures are forgotten.
+-- Stores a connection: the refresh token sealed for the pipeline's key `key_id`. Keeps the history,
+-- clears earlier failures.
 CREATE OR REPLACE FUNCTION connect_user(
     user_id text,
     client_id text,
@@ -93,7 +93,7 @@ DECLARE
         WHEN array_ndims(connect_user.scopes) > 1 THEN 'scopes has more than one dimension'
         WHEN array_position(connect_user.scopes, NULL) IS NOT NULL THEN 'scopes has a NULL'
         WHEN connect_user.authorized_at IS NULL THEN 'authorized_at is missing'
-        -- It could be stored, and Python could not read it or the end half a year later.
+        -- Postgres could store it, but Python could not read it or the expiry half a year later.
         WHEN connect_user.authorized_at NOT BETWEEN '1970-01-01Z' AND '9999-01-01Z'
             THEN 'authorized_at is before 1970 or after 9998'
         -- The table has the same limits.
@@ -111,7 +111,7 @@ BEGIN
             MESSAGE = format('The connection cannot be stored: %s.', complaint);
     END IF;
     PERFORM FROM users AS u WHERE u.user_id = connect_user.user_id FOR NO KEY UPDATE;
-    -- Before any other lock: a user registered right now is locked in the wrong order (deadlock).
+    -- Before any other lock: one of a user registered right now would break the lock order (deadlock).
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
@@ -143,24 +143,25 @@ BEGIN
 END
 $$;
 
--- Ends a connection: the token goes, everything that was heard stays. An open request is closed; a
--- sync that is under way may still write what it has already collected.
+-- Ends a connection: deletes the token, keeps all plays, closes an open request. A sync that is under
+-- way may still write what it has already fetched.
 CREATE OR REPLACE FUNCTION disconnect_user(user_id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM FROM users AS u WHERE u.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
-    -- Before any other lock: a user registered right now is locked in the wrong order (deadlock).
+    -- Before any other lock: one of a user registered right now would break the lock order (deadlock).
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
     PERFORM FROM sync_state AS s WHERE s.user_id = disconnect_user.user_id FOR UPDATE;
-    -- No request is decided by the connection that ends now, and none that has come since is missed.
+    -- Serializes with accept_request: no request is accepted under the connection that ends now, and
+    -- none accepted meanwhile stays open.
     PERFORM FROM request_locks AS l WHERE l.user_id = disconnect_user.user_id FOR NO KEY UPDATE;
     UPDATE users AS u SET connection = 'disconnected' WHERE u.user_id = disconnect_user.user_id;
     DELETE FROM user_tokens AS k WHERE k.user_id = disconnect_user.user_id;
-    -- The person ended it, not Spotify: so it is no RECONNECT, and starts no wait.
+    -- The user ended it, not Spotify: so it is not RECONNECT, and starts no back-off.
     UPDATE sync_requests AS r SET
         status = 'failed',
         error_code = 'CANCELLED',
@@ -173,8 +174,8 @@ BEGIN
 END
 $$;
 
--- Deletes a person and, by cascade, everything stored about them, at once. It waits for a write of
--- theirs that is under way; what a sync collects after that finds no person and is dropped.
+-- Deletes a user and, by cascade, every row of theirs, at once. Waits for a write of the user that is
+-- under way; what a sync fetches after that finds no user row and is dropped.
 CREATE OR REPLACE FUNCTION forget_user(user_id text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$

@@ -1,10 +1,10 @@
--- What plays and days add up to, counted by the statement that writes them, whoever writes. A
--- statement counts all its rows at once: 0.1 ms a statement, however many rows it has.
+-- Counts plays and days per user in statement triggers, whichever program writes them: 0.1 ms a
+-- statement, however many rows it has.
 --
--- A restore without triggers may leave fewer counted than there are. That must keep nobody from
--- deleting them, so no number falls below 0; a check tells, and a rebuild counts again.
+-- A restore without triggers may leave counts too low. Deleting plays must still work then, so no count
+-- falls below 0; a check reports it, and a rebuild counts again.
 
--- New or deleted plays: the number changes, and the personality is to be computed again.
+-- New or deleted plays: changes the count, and invalidates the personality.
 CREATE OR REPLACE FUNCTION tally_plays() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -20,8 +20,8 @@ BEGIN
 END
 $$;
 
--- New or deleted days: the same, and a streak that was summed up may have become another, also by
--- a change of the very day after it.
+-- New or deleted days: the same, and invalidates the summary of streaks if it reaches to one of them
+-- or to the day before.
 CREATE OR REPLACE FUNCTION tally_days() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -40,7 +40,7 @@ BEGIN
 END
 $$;
 
--- Days that changed: of their columns the personality reads the top artist only.
+-- Changed days: of their columns the personality reads only the top artist.
 CREATE OR REPLACE FUNCTION tally_top_artists() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -50,7 +50,7 @@ BEGIN
         streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
     FROM (
         SELECT user_id, min(date) AS first
-        -- Not a join: its plan, made once for few rows, took a minute for 25,000.
+        -- Not a join: its plan, cached for few rows, took a minute for 25,000.
         FROM (
             SELECT user_id, date, top_artist_id FROM changed
             EXCEPT SELECT user_id, date, top_artist_id FROM before

@@ -1,7 +1,7 @@
--- What follows from a change of a person: their state row, their zone, their token's end.
+-- Trigger functions of the tables users and user_tokens.
 
--- Every person has a row in sync_state, request_locks and listening_tallies from the start, so nobody
--- asks whether there is one.
+-- Every user has a row in sync_state, request_locks and listening_tallies from the start, so no query
+-- needs to handle a missing one.
 CREATE OR REPLACE FUNCTION make_sync_state() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -13,7 +13,7 @@ BEGIN
 END
 $$;
 
--- Another zone, other days: whoever changes it, in whatever way, all days become stale.
+-- Marks all days stale when the zone changes, whichever program changes it.
 CREATE OR REPLACE FUNCTION notice_zone() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -25,7 +25,7 @@ BEGIN
 END
 $$;
 
--- A refresh token dies six months after the person authorized, by Spotify's calendar (UTC).
+-- A refresh token expires six months after the user authorized, in UTC.
 CREATE OR REPLACE FUNCTION set_token_expiry() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -43,7 +43,8 @@ BEGIN
 END
 $$;
 
--- Whoever deletes a person, in whatever way: Dagster's storage still names them for a while.
+-- Leaves a tombstone for a deleted user, whichever program deletes it: Dagster's storage still has to
+-- be purged of the user.
 CREATE OR REPLACE FUNCTION raise_tombstone() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -53,8 +54,8 @@ BEGIN
 END
 $$;
 
--- Whether a user may ask for a sync depends on the connection: a request that is decided in an older
--- snapshot has to fail.
+-- The rule for requests reads the connection: a request that is evaluated in an older snapshot has to
+-- fail, so a change of the connection changes the row that it locks.
 CREATE OR REPLACE FUNCTION note_connection() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -74,8 +75,8 @@ BEGIN
 END
 $$;
 
--- Before a user's rows go by cascade they are locked in the one order: Postgres would take the
--- requests before the row that protects them (deadlock).
+-- Locks a user's rows in the documented order before the cascade deletes them: Postgres would lock the
+-- requests before the row that guards them (deadlock).
 CREATE OR REPLACE FUNCTION lock_leaving_user() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
