@@ -1,4 +1,4 @@
-"""The sensor that alerts the operator: failed runs of Dagster, and what the database says."""
+"""The sensor that alerts the operator: of failed runs in Dagster, and of what the rules count."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from spotify_pipeline.defs.resources import PipelineResource
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
-    """Tells SPOTIFY_PIPELINE_ALERT_URL in counts what has to be looked at."""
+    """Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL."""
     from spotify_pipeline.settings import load_settings
     from spotify_pipeline.sync.admin.alerts import notify_operator
 
@@ -24,6 +24,6 @@ def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource
         return context.instance.get_runs_count(failed)
 
     with pipeline.opened() as opened:
-        told = notify_operator(opened, failed_runs)
-    told_of = ", ".join(f"{count} {event}" for event, count in told.items())
-    return dg.SkipReason(f"Told: {told_of}." if told else "Nothing to tell.")
+        sent = notify_operator(opened, failed_runs)
+    counts = ", ".join(f"{count} {event}" for event, count in sent.items())
+    return dg.SkipReason(f"Told: {counts}." if sent else "Nothing to tell.")

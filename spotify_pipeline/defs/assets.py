@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from spotify_pipeline.defs.checks import OF_USER, as_result, evaluate_user, log_evaluation
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.lineage import lineage_metadata
 from spotify_pipeline.defs.metadata import asset_key, asset_specs
@@ -18,7 +17,13 @@ from spotify_pipeline.defs.partitions import listeners
 from spotify_pipeline.defs.pictures import picture_metadata, wants_picture
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.defs.user_sync_check import evaluation
+from spotify_pipeline.defs.user_sync_check import (
+    USER_SYNC_OK,
+    as_result,
+    evaluation,
+    log_evaluation,
+    stored_evaluation,
+)
 from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, STEPS
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ WAIT_SECONDS = 30
 @dg.multi_asset(
     name="sync_listener",
     specs=list(asset_specs()),
-    check_specs=OF_USER,
+    check_specs=[USER_SYNC_OK],
     can_subset=True,
     partitions_def=listeners,
     # Many partitions at once from the UI: one set, one process for 200 users.
@@ -40,7 +45,7 @@ WAIT_SECONDS = 30
 )
 def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     from spotify_pipeline.sync.requests import answer_requests
     from spotify_pipeline.sync.users import sync_users
@@ -48,13 +53,19 @@ def user_assets(
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
     dispatch_key = request_key(context.run)
     with pipeline.opened() as opened:
+        if not selected:
+            # Only the check was asked for.
+            for user_id in context.partition_keys:
+                if check := stored_evaluation(opened, user_id):
+                    log_evaluation(context, check)
+            return
         outcomes = (
             # Requests wait for others by themselves.
             answer_requests(opened, dispatch_key, context.run.run_id, steps=selected)
             if dispatch_key
             else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
         )
-        found = {one.user_id: _checked(context, opened, one) for one in outcomes if not one.gone}
+        checks = [_check(context, opened, outcome) for outcome in outcomes]
         picture = _picture(context, opened, outcomes)
     if len(outcomes) == 1:
         (one,) = outcomes
@@ -66,26 +77,27 @@ def user_assets(
                     **lineage_metadata(step),
                     **(picture if step == MUSIC_PERSONALITY else {}),
                 },
-                check_results=[as_result(check) for check in found[one.user_id][step]],
             )
     else:
         # An output would mark every partition of the run as materialized, the failed ones too.
         done = (materializations(one.user_id, one.done) for one in outcomes)
         store_materializations(context, chain.from_iterable(done))
-        for one in outcomes:
-            for check in chain.from_iterable(found.get(one.user_id, {}).values()):
-                log_evaluation(context, check)
-    for judgement in filter(None, map(evaluation, outcomes)):
-        log_evaluation(context, judgement)
+    for check in filter(None, checks):
+        if len(outcomes) == 1 and context.selected_asset_check_keys:
+            yield as_result(check)
+        else:
+            log_evaluation(context, check)
     raise_failures(outcomes)
 
 
-def _checked(
-    context: dg.AssetExecutionContext, pipeline: "Pipeline", one: "UserOutcome"
-) -> dict[str, list[dg.AssetCheckEvaluation]]:
-    """What the checks of the user find, by step that was done."""
-    wanted = context.selected_asset_check_keys
-    return {step: list(evaluate_user(pipeline, one.user_id, step, wanted)) for step in one.done}
+def _check(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcome: "UserOutcome"
+) -> dg.AssetCheckEvaluation | None:
+    """The check of the user: always if the run plans it, else after a failure or recovery."""
+    found = evaluation(outcome)
+    if found or outcome.gone or not context.selected_asset_check_keys:
+        return found
+    return stored_evaluation(pipeline, outcome.user_id)
 
 
 def _picture(

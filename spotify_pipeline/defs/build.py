@@ -6,14 +6,13 @@ import dagster as dg
 
 from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.assets import user_assets
-from spotify_pipeline.defs.checks import hourly_checks
+from spotify_pipeline.defs.checks import record_health
 from spotify_pipeline.defs.instance.executors import check_executor
 from spotify_pipeline.defs.jobs import health, sync_user, sync_users
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
 from spotify_pipeline.defs.sync_users_job import ChunkNumbers
-from spotify_pipeline.defs.user_sync_check import user_sync_ok
 from spotify_pipeline.settings import load_settings
 
 
@@ -24,8 +23,7 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
     """
     check_executor(load_settings(os.environ))
     return dg.Definitions(
-        assets=[user_assets],
-        asset_checks=[hourly_checks, user_sync_ok],
+        assets=[user_assets, record_health],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
         sensors=[*SENSORS, alert_sensor],

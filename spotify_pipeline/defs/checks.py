@@ -1,188 +1,149 @@
-"""Asset checks: the rules of `storage.checks` as Dagster shows them.
+"""The asset `record_health`: the rules of `storage.checks` as asset checks over all users.
 
-The aggregates over all users belong to no partition. They run in the hourly job `health`, and on
-"Execute all" in the UI. The cheap ones are asked again of one user right after their sync, on that
-user's partition.
+The hourly job `health` materializes it. It has no partitions and the assets of a user have none of
+these checks, so a run of one user neither plans nor skips them. What a sync of one user says is in
+`user_sync_check`.
 
-No check is blocking. A sync is one step, and what it wrote is committed before a check can see it:
-nothing would be held back by it. Metadata holds counts, and the command that lists the names.
+No check is blocking: a sync commits before a check can see what it wrote. Metadata holds counts,
+and the command that lists the users.
 """
 
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from sqlalchemy.exc import ProgrammingError
 
-from spotify_pipeline.defs.metadata import TABLES, asset_key
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.instance.retention import delete_old_runs
+from spotify_pipeline.defs.metadata import OWNERS
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.domain.steps import FETCHED, REBUILT
+from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.drift import differences
-from spotify_pipeline.storage.checks.rules import RULES, Finding, Rule, look
-from spotify_pipeline.storage.checks.scopes import Scope, one_user
+from spotify_pipeline.storage.checks.rules import HOURLY, Rule, Violations, look
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
+RECORD_HEALTH = dg.AssetKey("record_health")
 SCHEMA_CHECK = "schema_is_as_declared"
-_SCHEMA_SAYS = "The table has the columns, constraints and indexes that this version defines."
-_OF_USER = "_of_user"
 
-
-def _hourly_specs() -> Iterator[dg.AssetCheckSpec]:
-    for rule in RULES:
-        yield dg.AssetCheckSpec(
+CHECKS = (
+    dg.AssetCheckSpec(
+        SCHEMA_CHECK,
+        asset=RECORD_HEALTH,
+        description="Tables have the columns, constraints and indexes that this version defines.",
+    ),
+    *(
+        dg.AssetCheckSpec(
             rule.name,
-            asset=asset_key(rule.step),
+            asset=RECORD_HEALTH,
             description=rule.description,
             metadata={"list the names": rule.command},
         )
-    for step in (*FETCHED, *REBUILT):
-        yield dg.AssetCheckSpec(SCHEMA_CHECK, asset=asset_key(step), description=_SCHEMA_SAYS)
+        for rule in HOURLY
+    ),
+)
 
 
-def _user_specs() -> Iterator[dg.AssetCheckSpec]:
-    # Dagster calls checks on partitions a preview; its version is pinned.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        for rule in RULES:
-            if rule.of_one:
-                yield dg.AssetCheckSpec(
-                    rule.name + _OF_USER,
-                    asset=asset_key(rule.step),
-                    description=f"After a sync of this user: {rule.description}",
-                    partitions_def=listeners,
-                )
+@dg.multi_asset(
+    name="record_health",
+    specs=[
+        dg.AssetSpec(
+            RECORD_HEALTH,
+            skippable=True,
+            description=(
+                "Whether the record of all users is right, and its upkeep: connection states, "
+                "stale days, the retention of logs and old runs."
+            ),
+            group_name="health",
+            kinds={"postgres"},
+            owners=OWNERS,
+        )
+    ],
+    check_specs=CHECKS,
+    can_subset=True,
+)
+def record_health(
+    context: dg.AssetExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Evaluates the selected checks; a check that fails fails no run. Then the maintenance."""
+    from spotify_pipeline.sync.admin.maintenance import run_maintenance
 
-
-HOURLY = tuple(_hourly_specs())
-OF_USER = tuple(_user_specs())
-
-
-@dg.multi_asset_check(name="checks_of_all_users", specs=HOURLY, can_subset=True)
-def hourly_checks(
-    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
-) -> Iterator[dg.AssetCheckResult]:
-    """The aggregates, when somebody asks for them in the UI."""
     with pipeline.opened() as opened:
-        for found in evaluate(opened, context.selected_asset_check_keys):
-            yield as_result(found)
+        # First, so that maintenance that fails hides no check.
+        wanted = {key.name for key in context.selected_asset_check_keys}
+        failed = 0
+        for result in evaluate(opened, wanted):
+            failed += not result.passed
+            yield result
+        # From the UI checks can be executed alone.
+        if context.selected_asset_keys:
+            done = run_maintenance(opened)
+            keep = timedelta(days=opened.settings.keep_runs_days)
+            done |= delete_old_runs(context.instance, keep)
+            checked = {"checks": len(wanted), "failed": failed}
+            yield dg.MaterializeResult(RECORD_HEALTH, metadata={**checked, **done})
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-def check_tables(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-    """The aggregates, hourly. A check that fails is seen on its asset and fails no run."""
-    failed = 0
-    with pipeline.opened() as opened:
-        for found in evaluate(opened, [spec.key for spec in HOURLY]):
-            log_evaluation(context, found)
-            failed += not found.passed
-    context.add_output_metadata({"checks": len(HOURLY), "failed": failed})
-
-
-def evaluate(
-    pipeline: "Pipeline", wanted: Iterable[dg.AssetCheckKey]
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """What these checks over all users find now."""
-    wanted = set(wanted)
+def evaluate(pipeline: "Pipeline", wanted: set[str]) -> Iterator[dg.AssetCheckResult]:
+    """What the checks of these names find now."""
     now = pipeline.now()
-    with pipeline.engine.connect() as conn:
-        scopes = {of: of(conn, now) for of in {rule.scope for rule in RULES}}
-    # First: with a column gone, a rule may not even be asked.
-    for step in (*FETCHED, *REBUILT):
-        if dg.AssetCheckKey(asset_key(step), SCHEMA_CHECK) in wanted:
-            yield _compare(pipeline, step)
-    for rule in RULES:
-        if dg.AssetCheckKey(asset_key(rule.step), rule.name) in wanted:
-            yield _ask(pipeline, rule, scopes[rule.scope])
-
-
-def evaluate_user(
-    pipeline: "Pipeline", user_id: str, step: str, wanted: Iterable[dg.AssetCheckKey]
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """What the checks of a step on one user's partition find after the user's sync."""
-    wanted = set(wanted)
-    for rule in RULES:
-        name = rule.name + _OF_USER
-        if rule.step == step and dg.AssetCheckKey(asset_key(step), name) in wanted:
-            with pipeline.engine.connect() as conn:
-                scope = one_user(conn, user_id, pipeline.now())
-            yield _ask(pipeline, rule, scope, name, partition=user_id)
-
-
-def log_evaluation(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, found: dg.AssetCheckEvaluation
-) -> None:
-    """Records it outside of a check's own step, which Dagster allows and its types do not say."""
-    context.log_event(found)  # type: ignore[arg-type]
-
-
-def as_result(found: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
-    """The same for a step to yield; Dagster adds the partition."""
-    return dg.AssetCheckResult(
-        asset_key=found.asset_key,
-        check_name=found.check_name,
-        passed=found.passed,
-        severity=found.severity,
-        description=found.description,
-        metadata=found.metadata,
-    )
-
-
-def _ask(
-    pipeline: "Pipeline",
-    rule: Rule,
-    scope: Scope,
-    name: str | None = None,
-    partition: str | None = None,
-) -> dg.AssetCheckEvaluation:
-    try:
+    if SCHEMA_CHECK in wanted:
+        yield _compare(pipeline)
+    for rule in HOURLY:
+        if rule.name not in wanted:
+            continue
         with pipeline.engine.connect() as conn:
-            finding = look(conn, rule, scope)
-    except ProgrammingError:
-        finding = None
-    metadata: dict[str, dg.MetadataValue] = {"looked at": dg.MetadataValue.text(scope.words)}
-    if finding:
-        metadata["rows"] = dg.MetadataValue.int(finding.rows)
-    if finding and partition is None:
-        metadata["users"] = dg.MetadataValue.int(finding.users)
-        metadata["list the names"] = dg.MetadataValue.text(rule.command)
-    if finding and finding.since:
-        metadata["since"] = dg.MetadataValue.timestamp(finding.since)
-    return dg.AssetCheckEvaluation(
-        asset_key=asset_key(rule.step),
-        check_name=name or rule.name,
-        passed=finding is not None and not finding.rows,
-        severity=_severity(rule.severe or finding is None),
-        description=_in_words(finding),
-        metadata=metadata,
-        partition=partition,
-    )
+            scope = rule.scope(conn, now)
+            try:
+                found = look(conn, rule, scope)
+            except ProgrammingError:
+                # A column is gone.
+                yield _result(
+                    rule.name, f"The query could not be run: see {SCHEMA_CHECK}.", severe=True
+                )
+                continue
+        yield _violations(rule, found, scope.words)
 
 
-def _compare(pipeline: "Pipeline", step: str) -> dg.AssetCheckEvaluation:
+def _violations(rule: Rule, found: Violations, looked_at: str) -> dg.AssetCheckResult:
+    rows, users = found.rows, found.users
+    metadata: dict[str, dg.MetadataValue] = {
+        "looked at": dg.MetadataValue.text(looked_at),
+        "rows": dg.MetadataValue.int(rows),
+        "users": dg.MetadataValue.int(users),
+        "list the names": dg.MetadataValue.text(rule.command),
+    }
+    if found.since:
+        metadata["since"] = dg.MetadataValue.timestamp(found.since)
+    wrong = f"{rows:,} row{'s' * (rows != 1)} of {users:,} user{'s' * (users != 1)}" if rows else ""
+    return _result(rule.name, wrong, metadata, severe=rule.severity == "error")
+
+
+def _compare(pipeline: "Pipeline") -> dg.AssetCheckResult:
     with pipeline.engine.connect() as conn:
-        told = differences(conn, TABLES[step])
-    return dg.AssetCheckEvaluation(
-        asset_key=asset_key(step),
-        check_name=SCHEMA_CHECK,
-        passed=not told,
-        severity=_severity(True),
-        description="; ".join(told) or None,
-        metadata={"differences": len(told)},
+        found = [
+            f"{table.name}: {difference}"
+            for table in t.metadata.sorted_tables
+            for difference in differences(conn, table)
+        ]
+    return _result(
+        SCHEMA_CHECK,
+        "; ".join(found),
+        {"differences": dg.MetadataValue.int(len(found))},
+        severe=True,
     )
 
 
-def _severity(severe: bool) -> dg.AssetCheckSeverity:
-    return dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN
-
-
-def _in_words(finding: Finding | None) -> str | None:
-    if finding is None:
-        return f"The question could not be asked: see {SCHEMA_CHECK}."
-    rows, users = finding.rows, finding.users
-    if not rows:
-        return None
-    return f"{rows:,} row{'s' * (rows != 1)} of {users:,} user{'s' * (users != 1)}"
+def _result(
+    name: str, wrong: str, metadata: Mapping[str, dg.MetadataValue] | None = None, *, severe: bool
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=RECORD_HEALTH,
+        check_name=name,
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
+        description=wrong or None,
+        metadata=metadata or {},
+    )

@@ -1,13 +1,9 @@
 """The jobs: `sync_user` for one partition, `sync_users` for many users, and `health`."""
 
-from datetime import timedelta
-
 import dagster as dg
 
-from spotify_pipeline.defs.checks import OF_USER, check_tables
-from spotify_pipeline.defs.instance.retention import delete_old_runs
+from spotify_pipeline.defs.checks import RECORD_HEALTH
 from spotify_pipeline.defs.metadata import asset_key
-from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.sync_users_job import sync_users
 from spotify_pipeline.domain.steps import STEPS
 
@@ -15,30 +11,14 @@ __all__ = ["health", "sync_user", "sync_users"]
 
 sync_user = dg.define_asset_job(
     "sync_user",
-    # Of the checks only those of the user: the aggregates have their own hour, and the sync itself
-    # evaluates user_sync_ok.
-    selection=dg.AssetSelection.assets(*(asset_key(step) for step in STEPS)).without_checks()
-    | dg.AssetSelection.checks(*(spec.key for spec in OF_USER)),
+    selection=dg.AssetSelection.assets(*(asset_key(step) for step in STEPS)),
     description="Everything for one user: the whole graph on one partition.",
     executor_def=dg.in_process_executor,
 )
 
-
-@dg.op(out=dg.Out(dg.Nothing))
-def run_maintenance(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-    """Brings up to date what time changes, and deletes what is kept for a while only."""
-    from spotify_pipeline.sync.admin.maintenance import run_maintenance as look_after_users
-
-    with pipeline.opened() as opened:
-        done = look_after_users(opened)
-        keep = timedelta(days=opened.settings.keep_runs_days)
-    context.add_output_metadata(done | delete_old_runs(context.instance, keep))
-
-
-@dg.job(
-    description="Connection states, stale days, the retention of logs and old runs, asset checks."
+health = dg.define_asset_job(
+    "health",
+    selection=dg.AssetSelection.assets(RECORD_HEALTH),
+    description="Connection states, stale days, the retention of logs and old runs, asset checks.",
+    executor_def=dg.in_process_executor,
 )
-def health() -> None:
-    """run_maintenance and check_tables."""
-    run_maintenance()
-    check_tables()

@@ -88,6 +88,6 @@ def test_the_checks_of_an_asset_are_listed_and_can_be_executed(
     stack: Stack, browser: Browser
 ) -> None:
     with opened(browser) as seen:
-        seen.page.goto(f"{stack.url}/assets/daily_listening?view=checks")
+        seen.page.goto(f"{stack.url}/assets/record_health?view=checks")
         seen.page.get_by_text("days_sum_to_plays", exact=True).first.wait_for()
         assert seen.page.get_by_text("Execute all").count()

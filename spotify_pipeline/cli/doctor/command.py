@@ -22,6 +22,7 @@ from spotify_pipeline.terminal import count, example, print_json, printable
         "spotify-pipeline doctor",
         "spotify-pipeline doctor --json",
         "spotify-pipeline doctor --probe",
+        "spotify-pipeline doctor --deep",
     )
 )
 @click.option(
@@ -35,7 +36,13 @@ from spotify_pipeline.terminal import count, example, print_json, printable
 @click.option(
     "--mend", is_flag=True, help="Take back instants of the future that a wrong clock left."
 )
-def doctor(as_json: bool, probe: bool, mend: bool) -> None:
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Read every stored row too: what constraints and triggers keep true, and a restore can "
+    "break.",
+)
+def doctor(as_json: bool, probe: bool, mend: bool, deep: bool) -> None:
     """Check configuration, database, keys, Spotify and users.
 
     A line per check: ok, note (worth knowing), or problem and what to do. Secrets are shown as set,
@@ -46,7 +53,7 @@ def doctor(as_json: bool, probe: bool, mend: bool) -> None:
     seen to ban longer who asks before a wait is over: so once, and not every hour.
     """
     findings = []
-    for found in all_checks(probe=probe, mend=mend):
+    for found in all_checks(probe=probe, mend=mend, deep=deep):
         finding = replace(found, detail=redact(found.detail))
         findings.append(finding)
         if not as_json:
@@ -65,7 +72,7 @@ def _print(finding: Finding) -> None:
     click.echo(printable(f"{finding.status:<8} {finding.check}: {finding.detail}{to_do}"))
 
 
-def all_checks(*, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
+def all_checks(*, probe: bool = False, mend: bool = False, deep: bool = False) -> Iterator[Finding]:
     """Every check, in the order in which one thing needs the other."""
     yield from local.versions()
     try:
@@ -77,5 +84,5 @@ def all_checks(*, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
     yield from local.configuration(settings, os.environ)
     yield from guarded("home", local.home(settings.home))
     yield from local.shared_ui(settings)
-    yield from database.all_checks(settings, probe=probe, mend=mend)
+    yield from database.all_checks(settings, probe=probe, mend=mend, deep=deep)
     yield from network.all_checks(settings)

@@ -1,8 +1,7 @@
 """The checks of `doctor` that ask the databases."""
 
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, Engine
 
@@ -10,10 +9,11 @@ from spotify_pipeline.cli.doctor.budget import probed, rate_limits
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.storage.checks import inspection
-from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.checks import inspection, rules
+from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.checks.repair import repair_future_instants
-from spotify_pipeline.storage.checks.rules import who_breaks
+from spotify_pipeline.storage.checks.scopes import Scope, all_users
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
     open_dagster_engine,
@@ -26,11 +26,10 @@ from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
 from spotify_pipeline.sync.pipeline import check_clock
 from spotify_pipeline.terminal import count, instant
 
-# A poll may wait for a nightly run or for a restart; for longer it should not.
-PATIENCE = timedelta(hours=1)
 
-
-def all_checks(settings: Settings, *, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
+def all_checks(
+    settings: Settings, *, probe: bool = False, mend: bool = False, deep: bool = False
+) -> Iterator[Finding]:
     """Database, keys, budget, users and Dagster's storage."""
     if settings.database_url is None and not (settings.home / "postgres").exists():
         yield Finding(
@@ -52,7 +51,9 @@ def all_checks(settings: Settings, *, probe: bool = False, mend: bool = False) -
             if probe:
                 yield from guarded("probe", probed(settings))
             yield from guarded("api budget", rate_limits(settings, engine))
-            yield from guarded("users", standing(engine))
+            yield from guarded("users", users(engine))
+            if deep:
+                yield from guarded("deep", whole_tables(engine))
         finally:
             engine.dispose()
     yield from guarded("dagster storage", dagster_storage(settings))
@@ -203,8 +204,9 @@ def mended(engine: Engine) -> Iterator[Finding]:
 
 def instants(engine: Engine) -> Iterator[Finding]:
     """No stored instant lies further in the future than it can."""
+    rule = rules.NO_FUTURE_INSTANTS
     with engine.connect() as conn:
-        users = len(who_breaks(conn, "no_instants_of_the_future", database_now(conn)))
+        broken = rules.look(conn, rule, Scope(inspection.database_now(conn))).users
         leases = inspection.leases_too_long(conn)
     if leases:
         yield Finding(
@@ -212,82 +214,105 @@ def instants(engine: Engine) -> Iterator[Finding]:
             NOTE,
             f"{count(leases, 'lease')} of sync_state end later than any can; they are ignored",
         )
-    if users:
+    if broken:
         yield Finding(
             "instants",
             PROBLEM,
-            f"{count(users, 'user')} were fetched, are covered or due in the future: a sync under "
+            f"{count(broken, 'user')} were fetched, are covered or due in the future: a sync under "
             "a wrong clock left that",
-            "`spotify-pipeline doctor --mend` takes it back; `spotify-pipeline users list --check "
-            "no_instants_of_the_future` names them",
+            f"`spotify-pipeline doctor --mend` takes it back; `{rule.command}` names them",
         )
     else:
         yield Finding("instants", OK, "none is in the future")
 
 
-def standing(engine: Engine) -> Iterator[Finding]:
-    """How the users are connected, and whether anybody waits too long."""
+def users(engine: Engine) -> Iterator[Finding]:
+    """How the users are connected, whose sync failed, and whether any waits too long."""
     with engine.connect() as conn:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
-        late = inspection.overdue(conn, database_now(conn), PATIENCE)
-        unserved = inspection.unserved_requests(conn)
+        now = Scope(inspection.database_now(conn))
+        late = rules.look(conn, rules.POLLED_IN_TIME, now)
+        unserved = rules.look(conn, rules.REQUESTS_SERVED, now)
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)
-    if by_connection.get("suspect"):
+    if suspects := by_connection.get("suspect"):
         yield Finding(
             "users",
             PROBLEM,
-            f"{by_connection['suspect']:,} were refused while many others were",
+            f"{suspects:,} were refused while many others were",
             "check the app in the Spotify developer dashboard; they are tried again every hour",
         )
-    if by_connection.get("needs_reauth"):
+    if ended := by_connection.get("needs_reauth"):
         yield Finding(
             "users",
             NOTE,
-            f"{by_connection['needs_reauth']:,} have to reconnect Spotify",
-            "`spotify-pipeline users list --failed` names them",
+            f"{ended:,} have to reconnect Spotify",
+            f"`{rules.NOBODY_RECONNECTS.command}` names them",
         )
-    yield _failures(failures)
-    yield _waiting(late)
-    yield _requests(unserved)
-
-
-def _failures(by_code: Mapping[str, int]) -> Finding:
-    if not by_code:
-        return Finding("last syncs", OK, "nobody's has failed")
-    codes = ", ".join(f"{number:,} {code}" for code, number in by_code.items())
-    return Finding(
-        "last syncs",
+    codes = ", ".join(f"{number:,} {code}" for code, number in failures.items())
+    yield unless(
+        bool(failures),
+        Finding("last syncs", OK, "nobody's has failed"),
         NOTE,
-        f"{count(sum(by_code.values()), 'user')} failed: {codes}",
+        f"{count(sum(failures.values()), 'user')} failed: {codes}",
         "`spotify-pipeline users list --failed` names them and says what to do",
     )
-
-
-def _waiting(late: inspection.Overdue) -> Finding:
-    if not late.users:
-        return Finding("past due", OK, "nobody waits for longer than an hour")
-    return Finding(
-        "past due",
+    yield unless(
+        bool(late.users),
+        Finding("past due", OK, "nobody waits for longer than an hour"),
         PROBLEM,
         f"the plays of {count(late.users, 'user')} should have been collected, "
         f"the first since {instant(late.since)}",
         "run `spotify-pipeline dev` or another Dagster daemon, or `spotify-pipeline sync --due`",
     )
-
-
-def _requests(unserved: inspection.Overdue) -> Finding:
-    if not unserved.users:
-        return Finding("requests", OK, "none waits for longer than 5 minutes")
-    return Finding(
-        "requests",
+    yield unless(
+        bool(unserved.users),
+        Finding("requests", OK, "none waits for longer than 5 minutes"),
         PROBLEM,
         f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
         f"the first since {instant(unserved.since)}",
         "switch on sync_request_sensor in Dagster (Automation), and see that "
         "`spotify-pipeline dev` or another Dagster daemon runs",
+    )
+
+
+def unless(wrong: bool, well: Finding, status: str, detail: str, to_do: str) -> Finding:
+    """The finding `well`, or what is wrong with the same check."""
+    return Finding(well.check, status, detail, to_do) if wrong else well
+
+
+def whole_tables(engine: Engine) -> Iterator[Finding]:
+    """Tables are as declared, and what constraints and triggers enforce holds for every row."""
+    with engine.connect() as conn:
+        drift = [
+            f"{table.name}: {difference}"
+            for table in t.metadata.sorted_tables
+            for difference in differences(conn, table)
+        ]
+        yield unless(
+            bool(drift),
+            Finding("tables", OK, "as this version declares them"),
+            PROBLEM,
+            listed(drift),
+            "restore again with constraints and triggers, into an empty database",
+        )
+        scope = all_users(conn, inspection.database_now(conn))
+    for rule in rules.DEEP:
+        yield from guarded(rule.name, broken_rows(engine, rule, scope))
+
+
+def broken_rows(engine: Engine, rule: rules.Rule, scope: Scope) -> Iterator[Finding]:
+    """How many rows break the rule."""
+    with engine.connect() as conn:
+        found = rules.look(conn, rule, scope)
+    yield unless(
+        bool(found.rows),
+        Finding(rule.name, OK, rule.description),
+        PROBLEM,
+        f"{count(found.rows, 'row')} of {count(found.users, 'user')}. {rule.description}",
+        f"restore again with constraints and triggers; `{rule.command}` names the users",
     )
 
 

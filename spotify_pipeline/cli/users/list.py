@@ -33,8 +33,8 @@ _COLUMNS = (
 @click.option(
     "--check",
     metavar="NAME",
-    type=click.Choice(rule_names()),
-    help="Only the users whom this check in Dagster counts: " + ", ".join(rule_names()) + ".",
+    type=click.Choice(rule_names),
+    help="Only the users whom this check in Dagster counts: " + ", ".join(rule_names) + ".",
 )
 @click.option(
     "--run", "run_id", metavar="RUN_ID", help="Only the users of a run of sync_users, and how."

@@ -1,4 +1,4 @@
-"""Where a table in the database differs from its definition: a hand was there, not an upgrade."""
+"""Where a table in the database differs from its definition: changed by hand, not by an upgrade."""
 
 from sqlalchemy import Connection, Table, inspect, text
 from sqlalchemy.dialects import postgresql
@@ -37,7 +37,7 @@ def differences(conn: Connection, table: Table) -> list[str]:
         *(str(constraint.name) for constraint in table.constraints),
         *(str(index.name) for index in table.indexes),
     }
-    told = [
+    differing = [
         *(f"the column {name} is missing" for name in wanted.keys() - found.keys()),
         *(f"the column {name} is not ours" for name in found.keys() - wanted.keys()),
         *(
@@ -48,8 +48,8 @@ def differences(conn: Connection, table: Table) -> list[str]:
         *(f"{name} is missing" for name in guards - set(conn.scalars(_GUARDS, named))),
     ]
     if conn.scalar(_SWITCHED_OFF, named):
-        told.append("triggers are switched off")
-    return sorted(told)
+        differing.append("triggers are switched off")
+    return sorted(differing)
 
 
 def _described(type_: TypeEngine[object], nullable: bool | None) -> str:

@@ -1,4 +1,4 @@
-"""What `doctor` asks of the database. Reads only, and nothing about what anybody listens to."""
+"""What `doctor` reads of the server, keys and settings. Rules about stored rows are in `rules`."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,9 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, column, func, literal, select, table, text
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.queries import ELIGIBLE
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
-from spotify_pipeline.storage.work.sync_requests import unserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +30,6 @@ class Connections:
     most_of_ours: int
     holder: str | None
     held: int
-
-
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """How many users wait for their plays to be collected, and the one who waits longest."""
-
-    users: int
-    since: datetime | None
 
 
 def database_now(conn: Connection) -> datetime:
@@ -144,37 +134,23 @@ def users_by_connection(conn: Connection) -> dict[str, int]:
 
 
 def failures_by_code(conn: Connection) -> dict[str, int]:
-    """How many users' last sync failed with each code, most first."""
-    s = t.sync_state
+    """How many users' last sync failed with each code, most first.
+
+    A user who disconnected or has to reconnect is no failed sync: the connection says so.
+    """
+    s, u = t.sync_state, t.users
     failures = func.count()
     rows = conn.execute(
         select(s.c.last_error_code, failures)
-        .where(s.c.last_error_code.is_not(None))
+        .join_from(s, u, u.c.user_id == s.c.user_id)
+        .where(
+            s.c.last_error_code.is_not(None),
+            u.c.connection.not_in(("disconnected", "needs_reauth")),
+        )
         .group_by(s.c.last_error_code)
         .order_by(failures.desc(), s.c.last_error_code)
     )
     return {row[0]: row[1] for row in rows}
-
-
-def overdue(conn: Connection, now: datetime, patience: timedelta) -> Overdue:
-    """Users with a usable connection who have been due for longer than `patience`."""
-    u, s, k = t.users, t.sync_state, t.user_tokens
-    # Who was never synced is due since they connected.
-    due_since = func.coalesce(s.c.next_due_at, k.c.authorized_at)
-    row = conn.execute(
-        select(func.count(), func.min(due_since))
-        .join_from(u, s, s.c.user_id == u.c.user_id)
-        .join(k, k.c.user_id == u.c.user_id)
-        .where(u.c.connection.in_(ELIGIBLE), due_since < now - patience)
-    ).one()
-    return Overdue(row[0], row[1])
-
-
-def unserved_requests(conn: Connection) -> Overdue:
-    """Users whose request has waited too long for its run."""
-    waiting = unserved().subquery()
-    row = conn.execute(select(func.count(), func.min(waiting.c.since))).one()
-    return Overdue(row[0], row[1])
 
 
 def switched_off(conn: Connection) -> list[str]:

@@ -1,4 +1,4 @@
-"""What breaks a rule: each query selects the user_id and `since` (may be NULL) of bad rows.
+"""What breaks the hourly rules: each query selects user_id and `since` (may be NULL) of bad rows.
 
 Queries go from a user to their rows by `lateral` subqueries, which Postgres can only answer from
 an index. A join would sometimes be planned as a scan of all plays.
@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import (
     ARRAY,
-    CheckConstraint,
     Date,
     DateTime,
     Select,
+    SelectBase,
+    Table,
     TableValuedAlias,
     Text,
     and_,
@@ -22,15 +23,15 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    text,
     true,
+    union_all,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER, LONGEST_WAIT
 from spotify_pipeline.domain.listening.coverage import local_day
-from spotify_pipeline.domain.model import COUNTED_FROM_MS
-from spotify_pipeline.domain.personality.definition import METRICS, WINDOW_DAYS
+from spotify_pipeline.domain.model import COUNTED_FROM_MS, TIME_RANGES
+from spotify_pipeline.domain.personality.definition import METRICS, MIN_PLAYS, WINDOW_DAYS
 from spotify_pipeline.domain.zones import check_zone, is_valid_zone
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.scopes import Scope
@@ -39,14 +40,16 @@ from spotify_pipeline.storage.users.queries import ELIGIBLE
 from spotify_pipeline.storage.work.sync_requests import unserved
 
 DAYS = 35
-# How long somebody may be due, and a gap is news.
+# How long a user may be due, and a gap is new.
 PATIENCE = timedelta(hours=1)
-NEWS = timedelta(days=7)
+NEW_FOR = timedelta(days=7)
 # A day may have this many minutes more than it is long.
 TOLERANCE_MINUTES = 120
 
+_TOP_LISTS = (t.user_top_artists, t.user_top_tracks)
+
 Bad = Select[tuple[str, datetime | None]]
-Query = Callable[[Scope], Bad]
+Query = Callable[[Scope], SelectBase]
 
 
 def repeated_plays(scope: Scope) -> Bad:
@@ -87,7 +90,7 @@ def repeated_plays(scope: Scope) -> Bad:
 def missed_polls(scope: Scope) -> Bad:
     """Users with a working connection who have been due for more than an hour."""
     u, state, k = t.users, t.sync_state, t.user_tokens
-    # Who was never synced is due since they connected.
+    # A user who was never synced is due since they connected.
     since = func.coalesce(state.c.next_due_at, k.c.authorized_at)
     return (
         select(u.c.user_id, since.label("since"))
@@ -123,7 +126,7 @@ def unserved_requests(scope: Scope) -> Bad:
 
 
 def still_named(scope: Scope) -> Bad:
-    """People who were forgotten more than an hour ago and whom Dagster may still name."""
+    """Users who were forgotten more than an hour ago and whom Dagster may still name."""
     f = t.forgotten
     return select(f.c.user_id, f.c.forgotten_at.label("since")).where(
         f.c.user_id.is_not(None), f.c.forgotten_at < scope.now - PATIENCE
@@ -136,7 +139,7 @@ def open_gaps(scope: Scope) -> Bad:
     return (
         select(u.c.user_id, g.c.gap_start.label("since"))
         .join_from(u, g, g.c.user_id == u.c.user_id)
-        .where(scope.who, g.c.closed_at.is_(None), g.c.detected_at >= scope.now - NEWS)
+        .where(scope.who, g.c.closed_at.is_(None), g.c.detected_at >= scope.now - NEW_FOR)
     )
 
 
@@ -144,6 +147,12 @@ def needing_reconnect(scope: Scope) -> Bad:
     """Users whom Spotify refuses for good."""
     u = t.users
     return select(u.c.user_id, _never()).where(scope.who, u.c.connection == "needs_reauth")
+
+
+def suspect_connections(scope: Scope) -> Bad:
+    """Users whom Spotify refused while it refused many others."""
+    u = t.users
+    return select(u.c.user_id, _never()).where(scope.who, u.c.connection == "suspect")
 
 
 def wrong_sums(scope: Scope) -> Bad:
@@ -189,35 +198,6 @@ def wrong_sums(scope: Scope) -> Bad:
     )
 
 
-def wrong_tallies(scope: Scope) -> Bad:
-    """Users whose kept numbers of plays and days are not those of their rows, or not there."""
-    u, tally = t.users, t.listening_tallies
-    plays, days = (
-        select(func.count().label("rows")).where(table.c.user_id == u.c.user_id).lateral(name)
-        for table, name in ((t.plays, "stored_plays"), (t.daily_listening, "stored_days"))
-    )
-    return (
-        select(u.c.user_id, _never())
-        .outerjoin_from(u, tally, tally.c.user_id == u.c.user_id)
-        .join(plays, true())
-        .join(days, true())
-        .where(
-            scope.who,
-            or_(
-                tally.c.plays.is_distinct_from(plays.c.rows),
-                tally.c.days.is_distinct_from(days.c.rows),
-            ),
-        )
-    )
-
-
-def unknown_zones(scope: Scope) -> Bad:
-    """Users in a zone that the tzdata package does not have, or has no more."""
-    u = t.users
-    lost = [zone for zone in scope.zones if not is_valid_zone(zone)]
-    return select(u.c.user_id, _never()).where(scope.who, u.c.timezone.in_(lost))
-
-
 def crowded_days(scope: Scope) -> Bad:
     """Days with more minutes than fit into them, 23- and 25-hour days too."""
     u, d = t.users, t.daily_listening
@@ -231,13 +211,9 @@ def crowded_days(scope: Scope) -> Bad:
     )
 
 
-def out_of_range(scope: Scope) -> Bad:
-    """Personalities that break a CHECK of their table, or whose columns contradict each other."""
+def contradictory_metrics(scope: Scope) -> Bad:
+    """Personalities whose columns contradict each other."""
     m = t.music_personality
-    # As the table says it. One that is NULL holds, so its negation finds nothing.
-    broken = [
-        text(f"NOT ({rule.sqltext})") for rule in m.constraints if isinstance(rule, CheckConstraint)
-    ]
     unexplained = [
         and_(m.c[metric.column].is_(None), not_(m.c.reasons.has_key(metric.column)))
         for metric in METRICS
@@ -247,7 +223,6 @@ def out_of_range(scope: Scope) -> Bad:
     return select(m.c.user_id, m.c.computed_at.label("since")).where(
         m.c.user_id.in_(select(t.users.c.user_id).where(scope.who)),
         or_(
-            *broken,
             m.c.window_end - m.c.window_start != WINDOW_DAYS - 1,
             m.c.unique_artists > m.c.play_count,
             m.c.effective_artists > m.c.unique_artists + 1e-6,
@@ -255,6 +230,46 @@ def out_of_range(scope: Scope) -> Bad:
             *unexplained,
         ),
     )
+
+
+def ranks_with_holes(scope: Scope) -> SelectBase:
+    """Top lists whose ranks are not 1, 2, 3 …"""
+
+    def holes(table: Table) -> Bad:
+        lists = select(func.min(table.c.fetched_at).label("since"))
+        lists = lists.where(table.c.user_id == t.users.c.user_id).group_by(table.c.time_range)
+        wrong = (func.max(table.c.rank) != func.count()) | (func.min(table.c.rank) < 1)
+        return per_user(scope, lists.having(wrong), "since")
+
+    return union_all(*map(holes, _TOP_LISTS))
+
+
+def empty_lists(scope: Scope) -> SelectBase:
+    """Top lists that Spotify last sent without a line, of users who have listened."""
+
+    def empty(table: Table, time_range: str) -> Bad:
+        u, state, m = t.users, t.sync_state, t.music_personality
+        last = (
+            select(func.max(table.c.fetched_at).label("sent_at"))
+            .where(table.c.user_id == u.c.user_id, table.c.time_range == time_range)
+            .lateral("last")
+        )
+        return (
+            select(u.c.user_id, func.coalesce(last.c.sent_at, u.c.created_at).label("since"))
+            .join_from(u, state, state.c.user_id == u.c.user_id)
+            .join(m, m.c.user_id == u.c.user_id)
+            .join(last, true())
+            .where(
+                scope.who,
+                u.c.connection.in_(ELIGIBLE),
+                m.c.play_count >= MIN_PLAYS,
+                # All lists were answered then, and this one moved its fetched_at if it had lines.
+                last.c.sent_at.is_(None) | (last.c.sent_at < state.c.tops_fetched_at),
+                state.c.tops_fetched_at.is_not(None),
+            )
+        )
+
+    return union_all(*(empty(table, range_) for table in _TOP_LISTS for range_ in TIME_RANGES))
 
 
 def per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
@@ -271,9 +286,9 @@ def per_user(scope: Scope, rows: Select[tuple[datetime]], since: str) -> Bad:
 def _local_days(scope: Scope) -> TableValuedAlias:
     """The last dates of every zone in question: zone, date, since, until (half-open, UTC).
 
-    A zone that nobody knows has none: another rule counts who lives there.
+    An unknown zone has none: the rule zones_are_known counts its users.
     """
-    # Somewhere it is already tomorrow; a date without plays breaks no rule.
+    # In UTC+14 it is already tomorrow; a date without plays breaks no rule.
     last = (scope.now + timedelta(hours=14)).date()
     dates = [last - timedelta(days=back) for back in range(DAYS)]
     days = [

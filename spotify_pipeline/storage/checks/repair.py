@@ -1,27 +1,26 @@
-"""Takes back what a sync under a wrong clock left: instants of the future."""
+"""Repairs what a sync under a wrong clock left: instants of the future."""
 
 from sqlalchemy import ARRAY, Connection, Text, case, delete, func, literal, null, or_, select
 from sqlalchemy import update as change
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.queries import future_instants
-from spotify_pipeline.storage.checks.scopes import all_users
+from spotify_pipeline.storage.checks.scopes import Scope
 
 
 def repair_future_instants(conn: Connection) -> int:
-    """Make every instant of the future one that is true; return of how many users.
+    """Replace every instant of the future, by the database's clock; return of how many users.
 
-    By the database's clock. A user's cover ends at the last fetch that is logged before now, so it
-    claims less than was fetched rather than more. These users are due, and their days are stale.
+    Coverage then ends at the last fetch that is logged before now, so it claims less than was
+    fetched rather than more. These users become due, and their days stale.
     """
     now = conn.execute(select(func.now())).scalar_one()
     u, s, c, log = t.users, t.sync_state, t.coverage, t.fetch_log
-    scope = all_users(conn, now)
-    found = conn.scalars(select(future_instants(scope).subquery("bad").c.user_id)).all()
+    found = conn.scalars(select(future_instants(Scope(now)).subquery("bad").c.user_id)).all()
     user_ids = func.any(literal(list(found), ARRAY(Text)))
     # In the order in which a sync's write locks them, so that there is no deadlock.
-    people = select(u.c.user_id).where(u.c.user_id == user_ids).order_by(u.c.user_id)
-    conn.execute(people.with_for_update(key_share=True))
+    users = select(u.c.user_id).where(u.c.user_id == user_ids).order_by(u.c.user_id)
+    conn.execute(users.with_for_update(key_share=True))
     states = select(s.c.user_id).where(s.c.user_id == user_ids).order_by(s.c.user_id)
     conn.execute(states.with_for_update())
 

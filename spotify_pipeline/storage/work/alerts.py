@@ -1,21 +1,23 @@
-"""What the operator has to know and has not been told, as counts; by the database's clock."""
+"""Which alerts are pending and which were sent, per class of events; by the database's clock.
+
+What is wrong is asked of the rules in storage/checks; what an alert says is in sync/admin/alerts.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, not_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work.api_budget import is_absurd
-from spotify_pipeline.storage.work.sync_requests import unserved
 
 AT_MOST_EVERY = timedelta(hours=1)
-# A state that lasts is told again.
+# A state that lasts is sent again.
 REMINDED_AFTER = timedelta(days=1)
 # Longer than a try takes: two processes never send the same alert at once.
 TRY_AGAIN_AFTER = timedelta(seconds=50)
-# A shorter pause is waited out and no news.
+# A shorter block is waited out and sends no alert.
 LONG_BLOCK = timedelta(minutes=1)
 # How far back the first look of all goes.
 FIRST_LOOK = timedelta(hours=1)
@@ -23,7 +25,7 @@ FIRST_LOOK = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class PendingAlert:
-    """How the alerts of one class stand; `now` is the database's."""
+    """The state of the alerts of one class; `now` is the database's."""
 
     event: str
     since: datetime
@@ -42,23 +44,11 @@ def pending_alerts(conn: Connection) -> dict[str, PendingAlert]:
     return {row.event: PendingAlert(*row) for row in found}
 
 
-def standing(conn: Connection) -> dict[str, int]:
-    """Counts of what stands now: a block, suspect users, users to reconnect, waiting requests."""
-    u, b = t.users, t.api_budget
-
-    conditions = {
-        "account_blocked": and_(
-            b.c.blocked_until > func.now() + LONG_BLOCK, not_(is_absurd(func.clock_timestamp()))
-        ),
-        "outage": u.c.connection == "suspect",
-        "users_to_reconnect": u.c.connection == "needs_reauth",
-    }
-    counts = {
-        event: conn.scalar(select(func.count()).where(condition)) or 0
-        for event, condition in conditions.items()
-    }
-    waiting = select(func.count()).select_from(unserved().subquery())
-    return counts | {"requests_waiting": conn.scalar(waiting) or 0}
+def account_blocked(conn: Connection) -> int:
+    """1 while Spotify blocks the developer app for longer than a minute, else 0."""
+    until = t.api_budget.c.blocked_until
+    blocked = until > func.now() + LONG_BLOCK, not_(is_absurd(func.clock_timestamp()))
+    return conn.scalar(select(func.count()).where(*blocked)) or 0
 
 
 def gaps_opened(conn: Connection, since: datetime) -> int:
@@ -69,7 +59,7 @@ def gaps_opened(conn: Connection, since: datetime) -> int:
 
 
 def lower(conn: Connection, event: str, count: int) -> None:
-    """Fewer stand than were told: the next one is news again."""
+    """Remember that fewer are left than were sent, so that the next one sends an alert again."""
     a = t.alerts
     conn.execute(update(a).where(a.c.event == event, a.c.told > count).values(told=count))
 
@@ -79,7 +69,7 @@ def claim(conn: Connection, event: str) -> bool:
     a = t.alerts
 
     def passed(instant: ColumnElement[datetime], time: timedelta) -> ColumnElement[bool]:
-        # One in the future was written by a wrong clock, and would keep all alerts back until then.
+        # An instant in the future was written by a wrong clock, and would hold all alerts back.
         future = instant > func.clock_timestamp()
         return or_(instant.is_(None), instant <= func.now() - time, future)
 
@@ -96,7 +86,7 @@ def claim(conn: Connection, event: str) -> bool:
 
 
 def sent(conn: Connection, alert: PendingAlert, count: int) -> None:
-    """It arrived: what happened until the look is told."""
+    """Record that the alert arrived: the next one counts from when this one was counted."""
     a = t.alerts
     conn.execute(
         update(a)

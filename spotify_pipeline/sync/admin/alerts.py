@@ -1,9 +1,9 @@
-"""Tells the operator's alert hook what has to be looked at: counts, never names.
+"""Posts counts of what is wrong to the operator's alert hook, never names.
 
-A tick every minute compares what stands in the database with what was told. So nothing has to be
-noted where it happens, nothing is lost when a process dies or the hook is down, and a table lets
-one alert per class and hour pass over all processes. Only a process that dies between the hook's
-answer and its note makes an alert come twice.
+Every minute a tick compares the counts in the database with those last sent. So no fault has to be
+recorded where it happens, and none is lost when a process dies or the hook is down. A table limits
+all processes to one alert per class and hour. Only a process that dies between the hook's response
+and its commit makes an alert come twice.
 """
 
 import json
@@ -11,11 +11,20 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from spotify_pipeline.storage.checks import rules
+from spotify_pipeline.storage.checks.scopes import Scope
 from spotify_pipeline.storage.work import alerts
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.webhooks import post
 
 TIMEOUT_SECONDS = 5.0
+
+# The rules that send an alert while users break them.
+RULES = {
+    "outage": rules.NONE_SUSPECT,
+    "users_to_reconnect": rules.NOBODY_RECONNECTS,
+    "requests_waiting": rules.REQUESTS_SERVED,
+}
 
 # What to do, and the command that says more.
 WHAT_TO_DO = {
@@ -35,17 +44,17 @@ WHAT_TO_DO = {
     ),
     "users_to_reconnect": (
         "Connections have ended. These users have to reconnect Spotify in the app.",
-        "spotify-pipeline users list --check nobody_has_to_reconnect",
+        rules.NOBODY_RECONNECTS.command,
     ),
     "gaps_opened": (
         "Plays were possibly lost between two polls. See whether something kept polls from "
         "running: `spotify-pipeline doctor`.",
-        "spotify-pipeline users list --check no_new_gaps",
+        rules.NO_NEW_GAPS.command,
     ),
     "requests_waiting": (
         "Requests of users have waited longer than 5 minutes for a run. See whether Dagster's "
         "daemon runs and its sensor sync_request_sensor is on: `spotify-pipeline doctor`.",
-        "spotify-pipeline users list --check requests_are_served",
+        rules.REQUESTS_SERVED.command,
     ),
 }
 
@@ -61,34 +70,36 @@ def notify_operator(pipeline: Pipeline, failed_runs: Callable[[datetime], int]) 
     if pipeline.settings.alert_url is None:
         return {}
     url = pipeline.settings.alert_url.get_secret_value()
-    told = {}
-    for alert, count in _news(pipeline, failed_runs):
+    arrived = {}
+    for alert, count in _due(pipeline, failed_runs):
         with pipeline.engine.begin() as conn:
             claimed = alerts.claim(conn, alert.event)
         if claimed and _post(url, alert, count):
             with pipeline.engine.begin() as conn:
                 alerts.sent(conn, alert, count)
-            told[alert.event] = count
-    return told
+            arrived[alert.event] = count
+    return arrived
 
 
-def _news(
+def _due(
     pipeline: Pipeline, failed_runs: Callable[[datetime], int]
 ) -> list[tuple[alerts.PendingAlert, int]]:
-    """Which classes have something to tell, and how many."""
+    """The alerts to send now, and the count of each."""
     with pipeline.engine.begin() as conn:
         pending_alerts = alerts.pending_alerts(conn)
-        standing = alerts.standing(conn)
-        for event, count in standing.items():
+        now = Scope(pipeline.now())
+        counts = {event: rules.look(conn, rule, now).users for event, rule in RULES.items()}
+        counts["account_blocked"] = alerts.account_blocked(conn)
+        for event, count in counts.items():
             alerts.lower(conn, event, count)
         gaps = alerts.gaps_opened(conn, pending_alerts["gaps_opened"].since)
-    news = [
+    due = [
         (pending_alerts[event], count)
-        for event, count in standing.items()
+        for event, count in counts.items()
         if count > pending_alerts[event].told or (count and _is_long_ago(pending_alerts[event]))
     ]
     happened = {"gaps_opened": gaps, "run_failed": failed_runs(pending_alerts["run_failed"].since)}
-    return news + [(pending_alerts[event], count) for event, count in happened.items() if count]
+    return due + [(pending_alerts[event], count) for event, count in happened.items() if count]
 
 
 def _is_long_ago(alert: alerts.PendingAlert) -> bool:

@@ -422,6 +422,45 @@ def test_failed_users_are_counted_by_code_with_the_command_that_names_them(
     assert (code, found["last syncs"]["status"]) == (0, "note")
     assert found["last syncs"]["detail"] == "3 users failed: 2 RECONNECT, 1 INTERNAL"
     assert "spotify-pipeline users list --failed" in found["last syncs"]["to_do"]
+    # A connection that ended is no failed sync.
+    with engine.begin() as conn:
+        of_mira, of_ayo = (t.users.c.user_id == user_id for user_id in ("mira", "ayo"))
+        conn.execute(update(t.users).where(of_mira).values(connection="needs_reauth"))
+        conn.execute(update(t.users).where(of_ayo).values(connection="disconnected"))
+    _, found = findings()
+    assert found["last syncs"]["detail"] == "1 user failed: 1 INTERNAL"
+
+
+def test_deep_finds_what_a_restore_without_constraints_and_triggers_left(
+    healthy, listener, run, engine
+):
+    listener("mira")
+    result = run("doctor", "--deep")
+    assert result.exit_code == 0, result.output
+    for words in ("ok       tables: as this version declares", "ok       no_orphan_rows: "):
+        assert words in result.stdout
+    with engine.begin() as conn:
+        conn.execute(text("SET LOCAL session_replication_role = replica"))
+        conn.execute(text("UPDATE spotify_pipeline.users SET timezone = 'Mars/Base'"))
+        conn.execute(text("DELETE FROM spotify_pipeline.listening_tallies"))
+        conn.execute(text("ALTER TABLE spotify_pipeline.users DROP CONSTRAINT ck_users_connection"))
+        conn.execute(text("UPDATE spotify_pipeline.users SET connection = 'lost'"))
+    assert run("doctor").exit_code == 0
+    result = run("doctor", "--deep", "--json")
+    problems = {
+        finding["check"]: finding
+        for finding in json.loads(result.stdout)
+        if finding["status"] == "problem"
+    }
+    assert set(problems) == {
+        *("tables", "no_orphan_rows", "values_are_in_range", "tallies_are_right"),
+        "zones_are_known",
+    }
+    assert problems["tables"]["detail"] == "users: ck_users_connection is missing"
+    assert (
+        "`spotify-pipeline users list --check no_orphan_rows`"
+        in (problems["no_orphan_rows"]["to_do"])
+    )
 
 
 def test_a_spotify_that_cannot_be_reached_is_a_problem(healthy, findings, environ):
