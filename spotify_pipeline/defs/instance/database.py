@@ -9,11 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import dagster
-from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
-from dagster._core.storage.runs.schema import RunStorageSqlMetadata
-from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from sqlalchemy import Connection, text
 
+from spotify_pipeline.defs.instance.dagster_private import (
+    RunStorageSqlMetadata,
+    ScheduleStorageSqlMetadata,
+    SqlEventLogStorageMetadata,
+)
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import open_dagster_engine
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.events import StepMaterializationData
+
+from spotify_pipeline.defs.instance.dagster_private import StepMaterializationData
 
 
 def store_materializations(

@@ -9,9 +9,13 @@ import socket
 
 import psutil
 from dagster import DagsterEventType, DagsterRun
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from spotify_pipeline.defs.instance.dagster_private import (
+    GRPC_INFO_TAG,
+    CheckRunHealthResult,
+    DefaultRunLauncher,
+    WorkerStatus,
+)
 from spotify_pipeline.defs.tags import HOST
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

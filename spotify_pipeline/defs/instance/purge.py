@@ -14,26 +14,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    AssetEventTagsTable,
-    AssetKeyTable,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.runs.schema import BulkActionsTable
-from dagster._core.storage.schedules.schema import JobTickTable
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
 from sqlalchemy import Column, Connection, Table, delete, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.defs.instance.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    BULK_ACTION_TERMINAL_STATUSES,
+    FINISHED_STATUSES,
+    NOT_FINISHED_STATUSES,
+    PARTITION_NAME_TAG,
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    AssetKeyTable,
+    BulkActionsTable,
+    JobTickTable,
+    SqlEventLogStorage,
+    SqlEventLogStorageTable,
+    TickStatus,
+)
 from spotify_pipeline.defs.instance.retention import delete_whole_run
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import listeners

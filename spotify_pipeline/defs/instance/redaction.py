@@ -3,9 +3,8 @@
 from traceback import TracebackException
 from typing import Any
 
-from dagster_shared.error import SerializableErrorInfo
-
 from spotify_pipeline import redaction
+from spotify_pipeline.defs.instance.dagster_private import SerializableErrorInfo
 
 _from_traceback = SerializableErrorInfo.from_traceback
 

@@ -8,11 +8,11 @@ from functools import cache
 from typing import Any
 
 from dagster import Field, IntSource
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.instance.dagster_private import ConfigurableClassData
 from spotify_pipeline.defs.instance.database import check_dagster_database
 from spotify_pipeline.defs.instance.redaction import install
 from spotify_pipeline.redaction import remember

@@ -1,0 +1,28 @@
+"""Private names of Dagster: imported in one file, and checked against the installed version."""
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import spotify_pipeline
+from spotify_pipeline.defs.instance import dagster_private
+
+PACKAGE = Path(spotify_pipeline.__file__).parent
+PRIVATE_IMPORT = re.compile(
+    r"^\s*(?:from|import) (?:dagster\w*(?:\.\w+)*\._|dagster_shared|dagster_postgres\.)",
+    re.MULTILINE,
+)
+
+
+def test_one_file_imports_all_private_modules_of_dagster() -> None:
+    importing = {
+        path
+        for path in PACKAGE.rglob("*.py")
+        if PRIVATE_IMPORT.search(path.read_text(encoding="utf-8"))
+    }
+    assert importing == {Path(str(dagster_private.__file__))}
+
+
+def test_private_names_were_checked_against_the_installed_version_of_dagster() -> None:
+    assert version("dagster") == dagster_private.CHECKED_VERSION
+    assert dagster_private.CHECKED_VERSION in str(dagster_private.__doc__)
