@@ -16,7 +16,7 @@ import dagster as dg
 from sqlalchemy.exc import ProgrammingError
 
 from spotify_pipeline.defs.metadata import TABLES, asset_key
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.domain.steps import FETCHED, REBUILT
 from spotify_pipeline.storage.checks.drift import differences
@@ -53,7 +53,7 @@ def _user_specs() -> Iterator[dg.AssetCheckSpec]:
                     rule.name + _OF_USER,
                     asset=asset_key(rule.step),
                     description=f"After a sync of this user: {rule.description}",
-                    partitions_def=listeners,
+                    partitions_def=user_partitions,
                 )
 
 

@@ -15,28 +15,28 @@ __all__ = ["health", "sync_user", "sync_users"]
 
 sync_user = dg.define_asset_job(
     "sync_user",
-    # Of the checks only those of the user: the aggregates have their own hour, and the sync itself
-    # evaluates user_sync_ok.
+    # Only the user's own checks: checks over all users run hourly, and the sync itself evaluates
+    # user_sync_ok.
     selection=dg.AssetSelection.assets(*(asset_key(step) for step in STEPS)).without_checks()
     | dg.AssetSelection.checks(*(spec.key for spec in OF_USER)),
-    description="Everything for one user: the whole graph on one partition.",
+    description="Syncs one user: materializes all assets on the user's partition.",
     executor_def=dg.in_process_executor,
 )
 
 
 @dg.op(out=dg.Out(dg.Nothing))
 def run_maintenance(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
-    """Brings up to date what time changes, and deletes what is kept for a while only."""
-    from spotify_pipeline.sync.admin.maintenance import run_maintenance as look_after_users
+    """Updates connection states and stale days; deletes old logs and old runs."""
+    from spotify_pipeline.sync.admin.maintenance import run_maintenance as maintain
 
     with pipeline.opened() as opened:
-        done = look_after_users(opened)
+        counts = maintain(opened)
         keep = timedelta(days=opened.settings.keep_runs_days)
-    context.add_output_metadata(done | delete_old_runs(context.instance, keep))
+    context.add_output_metadata(counts | delete_old_runs(context.instance, keep))
 
 
 @dg.job(
-    description="Connection states, stale days, the retention of logs and old runs, asset checks."
+    description="Updates connection states and stale days, deletes old logs and runs, runs checks."
 )
 def health() -> None:
     """run_maintenance and check_tables."""

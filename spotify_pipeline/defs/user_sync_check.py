@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spotify_pipeline.defs.metadata import asset_key
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 
@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     @dg.asset_check(
         name=NAME,
         asset=asset_key(RECENTLY_PLAYED),
-        partitions_def=listeners,
+        partitions_def=user_partitions,
         description=(
             "The last sync of this user did everything. Evaluated when a sync fails and when a "
             "later one recovers."

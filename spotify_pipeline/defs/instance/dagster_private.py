@@ -1,8 +1,11 @@
-"""Every private name of Dagster that we use. Checked against Dagster 1.13.27.
+"""The private names of Dagster that we use, but for its tables. Checked against Dagster 1.13.27.
 
 Dagster may change these in any release. After an upgrade read each of them in Dagster's source, as
-well as the private attributes used in storage.py, executors.py and webserver.py, and then set
+well as the attributes patched or read in storage.py, redaction.py and webserver.py, and then set
 CHECKED_VERSION.
+
+Dagster's tables are in dagster_private_tables.py: they import alembic, and every process that loads
+the code location imports this file.
 """
 
 from dagster._core.events import StepMaterializationData
@@ -10,16 +13,6 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    AssetEventTagsTable,
-    AssetKeyTable,
-    SqlEventLogStorageMetadata,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.runs.schema import BulkActionsTable, RunStorageSqlMetadata
-from dagster._core.storage.schedules.schema import JobTickTable, ScheduleStorageSqlMetadata
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -40,20 +33,10 @@ __all__ = [
     "GRPC_INFO_TAG",
     "NOT_FINISHED_STATUSES",
     "PARTITION_NAME_TAG",
-    "AssetCheckExecutionsTable",
-    "AssetEventTagsTable",
-    "AssetKeyTable",
-    "BulkActionsTable",
     "CheckRunHealthResult",
     "ConfigurableClassData",
     "DefaultRunLauncher",
-    "JobTickTable",
-    "RunStorageSqlMetadata",
-    "ScheduleStorageSqlMetadata",
     "SerializableErrorInfo",
-    "SqlEventLogStorage",
-    "SqlEventLogStorageMetadata",
-    "SqlEventLogStorageTable",
     "StepMaterializationData",
     "TickStatus",
     "WorkerStatus",
