@@ -1,4 +1,4 @@
-"""Puts the definitions together."""
+"""Builds the Definitions from assets, checks, jobs, schedules, sensors and resources."""
 
 import os
 
@@ -17,7 +17,7 @@ from spotify_pipeline.settings import load_settings
 
 
 def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
-    """Assets, checks, jobs, schedules, sensors around a pipeline (default: the environment's).
+    """All definitions, with this resource as their pipeline (default: from the environment).
 
     Raises ConfigurationError when the environment names an executor that cannot be used.
     """
@@ -31,6 +31,6 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
             "pipeline": pipeline or PipelineResource(),
             "chunk_numbers": dg.IOManagerDefinition.hardcoded_io_manager(ChunkNumbers()),
         },
-        # One step needs no process of its own; sync_users brings its executor with its job.
+        # A run of one step needs no process per step; the job sync_users has its own executor.
         executor=dg.in_process_executor,
     )

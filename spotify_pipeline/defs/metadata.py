@@ -1,13 +1,13 @@
-"""What the UI shows beside an asset, generated from the steps and the tables."""
+"""Asset specs and their metadata in the UI: descriptions, columns and column lineage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 from sqlalchemy import Table
 
-from spotify_pipeline.defs.lineage import lineage_metadata
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain import steps as s
+from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.storage import tables as t
 
 OWNERS = ["team:listening"]
@@ -45,12 +45,12 @@ DESCRIPTIONS: dict[str, str] = {
         "plays of each day that was touched."
     ),
     s.MUSIC_PERSONALITY: (
-        "What the last 28 days say about the listener; a metric without enough data is NULL and "
+        "Metrics of the user's last 28 days of listening; a metric without enough data is NULL and "
         "`reasons` says why."
     ),
     s.PROFILE_REVALIDATION: (
-        "The call that tells the app's cache about new results; a scheduled sync without any makes "
-        "none."
+        "The call to the app's webhook that invalidates its cached profile; a scheduled sync "
+        "without new results makes no call."
     ),
 }
 
@@ -61,13 +61,56 @@ _KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
+_SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
+
+# "step.column" of what a column is computed from.
+_PLAYED_AT = f"{s.RECENTLY_PLAYED}.played_at"
+_TRACK = f"{s.RECENTLY_PLAYED}.track_id"
+_MS_PLAYED = f"{s.RECENTLY_PLAYED}.ms_played"
+_COUNTED = (f"{s.RECENTLY_PLAYED}.source", _MS_PLAYED)
+_STREAK = (f"{s.DAILY_LISTENING}.date", f"{s.DAILY_LISTENING}.top_artist_id")
+
+_OF_HOURS = ("peak_hour", "time_focus", "night_share", "weekend_share", "listening_regularity")
+_OF_STREAKS = (
+    *("longest_streak", "longest_streak_artist_id"),
+    *("current_streak", "streak_artist_id"),
+)
+
+LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
+    s.DAILY_LISTENING: {
+        "user_id": (f"{s.RECENTLY_PLAYED}.user_id",),
+        "date": (_PLAYED_AT,),
+        "minutes": (_TRACK, _MS_PLAYED),
+        "listened_ms": (_TRACK, _MS_PLAYED),
+        "plays": (_PLAYED_AT, *_COUNTED),
+        **dict.fromkeys(
+            ("unique_tracks", "unique_artists", "top_track_id", "top_artist_id"),
+            (_TRACK, *_COUNTED),
+        ),
+        "completeness": (_PLAYED_AT,),
+    },
+    s.MUSIC_PERSONALITY: {
+        "user_id": (f"{s.DAILY_LISTENING}.user_id",),
+        "play_count": (_PLAYED_AT, *_COUNTED),
+        # The default, for the metrics that are not listed below: the tracks of the window.
+        **{metric.column: (_TRACK, *_COUNTED) for metric in METRICS},
+        **dict.fromkeys(_OF_HOURS, (_PLAYED_AT, *_COUNTED)),
+        **dict.fromkeys(_OF_STREAKS, _STREAK),
+        "taste_stability": (f"{_SHORT}.spotify_id", f"{_LONG}.spotify_id"),
+        "genre_diversity": (f"{_MEDIUM}.genres",),
+        "mainstream_score": (f"{_MEDIUM}.popularity", f"{_MEDIUM}.rank"),
+        "newness": (_TRACK, _PLAYED_AT, *_COUNTED),
+    },
+}
+
+
 def asset_key(step: str) -> dg.AssetKey:
     """`top_artists/short_term` is AssetKey(["top_artists", "short_term"])."""
     return dg.AssetKey(step.split("/"))
 
 
 def asset_specs() -> Iterator[dg.AssetSpec]:
-    """One spec per step, in graph order. Skippable: a step that failed yields nothing."""
+    """One spec per step, in graph order. Skippable, because a failed step yields nothing."""
     for step, needed in s.NEEDS.items():
         table = TABLES[step]
         yield dg.AssetSpec(
@@ -75,11 +118,11 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
             deps=[asset_key(other) for other in needed],
             skippable=True,
             description=DESCRIPTIONS[step],
-            # The UI shows the last part of a key only: the group tells the two short_term apart.
+            # The UI shows only the last part of a key; the group distinguishes the two short_term.
             group_name=asset_key(step).path[0] if "/" in step else "listening",
             kinds=set(_KINDS[step]),
             owners=OWNERS,
-            partitions_def=listeners,
+            partitions_def=user_partitions,
             metadata={
                 "dagster/table_name": table.fullname,
                 "dagster/column_schema": column_schema(table),
@@ -104,3 +147,21 @@ def column_schema(table: Table) -> dg.TableSchema:
         ],
         constraints=dg.TableConstraints(other=[table.comment] if table.comment else []),
     )
+
+
+def lineage_metadata(step: str) -> dict[str, dg.TableColumnLineage]:
+    """The lineage of the step's columns; empty for assets that are fetched from Spotify.
+
+    Part of the asset specs, and of materializations by runs of one partition, because Dagster's
+    lineage page reads the latest materialization. Not of others: it is 2 KB per user and poll.
+    """
+    if step not in LINEAGE:
+        return {}
+    columns = {column: list(_deps(sources)) for column, sources in LINEAGE[step].items()}
+    return {"dagster/column_lineage": dg.TableColumnLineage(columns)}
+
+
+def _deps(sources: Iterable[str]) -> Iterable[dg.TableColumnDep]:
+    for source in sources:
+        step, _, column = source.rpartition(".")
+        yield dg.TableColumnDep(dg.AssetKey(step.split("/")), column)

@@ -1,4 +1,4 @@
-"""The resource that hands the plain Pipeline object to assets, ops and sensors."""
+"""The resource through which assets, ops and sensors open the Pipeline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,11 +33,11 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             with open_pipeline(load_settings()) as pipeline:
                 yield pipeline
         except ClockIsWrong as error:
-            # The run shows its sentence; a retry meets the same clock.
+            # No retry: the clock would still be wrong.
             raise dg.Failure(str(error), allow_retries=False) from None
         except DBAPIError as error:
-            # The run page, and the command that waits for the run, say what is wrong with the
-            # database and not which class of error that was.
+            # So that the run page and the command show what is wrong with the database, and not
+            # only the class of the error.
             if explained := explain_database(error):
                 raise dg.Failure(redact(explained[0])) from error
             raise

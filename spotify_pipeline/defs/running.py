@@ -1,4 +1,4 @@
-"""Runs the jobs in this process, recorded in Dagster like any run. For the command line."""
+"""Runs jobs in this process for the command line, recorded in Dagster like any other run."""
 
 import os
 import socket
@@ -9,14 +9,14 @@ from pathlib import Path
 import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.tags import HOST, TRIGGER
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
 
 MANUAL = {TRIGGER: "manual", HOST: socket.gethostname()}
-# What failed is told by the command; Dagster's log of the run has the rest.
+# The command prints the failure itself; the run's log in Dagster has the rest.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -51,7 +51,7 @@ def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 def sync_one(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
     """Run the job sync_user on one partition. Does not raise when the run fails."""
-    instance.add_dynamic_partitions(listeners.name or "", [user_id])
+    instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
     return (
         build_defs()
         .resolve_job_def("sync_user")
@@ -86,12 +86,12 @@ def sync_many(
 
 
 def partition_keys(instance: dg.DagsterInstance) -> Sequence[str]:
-    """The users Dagster knows."""
-    return instance.get_dynamic_partitions(listeners.name or "")
+    """The user_ids that are partitions in Dagster."""
+    return instance.get_dynamic_partitions(user_partitions.name or "")
 
 
 def why_failed(result: dg.ExecuteInProcessResult) -> str | None:
-    """Why the run failed: the words of our own code, or the name of an unexpected error.
+    """Why the run failed: the message of a dg.Failure, or the class of an unexpected error.
 
     None if it succeeded. Raises KeyboardInterrupt if that is what ended it.
     """

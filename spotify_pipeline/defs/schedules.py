@@ -1,4 +1,4 @@
-"""What runs by the clock, all in UTC."""
+"""The schedules, all in UTC. Each skips its tick when a run would have nothing to do."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,9 +23,9 @@ IN_PROGRESS = [
 
 
 def _sync_schedule(
-    name: str, cron: str, interval: timedelta, selection: str, steps: list[str], what: str
+    name: str, cron: str, interval: timedelta, selection: str, steps: list[str], description: str
 ) -> dg.ScheduleDefinition:
-    """A schedule that starts `sync_users`, or says why it does not."""
+    """A schedule that starts `sync_users`, or skips the tick with a reason."""
 
     @dg.schedule(
         name=name,
@@ -33,19 +33,19 @@ def _sync_schedule(
         cron_schedule=cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=what,
+        description=description,
     )
     def schedule(
         context: dg.ScheduleEvaluationContext, pipeline: PipelineResource
     ) -> dg.RunRequest | dg.SkipReason:
-        reason = _missed(context, interval) or _still_going(context, name)
-        reason = reason or _in_vain(pipeline, selection, steps)
+        reason = _missed(context, interval) or _in_progress(context, name)
+        reason = reason or _nothing_to_do(pipeline, selection, steps)
         if reason:
             return dg.SkipReason(reason)
         return dg.RunRequest(
             run_key=context.scheduled_execution_time.isoformat(),
             run_config=_run_config(selection, steps),
-            # Below what people wait for.
+            # Below sync requests: a user waits for those.
             tags={TRIGGER: "scheduled", SCHEDULE: name, PRIORITY: "-10"},
         )
 
@@ -62,21 +62,22 @@ def _run_config(selection: str, steps: list[str]) -> dict[str, Any]:
 
 
 def _missed(context: dg.ScheduleEvaluationContext, interval: timedelta) -> str | None:
-    """After a long sleep Dagster makes up for the last tick only, but it may try a failed one late,
-    when another one has done its work.
+    """Why to skip a tick whose next tick is already due; None to run it.
+
+    Dagster may retry a failed tick late, when a later tick has already done its work.
     """
     late = datetime.now(UTC) - context.scheduled_execution_time
     return f"Missed by {late}: a later tick does its work." if late >= interval else None
 
 
-def _still_going(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
+def _in_progress(context: dg.ScheduleEvaluationContext, name: str) -> str | None:
     runs = context.instance.get_run_records(
         dg.RunsFilter(tags={SCHEDULE: name}, statuses=IN_PROGRESS), limit=1
     )
     return "The previous run is still going." if runs else None
 
 
-def _in_vain(pipeline: PipelineResource, selection: str, steps: list[str]) -> str | None:
+def _nothing_to_do(pipeline: PipelineResource, selection: str, steps: list[str]) -> str | None:
     from spotify_pipeline.sync.runs import skip_reason
 
     with pipeline.opened() as opened:
@@ -89,7 +90,7 @@ nightly_sync = _sync_schedule(
     timedelta(days=1),
     "active",
     list(s.STEPS),
-    "Every active user, everything.",
+    "Syncs all assets of every active user.",
 )
 
 plays_poll = _sync_schedule(
@@ -98,7 +99,7 @@ plays_poll = _sync_schedule(
     timedelta(minutes=15),
     "due",
     PLAYS,
-    "The plays of users who are due, and what follows from them.",
+    "Fetches the plays of users who are due, and rebuilds what is computed from plays.",
 )
 
 weekly_top_refresh = _sync_schedule(
@@ -107,7 +108,7 @@ weekly_top_refresh = _sync_schedule(
     timedelta(days=7),
     "eligible",
     TOPS,
-    "The top lists of every eligible user.",
+    "Fetches the top lists of every eligible user.",
 )
 
 
@@ -119,7 +120,7 @@ weekly_top_refresh = _sync_schedule(
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def health_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Connection states, and what we keep of our own logs and of Dagster's runs."""
+    """Starts the hourly job: maintenance, deletion of old logs and runs, asset checks."""
     reason = _missed(context, timedelta(hours=1))
     if reason:
         return dg.SkipReason(reason)

@@ -1,7 +1,7 @@
-"""What runs when somebody asked for it: the requests of the app.
+"""The sensor that starts runs for the sync requests of the app.
 
-The rows of sync_requests are the truth. Every tick first compares them with Dagster's runs, so
-whatever died since the last one, a row is served, tried again or closed.
+The rows of sync_requests are the source of truth. Every tick first compares them with Dagster's
+runs, so after any crash a request is dispatched again, retried or closed.
 """
 
 import warnings
@@ -13,8 +13,7 @@ import dagster as dg
 from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs.jobs import sync_user, sync_users
-from spotify_pipeline.defs.partition_reconciler import partition_reconciler
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import partition_reconciler, user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, TRIGGER
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
 warnings.filterwarnings("ignore", "Parameter `owners` of .*SensorDefinition", dg.BetaWarning)
 
-# Dagster's daemon looks at its sensors every 5 s. A tick that finds nothing to do waits for a
-# request for most of that time, so that a person seldom waits for the next tick.
+# Dagster's daemon evaluates sensors every 5 s. An idle tick waits for a request for most of that
+# time, so that a user seldom waits for the next tick.
 WAIT_SECONDS = 4.0
 
-# Two chunks work side by side; in larger ones the first people would wait for the last.
+# Two chunks run in parallel; in larger chunks the first users would wait for the last.
 SMALLEST_CHUNK, LARGEST_CHUNK = 20, 100
 
 PRIORITY_OF_REQUESTS = "10"
@@ -39,7 +38,7 @@ PRIORITY_OF_REQUESTS = "10"
 
 @dataclass
 class Tick:
-    """What a tick did, in numbers."""
+    """Counts of what a tick did."""
 
     assigned: int = 0
     asked: int = 0
@@ -58,14 +57,14 @@ class Tick:
 
 @dg.sensor(
     jobs=[sync_user, sync_users],
-    # Less than the daemon's 5 s: a tick that came a millisecond too early would be left out.
+    # Less than the daemon's 5 s: at 5 s a tick that is a millisecond early would be skipped.
     minimum_interval_seconds=3,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def sync_request_sensor(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Asks for one run per open dispatch key, and goes on with requests whose run is gone."""
+    """Starts runs for open sync requests, and retries requests whose run has crashed."""
     from spotify_pipeline.storage.work import api_budget, sync_requests
     from spotify_pipeline.sync.requests import await_request
 
@@ -73,44 +72,45 @@ def sync_request_sensor(
     with pipeline.opened() as opened:
         with opened.engine.connect() as conn:
             dispatched = sync_requests.dispatched(conn)
-        unasked = _reconcile(context.instance, opened.engine, dispatched, tick)
-        closed_gate = opened.rate_limiter.closed_to("request")
-        full_day = closed_gate.seconds if closed_gate and closed_gate.reason == "DAY" else None
+        undispatched = _reconcile(context.instance, opened.engine, dispatched, tick)
+        throttled = opened.rate_limiter.closed_to("request")
+        full_day = throttled.seconds if throttled and throttled.reason == "DAY" else None
         with opened.engine.begin() as conn:
             # For sync_status to show: SQL does not know the limit.
             api_budget.note_full_day(conn, full_day)
-        if closed_gate:
-            # Nothing is lost by waiting here: all is asked for when the gate has opened.
-            return dg.SkipReason(f"Requests wait: {closed_gate.what_happened}. {tick}")
-        if not unasked:
+        if throttled:
+            # Requests stay in the table and are dispatched when the limit has passed.
+            return dg.SkipReason(f"Requests wait: {throttled.what_happened}. {tick}")
+        if not undispatched:
             await_request(opened, WAIT_SECONDS)
         with opened.engine.begin() as conn:
             assigned = sync_requests.assign(conn)
-    unasked |= _by_key(assigned)
-    tick.assigned, tick.asked = len(assigned), len(unasked)
-    if not unasked:
+    undispatched |= _by_key(assigned)
+    tick.assigned, tick.asked = len(assigned), len(undispatched)
+    if not undispatched:
         return dg.SkipReason(str(tick))
     context.log.info(str(tick))
-    run_requests = [_run_request(key, rows) for key, rows in unasked.items()]
-    # Somebody new may have no partition yet. Not by a request in the result: the tick keeps those.
+    run_requests = [_run_request(key, rows) for key, rows in undispatched.items()]
+    # A new user may have no partition yet. Added here and not in the result: Dagster stores a
+    # tick's requests, and they would name users for ever.
     users = sorted(request.partition_key for request in run_requests if request.partition_key)
-    context.instance.add_dynamic_partitions(listeners.name or "", users)
+    context.instance.add_dynamic_partitions(user_partitions.name or "", users)
     return dg.SensorResult(run_requests=run_requests)
 
 
 def _reconcile(
     instance: dg.DagsterInstance, engine: "Engine", dispatched: "Sequence[Dispatch]", tick: Tick
 ) -> "dict[str, list[Dispatch]]":
-    """Go on with requests whose run has ended or is gone; return those whose run never began."""
+    """Retry or close requests whose run has ended or is gone; return those without a run."""
     from spotify_pipeline.storage.work import sync_requests
 
     tick.open = len(dispatched)
-    never_begun = {}
+    without_run = {}
     for key, rows in _by_key(dispatched).items():
         run = _run_of(instance, key, rows[0].run_id)
         if rows[0].run_id is None and (run is None or run.status is Status.NOT_STARTED):
-            # The daemon died in between. Dagster starts one run per key, however often asked.
-            never_begun[key] = rows
+            # The daemon crashed in between. Idempotent: Dagster starts one run per run key.
+            without_run[key] = rows
         elif run and run.status is Status.CANCELED:
             with engine.begin() as conn:
                 tick.cancelled += sync_requests.close_open(conn, key, ErrorCode.CANCELLED)
@@ -120,13 +120,13 @@ def _reconcile(
                 retried = sync_requests.retry(conn, key, crashed)
             tick.again += retried.again
             tick.failed += retried.failed
-    return never_begun
+    return without_run
 
 
 def _run_of(
     instance: dg.DagsterInstance, dispatch_key: str, run_id: str | None
 ) -> dg.DagsterRun | None:
-    """The run that serves the key; None: it was never created, or it was deleted."""
+    """The run of the dispatch key; None if it was never created or was deleted."""
     if run_id:
         return instance.get_run_by_id(run_id)
     records = instance.get_run_records(dg.RunsFilter(tags={DISPATCH_KEY: dispatch_key}), limit=1)
@@ -142,14 +142,14 @@ def _by_key(rows: "Iterable[Dispatch]") -> "dict[str, list[Dispatch]]":
 
 
 def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]") -> dg.RunRequest:
-    """One run for the key; who belongs to a batch is told by the rows, not by the run."""
+    """One run for the key. A batch's users are read from the rows: its run names no user."""
     from spotify_pipeline.storage.work.sync_requests import is_batch
 
     tags = {
         TRIGGER: "request",
         DISPATCH_KEY: dispatch_key,
         PRIORITY: PRIORITY_OF_REQUESTS,
-        # The queue tries again, and nobody else: retries on retries multiply.
+        # sync_requests counts the retries; with Dagster's retries on top they would multiply.
         MAX_RETRIES: "0",
     }
     if not is_batch(dispatch_key):

@@ -1,4 +1,4 @@
-"""The job `sync_users`: many users in one run, in chunks that can run in any process.
+"""The job `sync_users`: syncs many users in one run, in chunks that can run in any process.
 
 It calls the same functions as `sync_user`. It is an op job and not a run over a partition range,
 because Dagster writes one planned event per asset and partition of a range before anything runs,
@@ -28,40 +28,40 @@ SELECTIONS = ("active", "due", "eligible", "enlisted")
 
 
 class Chunk(NamedTuple):
-    """A part of a run: all that steps tell each other."""
+    """A chunk of a run's users, as one step hands it to the next."""
 
     run_id: str
     number: int
 
 
 class ChunkNumbers(dg.IOManager):
-    """Passes a chunk by the run and the mapping key of its output: no shared disk is needed.
+    """Reads a chunk from its output's run id and mapping key, so steps need no shared disk.
 
     A retry that leaves out choose_users reads the chunks of the run that it retries.
     """
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Nothing to keep."""
+        """Stores nothing."""
 
     def load_input(self, context: dg.InputContext) -> Chunk:
-        """The run and the number in the key of the dynamic output."""
+        """The run id and the chunk number, which is the mapping key of the dynamic output."""
         upstream = context.upstream_output
         assert upstream is not None
         assert upstream.mapping_key is not None
         return Chunk(upstream.run_id, int(upstream.mapping_key))
 
 
-def _one_of(name: str, values: Iterable[str]) -> dg.Enum:
-    """A closed list: the launchpad offers its values, and refuses others before a run starts."""
+def _enum(name: str, values: Iterable[str]) -> dg.Enum:
+    """An enum: the launchpad offers its values and refuses others before a run starts."""
     return dg.Enum(name, [dg.EnumValue(value) for value in values])
 
 
 CHOICE = {
     "selection": dg.Field(
-        _one_of("Selection", SELECTIONS),
+        _enum("Selection", SELECTIONS),
         default_value="active",
         description=(
-            "Which users. enlisted: those that `spotify-pipeline sync USER...` wrote into "
+            "Which users to sync. enlisted: those that `spotify-pipeline sync USER...` wrote into "
             "sync_run_users under the run's id; no user is named in a run's configuration."
         ),
     ),
@@ -71,12 +71,12 @@ CHOICE = {
 }
 WORK = {
     "steps": dg.Field(
-        [_one_of("Step", STEPS)], default_value=list(STEPS), description="Which steps."
+        [_enum("Step", STEPS)], default_value=list(STEPS), description="Which steps to run."
     ),
     "scheduled": dg.Field(
         bool,
         default_value=False,
-        description="Nobody waits for it: what was fetched a short while ago is left out.",
+        description="Whether to skip what was fetched recently: no user waits for this run.",
     ),
 }
 
@@ -108,24 +108,24 @@ def choose_users(
 @dg.op(
     out=dg.Out(dg.Nothing),
     config_schema=WORK,
-    # For a process that died: users' failures raise nothing here. Dagster's retries of runs start
-    # only where the run's own process died.
+    # For a step whose process crashed: a user's failure raises nothing here, and Dagster retries a
+    # run only when the run's own process crashed.
     retry_policy=dg.RetryPolicy(max_retries=2, delay=1),
 )
 def sync_chunk(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Syncs one chunk's users; emits what changed, failed and recovered on their partitions."""
-    from spotify_pipeline.sync.runs import sync_chunk as chunk_synced
+    """Syncs a chunk's users; emits changes, failures and recoveries on their partitions."""
+    from spotify_pipeline.sync.runs import sync_chunk as synced_chunk
 
     def emit(outcomes: "Sequence[UserOutcome]") -> None:
-        # What did not change is not emitted again.
-        changes = (materializations(outcome.user_id, outcome.changes) for outcome in outcomes)
-        store_materializations(context, chain.from_iterable(changes))
+        # Only changes: an unchanged asset would cost an event per user and poll.
+        changed = (materializations(outcome.user_id, outcome.changes) for outcome in outcomes)
+        store_materializations(context, chain.from_iterable(changed))
 
     with (
         pipeline.opened() as opened,
-        chunk_synced(
+        synced_chunk(
             opened,
             chunk.run_id,
             chunk.number,
@@ -135,7 +135,7 @@ def sync_chunk(
             emit=emit,
         ) as outcomes,
     ):
-        # Yielded, because what is logged is kept back until the step ends.
+        # Yielded, because Dagster holds back logged events until the step ends.
         yield from filter(None, map(evaluation, outcomes))
     yield dg.Output(None)
 
@@ -144,7 +144,7 @@ def sync_chunk(
 def report_run(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunks: list[Chunk]
 ) -> None:
-    """Says in numbers how it went; fails the run when a user failed."""
+    """Reports the run's counts; fails the run when a user failed."""
     from spotify_pipeline.sync.runs import report
 
     run_id = chunks[0].run_id if chunks else context.run_id
@@ -157,14 +157,14 @@ def report_run(
             "Not every user could be synced: "
             + ", ".join(f"{count} {code}" for code, count in sorted(totals.by_code.items()))
             + f". `{numbers['who']}` names them and says what to do.",
-            # A failed step has no output to show them on.
+            # A failed step has no output that could show them.
             metadata=numbers,
             allow_retries=False,
         )
 
 
 def _numbers(totals: "RunTotals", run_id: str) -> dict[str, int | float | str]:
-    """The run without names; `who` is the command that lists those."""
+    """Counts of the run, without names; `who` is the command that lists the users."""
     slowest = totals.slowest_chunk
     return {
         **{f"users {outcome}": count for outcome, count in sorted(totals.by_outcome.items())},
@@ -182,7 +182,7 @@ def _numbers(totals: "RunTotals", run_id: str) -> dict[str, int | float | str]:
 
 
 @dg.job(
-    description="Many users in one run: chosen by selection, in chunks, each user on their own.",
+    description="Syncs many users in one run, in chunks. A user's failure stops no other user.",
     executor_def=chunk_executor,
 )
 def sync_users() -> None:

@@ -1,4 +1,4 @@
-"""Run tags: what started a run, and for whom."""
+"""The tags of runs: what started a run, and which requests it answers."""
 
 import dagster as dg
 
@@ -6,17 +6,17 @@ import dagster as dg
 TRIGGER = "spotify/trigger"
 # The rows of sync_requests that a run answers.
 DISPATCH_KEY = "spotify/dispatch_key"
-# The schedule that started a run, to see whether its last one is still going.
+# The schedule that started a run, to find out whether its previous run is in progress.
 SCHEDULE = "spotify/schedule"
 PRIORITY = "dagster/priority"
 MAX_RETRIES = "dagster/max_retries"
-# The machine of a run that a command executes itself.
+# The host of a run that a command executes in its own process.
 HOST = "spotify/host"
 
 
 def request_key(run: dg.DagsterRun) -> str | None:
-    """The key of the requests that the run answers.
+    """The dispatch key of the requests that the run answers.
 
-    A repetition of such a run has its tags too, but was asked for in the UI and not by the row.
+    None for a re-execution from the UI: it copies the tags, but answers no request.
     """
     return None if run.parent_run_id else run.tags.get(DISPATCH_KEY)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spotify_pipeline.defs.metadata import asset_key
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     USER_SYNC_OK = dg.AssetCheckSpec(
         NAME,
         asset=asset_key(RECENTLY_PLAYED),
-        partitions_def=listeners,
+        partitions_def=user_partitions,
         description=(
             "The last sync of this user did everything. Evaluated by a run of this user, and when "
             "a sync of many users fails or a later one recovers."

@@ -1,8 +1,8 @@
-"""Materializations of many users, stored in a statement per asset.
+"""Stores the materializations of many users in one statement per asset.
 
-Dagster stores what an op yields or logs one by one, each with three statements and, from a process
-of its own, once more through a pipe: 3.5 ms of CPU. Its storage takes batches too, which Dagster
-itself uses for runs over a range of partitions only.
+Dagster stores yielded or logged events one by one, each with three statements and, from a step's
+own process, a second time through a pipe: 3.5 ms of CPU. Its storage also takes batches, which
+Dagster itself uses only for runs over a range of partitions.
 """
 
 import logging
@@ -11,26 +11,29 @@ import time
 from collections.abc import Iterable
 
 import dagster as dg
-from dagster._core.events import StepMaterializationData
+
+from spotify_pipeline.defs.instance.dagster_private import StepMaterializationData
 
 
 def store_materializations(
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
     materializations: Iterable[dg.AssetMaterialization],
 ) -> None:
-    """Records them as events of the step. They are stored when this returns."""
+    """Stores the materializations as events of the step, before it returns."""
     by_asset: dict[dg.AssetKey, list[dg.EventLogEntry]] = {}
-    for one in materializations:
-        by_asset.setdefault(one.asset_key, []).append(_entry(context, one))
-    # An asset per batch: the storage notes the last event of the batch as its asset's latest.
+    for materialization in materializations:
+        entry = _entry(context, materialization)
+        by_asset.setdefault(materialization.asset_key, []).append(entry)
+    # One asset per batch: the storage records only a batch's last event as its asset's latest.
     for batch in by_asset.values():
         context.instance.event_log_storage.store_event_batch(batch)
 
 
 def _entry(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, one: dg.AssetMaterialization
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    materialization: dg.AssetMaterialization,
 ) -> dg.EventLogEntry:
-    """As Dagster makes it of a materialization that the step yields."""
+    """The log entry that Dagster would write for a materialization that the step yields."""
     step = context.get_step_execution_context()
     event = dg.DagsterEvent(
         event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
@@ -39,8 +42,8 @@ def _entry(
         node_handle=step.step.node_handle,
         step_kind_value=step.step.kind.value,
         logging_tags=step.event_tags,
-        event_specific_data=StepMaterializationData(one),
-        message=f"Materialized value {one.label}.",
+        event_specific_data=StepMaterializationData(materialization),
+        message=f"Materialized value {materialization.label}.",
         pid=os.getpid(),
     )
     return dg.EventLogEntry(  # type: ignore[no-untyped-call]

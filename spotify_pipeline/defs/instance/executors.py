@@ -1,6 +1,6 @@
-"""What runs the steps of `sync_users`: processes of this machine, or Celery workers on many.
+"""The executor of `sync_users`: processes on this machine, or Celery workers on many machines.
 
-Chosen by the environment when a run starts, so one definition of the job serves both.
+The environment chooses between them when a run starts, so the job has one definition for both.
 """
 
 from importlib.util import find_spec
@@ -10,8 +10,8 @@ import dagster as dg
 
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 
-# What every step imports anyway, once for all steps of a run: a step's process is there at once.
-# Without Dagster's storage and what it imports when it is used, each needed 0.45 s of CPU more.
+# Imported once by the forkserver instead of by every step: without Dagster's storage and its lazy
+# imports each step needs 0.45 s of CPU more. frozen.py must be last.
 PRELOADED = [
     "spotify_pipeline.definitions",
     "spotify_pipeline.sync.runs",
@@ -29,7 +29,7 @@ PRELOADED = [
         "workers": dg.Field(
             int,
             is_required=False,
-            description="Processes at the same time; default: SPOTIFY_PIPELINE_WORKERS.",
+            description="How many processes run in parallel; default: SPOTIFY_PIPELINE_WORKERS.",
         )
     },
     requirements=dg.multiple_process_executor_requirements(),
@@ -41,20 +41,20 @@ def chunk_executor(context: dg.InitExecutorContext) -> dg.Executor:
     """
     settings = load_settings()
     check_executor(settings)
-    # A step may be tried again: see the retry policy of sync_chunk.
+    # Needed for the retry policy of sync_chunk.
     config: dict[str, Any] = {"retries": {"enabled": {}}}
     if settings.executor == "celery":
         from dagster_celery import celery_executor
 
         broker = broker_of(settings)
-        return _made(
+        return _create(
             celery_executor,
             context,
             config | {"broker": broker, "backend": broker, "config_source": delivery(settings)},
         )
     workers = context.executor_config.get("workers") or settings.workers
     start = {"start_method": {"forkserver": {"preload_modules": PRELOADED}}}
-    return _made(dg.multiprocess_executor, context, config | start | {"max_concurrent": workers})
+    return _create(dg.multiprocess_executor, context, config | start | {"max_concurrent": workers})
 
 
 def check_executor(settings: Settings) -> None:
@@ -69,10 +69,10 @@ def check_executor(settings: Settings) -> None:
         )
 
 
-def _made(
+def _create(
     definition: dg.ExecutorDefinition, context: dg.InitExecutorContext, config: dict[str, Any]
 ) -> dg.Executor:
-    # Given here and not as run configuration: the broker's address may hold a password.
+    # Not through the run configuration, which Dagster stores: the broker URL may hold a password.
     create = definition.executor_creation_fn
     assert create is not None
     return create(
@@ -86,7 +86,7 @@ def _made(
 
 
 def broker_of(settings: Settings) -> str:
-    """The address of the broker. Raises ConfigurationError when there is none."""
+    """The URL of the Redis broker. Raises ConfigurationError when it is not set."""
     if settings.broker_url is None:
         raise ConfigurationError(
             "SPOTIFY_PIPELINE_BROKER_URL is not set: Celery workers take chunks from that Redis."
@@ -95,16 +95,16 @@ def broker_of(settings: Settings) -> str:
 
 
 def delivery(settings: Settings) -> dict[str, Any]:
-    """How Celery hands out chunks, so that one whose worker is killed goes to another.
+    """Celery settings that redeliver a chunk to another worker when its worker is killed.
 
-    By default a task is gone as soon as a worker has it, and the run would wait for ever.
+    By default a worker acknowledges a task before running it: the run would wait for ever.
     """
-    again = {"visibility_timeout": settings.redeliver_seconds}
+    redelivery = {"visibility_timeout": settings.redeliver_seconds}
     return {
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
-        "broker_transport_options": again,
-        "result_backend_transport_options": again,
+        "broker_transport_options": redelivery,
+        "result_backend_transport_options": redelivery,
         "broker_connection_retry_on_startup": True,
     }

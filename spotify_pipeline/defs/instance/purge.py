@@ -1,9 +1,9 @@
 """Purges a forgotten user from Dagster's storage.
 
-Our own rows are deleted at once, by cascade. Dagster stores the user's partition key too: as a
-partition, in tags of their runs, in events of shared runs, in ticks and in backfills. A run that
-was active when the user was forgotten may write it once more as it ends, so the purge is repeated
-until no such run remains.
+Our own rows are deleted at once, by cascade. Dagster names the user too: as a partition, in the
+tags of the user's runs, in events of shared runs, in ticks and in backfills. A run that was active
+when the user was forgotten may write the user_id again, so the purge repeats until no such run
+remains.
 """
 
 import json
@@ -14,40 +14,46 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    AssetEventTagsTable,
-    AssetKeyTable,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.runs.schema import BulkActionsTable
-from dagster._core.storage.schedules.schema import JobTickTable
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    PARTITION_NAME_TAG,
-)
+from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import Column, Connection, Table, delete, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.defs.instance.dagster_private import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    BULK_ACTION_TERMINAL_STATUSES,
+    FINISHED_STATUSES,
+    NOT_FINISHED_STATUSES,
+    PARTITION_NAME_TAG,
+    TickStatus,
+)
+from spotify_pipeline.defs.instance.dagster_private_tables import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    AssetKeyTable,
+    BulkActionsTable,
+    JobTickTable,
+    SqlEventLogStorageTable,
+)
 from spotify_pipeline.defs.instance.retention import delete_whole_run
 from spotify_pipeline.defs.metadata import asset_key
-from spotify_pipeline.defs.partitions import listeners
+from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage.users.forgetting import Tombstone
 
-# A run that a sensor has just requested may not be recorded yet when a user is forgotten, and a
-# statement of a killed process may still be executed.
+# A run that a sensor has just requested may not be recorded yet when a user is forgotten, and
+# Postgres may still execute a statement that a killed process has sent.
 GRACE = timedelta(minutes=1)
 
-NAMING_TAGS = (PARTITION_NAME_TAG, ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
-# Where Dagster's serialized objects keep partition keys, and where they keep others in a text.
-KEY_PLACES = {"partition", "partition_key", "partition_keys", "partition_names", "subset"}
-KEY_PLACES |= set(NAMING_TAGS)
+PARTITION_TAGS = (
+    PARTITION_NAME_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    ASSET_PARTITION_RANGE_END_TAG,
+)
+# Fields of Dagster's serialized objects that hold partition keys, and fields that hold another
+# serialized object as text.
+KEY_FIELDS = {"partition", "partition_key", "partition_keys", "partition_names", "subset"}
+KEY_FIELDS |= set(PARTITION_TAGS)
 SERIALIZED, SUBSETS_BY_ASSET = "serialized_", "partitions_subsets_by_asset_key"
 OUR_ASSETS = [asset_key(step).to_string() for step in STEPS]
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION.value
@@ -67,94 +73,95 @@ _events, _checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
 _ticks, _backfills = JobTickTable.c, BulkActionsTable.c
 
 
-def purge_user(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
-    """Delete what has the user's partition key; return counts by kind, and whether none can follow.
+def purge(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
+    """Delete what names this user; return counts by kind, and whether the purge is complete.
 
-    Idempotent. A user who has registered again under the same id keeps what came after that.
+    Idempotent. A user who registered again under the same id keeps everything since then.
     """
-    # Checked first: a run that ends after this may still write.
-    quiet = tombstone.age > GRACE and not _alive(instance, tombstone)
+    # Before the deletes (race): a run that ends after this line may write during them.
+    no_run_writes = tombstone.age > GRACE and not _has_active_runs(instance, tombstone)
     traces = Counter({"runs": _delete_runs(instance, tombstone)})
     # Dagster's three storages are in one Postgres.
     storage = instance.event_log_storage
-    assert isinstance(storage, SqlEventLogStorage)
+    assert isinstance(storage, PostgresEventLogStorage)
     ended = _ticks.status != TickStatus.STARTED.value
     done = _backfills.status.in_([status.value for status in BULK_ACTION_TERMINAL_STATUSES])
     with storage.index_connection() as conn:
         traces["check results"] = _delete_check_results(conn, tombstone)
         traces["events"] = _delete_events(conn, tombstone)
         traces["latest materializations"] = _replace_latest(conn, tombstone)
-        traces["ticks"] = _delete_naming(conn, JobTickTable, _ticks.tick_body, ended, tombstone)
-        traces["backfills"] = _delete_naming(
-            conn, BulkActionsTable, _backfills.body, done, tombstone
-        )
-        # The tick that does this has not ended either.
+        traces["ticks"] = _delete_rows(conn, JobTickTable, _ticks.tick_body, ended, tombstone)
+        traces["backfills"] = _delete_rows(conn, BulkActionsTable, _backfills.body, done, tombstone)
+        # Without the tick of the reconciler, which runs this purge and has not ended either.
         ours = _ticks.tick_body.contains('"instigator_name": "partition_reconciler"')
-        ticking = _naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
-        filling = _naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
+        active_ticks = _rows_naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
+        active_backfills = _rows_naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
     # Dagster fails a whole backfill if one of its partitions is gone.
-    if tombstone.born_again_at is None and not filling:
-        instance.delete_dynamic_partition(listeners.name or "", tombstone.user_id)
-    return +traces, quiet and not ticking and not filling
+    if tombstone.born_again_at is None and not active_backfills:
+        instance.delete_dynamic_partition(user_partitions.name or "", tombstone.user_id)
+    return +traces, no_run_writes and not active_ticks and not active_backfills
 
 
-def _alive(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
-    """Whether a run that started before the user was forgotten, or has their tag, may still write.
+def _has_active_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool:
+    """Whether a run of the user, or one created before the user was forgotten, may still write.
 
-    It is active or ended a moment ago: a statement of a killed process may outlive the process.
+    Runs that ended within GRACE count: Postgres may still execute a killed process's statement.
     """
     known: list[dict[str, Any]] = [{"created_before": tombstone.forgotten_at + GRACE}]
     if tombstone.born_again_at is None:
-        known += [{"tags": {tag: tombstone.user_id}} for tag in NAMING_TAGS]
-    just_now = datetime.now(UTC) - GRACE
+        known += [{"tags": {tag: tombstone.user_id}} for tag in PARTITION_TAGS]
+    grace_began = datetime.now(UTC) - GRACE
     return any(
         instance.get_runs_count(dg.RunsFilter(**runs, statuses=NOT_FINISHED_STATUSES))
-        or instance.get_runs_count(dg.RunsFilter(**runs, updated_after=just_now))
+        or instance.get_runs_count(dg.RunsFilter(**runs, updated_after=grace_began))
         for runs in known
     )
 
 
 def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
-    """The user's own finished runs, with their events and captured output."""
+    """Delete the user's own finished runs, with their events and compute logs."""
     deleted = 0
-    for tag in NAMING_TAGS:
-        theirs = dg.RunsFilter(
+    for tag in PARTITION_TAGS:
+        of_user = dg.RunsFilter(
             statuses=FINISHED_STATUSES,
             tags={tag: tombstone.user_id},
             created_before=tombstone.born_again_at,
         )
-        for run in instance.get_runs(theirs):
+        for run in instance.get_runs(of_user):
             delete_whole_run(instance, run.run_id)
             deleted += 1
     return deleted
 
 
 def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
-    theirs = _checks.partition == tombstone.user_id
+    of_user = _checks.partition == tombstone.user_id
     if tombstone.born_again_at:
-        theirs &= _checks.create_timestamp < _naive(tombstone)
+        of_user &= _checks.create_timestamp < _registered_again_at(tombstone)
     rows = conn.execute(
-        delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), theirs)
+        delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), of_user)
     ).rowcount
     rows += _remove_from_planned_checks(conn, tombstone)
-    # By their text: the row and the event are written one after the other, and a killed run may
-    # have left either alone.
+    # Found by their text and not through the row: Dagster writes row and event one after the other,
+    # so a killed run may have left only one of them.
     is_check = _events.dagster_event_type.in_(CHECK_EVENTS)
-    events = _delete_naming(conn, SqlEventLogStorageTable, _events.event, is_check, tombstone)
+    events = _delete_rows(conn, SqlEventLogStorageTable, _events.event, is_check, tombstone)
     return max(rows, events)
 
 
 def _remove_from_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
-    """Rows of other users in a shared run: a planned check lists all partitions of the run."""
-    where = _checks.asset_key.in_(OUR_ASSETS) & _maybe(_checks.evaluation_event, tombstone)
+    """Remove the user from other users' check rows of a shared run.
+
+    Until a check is evaluated, its row names every partition of the run.
+    """
+    where = _checks.asset_key.in_(OUR_ASSETS) & _contains_id(_checks.evaluation_event, tombstone)
     if tombstone.born_again_at:
-        where &= _checks.create_timestamp < _naive(tombstone)
+        where &= _checks.create_timestamp < _registered_again_at(tombstone)
     removed = 0
     for id_, body in conn.execute(select(_checks.id, _checks.evaluation_event).where(where)).all():
         if not _names(body, tombstone.user_id):
             continue
         left = json.dumps(_without(json.loads(body), tombstone.user_id))
-        # The check may be done by now, and its row then has its own partition only.
+        # Prevents a lost update: Dagster may evaluate the check and rewrite the row meanwhile.
         same = (_checks.id == id_) & (_checks.evaluation_event == body)
         change = (
             delete(AssetCheckExecutionsTable)
@@ -166,15 +173,15 @@ def _remove_from_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
 
 
 def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
-    theirs = _events.partition == tombstone.user_id
+    of_user = _events.partition == tombstone.user_id
     if tombstone.born_again_at:
-        theirs &= _events.timestamp < _naive(tombstone)
+        of_user &= _events.timestamp < _registered_again_at(tombstone)
     found = conn.execute(
         delete(SqlEventLogStorageTable)
         .where(
             _events.asset_key.in_(OUR_ASSETS),
             _events.dagster_event_type.in_(EVENTS_WITH_PARTITION),
-            theirs,
+            of_user,
         )
         .returning(_events.id)
     ).all()
@@ -185,7 +192,7 @@ def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
 
 
 def _replace_latest(conn: Connection, tombstone: Tombstone) -> int:
-    """The copy that Dagster keeps of each asset's latest materialization, and its summary."""
+    """Replace Dagster's copy of each asset's latest materialization where it names the user."""
     a = AssetKeyTable.c
     rows = conn.execute(
         select(a.asset_key, a.last_materialization, a.cached_status_data).where(
@@ -193,8 +200,8 @@ def _replace_latest(conn: Connection, tombstone: Tombstone) -> int:
         )
     ).all()
     replaced = 0
-    for key, latest, summary in rows:
-        if not _names(latest, tombstone.user_id) and not _names(summary, tombstone.user_id):
+    for key, latest, cached in rows:
+        if not _names(latest, tombstone.user_id) and not _names(cached, tombstone.user_id):
             continue
         left = conn.execute(
             select(_events.event, _events.run_id)
@@ -202,7 +209,7 @@ def _replace_latest(conn: Connection, tombstone: Tombstone) -> int:
             .order_by(_events.id.desc())
             .limit(1)
         ).one_or_none()
-        # Dagster computes the summary anew when it is asked for.
+        # cached_status_data is a cache, which Dagster fills again when it is read.
         conn.execute(
             update(AssetKeyTable)
             .where(a.asset_key == key, a.last_materialization.is_not_distinct_from(latest))
@@ -216,20 +223,20 @@ def _replace_latest(conn: Connection, tombstone: Tombstone) -> int:
     return replaced
 
 
-def _delete_naming(
+def _delete_rows(
     conn: Connection,
     table: Table,
     text: Column[str],
     where: ColumnElement[bool],
     tombstone: Tombstone,
 ) -> int:
-    """Delete those of these rows whose JSON has the user's partition key."""
-    gone = _naming(conn, table, text, where, tombstone)
-    conn.execute(delete(table).where(table.c.id.in_(gone)))
-    return len(gone)
+    """Delete the rows of `where` whose JSON has the user's partition key."""
+    ids = _rows_naming(conn, table, text, where, tombstone)
+    conn.execute(delete(table).where(table.c.id.in_(ids)))
+    return len(ids)
 
 
-def _naming(
+def _rows_naming(
     conn: Connection,
     table: Table,
     text: Column[str],
@@ -237,37 +244,37 @@ def _naming(
     tombstone: Tombstone,
 ) -> list[int]:
     if tombstone.born_again_at:
-        where &= table.c.timestamp < _naive(tombstone)
-    rows = conn.execute(select(table.c.id, text).where(where, _maybe(text, tombstone)))
+        where &= table.c.timestamp < _registered_again_at(tombstone)
+    rows = conn.execute(select(table.c.id, text).where(where, _contains_id(text, tombstone)))
     return [id_ for id_, body in rows if _names(body, tombstone.user_id)]
 
 
-def _maybe(text: Column[str], tombstone: Tombstone) -> ColumnElement[bool]:
-    """Whether a text has the id as a JSON string anywhere: the part of `_names` that SQL can do."""
-    # The same inside one and two serialized values, too: backfills have it.
+def _contains_id(text: Column[str], tombstone: Tombstone) -> ColumnElement[bool]:
+    """Whether a text has the id as a JSON string anywhere: a filter in SQL before `_names`."""
+    # Also escaped once and twice: backfills hold serialized objects inside serialized objects.
     quoted = [json.dumps(tombstone.user_id)]
     for _ in range(2):
         quoted.append(json.dumps(quoted[-1])[1:-1])
-    return or_(*(text.contains(key, autoescape=True) for key in quoted))
+    return or_(*(text.contains(string, autoescape=True) for string in quoted))
 
 
 def _names(body: str | None, user_id: str) -> bool:
-    """Whether a serialized object of Dagster's has this partition key."""
+    """Whether a serialized object of Dagster has this partition key."""
     return body is not None and user_id in _partition_keys(_parsed(body))
 
 
 def _partition_keys(value: Any) -> Iterator[str]:
-    """Every string where Dagster keeps partition keys; any other text may equal an id by chance."""
+    """Every string in KEY_FIELDS; a string elsewhere may equal a user_id by chance."""
     if isinstance(value, list):
         for item in value:
             yield from _partition_keys(item)
     elif isinstance(value, dict):
         for name, item in value.items():
-            if name in KEY_PLACES:
+            if name in KEY_FIELDS:
                 yield from _strings(item)
             elif name.startswith(SERIALIZED):
                 nested = _parsed(item)
-                # A list is the oldest form of a subset.
+                # Dagster's oldest serialization of a subset is a list of keys.
                 yield from _strings(nested) if isinstance(nested, list) else _partition_keys(nested)
             elif name == SUBSETS_BY_ASSET and isinstance(item, dict):
                 for subset in item.values():
@@ -285,16 +292,16 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _without(value: Any, user_id: str, in_place: bool = False) -> Any:
-    """A serialized object without this partition key in its lists of partition keys."""
+def _without(value: Any, user_id: str, is_keys: bool = False) -> Any:
+    """The serialized object with this partition key removed from its lists of keys."""
     if isinstance(value, dict):
         return {
-            name: _without(item, user_id, in_place or name in KEY_PLACES)
+            name: _without(item, user_id, is_keys or name in KEY_FIELDS)
             for name, item in value.items()
         }
     if isinstance(value, list):
-        kept = (item for item in value if not (in_place and item == user_id))
-        return [_without(item, user_id, in_place) for item in kept]
+        kept = (item for item in value if not (is_keys and item == user_id))
+        return [_without(item, user_id, is_keys) for item in kept]
     return value
 
 
@@ -305,7 +312,7 @@ def _parsed(text: Any) -> Any:
     return text
 
 
-def _naive(tombstone: Tombstone) -> Any:
-    """When the id was registered again, as Dagster's columns have it: UTC without a zone."""
+def _registered_again_at(tombstone: Tombstone) -> Any:
+    """When the id was registered again, in UTC without a zone like Dagster's columns."""
     assert tombstone.born_again_at
     return tombstone.born_again_at.astimezone(UTC).replace(tzinfo=None)

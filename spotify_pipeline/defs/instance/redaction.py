@@ -1,27 +1,26 @@
-"""Removes secrets from the errors that Dagster keeps in its event log and shows to everybody."""
+"""Redacts secrets in the errors that Dagster stores in its event log and shows in the UI."""
 
 from traceback import TracebackException
 from typing import Any
 
-from dagster_shared.error import SerializableErrorInfo
-
 from spotify_pipeline import redaction
+from spotify_pipeline.defs.instance.dagster_private import SerializableErrorInfo
 
 _from_traceback = SerializableErrorInfo.from_traceback
 
 
 def install() -> None:
-    """Redact this process's log lines, last words, and errors on their way into Dagster.
+    """Redact this process's log lines, uncaught exceptions, and errors stored by Dagster.
 
-    Dagster turns every exception into text in one place, for runs, ticks and its own log alike. Its
-    own switch for this hides the errors of user code altogether. Safe to repeat.
+    Patches the one function in which Dagster turns exceptions into text, for runs, ticks and its
+    log. Dagster's own setting hides errors of user code altogether. Idempotent.
     """
     redaction.install()
     SerializableErrorInfo.from_traceback = staticmethod(_redacted)  # type: ignore[method-assign,assignment]
 
 
 def _redacted(trace: TracebackException) -> Any:
-    # Causes come through here by themselves, each before the error that it caused.
+    # Dagster calls this for every cause too, before the error that it caused.
     error = _from_traceback(trace)
     return error._replace(
         message=redaction.redact(error.message),

@@ -1,7 +1,7 @@
 """Dagster's webserver behind a guard: `python -m spotify_pipeline.defs.instance.webserver`.
 
-Dagster's own answers every Host and Origin, takes forms, and runs mutations by GET, so any web page
-that is open in a browser on this machine could launch runs or end the code server.
+Dagster's own accepts every Host and Origin, form posts, and mutations by GET, so any web page that
+is open in a browser on this machine could launch runs or end the code server (CSRF, DNS rebinding).
 """
 
 from typing import Any
@@ -30,8 +30,8 @@ class GraphQLByPost:
             kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip()
             query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             if "query" in query or (scope["method"] == "POST" and kind.lower() not in JSON_TYPES):
-                answer = PlainTextResponse("Refused: send GraphQL as a POST of JSON.\n", 405)
-                await answer(scope, receive, send)
+                response = PlainTextResponse("Refused: send GraphQL as a POST of JSON.\n", 405)
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -45,7 +45,7 @@ def main() -> None:
         hosts = (settings().ui_hosts or "").split(",")
         return SameOriginOnly(GraphQLByPost(create(*args, **kwargs)), hosts)
 
-    # The one place where its command line builds the application; it takes no middleware.
+    # Patched, because the command line takes no middleware and builds the application only here.
     cli.create_app_from_workspace_process_context = create_guarded  # type: ignore[assignment,attr-defined]
     cli.main()  # type: ignore[no-untyped-call]
 

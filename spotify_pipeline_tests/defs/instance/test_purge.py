@@ -1,4 +1,4 @@
-"""Whoever is forgotten is named nowhere any more, whatever runs, ticks and crashes left behind."""
+"""A forgotten user is named nowhere in Dagster, whatever runs, ticks and crashes left behind."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._serdes import deserialize_value
 from sqlalchemy import URL, select
 
-from spotify_pipeline.defs.partition_reconciler import partition_reconciler
+from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.definitions_fixture import (
     crashing,
@@ -56,7 +56,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lived(scenario: Scenario, instance: dg.DagsterInstance) -> Scenario:
-    """Two people who were synced in runs of their own and in a shared one; one run failed."""
+    """Two users who were synced in runs of their own and in a shared run; one run failed."""
     scenario.connect(WHO, "Europe/Oslo")
     scenario.connect("otto")
     reconcile(instance)
@@ -115,7 +115,7 @@ def test_others_keep_their_partitions_materializations_and_runs(
     assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
 
 
-def test_a_run_that_was_alive_may_name_the_person_once_more_and_is_waited_for(
+def test_the_purge_waits_for_active_runs_that_may_name_the_user_again(
     lived: Scenario,
     instance: dg.DagsterInstance,
     naming: Callable[[], dict[str, Any]],
@@ -125,7 +125,7 @@ def test_a_run_that_was_alive_may_name_the_person_once_more_and_is_waited_for(
     run = instance.create_run_for_job(job, status=Status.STARTED)
     lived.forget(WHO)
     reconcile(instance)
-    # The shared run ends its write a moment later than the person's rows went.
+    # The shared run writes an event after the user's rows were deleted.
     instance.report_runless_asset_event(
         dg.AssetMaterialization(dg.AssetKey("recently_played"), partition=WHO)
     )
@@ -136,7 +136,7 @@ def test_a_run_that_was_alive_may_name_the_person_once_more_and_is_waited_for(
     assert naming() == {}
 
 
-def test_nothing_is_final_before_runs_that_are_just_being_asked_for_are_recorded(
+def test_no_purge_completes_before_requested_runs_are_recorded(
     lived: Scenario, instance: dg.DagsterInstance
 ) -> None:
     lived.forget(WHO)
@@ -147,7 +147,7 @@ def test_nothing_is_final_before_runs_that_are_just_being_asked_for_are_recorded
     assert lived.rows(t.forgotten)[0]["user_id"] is None
 
 
-def test_who_registers_again_keeps_what_comes_after(
+def test_a_user_who_registers_again_keeps_what_comes_after(
     lived: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     lived.forget(WHO)
@@ -160,14 +160,14 @@ def test_who_registers_again_keeps_what_comes_after(
     assert len(list(instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO})))) == 1
 
 
-def test_a_purge_that_dies_at_any_statement_is_ended_by_the_next(
+def test_a_purge_that_crashes_at_any_statement_is_completed_by_the_next(
     lived: Scenario,
     instance: dg.DagsterInstance,
     naming: Callable[[], dict[str, Any]],
     no_grace: None,
 ) -> None:
     (run,) = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO}))
-    # As Dagster's own errors do; nothing but the run tells whose this is.
+    # Dagster's own errors name the user like this; only the run says whose event it is.
     instance.report_engine_event(f"Could not find a partition with key `{WHO}`.", run)
     lived.forget(WHO)
     statements, died = 0, True
@@ -180,7 +180,7 @@ def test_a_purge_that_dies_at_any_statement_is_ended_by_the_next(
     assert naming() == {}
 
 
-def test_the_purge_of_one_person_failing_keeps_nobody_else_waiting(
+def test_a_failed_purge_does_not_delay_other_users(
     lived: Scenario,
     instance: dg.DagsterInstance,
     no_grace: None,
@@ -188,14 +188,14 @@ def test_the_purge_of_one_person_failing_keeps_nobody_else_waiting(
 ) -> None:
     from spotify_pipeline.defs.instance import purge
 
-    purge_user = purge.purge_user
+    original = purge.purge
 
     def broken(at: dg.DagsterInstance, tombstone: Any) -> Any:
         if tombstone.user_id == WHO:
             raise RuntimeError(WHO)
-        return purge_user(at, tombstone)
+        return original(at, tombstone)
 
-    monkeypatch.setattr(purge, "purge_user", broken)
+    monkeypatch.setattr(purge, "purge", broken)
     lived.forget(WHO)
     lived.forget("otto")
     said = reconcile(instance)
@@ -205,7 +205,7 @@ def test_the_purge_of_one_person_failing_keeps_nobody_else_waiting(
     monkeypatch.undo()
 
 
-def test_a_short_id_takes_nothing_with_it_that_only_contains_its_letters(
+def test_purging_a_short_id_leaves_longer_ids_that_contain_it(
     scenario: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     scenario.connect("a")

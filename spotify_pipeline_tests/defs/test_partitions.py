@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from spotify_pipeline.defs.partition_reconciler import partition_reconciler
+from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline_tests.defs.definitions_fixture import evaluated
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 

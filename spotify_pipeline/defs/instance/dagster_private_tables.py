@@ -1,0 +1,26 @@
+"""Dagster's tables, which are private: dagster_private.py names the version they were checked with.
+
+A file of their own, because they import alembic, which the code location must not load.
+"""
+
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetEventTagsTable,
+    AssetKeyTable,
+    SqlEventLogStorageMetadata,
+    SqlEventLogStorageTable,
+)
+from dagster._core.storage.runs.schema import BulkActionsTable, RunStorageSqlMetadata
+from dagster._core.storage.schedules.schema import JobTickTable, ScheduleStorageSqlMetadata
+
+__all__ = [
+    "AssetCheckExecutionsTable",
+    "AssetEventTagsTable",
+    "AssetKeyTable",
+    "BulkActionsTable",
+    "JobTickTable",
+    "RunStorageSqlMetadata",
+    "ScheduleStorageSqlMetadata",
+    "SqlEventLogStorageMetadata",
+    "SqlEventLogStorageTable",
+]
