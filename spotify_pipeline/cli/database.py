@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from sqlalchemy import Engine
 
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.schema import check_revision
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.terminal import example
 
 

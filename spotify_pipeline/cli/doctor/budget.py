@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Engine
-
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline

@@ -4,8 +4,6 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
-from sqlalchemy import Connection, Engine
-
 from spotify_pipeline.cli.doctor.budget import probed, rate_limits
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.domain.sealing import Keyring, SealError
@@ -22,6 +20,7 @@ from spotify_pipeline.storage.postgres.database import (
 )
 from spotify_pipeline.storage.postgres.engine import POOLED, check_server, server_version
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision
+from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
 from spotify_pipeline.sync.pipeline import check_clock
 from spotify_pipeline.terminal import count, instant

@@ -3,7 +3,6 @@
 import sys
 
 import click
-from sqlalchemy import Connection, func, select
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import one_user, quoted, unknown
@@ -17,6 +16,8 @@ from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users import lifecycle
 from spotify_pipeline.storage.users.lifecycle import UserStatus, user_statuses
 from spotify_pipeline.sync.admin.keys import load_keyring
@@ -106,7 +107,7 @@ def _connect(conn: Connection, user_id: str, token: str, keyring: Keyring, clien
         key_id=keyring.current_id,
         scopes=SCOPES,
         # The database's clock: this machine's may be wrong.
-        authorized_at=conn.execute(select(func.now())).scalar_one(),
+        authorized_at=database_now(conn),
     )
 
 
