@@ -14,6 +14,7 @@ from spotify_pipeline.storage.checks.repair import repair_future_instants
 from spotify_pipeline.storage.checks.rules import who_breaks
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
+    is_missing,
     open_dagster_engine,
     open_engine,
     reach_dagster,
@@ -31,7 +32,7 @@ PATIENCE = timedelta(hours=1)
 
 def all_checks(settings: Settings, *, probe: bool = False, mend: bool = False) -> Iterator[Finding]:
     """Database, keys, budget, users and Dagster's storage."""
-    if settings.database_url is None and not (settings.home / "postgres").exists():
+    if is_missing(settings):
         yield Finding(
             "database", PROBLEM, "there is none yet", "run `spotify-pipeline init-db` to make it"
         )
