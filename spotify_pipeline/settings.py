@@ -298,9 +298,19 @@ def _sentence(error: ErrorDetails) -> str:
         message = f"must be {limits['ge']} or more"
     elif error["type"] == "less_than_equal":
         message = f"must be {limits['le']} or less"
+    elif error["type"].startswith("int_"):
+        message = f"must be a whole number{_range(error['loc'][0])}"
     else:
-        message = "must be a whole number" if error["type"].startswith("int_") else "is not valid"
+        message = "is not valid"
     return f"{error['loc'][0]} {message}. Correct or unset it."
+
+
+def _range(variable: str | int) -> str:
+    """The limits of a number in words."""
+    (field,) = (field for field in Settings.model_fields.values() if field.alias == variable)
+    bounds = [(bound, end) for end in ("ge", "le") for bound in field.metadata]
+    limits = [getattr(bound, end) for bound, end in bounds if hasattr(bound, end)]
+    return f" from {' to '.join(map(str, limits))}"
 
 
 @cache

@@ -60,15 +60,16 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(name: str, value:
     ("name", "value", "said"),
     [
         ("SPOTIFY_PIPELINE_TOP_LIMIT", "51", "must be 50 or less"),
-        ("SPOTIFY_PIPELINE_TOP_LIMIT", "many", "must be a whole number"),
-        ("SPOTIFY_PIPELINE_TOP_LIMIT", "9" * 5000, "must be a whole number"),
+        ("SPOTIFY_PIPELINE_TOP_LIMIT", "many", "must be a whole number from 1 to 50."),
+        ("SPOTIFY_PIPELINE_TOP_LIMIT", "9" * 5000, "must be a whole number from 1 to 50."),
         ("SPOTIFY_PIPELINE_CONNECTIONS", "0", "must be 1 or more"),
+        ("SPOTIFY_PIPELINE_KEEP_PLAYS_DAYS", "1.5", "must be a whole number from 0 to 36500."),
         ("SPOTIFY_PIPELINE_EXECUTOR", "threads", "must be 'multiprocess' or 'celery'"),
         ("SPOTIFY_API_URL", "http://[::1", "must be an address such as https://api.spotify.com"),
         ("SPOTIFY_PIPELINE_UI_HOSTS", "ui.example.org:80", "must be host names without scheme"),
     ],
 )
-def test_a_wrong_value_is_told_in_words_of_our_own(name: str, value: str, said: str) -> None:
+def test_a_wrong_value_is_explained_in_plain_words(name: str, value: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_settings({name: value})
     assert str(error.value).startswith(f"{name} {said}")

@@ -4,17 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from sqlalchemy import Engine
 
 from spotify_pipeline.settings import Settings, load_settings
-from spotify_pipeline.storage.postgres.database import open_engine
-from spotify_pipeline.storage.postgres.schema import check_revision
+from spotify_pipeline.storage.postgres.database import is_missing, open_engine
+from spotify_pipeline.storage.postgres.schema import NOT_SET_UP, SchemaOutdated, check_revision
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.terminal import example
 
 
 @contextmanager
 def opened_database(settings: Settings) -> Iterator[Engine]:
-    """An engine on a database that has the schema of this version. Raises SchemaOutdated."""
+    """An engine on a database that has the schema of this version. Raises SchemaOutdated.
+
+    Makes no embedded Postgres: a command that only reads must leave an empty folder empty.
+    """
+    if is_missing(settings):
+        raise SchemaOutdated(NOT_SET_UP)
     engine = open_engine(settings)
     try:
         check_revision(engine)

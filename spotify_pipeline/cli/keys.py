@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from sqlalchemy import Engine
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.errors import UsageError, WorkFailed
 from spotify_pipeline.settings import Settings, load_settings
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.sync.admin.key_rotation import Rotation, tokens_by_key
 from spotify_pipeline.sync.admin.key_rotation import rotate as seal_anew
 from spotify_pipeline.sync.admin.keys import drop as drop_from

@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 import click
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.cli.users.argument import require_known, some_users
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
@@ -15,6 +13,7 @@ from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
+from spotify_pipeline.storage.postgres.types import Connection, Engine, SQLAlchemyError
 from spotify_pipeline.storage.users.queries import select_users
 from spotify_pipeline.storage.users.status import user_statuses
 from spotify_pipeline.storage.work import sync_runs

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, select
-
 from spotify_pipeline.simulator.control import LedgerPlay, ListenerInfo, Simulator
-from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.audit import Day, PlayKey, stored_days, stored_plays
 from spotify_pipeline.storage.listening.coverage import read_coverage
+from spotify_pipeline.storage.postgres.types import Connection
 
-Day = tuple[int, int, int]  # minutes, listened_ms, plays
-PlayKey = tuple[datetime, str]
 _A_MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -38,18 +35,11 @@ class Recount:
         return not self.wrong_days
 
 
-def stored_plays(conn: Connection, user_id: str) -> set[PlayKey]:
-    """What is stored of a listener now: (played_at, track_id)."""
-    p = t.plays
-    rows = conn.execute(select(p.c.played_at, p.c.track_id).where(p.c.user_id == user_id))
-    return {(row.played_at, row.track_id) for row in rows}
-
-
 def recount(
     conn: Connection, simulator: Simulator, listener: ListenerInfo, kept: set[PlayKey]
 ) -> Recount:
     """Compare daily_listening with the books; `kept` is what was stored before this demo."""
-    stored = _stored_days(conn, listener.user_id)
+    stored = stored_days(conn, listener.user_id)
     first = min((played_at for played_at, _ in stored_plays(conn, listener.user_id)), default=None)
     if first is None:
         return Recount(0, (), 0, 0, 0)
@@ -94,11 +84,3 @@ def _days(plays: list[LedgerPlay], zone: ZoneInfo) -> dict[date, Day]:
         count[day] += 1
         before = play.played_at
     return {day: ((ms + 30_000) // 60_000, ms, count[day]) for day, ms in milliseconds.items()}
-
-
-def _stored_days(conn: Connection, user_id: str) -> dict[date, Day]:
-    d = t.daily_listening
-    rows = conn.execute(
-        select(d.c.date, d.c.minutes, d.c.listened_ms, d.c.plays).where(d.c.user_id == user_id)
-    )
-    return {row.date: (row.minutes, row.listened_ms, row.plays) for row in rows}

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
-from sqlalchemy import Engine, func, select
 
 from spotify_pipeline.app import register_user
-from spotify_pipeline.cli.demo.audit import PlayKey, stored_plays
 from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import running_stack
@@ -21,8 +19,9 @@ from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.audit import PlayKey, last_fetched_at, stored_plays
 from spotify_pipeline.storage.postgres.database import leave_database
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.storage.users.queries import ELIGIBLE
 from spotify_pipeline.storage.users.status import user_statuses
@@ -142,7 +141,7 @@ def _instants(engine: Engine) -> list[datetime]:
     """Every third hour from the last collection of the last demo, at most ten days ago, to now."""
     now = datetime.now(UTC)
     with engine.connect() as conn:
-        last = conn.scalar(select(func.max(t.sync_state.c.plays_fetched_at)))
+        last = last_fetched_at(conn)
     instants = [now]
     while instants[-1] - STEP > max(last or now - LIFE, now - LIFE):
         instants.append(instants[-1] - STEP)

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import click
-from sqlalchemy import Engine
 
-from spotify_pipeline.cli.demo.audit import PlayKey, recount
+from spotify_pipeline.cli.demo.audit import recount
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.storage.listening.audit import PlayKey
 from spotify_pipeline.storage.listening.portrait import read_portrait
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.terminal import print_table
 
 METRICS = ("artist_diversity", "effective_artists", "repeat_share", "peak_hour", "longest_streak")

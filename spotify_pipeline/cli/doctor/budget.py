@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Engine
-
-from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding
+from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, problem
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
-from spotify_pipeline.terminal import instant
+from spotify_pipeline.terminal import count, instant
 
+# Plays every hour, and six top lists every night.
+CALLS_PER_USER_AND_DAY = 30
 _BLOCKED = {
     "RATE": "Spotify asked us to slow down; the work goes on by itself after that, or at once "
     "when `spotify-pipeline doctor --probe` finds that Spotify answers",
@@ -50,6 +51,14 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
         )
     elif state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
+        if state.calls_per_day is not None:
+            users = state.calls_per_day // CALLS_PER_USER_AND_DAY
+            yield Finding(
+                "daily calls",
+                OK,
+                f"{state.calls_per_day:,} serve about {count(users, 'user')} at "
+                f"{CALLS_PER_USER_AND_DAY} calls a day",
+            )
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -74,8 +83,11 @@ def probed(settings: Settings) -> Iterator[Finding]:
         try:
             asked = probe(pipeline)
         except (SpotifyError, SealError) as error:
-            to_do = error.what_to_do if isinstance(error, SpotifyError) else None
-            yield Finding("probe", PROBLEM, f"one call was made in vain: {error}", to_do)
+            sentence = f"one call was made in vain: {error}"
+            if isinstance(error, SpotifyError):
+                yield Finding("probe", PROBLEM, sentence, error.what_to_do)
+            else:
+                yield problem("probe", sentence)
             return
     if asked:
         yield Finding("probe", OK, "Spotify answered one call; nothing is blocked now")

@@ -3,8 +3,6 @@
 import stat
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, Engine
-
 from spotify_pipeline.cli.doctor.budget import probed, rate_limits
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.domain.sealing import Keyring, SealError
@@ -16,12 +14,14 @@ from spotify_pipeline.storage.checks.repair import repair_future_instants
 from spotify_pipeline.storage.checks.scopes import Scope, all_users
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
+    is_missing,
     open_dagster_engine,
     open_engine,
     reach_dagster,
 )
 from spotify_pipeline.storage.postgres.engine import POOLED, check_server, server_version
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision
+from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
 from spotify_pipeline.sync.pipeline import check_clock
 from spotify_pipeline.terminal import count, instant
@@ -31,7 +31,7 @@ def all_checks(
     settings: Settings, *, probe: bool = False, mend: bool = False, deep: bool = False
 ) -> Iterator[Finding]:
     """Database, keys, budget, users and Dagster's storage."""
-    if settings.database_url is None and not (settings.home / "postgres").exists():
+    if is_missing(settings):
         yield Finding(
             "database", PROBLEM, "there is none yet", "run `spotify-pipeline init-db` to make it"
         )

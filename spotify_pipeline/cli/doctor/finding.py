@@ -1,5 +1,6 @@
-"""What a check of `doctor` finds."""
+"""The finding of a check of `doctor`, and how an error becomes one."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,13 @@ OK = "ok"
 # Worth knowing, but nothing is wrong.
 NOTE = "note"
 PROBLEM = "problem"
+
+# Where what to do begins in a sentence of ours: after a stop, with a verb.
+_TO_DO = re.compile(
+    r"(?:[;:.,]|, so) (?=(?:ask|check|close|correct|create|free|give|grant|install|it has to|let"
+    r"|make|put|raise|restore|run|set|start|stop|try|upgrade|write)\b)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,10 @@ def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def problem(check: str, sentence: str) -> Finding:
-    """A problem from a sentence of ours, whose end says what to do."""
-    for separator in ("; ", ". Correct"):
-        what, found, to_do = sentence.rpartition(separator)
-        if found:
-            to_do = f"{separator[2:]}{to_do}".removesuffix(".")
-            return Finding(check, PROBLEM, what, f"{to_do[:1].lower()}{to_do[1:]}")
+    """A problem from an error's sentence, which ends in what to do."""
+    if match := _TO_DO.search(sentence):
+        detail, to_do = sentence[: match.start()], sentence[match.end() :].removesuffix(".")
+        if to_do[1:2].islower():  # not GRANT
+            to_do = f"{to_do[0].lower()}{to_do[1:]}"
+        return Finding(check, PROBLEM, detail, to_do)
     return Finding(check, PROBLEM, sentence)

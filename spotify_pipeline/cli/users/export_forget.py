@@ -9,13 +9,14 @@ from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import click
-from sqlalchemy import Connection
 
 from spotify_pipeline.app import forget_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
 from spotify_pipeline.settings import load_settings
+from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.export import KEPT_BACK, ExportedTable, export_user
 from spotify_pipeline.terminal import count, example, printable
 
@@ -74,7 +75,7 @@ def _write(conn: Connection, user_id: str, file: IO[bytes]) -> int:
                 rows = _write_csv(table, io.TextIOWrapper(member, "utf-8", newline=""))
             explained.append(_explained(table, rows))
             total += rows
-        now = conn.exec_driver_sql("SELECT now()").scalar_one()
+        now = database_now(conn)
         head = README.format(user=printable(user_id), now=_text(now), hidden=hidden)
         archive.writestr("README.txt", head + "\n".join(explained))
     return total

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 
 import click
-from sqlalchemy import Connection
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
 from spotify_pipeline.terminal import count, print_json, print_table, printable
 

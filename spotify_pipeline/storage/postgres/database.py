@@ -5,6 +5,7 @@ from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.settings import Settings
+from spotify_pipeline.storage.embedded.home import PostgresHome
 from spotify_pipeline.storage.postgres.engine import (
     PORTABLE,
     BadDatabaseUrl,
@@ -21,6 +22,11 @@ def pipeline_url(settings: Settings) -> URL:
     from spotify_pipeline.storage.embedded import client as embedded
 
     return embedded.database_url(settings.home)
+
+
+def is_missing(settings: Settings) -> bool:
+    """Whether there is no embedded database in the home yet: the first connection would make it."""
+    return settings.database_url is None and not PostgresHome(settings.home).data.exists()
 
 
 def dagster_url(settings: Settings) -> URL:

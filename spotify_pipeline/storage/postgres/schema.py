@@ -42,6 +42,7 @@ LOCK = 0x5350_4F54_4946_59
 LOCK_TIMEOUT = "5s"
 TRIES = 6
 PAUSE_SECONDS = 2.0
+NOT_SET_UP = "The database is not set up yet: run `spotify-pipeline init-db`."
 _DEADLOCK, _LOCK_TIMEOUT = "40P01", "55P03"
 
 
@@ -106,7 +107,7 @@ def check_revision(engine: Engine) -> None:
     """Raises SchemaOutdated unless the database is at the revision of this version."""
     found = current_revision(engine)
     if found is None:
-        raise SchemaOutdated("The database is not set up yet: run `spotify-pipeline init-db`.")
+        raise SchemaOutdated(NOT_SET_UP)
     _refuse_foreign(found)
     if found < newest_revision():
         raise SchemaOutdated(

@@ -18,6 +18,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import func, text, update
 
+from spotify_pipeline.cli.doctor.finding import problem
 from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import new_key
@@ -215,7 +216,8 @@ def test_a_schema_of_another_revision_is_a_problem(healthy, findings, environ, e
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(empty_database))
     code, found = findings()
     assert code == 1
-    assert "init-db" in problems(found)["database"]
+    assert found["database"]["status"] == "problem"
+    assert found["database"]["to_do"] == "run `spotify-pipeline init-db`"
 
 
 def test_dagsters_database_is_named_when_it_is_missing(healthy, findings, environ, database):
@@ -238,7 +240,8 @@ def test_tokens_whose_key_is_gone_are_counted(healthy, listener, findings, envir
 def test_missing_keys_are_a_problem(healthy, findings, environ):
     environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
     _, found = findings()
-    assert "spotify-pipeline keys new" in problems(found)["token keys"]
+    assert found["token keys"]["status"] == "problem"
+    assert found["token keys"]["to_do"] == "run `spotify-pipeline keys new` to make one"
 
 
 def block(engine, reason):
@@ -303,9 +306,33 @@ def test_it_says_how_many_calls_are_left(healthy, findings, engine, environ):
     environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
     with engine.begin() as conn:
         take(conn, Quota(0, 2000), "request", 5)
-    assert findings()[1]["api budget"]["detail"] == (
+    found = findings()[1]
+    assert found["api budget"]["detail"] == (
         "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
     )
+    assert found["daily calls"]["detail"] == "2,000 serve about 66 users at 30 calls a day"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "to_do"),
+    [
+        ("The database is not set up yet: run `spotify-pipeline init-db`.", "run `spotify-p"),
+        (
+            "The database is busy; nothing is half-done, try again.",
+            "try again",
+        ),
+        ("x cannot be used: this user may not connect to it; GRANT CONNECT to it.", "GRANT CONN"),
+        ("The key is missing. Restore the file from your backup; or reconnect.", "restore the"),
+        ("X must be a whole number. Correct or unset it.", "correct or unset it"),
+        ("The clocks differ: nothing was written. Set both clocks.", "set both clocks"),
+    ],
+)
+def test_what_to_do_is_told_apart_from_what_is_wrong(sentence: str, to_do: str) -> None:
+    found = problem("x", sentence)
+    assert found.to_do is not None
+    assert found.to_do.startswith(to_do)
+    assert sentence.startswith(found.detail)
+    assert found.to_do[1:] not in found.detail
 
 
 def test_a_refused_app_may_be_tried_again_when_spotify_takes_its_id_and_secret(
@@ -497,4 +524,14 @@ def test_without_any_database_it_makes_none(run, environ, tmp_path):
     result = run("doctor")
     assert result.exit_code == 1
     assert "problem  database: there is none yet → run `spotify-pipeline init-db`" in result.stdout
+    assert not Path(tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("command", [("users", "list"), ("users", "show", "x"), ("keys", "list")])
+def test_commands_that_only_read_make_no_database(run, environ, tmp_path, command):
+    environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
+    environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "not set up yet: run `spotify-pipeline init-db`" in result.stderr
     assert not Path(tmp_path / "home").exists()

@@ -1,0 +1,9 @@
+"""SQLAlchemy's types and errors that other layers name in signatures and `except`.
+
+Statements are not here: SQL is written in storage only, which import-linter checks.
+"""
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+__all__ = ["Connection", "Engine", "SQLAlchemyError"]
