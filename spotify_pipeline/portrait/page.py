@@ -167,15 +167,13 @@ def _personality(portrait: Portrait) -> Iterator[Element]:
     lines = [
         element(
             "tr",
-            element("th", one.name, scope="row"),
-            element("td", element("bdi", one.value), class_="value")
-            if one.value is not None
-            else element("td", "not known", class_="value none"),
-            element("td", one.meaning, element("div", one.missing, class_="small"))
-            if one.missing
-            else element("td", one.meaning),
+            element("th", metric.name, scope="row"),
+            element("td", element("bdi", metric.value), class_="value")
+            if metric.value is not None
+            else element("td", "–", class_="value none"),
+            element("td", metric.sentence),
         )
-        for one in meanings(row, portrait.names)
+        for metric in meanings(row, portrait.names)
     ]
     yield element("table", element("tbody", *lines))
 

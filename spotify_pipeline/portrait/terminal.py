@@ -1,4 +1,4 @@
-"""A person's portrait in the terminal, with rich; readable without colours too."""
+"""A user's portrait in the terminal, with rich; readable without colours too."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -94,9 +94,12 @@ def _print_top(heading: str, top: TopList) -> None:
         (str(rank), item.name, item.artist_name or "", movement(top.moved(rank)))
         for rank, item in enumerate(top.items, 1)
     ]
-    # Artists are by nobody, and of new listeners no older list is known.
+    # Leaves out empty columns: artists have no "by", and new users no older list.
     shown = [column for column, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
-    print_table([headings[one] for one in shown], [[row[one] for one in shown] for row in rows])
+    print_table(
+        [headings[column] for column in shown],
+        [[row[column] for column in shown] for row in rows],
+    )
 
 
 def _print_personality(portrait: Portrait) -> None:
@@ -111,8 +114,8 @@ def _print_personality(portrait: Portrait) -> None:
     print_table(
         ("metric", "value", "what it means"),
         [
-            (one.metric, one.value if one.value is not None else f"– {one.missing}", one.meaning)
-            for one in meanings(row, portrait.names)
+            (metric.metric, "–" if metric.value is None else metric.value, metric.sentence)
+            for metric in meanings(row, portrait.names)
         ],
     )
 

@@ -37,9 +37,9 @@ def _lines(portrait: Portrait) -> Iterator[tuple[str, str]]:
         yield "top track", f"{track.name} ({track.artist_name})"
     if portrait.personality:
         yield "personality", ", ".join(portrait.personality["tags"]) or "no tags yet"
-        for one in meanings(portrait.personality, portrait.names):
-            if one.metric in METRICS:
-                yield one.metric, one.value or one.missing
+        for metric in meanings(portrait.personality, portrait.names):
+            if metric.metric in METRICS:
+                yield metric.metric, metric.value or metric.sentence
 
 
 def _minutes(day: Day) -> str:

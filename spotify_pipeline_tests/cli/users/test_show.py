@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, insert, text, update
 
 from spotify_pipeline.cli.private_files import private_file
-from spotify_pipeline.domain.personality.definition import METRICS
+from spotify_pipeline.domain.personality.definition import METRICS, TAGS
 from spotify_pipeline.domain.portrait import Day, by_weeks, level, minutes_by_hour, month_starts
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.portrait.meanings import MEANINGS, meanings
@@ -123,7 +123,7 @@ def test_the_terminal_shows_calendar_hours_movement_and_meaning(mira, run) -> No
     assert re.search(r"Second +▼ 1$|Second .*▼ 1", shown)
     assert re.search(r"Third .*new", shown)
     assert "4.3 %" in shown
-    assert "Plays between midnight and six in the morning." in shown
+    assert "4.3 % of your plays were between midnight and six in the morning." in shown
     assert "needs 50 plays, has 40" in shown
     assert "1 gap" in shown
     assert "\x1b" not in shown
@@ -232,22 +232,31 @@ def test_the_users_whom_a_check_counts_are_listed(mira, run, engine: Engine) -> 
     assert run("users", "list", "--check", "no_such_check").exit_code == 2
 
 
-def test_every_metric_has_a_name_and_a_meaning() -> None:
+def test_every_metric_has_a_name_and_a_sentence_around_its_value() -> None:
     metrics = {metric.column for metric in METRICS if not metric.column.endswith("_id")}
-    assert metrics <= MEANINGS.keys()
+    assert metrics == MEANINGS.keys()
+    for _, sentence in MEANINGS.values():
+        assert "{value}" in sentence or "{artists}" in sentence
+    names = {name for name, _ in MEANINGS.values()}
+    assert not names & {tag.name for tag in TAGS}
 
 
 def test_values_are_rounded_for_people_but_never_to_another_statement() -> None:
     row = {metric.column: None for metric in METRICS}
     row |= {"reasons": {}, "night_share": 0.004, "weekend_share": 0.0, "peak_hour": 23.9999}
     row |= {"longest_streak": 1200, "longest_streak_artist_id": "a", "effective_artists": 3.6}
-    shown = {one.metric: one.value for one in meanings(row, {"a": "Band"})}
+    known = list(meanings(row, {"a": "Band"}))
+    shown = {metric.metric: metric.value for metric in known}
+    sentences = {metric.metric: metric.sentence for metric in known}
     assert shown["night_share"] == "0.4 %"
     assert shown["weekend_share"] == "0 %"
     assert shown["peak_hour"] == "0:00"
     assert shown["longest_streak"] == "1,200 days, Band"
     assert shown["effective_artists"] == "4"
     assert shown["repeat_share"] is None
+    assert sentences["repeat_share"] == "Not known."
+    assert sentences["longest_streak"].endswith("lasted 1,200 days.")
+    assert "you played 4 artists equally often" in sentences["effective_artists"]
 
 
 @pytest.mark.parametrize(
