@@ -1,4 +1,4 @@
-"""A database as init-db leaves it, and the login of an app as the README says to make it."""
+"""A database as init-db leaves it, and the login of an app as docs/configuration.md creates it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
