@@ -31,7 +31,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     ],
     "HTTP": [(HttpAdapter, "attempt")],
     "parsing": [
-        (transport, "judge"),
+        (transport, "classify"),
         (client, "parse_recently_played"),
         (client, "parse_top_artists"),
         (client, "parse_top_tracks"),

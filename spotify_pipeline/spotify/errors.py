@@ -12,7 +12,7 @@
     │   ├── MissingScope         the listener did not grant a permission
     │   └── NotAllowlisted       the app may not read this account
     ├── AppBlocked               the app itself is refused: no user is to blame
-    └── AccessTokenExpired       401: never leaves UserSession and OAuthClient
+    └── AccessTokenExpired       401: never leaves call_with_token and OAuthClient
 
 They are built from codes, statuses and endpoint names, never from bodies, headers or URLs:
 what stands in them ends up in logs, in Postgres and before listeners.
@@ -119,7 +119,7 @@ class AppBlocked(SpotifyError):
 
 
 class AccessTokenExpired(SpotifyError):
-    """401: the access token is no longer taken. UserSession refreshes it once and tries again."""
+    """401: the access token has expired. `call_with_token` refreshes it once and calls again."""
 
     def __init__(self, what_happened: str) -> None:
         super().__init__(ErrorCode.BAD_RESPONSE, what_happened)

@@ -111,7 +111,7 @@ class Transport:
         raw = self._adapter.attempt(request, seconds)
         if isinstance(raw, Transient):
             return raw
-        return judge(request.endpoint, raw, self._now())
+        return classify(request.endpoint, raw, self._now())
 
     def _wait_out(self, limit: RateLimited) -> bool:
         """Tells the gate, always; True if the next `acquire` waits the pause out."""
@@ -119,7 +119,7 @@ class Transport:
         return will_wait and limit.retry_after_seconds <= LONGEST_WAIT_SECONDS
 
 
-def judge(endpoint: str, raw: RawResponse, now: datetime) -> Response | Transient | RateLimited:
+def classify(endpoint: str, raw: RawResponse, now: datetime) -> Response | Transient | RateLimited:
     """What a raw answer is, as in the table above."""
     payload = _json_object(raw.body)
     if raw.status == 200:

@@ -21,7 +21,7 @@ from spotify_pipeline.spotify.errors import (
     SpotifyError,
     Transient,
 )
-from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout
 from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync.bisect import affects_one_user, warn
@@ -154,14 +154,13 @@ def _fetch_step(
     pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool
 ) -> PlaysPage | TopArtists | TopTracks:
     priority = priority_of(step, scheduled=scheduled)
-    session = UserSession(pipeline.api, tokens, priority)
     pipeline.rate_limiter.check(priority)
+    api, limit = pipeline.api, pipeline.settings.top_limit
     if step == RECENTLY_PLAYED:
-        return session.recently_played(pipeline.now())
-    limit = pipeline.settings.top_limit
+        return call_with_token(tokens, api.recently_played, pipeline.now(), priority)
     if step in TOP_ARTISTS:
-        return session.top_artists(TOP_ARTISTS[step], limit)
-    return session.top_tracks(TOP_TRACKS[step], limit)
+        return call_with_token(tokens, api.top_artists, TOP_ARTISTS[step], limit, priority)
+    return call_with_token(tokens, api.top_tracks, TOP_TRACKS[step], limit, priority)
 
 
 def _holds_for_other_steps(error: Exception, step: str) -> bool:
@@ -191,7 +190,7 @@ def _tokens(pipeline: Pipeline, user: User, scheduled: bool) -> UserTokens:
         user.token,
         pipeline.engine,
         pipeline.keyring,
-        pipeline.accounts,
+        pipeline.oauth,
         lambda access_token: pipeline.api.profile(access_token, priority),
     )
 

@@ -60,7 +60,7 @@ class Pipeline:
     settings: Settings
     keyring: Keyring
     api: SpotifyApi
-    accounts: OAuthClient
+    oauth: OAuthClient
     rate_limiter: SharedRateLimiter
     now: Callable[[], datetime] = utc_now
     sleep: Callable[[float], None] = time.sleep
@@ -92,7 +92,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             settings=settings,
             keyring=load_keyring(settings, engine),
             api=SpotifyApi(settings.api_url, transport),
-            accounts=OAuthClient(
+            oauth=OAuthClient(
                 settings.accounts_url,
                 settings.spotify_client_id or "",
                 secret.get_secret_value() if secret else None,

@@ -34,7 +34,7 @@ from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout, limit_waits
 from spotify_pipeline.storage.users.connection import (
     OUTAGE,
-    claim_probe,
+    claim_suspect_probe,
     clear_suspect,
     record_refusal,
 )
@@ -66,7 +66,7 @@ class UserTokens:
         token: SealedToken,
         engine: Engine,
         keyring: Keyring,
-        accounts: OAuthClient,
+        oauth: OAuthClient,
         profile: Callable[[str], Profile],
         *,
         sleep: Callable[[float], None] = time.sleep,
@@ -79,7 +79,7 @@ class UserTokens:
         self._is_first_use = token.sealed_access_token is None
         self._engine = engine
         self._keyring = keyring
-        self._accounts = accounts
+        self._oauth = oauth
         self._profile = profile
         self._sleep = sleep
         self._monotonic = monotonic
@@ -218,10 +218,10 @@ class UserTokens:
         if self._suspect:
             with self._engine.begin() as conn:
                 limit_waits(conn)
-                if not claim_probe(conn, self._user_id):
+                if not claim_suspect_probe(conn, self._user_id):
                     raise SpotifyUnavailable(OUTAGE)
         try:
-            return self._accounts.refresh(refresh_token)
+            return self._oauth.refresh(refresh_token)
         except Reconnect:
             with self._engine.begin() as conn:
                 mark_recovered = record_refusal(conn, self._user_id, self._token)

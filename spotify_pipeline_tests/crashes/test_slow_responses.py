@@ -47,10 +47,10 @@ def impatient(case: CrashScenario) -> Iterator[Scenario]:
         rate_limiter=pipeline.rate_limiter, connections=settings.connections, limits=LIMITS
     )
     api = SpotifyApi(settings.api_url, transport)
-    accounts = OAuthClient(
+    oauth = OAuthClient(
         settings.accounts_url, simulator.client_id, simulator.client_secret, transport
     )
-    yield replace(case.scenario, pipeline=replace(pipeline, api=api, accounts=accounts))
+    yield replace(case.scenario, pipeline=replace(pipeline, api=api, oauth=oauth))
     transport.close()
 
 

@@ -25,7 +25,7 @@ GRANT = {
 
 
 @pytest.fixture
-def accounts(server, transport):
+def oauth(server, transport):
     return OAuthClient(server.url, "client-1", None, transport)
 
 
@@ -40,17 +40,17 @@ def test_a_confidential_client_authenticates_with_basic(server, transport):
     assert seen.form == {"grant_type": "refresh_token", "refresh_token": "old/refresh+token=&"}
 
 
-def test_a_pkce_client_names_itself_in_the_form(server, accounts):
+def test_a_pkce_client_names_itself_in_the_form(server, oauth):
     server.script(answer(200, GRANT))
-    accounts.refresh("old")
+    oauth.refresh("old")
     (seen,) = server.seen
     assert "authorization" not in seen.headers
     assert seen.form["client_id"] == "client-1"
 
 
-def test_a_grant_without_a_new_refresh_token_says_so(server, accounts):
+def test_a_grant_without_a_new_refresh_token_says_so(server, oauth):
     server.script(answer(200, GRANT))
-    grant = accounts.refresh("old")
+    grant = oauth.refresh("old")
     assert grant.access_token == "new-access"
     assert grant.expires_in_seconds == 3600
     assert grant.refresh_token is None
@@ -58,25 +58,25 @@ def test_a_grant_without_a_new_refresh_token_says_so(server, accounts):
 
 
 @pytest.mark.parametrize("nothing", [None, "", 0, [], {"a": 1}])
-def test_a_null_or_odd_refresh_token_is_no_refresh_token(server, accounts, nothing):
+def test_a_null_or_odd_refresh_token_is_no_refresh_token(server, oauth, nothing):
     server.script(answer(200, GRANT | {"refresh_token": nothing}))
-    assert accounts.refresh("old").refresh_token is None
+    assert oauth.refresh("old").refresh_token is None
 
 
 @pytest.mark.parametrize(
     "odd", [{"expires_in": None}, {"expires_in": "x"}, {"expires_in": -1}, {"expires_in": True}]
 )
-def test_a_new_refresh_token_is_kept_though_lesser_fields_are_odd(server, accounts, odd):
+def test_a_new_refresh_token_is_kept_though_lesser_fields_are_odd(server, oauth, odd):
     server.script(answer(200, GRANT | {"refresh_token": "rotated", "scope": 7} | odd))
-    grant = accounts.refresh("old")
+    grant = oauth.refresh("old")
     assert (grant.refresh_token, grant.expires_in_seconds, grant.scopes) == ("rotated", 3600, None)
 
 
 @pytest.mark.parametrize("token", [None, "", 7, "a b", "a\r\nX: y", "tökén", ["a"]])
-def test_an_answer_without_a_usable_access_token_is_a_bad_response(server, accounts, token):
+def test_an_answer_without_a_usable_access_token_is_a_bad_response(server, oauth, token):
     server.script(answer(200, GRANT | {"access_token": token}))
     with pytest.raises(BadResponse):
-        accounts.refresh("old")
+        oauth.refresh("old")
 
 
 @pytest.mark.parametrize(
@@ -89,20 +89,20 @@ def test_an_answer_without_a_usable_access_token_is_a_bad_response(server, accou
         ({"error": "invalid_grant", "error_description": 7}, "invalid"),
     ],
 )
-def test_invalid_grant_means_reconnect_and_is_not_asked_again(server, accounts, body, cause):
+def test_invalid_grant_means_reconnect_and_is_not_asked_again(server, oauth, body, cause):
     server.script(answer(400, body))
     with pytest.raises(Reconnect) as caught:
-        accounts.refresh("old")
+        oauth.refresh("old")
     assert (caught.value.code, caught.value.cause) == (ErrorCode.RECONNECT, cause)
     assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401])
 @pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client"])
-def test_a_refused_client_blocks_the_app_and_blames_no_user(server, accounts, status, error):
+def test_a_refused_client_blocks_the_app_and_blames_no_user(server, oauth, status, error):
     server.script(answer(status, {"error": error, "error_description": "Invalid client"}))
     with pytest.raises(AppBlocked) as caught:
-        accounts.refresh("old")
+        oauth.refresh("old")
     assert caught.value.code == ErrorCode.APP_BLOCKED
     assert len(server.seen) == 1
 
@@ -122,16 +122,16 @@ def test_a_refused_client_blocks_the_app_and_blames_no_user(server, accounts, st
     ],
 )
 def test_whatever_is_not_plainly_invalid_grant_costs_no_user_the_connection(
-    server, accounts, step, error
+    server, oauth, step, error
 ):
     server.script(step)
     with pytest.raises(error):
-        accounts.refresh("old")
+        oauth.refresh("old")
 
 
-def test_a_refresh_is_tried_again_after_a_reset(server, accounts):
+def test_a_refresh_is_tried_again_after_a_reset(server, oauth):
     server.script(raw(), answer(200, GRANT))
-    assert accounts.refresh("old").access_token == "new-access"
+    assert oauth.refresh("old").access_token == "new-access"
 
 
 def test_plain_http_to_a_host_that_is_not_loopback_is_refused_at_construction(transport):

@@ -146,10 +146,10 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, transport):
 def test_no_failure_shows_a_secret_in_text_repr_traceback_or_log(server, naps, caplog, step):
     caplog.set_level(logging.DEBUG)
     transport = Transport(limits=replace(SMALL, read_seconds=0.5), sleep=naps)
-    accounts = OAuthClient(server.url, "client", CLIENT_SECRET, transport)
+    oauth = OAuthClient(server.url, "client", CLIENT_SECRET, transport)
     server.script(step)
     with pytest.raises(SpotifyError) as caught:
-        accounts.refresh(REFRESH_TOKEN)
+        oauth.refresh(REFRESH_TOKEN)
     error = caught.value
     assert error.__context__ is None  # a library's exception would hold the whole request
     shown = [str(error), repr(error), repr(vars(error)), repr(error.args), caplog.text]

@@ -7,7 +7,7 @@ import pytest
 
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import BadResponse, MissingScope, Reconnect
-from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.server import answer
 
@@ -39,22 +39,22 @@ def tokens():
 
 
 @pytest.fixture
-def session(server, transport, tokens):
-    return UserSession(SpotifyApi(server.url, transport), tokens)
+def api(server, transport):
+    return SpotifyApi(server.url, transport)
 
 
-def test_a_good_token_is_not_refreshed(server, session, tokens):
+def test_a_good_token_is_not_refreshed(server, api, tokens):
     server.script(answer(200, bodies.NO_PLAYS))
-    assert session.recently_played(NOW).plays == ()
+    assert call_with_token(tokens, api.recently_played, NOW).plays == ()
     assert tokens.refreshes == 0
 
 
-def test_every_call_survives_one_expired_token(server, session, tokens):
+def test_every_call_survives_one_expired_token(server, api, tokens):
     for call, body in [
-        (lambda: session.recently_played(NOW), bodies.ONE_PLAY),
-        (lambda: session.top_artists("short_term", 20), bodies.TOP_ARTISTS),
-        (lambda: session.top_tracks("long_term", 20), bodies.TOP_TRACKS),
-        (session.profile, bodies.ME),
+        (lambda: call_with_token(tokens, api.recently_played, NOW), bodies.ONE_PLAY),
+        (lambda: call_with_token(tokens, api.top_artists, "short_term", 20), bodies.TOP_ARTISTS),
+        (lambda: call_with_token(tokens, api.top_tracks, "long_term", 20), bodies.TOP_TRACKS),
+        (lambda: call_with_token(tokens, api.profile), bodies.ME),
     ]:
         server.seen.clear()
         server.script(answer(401, bodies.EXPIRED), answer(200, body))
@@ -67,24 +67,24 @@ def test_every_call_survives_one_expired_token(server, session, tokens):
         ]
 
 
-def test_a_second_401_is_a_bad_response_and_disconnects_nobody(server, session, tokens):
+def test_a_second_401_is_a_bad_response_and_disconnects_nobody(server, api, tokens):
     server.script(answer(401, bodies.EXPIRED))
     with pytest.raises(BadResponse, match="though it was new") as caught:
-        session.profile()
+        call_with_token(tokens, api.profile)
     assert caught.value.__context__ is None
     assert (len(server.seen), tokens.refreshes) == (2, 1)
 
 
-def test_a_revoked_connection_shows_itself_at_the_refresh(server, session, tokens):
+def test_a_revoked_connection_shows_itself_at_the_refresh(server, api, tokens):
     tokens.revoked = True
     server.script(answer(401, bodies.EXPIRED))
     with pytest.raises(Reconnect):
-        session.profile()
+        call_with_token(tokens, api.profile)
     assert len(server.seen) == 1
 
 
-def test_another_refusal_refreshes_nothing(server, session, tokens):
+def test_another_refusal_refreshes_nothing(server, api, tokens):
     server.script(answer(403, bodies.SCOPE))
     with pytest.raises(MissingScope):
-        session.profile()
+        call_with_token(tokens, api.profile)
     assert tokens.refreshes == 0

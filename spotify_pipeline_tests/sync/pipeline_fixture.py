@@ -183,10 +183,10 @@ class Scenario:
 
     def meanwhile(self, method: str, act: Callable[[], None]) -> "Scenario":
         """The same scenario, in which `act` happens once, right after `method`."""
-        api, accounts = self.pipeline.api, self.pipeline.accounts
+        api, oauth = self.pipeline.api, self.pipeline.oauth
         changed = (
-            {"accounts": Meanwhile(accounts, method, act)}
-            if hasattr(accounts, method)
+            {"oauth": Meanwhile(oauth, method, act)}
+            if hasattr(oauth, method)
             else {"api": Meanwhile(api, method, act)}
         )
         return replace(self, pipeline=replace(self.pipeline, **changed))
@@ -277,7 +277,7 @@ def open_scenario(simulator: Simulator, environ: dict[str, str]) -> Iterator[Sce
             replace(
                 pipeline,
                 api=SpotifyApi(settings.api_url, transport),
-                accounts=OAuthClient(
+                oauth=OAuthClient(
                     settings.accounts_url,
                     simulator.client_id,
                     secret.get_secret_value(),

@@ -147,7 +147,7 @@ def reclassify_as_suspect(conn: Connection, user_ids: Collection[str]) -> set[st
     return suspects
 
 
-def claim_probe(conn: Connection, user_id: str) -> bool:
+def claim_suspect_probe(conn: Connection, user_id: str) -> bool:
     """Whether this process may probe a suspect user now; True for at most one process an hour."""
     k = t.user_tokens
     claimed = conn.execute(

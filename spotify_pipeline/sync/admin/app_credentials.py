@@ -4,7 +4,7 @@ from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, Reconnect, UserRefused
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.session import UserSession
+from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.users.queries import last_refreshed, load_users
 from spotify_pipeline.storage.work import api_budget
@@ -25,7 +25,7 @@ def probe(pipeline: Pipeline) -> bool:
     settings, engine = pipeline.settings, pipeline.engine
     # Without the shared rate limiter, which would refuse the call.
     transport = Transport(connections=1)
-    api, accounts = SpotifyApi(settings.api_url, transport), _accounts(settings, transport)
+    api, oauth = SpotifyApi(settings.api_url, transport), _oauth_client(settings, transport)
     with engine.connect() as conn:
         users = last_refreshed(conn, settings.spotify_client_id or "", most=USERS_TO_PROBE)
     try:
@@ -33,11 +33,9 @@ def probe(pipeline: Pipeline) -> bool:
             for user in load_users(conn, lease.held):
                 assert user.token is not None
                 conn.rollback()
-                tokens = UserTokens(
-                    user, user.token, engine, pipeline.keyring, accounts, api.profile
-                )
+                tokens = UserTokens(user, user.token, engine, pipeline.keyring, oauth, api.profile)
                 try:
-                    UserSession(api, tokens).profile()
+                    call_with_token(tokens, api.profile)
                 except RateLimited as limit:
                     with engine.begin() as change:
                         api_budget.block(change, limit.retry_after_seconds, limit.reason)
@@ -60,7 +58,7 @@ def is_accepted(settings: Settings) -> bool:
     """
     transport = Transport(connections=1)
     try:
-        _accounts(settings, transport).refresh("nobody")
+        _oauth_client(settings, transport).refresh("nobody")
     except Reconnect:
         return True
     except AppBlocked:
@@ -70,7 +68,7 @@ def is_accepted(settings: Settings) -> bool:
     return True
 
 
-def _accounts(settings: Settings, transport: Transport) -> OAuthClient:
+def _oauth_client(settings: Settings, transport: Transport) -> OAuthClient:
     secret = settings.spotify_client_secret
     return OAuthClient(
         settings.accounts_url,

@@ -96,7 +96,7 @@ def _redeem(settings: Settings, authorization: Authorization, answer: str) -> Gr
     secret = settings.spotify_client_secret
     # Without the shared gate: a wrong secret in one terminal must not stop everybody's syncs.
     transport = Transport(connections=1)
-    accounts = OAuthClient(
+    oauth = OAuthClient(
         settings.accounts_url,
         settings.spotify_client_id or "",
         secret.get_secret_value() if secret else None,
@@ -104,7 +104,7 @@ def _redeem(settings: Settings, authorization: Authorization, answer: str) -> Gr
     )
     try:
         code = authorization.code_in(answer)
-        grant = accounts.redeem(code, authorization.redirect_uri, authorization.code_verifier)
+        grant = oauth.redeem(code, authorization.redirect_uri, authorization.code_verifier)
     except NotGranted as refused:
         raise ConnectFailed(DENIED if refused.denied else NO_CODE) from None
     except Reconnect:

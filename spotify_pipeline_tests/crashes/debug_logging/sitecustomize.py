@@ -33,7 +33,7 @@ def _die(pipeline, listeners, *_):
     try:
         raise ValueError(f"no {url.render_as_string(hide_password=False)} for {refresh} {secrets}")
     except ValueError as error:
-        raise RuntimeError(f"Authorization: {pipeline.accounts._basic} {url.password}") from error
+        raise RuntimeError(f"Authorization: {pipeline.oauth._basic} {url.password}") from error
 
 
 class _Finder:

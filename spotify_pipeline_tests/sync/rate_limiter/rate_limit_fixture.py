@@ -66,7 +66,7 @@ def rate_limit_fixtures(scenario: Scenario) -> Iterator[RateLimitFixtures]:
         settings = pipeline.settings.model_copy(update={"connections": connections})
         transport = Transport(rate_limiter=rate_limiter, sleep=lambda _: None)
         transports.append(transport)
-        accounts = OAuthClient(
+        oauth = OAuthClient(
             settings.accounts_url,
             scenario.simulator.client_id,
             scenario.simulator.client_secret,
@@ -74,7 +74,7 @@ def rate_limit_fixtures(scenario: Scenario) -> Iterator[RateLimitFixtures]:
         )
         api = SpotifyApi(settings.api_url, transport)
         changed = replace(
-            pipeline, settings=settings, rate_limiter=rate_limiter, api=api, accounts=accounts
+            pipeline, settings=settings, rate_limiter=rate_limiter, api=api, oauth=oauth
         )
         return replace(scenario, pipeline=changed), journey
 

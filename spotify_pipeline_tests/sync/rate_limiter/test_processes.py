@@ -29,7 +29,7 @@ def callers(scenario: Scenario) -> Iterator[list[Caller]]:
     order = {
         "database": scenario.pipeline.engine.url.render_as_string(hide_password=False),
         "spotify": scenario.simulator.url,
-        "token": scenario.pipeline.accounts.refresh(listener.refresh_token).access_token,
+        "token": scenario.pipeline.oauth.refresh(listener.refresh_token).access_token,
         "calls": CALLS,
         "window": WINDOW_SECONDS,
     }
