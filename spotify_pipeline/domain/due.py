@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 # Half of what Spotify keeps: the other half is the margin for a pace that doubles.
-GATHERED = 25
+PLAYS_PER_POLL = 25
 # The fewest plays that make a pace: a burst shows after 5 minutes, not after 25 plays.
 SHORTEST_BURST = 8
 AT_MOST_EVERY = timedelta(minutes=15)
@@ -70,7 +70,7 @@ def _gathering_time(item_times: Sequence[datetime]) -> timedelta:
         for length in range(SHORTEST_BURST, 2 * SHORTEST_BURST)
         for newer, older in zip(item_times, item_times[length:], strict=False)
     )
-    return GATHERED * min(paces, default=AT_LEAST_EVERY)
+    return PLAYS_PER_POLL * min(paces, default=AT_LEAST_EVERY)
 
 
 def _on_the_quarter(

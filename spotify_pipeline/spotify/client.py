@@ -115,7 +115,7 @@ class SpotifyApi:
         )
         answer = self._transport.send(request)
         if answer.status != 200:
-            raise self._transport.told(refusal(endpoint, answer))
+            raise self._transport.report(refusal(endpoint, answer))
         try:
             return parse(answer.payload)
         except BadPayload as bad:  # names the field, never its content

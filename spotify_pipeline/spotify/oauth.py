@@ -79,7 +79,7 @@ class OAuthClient:
             )
         )
         if answer.status != 200 or answer.payload is None:
-            raise self._transport.told(_refusal(answer))
+            raise self._transport.report(_refusal(answer))
         return _grant(answer.payload)
 
 

@@ -97,7 +97,7 @@ class Transport:
             self._sleep(pause)
             left -= pause
 
-    def told(self, refusal: SpotifyError) -> SpotifyError:
+    def report(self, refusal: SpotifyError) -> SpotifyError:
         """The same refusal; when it is the app that is refused, the gate takes note of it."""
         if isinstance(refusal, AppBlocked):
             self._rate_limiter.blocked(APP_BLOCK_SECONDS, "APP")

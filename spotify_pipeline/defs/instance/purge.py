@@ -97,7 +97,7 @@ def purge(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
         active_ticks = _rows_naming(conn, JobTickTable, _ticks.tick_body, ~ended & ~ours, tombstone)
         active_backfills = _rows_naming(conn, BulkActionsTable, _backfills.body, ~done, tombstone)
     # Dagster fails a whole backfill if one of its partitions is gone.
-    if tombstone.born_again_at is None and not active_backfills:
+    if tombstone.registered_again_at is None and not active_backfills:
         instance.delete_dynamic_partition(user_partitions.name or "", tombstone.user_id)
     return +traces, no_run_writes and not active_ticks and not active_backfills
 
@@ -108,7 +108,7 @@ def _has_active_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool
     Runs that ended within GRACE count: Postgres may still execute a killed process's statement.
     """
     known: list[dict[str, Any]] = [{"created_before": tombstone.forgotten_at + GRACE}]
-    if tombstone.born_again_at is None:
+    if tombstone.registered_again_at is None:
         known += [{"tags": {tag: tombstone.user_id}} for tag in PARTITION_TAGS]
     grace_began = datetime.now(UTC) - GRACE
     return any(
@@ -125,7 +125,7 @@ def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
         of_user = dg.RunsFilter(
             statuses=FINISHED_STATUSES,
             tags={tag: tombstone.user_id},
-            created_before=tombstone.born_again_at,
+            created_before=tombstone.registered_again_at,
         )
         for run in instance.get_runs(of_user):
             delete_whole_run(instance, run.run_id)
@@ -135,7 +135,7 @@ def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
 
 def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:
     of_user = _checks.partition == tombstone.user_id
-    if tombstone.born_again_at:
+    if tombstone.registered_again_at:
         of_user &= _checks.create_timestamp < _registered_again_at(tombstone)
     rows = conn.execute(
         delete(AssetCheckExecutionsTable).where(_checks.asset_key.in_(OUR_ASSETS), of_user)
@@ -154,7 +154,7 @@ def _remove_from_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
     Until a check is evaluated, its row names every partition of the run.
     """
     where = _checks.asset_key.in_(OUR_ASSETS) & _contains_id(_checks.evaluation_event, tombstone)
-    if tombstone.born_again_at:
+    if tombstone.registered_again_at:
         where &= _checks.create_timestamp < _registered_again_at(tombstone)
     removed = 0
     for id_, body in conn.execute(select(_checks.id, _checks.evaluation_event).where(where)).all():
@@ -174,7 +174,7 @@ def _remove_from_planned_checks(conn: Connection, tombstone: Tombstone) -> int:
 
 def _delete_events(conn: Connection, tombstone: Tombstone) -> int:
     of_user = _events.partition == tombstone.user_id
-    if tombstone.born_again_at:
+    if tombstone.registered_again_at:
         of_user &= _events.timestamp < _registered_again_at(tombstone)
     found = conn.execute(
         delete(SqlEventLogStorageTable)
@@ -243,7 +243,7 @@ def _rows_naming(
     where: ColumnElement[bool],
     tombstone: Tombstone,
 ) -> list[int]:
-    if tombstone.born_again_at:
+    if tombstone.registered_again_at:
         where &= table.c.timestamp < _registered_again_at(tombstone)
     rows = conn.execute(select(table.c.id, text).where(where, _contains_id(text, tombstone)))
     return [id_ for id_, body in rows if _names(body, tombstone.user_id)]
@@ -314,5 +314,5 @@ def _parsed(text: Any) -> Any:
 
 def _registered_again_at(tombstone: Tombstone) -> Any:
     """When the id was registered again, in UTC without a zone like Dagster's columns."""
-    assert tombstone.born_again_at
-    return tombstone.born_again_at.astimezone(UTC).replace(tzinfo=None)
+    assert tombstone.registered_again_at
+    return tombstone.registered_again_at.astimezone(UTC).replace(tzinfo=None)

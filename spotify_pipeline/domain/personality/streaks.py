@@ -20,7 +20,7 @@ from spotify_pipeline.domain.listening.frames import (
 SHORTEST = 2
 
 # Late plays change days of the last few hours; older days change by imports and rebuilds only.
-COMPLETE_AFTER = timedelta(days=35)
+STREAKS_FINAL_AFTER = timedelta(days=35)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def sum_up(
     """
     users = pd.Index(list(today), dtype=object)
     runs, _ = _runs_of(users, days)
-    settled = day_numbers(objects([day - COMPLETE_AFTER for day in today.values()]))
+    settled = day_numbers(objects([day - STREAKS_FINAL_AFTER for day in today.values()]))
     first = runs["last"] - runs["length"] + 1
     begun = runs.assign(first=first)[first <= settled[runs["user"]]]
     begins = begun.sort_values(["user", "first"]).drop_duplicates("user", keep="last")

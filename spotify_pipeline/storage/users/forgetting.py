@@ -20,7 +20,7 @@ class Tombstone:
     forgotten_at: datetime
     age: timedelta
     # When the same id was registered again; None: it was not.
-    born_again_at: datetime | None
+    registered_again_at: datetime | None
 
 
 def read_tombstones(conn: Connection) -> list[Tombstone]:

@@ -112,7 +112,7 @@ def compare(scenario: Scenario, user_ids: set[str], before: datetime) -> None:
         assert {(play.played_at, play.track_id) for play in owed} <= plays[user_id] <= served
     assert sum(map(len, plays.values())) > len(user_ids)
     zones = dict.fromkeys(PEOPLE, "UTC")
-    assert oracle.unequal(stored.days, oracle.recount(stored.plays, zones)) == []
+    assert oracle.differing_days(stored.days, oracle.recount(stored.plays, zones)) == []
 
 
 def states(instance: dg.DagsterInstance) -> list[InstigatorState]:

@@ -193,7 +193,7 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "PAGE", 3)
+    monkeypatch.setattr(retention, "PAGE_SIZE", 3)
     for user_id in ("anna", "ben", "gone"):
         scenario.connect(user_id, person="light")
     runs = [materialize(instance, user_id) for user_id in ("anna", "ben", "gone")]
