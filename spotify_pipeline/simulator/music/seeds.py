@@ -1,7 +1,7 @@
 """Seeded random values: generators, Spotify ids and invented names.
 
-The same seed gives the same values on every machine. Names are combinations of words and syllables,
-so that no real artist is meant.
+The same seed gives the same values on every machine. Names combine words and syllables, so that no
+real artist is meant.
 """
 
 from hashlib import blake2b
@@ -80,7 +80,7 @@ def invented_word(rng: Random) -> str:
 
 
 def artist_name(rng: Random) -> str:
-    """A band, a duo or a person."""
+    """The name of a band, a duo or a soloist."""
     adjective, noun, word = rng.choice(_ADJECTIVES), rng.choice(_NOUNS), invented_word(rng)
     forms = (
         f"The {adjective} {noun}s",
