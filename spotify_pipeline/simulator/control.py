@@ -28,9 +28,7 @@ class SimulatorError(PipelineError):
 
 
 class Simulator:
-    """A client for a simulator at an address such as http://127.0.0.1:8765. Methods raise
-    SimulatorError.
-    """
+    """Client of a simulator at an address such as http://127.0.0.1:8765. Raises SimulatorError."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")

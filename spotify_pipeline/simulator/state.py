@@ -41,8 +41,7 @@ def pipeline_environment(url: str, client_id: str, client_secret: str) -> dict[s
 
 @dataclass
 class Limits:
-    """Spotify's rate limits of an app: rolling windows of 30 seconds and of 24 hours; None: no
-    limit.
+    """Spotify's rate limits of an app: rolling windows of 30 seconds and 24 hours; None: no limit.
 
     Real time. Refused calls do not count, so a client that waits succeeds.
     """

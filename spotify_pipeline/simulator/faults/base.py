@@ -21,9 +21,7 @@ ENDPOINTS = (TOKEN, *API)
 
 @dataclass(frozen=True)
 class Scene:
-    """What an edit may use: the simulated time, and a function that rotates the user's refresh
-    token.
-    """
+    """What an edit may use: the simulated time, and a function that rotates the refresh token."""
 
     now: dt.datetime
     rotate_refresh_token: Callable[[], str]

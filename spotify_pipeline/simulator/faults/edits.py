@@ -86,9 +86,7 @@ class RelinkedTracks(_EveryNthPlay):
 
 @dataclass(frozen=True)
 class OddTimestamps(Edits):
-    """Every ISO 8601 form on one page: no fraction, six digits, an offset. The instants stay the
-    same to the second.
-    """
+    """Every ISO 8601 form on one page: no fraction, six digits, an offset. Same instants to 1 s."""
 
     endpoints: ClassVar[tuple[str, ...]] = (PLAYS,)
 

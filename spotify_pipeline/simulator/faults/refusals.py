@@ -67,9 +67,7 @@ class AccessTokenExpired(Replaces):
 
 @dataclass(frozen=True)
 class InvalidGrant(Replaces):
-    """400 at the token endpoint. For all users at once it is Spotify's outage that rejects valid
-    tokens.
-    """
+    """400 at the token endpoint. For all users at once: a Spotify outage rejects valid tokens."""
 
     endpoints: ClassVar[tuple[str, ...]] = (TOKEN,)
     description: str = "Refresh token revoked"

@@ -40,9 +40,7 @@ class WireResponse(Response):
         self._trickle = trickle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Writes past uvicorn, then waits for the end of the connection: otherwise uvicorn would
-        send a 500.
-        """
+        """Writes past uvicorn and waits for the end of the connection: uvicorn would send a 500."""
         transport: asyncio.Transport = scope[TRANSPORT]
         if self._content:
             transport.write(self._content)

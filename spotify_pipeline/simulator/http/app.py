@@ -49,7 +49,7 @@ class Spotify:
         ]
 
     async def authorize(self, request: Request) -> Response:
-        """Redirects the browser to the app with a code; without a user, shows a page to choose one."""
+        """Redirects the browser to the app with a code; without a user, shows a chooser."""
         query = dict(request.query_params)
         try:
             location = self.authorization.authorize(query)

@@ -188,7 +188,7 @@ def revoke(state: SimulatorState, options: Json) -> Json:
 
 
 def reconnect(state: SimulatorState, options: Json) -> Json:
-    """Issues a new refresh token for `user_id`, as after connecting again; the old one is revoked."""
+    """Rotates the refresh token of `user_id`, as after connecting again; revokes the old one."""
     account = state.accounts[options["user_id"]]
     state.rotate_refresh_token(account)
     return _info(account)
@@ -211,9 +211,7 @@ def clear_faults(state: SimulatorState, options: Json) -> Json:
 
 
 def set_limits(state: SimulatorState, options: Json) -> Json:
-    """`{"calls_per_30s": n, "calls_per_day": n}`; without a number there is no limit. Resets the
-    counts.
-    """
+    """`{"calls_per_30s": n, "calls_per_day": n}`; no number: no limit. Resets the counts."""
     state.limits = Limits(options.get("calls_per_30s"), options.get("calls_per_day"))
     return options
 

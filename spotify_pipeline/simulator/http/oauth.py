@@ -1,5 +1,4 @@
-"""The OAuth server accounts.spotify.com: authorization codes, access tokens for codes and refresh
-tokens.
+"""The OAuth server accounts.spotify.com: authorization codes, access and refresh tokens.
 
 Authorization needs no password: the listener is chosen by `user_id`, or by a click on a page.
 """

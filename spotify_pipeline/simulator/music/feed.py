@@ -74,7 +74,7 @@ class Feed:
         ]
 
     def entries(self, from_ms: int, now_ms: int) -> list[Entry]:
-        """The plays that ended in (from, now], oldest first, with their state in the feed at `now`."""
+        """The plays that ended in (from, now], oldest first, with their state at `now`."""
         # Starts at a whole stretch: the stamp of an offline play depends on those before it in its
         # stretch.
         start_ms = (from_ms // STRETCH_MS - 1) * STRETCH_MS
@@ -216,7 +216,7 @@ class Feed:
         return -800 - int(30_200 * share)
 
     def _items(self, entries: Iterable[Entry], now_ms: int) -> Iterator[Item]:
-        """The items that the feed lists now for these plays; a relinked play may be listed twice."""
+        """The items that the feed now lists for these plays; a relinked play may occur twice."""
         oldest_ms = now_ms - WEEK_MS if self.oddities.seven_days else 0
         for entry in entries:
             if entry.listed(now_ms) and entry.stamp_ms > oldest_ms:
@@ -224,9 +224,7 @@ class Feed:
                     yield Item(entry.play, entry.stamp_ms, relinked)
 
     def _versions(self, play: Play, now_ms: int) -> tuple[bool, ...]:
-        """The track ids under which a play is served in this hour: False is the first, True the
-        second.
-        """
+        """The track ids under which a play is served in this hour: False for the first id."""
         if not self._chosen(self.oddities.relinked, "relinked", play.end_ms):
             return (False,)
         share = self._share("versions", play.end_ms, now_ms // HOUR_MS)

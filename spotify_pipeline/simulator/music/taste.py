@@ -31,7 +31,7 @@ class Taste:
     def choices(
         self, rng: Random, month: Sequence[int], ordinal: int
     ) -> Iterator[tuple[int, str | None]]:
-        """Endless choices of the next track, with the album as context when it is played through."""
+        """Endless choices of the next track, with the album as context if it is played through."""
         person = self.person
         track: int | None = None
         while True:
@@ -95,7 +95,7 @@ class Taste:
 
     @cached_property
     def _artists(self) -> "array[int]":
-        """Artists ranked by how much this listener likes them: popular ones and a few genres first."""
+        """This listener's ranking of artists: popular ones and a few genres first."""
         rng = seeded(self.seed, self.user_id, "taste")
         catalogue = self.catalogue
         liked = set(rng.sample(range(len(GENRES)), 6))
