@@ -130,7 +130,7 @@ def _is_zero(name: str, _user: int) -> str:
 def _observed(
     observed: pd.DataFrame, users: pd.Index, first: Integers, last: Integers
 ) -> pd.DataFrame:
-    """The distinct observed (user, day) in each user's window, as user positions and day numbers."""
+    """The distinct observed (user, day) in each user's window, as positions and day numbers."""
     mine = observed[observed["user_id"].isin(users)]
     user, day = positions(users, mine["user_id"]), day_numbers(mine["date"])
     inside = (first[user] <= day) & (day <= last[user])

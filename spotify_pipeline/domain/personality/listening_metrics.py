@@ -122,7 +122,7 @@ def repeat_metrics(window: Window) -> dict[str, Score]:
 
 
 def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]:
-    """The share of plays by new artists, compared with the summary of the days before the window."""
+    """The share of plays by artists new to the user, compared with the days before the window."""
     users, plays = len(window.users), window.plays
     earlier = earlier[earlier["user_id"].isin(window.users)]
     place = positions(window.users, earlier["user_id"])
