@@ -1,4 +1,4 @@
-"""Whatever somebody logs, and whatever a process dies of: no secret comes out."""
+"""Secrets are redacted from logs and tracebacks."""
 
 import http.client
 import logging
@@ -36,12 +36,12 @@ FOUND = ("canary", "Canary", "Y2FuYXJ5")
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in our processes, for the length of a test."""
+    """Installs the redaction for one test, as in our processes."""
     monkeypatch.setenv("SPOTIFY_CLIENT_SECRET", SECRET)
     monkeypatch.setenv(
         "SPOTIFY_PIPELINE_ALERT_URL", "https://hooks.example/services/canary-alert?x=1"
     )
-    # Makes no connection.
+    # Opens no connection.
     make_engine("postgresql://me:canary-database-password@db.example/app").dispose()
     factory, hook = logging.getLogRecordFactory(), sys.excepthook
     monkeypatch.setattr("threading.excepthook", lambda failed: None)

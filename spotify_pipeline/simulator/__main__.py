@@ -1,4 +1,4 @@
-"""`python -m spotify_pipeline.simulator`: runs a simulator in the foreground."""
+"""`python -m spotify_pipeline.simulator`: a local Spotify in the foreground."""
 
 import argparse
 import datetime as dt

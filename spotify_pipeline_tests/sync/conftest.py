@@ -1,4 +1,4 @@
-"""A scenario for every test; the tests of a worker share one simulator, whose clock they may move."""
+"""A scenario per test; the tests of a worker share one simulator, whose clock they may move."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

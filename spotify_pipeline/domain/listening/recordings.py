@@ -20,7 +20,7 @@ MOVED_WITHIN = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Identifies a recording by its id, otherwise its ISRC, otherwise its name and primary artist."""
+    """A recording's identity: its id, otherwise its ISRC, otherwise name and primary artist."""
 
     track_id: str
     isrc: str | None

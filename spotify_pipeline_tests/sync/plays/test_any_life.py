@@ -95,7 +95,7 @@ _recordings = st.integers(0, 12)
 
 @st.composite
 def lives(draw: st.DrawFn) -> Life:
-    """Two weeks of sessions: plays minutes apart, bursts within seconds, songs at the same instant."""
+    """Two weeks of sessions: plays minutes apart, bursts within seconds, songs at one instant."""
     ends: dict[tuple[datetime, int], None] = {}
     for start in draw(st.lists(st.integers(0, 14 * 24 * 60), min_size=1, max_size=6)):
         at = START + start * timedelta(minutes=1)

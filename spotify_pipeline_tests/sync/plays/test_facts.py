@@ -1,4 +1,4 @@
-"""Plays are immutable, days are computed from all of them, and a sync without news is idempotent."""
+"""Plays are immutable, days are computed from all of them, a sync without new data is a no-op."""
 
 from collections import Counter
 from collections.abc import Iterable

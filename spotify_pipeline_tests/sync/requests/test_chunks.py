@@ -1,4 +1,4 @@
-"""A chunk is written in one transaction: few statements, no duplicates, a failure affects one user."""
+"""A chunk is written with few statements and no duplicates; a failure affects one user."""
 
 import logging
 import time
