@@ -3,7 +3,7 @@
 The API does not say how long a track was heard. Compares the full length, and the length capped by
 the time since the previous play, for listeners who skip 10, 30 and 50 % of their tracks.
 
-python -m benchmarks.estimates
+    python -m benchmarks.estimates
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The cost of a materialization event with dagster-postgres's storage and with ours.
 
-python -m benchmarks.events [--events 300] [--rounds 5] [--out benchmarks/results/events.json]
+    python -m benchmarks.events [--events 300] [--rounds 5] [--out benchmarks/results/events.json]
 
 A job of one op emits materializations of partitions, in this process, on an embedded Postgres, in
 turns: yielded with each storage, and stored as a batch in ours. CPU is this process's, without

@@ -1,18 +1,18 @@
-"""What syncing many users in one run costs, beside the floor, single runs and a plain loop.
+"""The cost of syncing many users in one run, compared with bare calls, single runs and a loop.
 
     python -m benchmarks.fleet [--users 1000] [--latency 0.05] [--out FILE]
 
 Everything is real but Spotify: the job sync_users with its own executor, Dagster's storage and our
-data in an embedded Postgres. Calls to Spotify are without a limit, and every user's access token
-has ended, so that all make the same eight calls per user (and the first one more: whose it is).
+data in an embedded Postgres. There are no rate limits, and every access token has expired, so that
+each user needs the same eight calls (and at first one more, for the profile).
 
-    simulator    the bare calls without latency: how fast Spotify itself can be here
-    floor        a bare loop with as many threads makes the calls and throws the answers away
-    first        sync_users of everybody, who all come for the first time
+    simulator    the bare calls without latency: the speed of the simulator itself
+    floor        a bare loop with as many threads makes the calls and discards the responses
+    first        the first sync_users of all users
     nightly      sync_users again after a day of listening
-    again        sync_users again when nothing has changed
+    again        sync_users again without changes
     one by one   a run of sync_user per user, measured on a few
-    plain loop   the calls alone, one user after the other, with 2 s between them, on a few
+    plain loop   the calls alone, user after user with pauses of 2 s, measured on a few
 """
 
 import os

@@ -1,6 +1,6 @@
 """The cost of one incremental sync as data grows.
 
-python -m benchmarks.growth [--repeat 15] [--out FILE]
+    python -m benchmarks.growth [--repeat 15] [--out FILE]
 
 A sync of one user with five new plays, their days and the personality: with 0, 10 thousand, 100
 thousand and 1 million stored plays of the user, and with 10, 1,000 and 50,000 users in the

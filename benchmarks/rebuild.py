@@ -1,6 +1,6 @@
 """The time of rebuilding days from a million plays, compared with a bare SQL aggregate.
 
-python -m benchmarks.rebuild [--plays 1000000] [--repeat 3] [--out FILE]
+    python -m benchmarks.rebuild [--plays 1000000] [--repeat 3] [--out FILE]
 
 With all plays of one user, and of a hundred. Days are rebuilt as `spotify-pipeline rebuild` does
 it, first written and then unchanged; the aggregate only groups plays by user and local day, without

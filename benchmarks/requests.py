@@ -1,6 +1,6 @@
 """How long a user waits for a sync, and which part takes how long.
 
-python -m benchmarks.requests [--single 20] [--burst 200]
+    python -m benchmarks.requests [--single 20] [--burst 200]
 
 A real code server, webserver and daemon on an embedded Postgres, against the simulator with 50 ms
 latency. First single requests at uneven moments, one after the other; then many users at once.

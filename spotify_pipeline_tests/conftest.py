@@ -39,9 +39,7 @@ CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
 
 @pytest.fixture(autouse=True)
 def no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clears the secrets to redact: a process keeps all it has seen, and a password may be a name
-    later.
-    """
+    """Undoes what a test adds to the secrets to redact: a password may be a name later."""
     monkeypatch.setattr(redaction, "_remembered", set(redaction._remembered))
 
 

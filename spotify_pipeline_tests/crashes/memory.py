@@ -1,6 +1,6 @@
 """Syncs once in a new process, then prints its peak memory.
 
-python -m spotify_pipeline_tests.crashes.memory INSTANT USER...
+    python -m spotify_pipeline_tests.crashes.memory INSTANT USER...
 
 Needs exec: a forked process inherits its parent's pages, and its peak in ru_maxrss.
 """

@@ -75,7 +75,7 @@ def said(scenario: Scenario) -> dict[int, str]:
     }
 
 
-# --- coverage and gaps -------------------------------------------------------------------------
+# --- coverage and gaps --------------------------------------------------------------------------
 
 
 def test_a_first_page_covers_from_its_oldest_item_and_opens_no_gap(anna: Scenario) -> None:
