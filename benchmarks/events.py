@@ -3,8 +3,7 @@
     python -m benchmarks.events [--events 300] [--rounds 5] [--out benchmarks/results/events.json]
 
 A job of one op emits materializations of partitions, in this process, on an embedded Postgres, in
-turns: yielded with each storage, and stored as a batch in ours. CPU is this process's, without
-Postgres.
+turns: yielded with each storage, and stored as a batch in ours. CPU excludes Postgres.
 """
 
 import json

@@ -75,8 +75,7 @@ def save(path: Path, figures: Mapping[str, object]) -> None:
 
 
 def _run(command: Sequence[str]) -> int:
-    # Orphans, such as the server that forks Dagster's steps, become our children, so we wait for
-    # them too.
+    # Orphans, such as the server that forks Dagster's steps, become children we can wait for.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     started = time.monotonic()
     child = subprocess.Popen(command, stdout=sys.stderr)

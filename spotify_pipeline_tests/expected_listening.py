@@ -10,8 +10,8 @@ PlayFacts = tuple[datetime, str, int | None, int | None]
 def listened_ms(plays: Iterable[PlayFacts]) -> dict[tuple[datetime, str], int]:
     """Milliseconds heard of each of one user's plays, by (played_at, track_id).
 
-    ms_played if known; otherwise the length, or the shorter time since the previous play ended, if
-    that is at least 30 s.
+    ms_played if known; otherwise the length, or the time since the previous play ended, if that is
+    shorter and at least 30 s.
     """
     heard: dict[tuple[datetime, str], int] = {}
     before: datetime | None = None

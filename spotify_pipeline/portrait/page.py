@@ -15,7 +15,7 @@ from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.storage.users.status import UserStatus
 from spotify_pipeline.terminal import count
 
-# Defence in depth: markup that escaped escaping could still load and run nothing.
+# Defence in depth: even unescaped markup could load and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SHOWN_GAPS = 10
 

@@ -37,8 +37,7 @@ class Account:
     scopes: tuple[str, ...] = SCOPES
     longest_delay_ms: int = 0
     oddities: Oddities = field(default_factory=Oddities)
-    # Number of recently-played responses so far; the order of plays with the same instant depends
-    # on it.
+    # Number of recently-played responses so far; the order within the same instant depends on it.
     pages: int = 0
     # `Play.end_ms` of every play in a response that was sent completely → each (played_at, track
     # id) under which it was served, with the values of the first time.

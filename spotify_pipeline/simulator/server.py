@@ -42,8 +42,7 @@ class StartConditions:
 
     `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency", "options":
     {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web API. Plays
-    appear in the feed up to `longest_delay` after their end; every listener's feed has the
-    `oddities`.
+    appear in the feed up to `longest_delay` after their end; all feeds have the `oddities`.
     """
 
     faults: tuple[str, ...] = ()

@@ -1,8 +1,7 @@
 """The simulator's state: clock, listeners, tokens, limits, faults, and the log of calls.
 
 Two clocks, as in the pipeline: plays use the simulated clock, which can be stopped and moved;
-tokens, limits and the log of calls use real time, so that moving a day ahead does not expire every
-access token.
+tokens, limits and the log of calls use real time, so that moving a day ahead expires no token.
 """
 
 import datetime as dt

@@ -22,8 +22,7 @@ USERS = {
 }
 # Maximum delay with which plays appear in the feed, in any order.
 LONGEST_DELAY = timedelta(hours=2)
-# All oddities of Spotify's feed, except changed lengths: the ledger has only those of the first
-# response.
+# All oddities except changed lengths: the ledger has only those of the first response.
 ODDITIES = Oddities(
     restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
     vanishing=0.02,

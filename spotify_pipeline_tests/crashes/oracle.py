@@ -129,7 +129,7 @@ def recount(plays: Iterable[PlayRow], zones: Mapping[str, str]) -> dict[DayKey, 
 
 
 def _capped(plays: Sequence[PlayRow]) -> Iterator[PlayRow]:
-    """A user's plays with the length capped at the listened time."""
+    """A user's plays with the listened time in place of the track's length."""
     listened = expected_listening.listened_ms(
         (h.played_at, h.track_id, None, h.duration_ms) for h in plays
     )

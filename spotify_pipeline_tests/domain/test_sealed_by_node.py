@@ -1,8 +1,7 @@
 """A value sealed by an app with libsodium in Node can be opened here.
 
 `sealed_by_node/sealed.txt` was made by `sealed_by_node/seal.mjs` with libsodium-wrappers 0.8.4 and
-the key below, which is used nowhere else. The script itself runs if Node and that module are
-installed.
+the key below, used nowhere else. The script itself runs if Node and that module exist.
 """
 
 import base64

@@ -248,9 +248,7 @@ def plays_body(
 
 
 def environment(database: URL, simulator: Simulator, **more: str) -> dict[str, str]:
-    """Environment variables of a pipeline on this database and simulator, with its own key and
-    without rate limits.
-    """
+    """Variables of a pipeline on this database and simulator, with its own key, unlimited."""
     return {
         "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
         "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],

@@ -165,8 +165,7 @@ def local_day(day: date, zone: ZoneInfo) -> Interval:
     """The instants of a local date, UTC: usually 24 hours, 23 or 25 when the clock changes.
 
     From its first instant to that of the next date, both included. If a clock was set back across
-    midnight, the date is in two parts; this is the whole span. A date that the zone skipped is a
-    single instant.
+    midnight, this is the span of both parts. A date that the zone skipped is a single instant.
     """
     midnight, after = (
         datetime.combine(date_, time(), zone) for date_ in (day, day + timedelta(days=1))

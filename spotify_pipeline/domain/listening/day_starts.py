@@ -17,8 +17,8 @@ from spotify_pipeline.domain.zones import all_zones, check_zone
 # has been installed, or the rules are outdated anyway.
 FIRST, LAST = date(2016, 1, 1), date(2036, 1, 1)
 
-# Local midnights, a week apart. Gaza will change its clocks for one week in October 2040; no zone
-# does so for less.
+# Local midnights, a week apart: the shortest clock change of any zone is Gaza's of one week in
+# October 2040.
 _WEEKLY = [
     datetime.combine(FIRST, time()) + timedelta(weeks=number)
     for number in range((LAST - FIRST).days // 7 + 1)

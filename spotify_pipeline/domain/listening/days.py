@@ -37,8 +37,7 @@ from spotify_pipeline.domain.zones import check_zone
 
 # datetime allows only smaller offsets.
 _WIDEST_OFFSET = timedelta(hours=24)
-# The largest distance of two instants of a local date: when a date line moved, a date lasted 48
-# hours.
+# The maximum span of a local date: when a date line moved, one lasted 48 hours.
 _LONGEST_DAY = timedelta(hours=49)
 
 

@@ -68,8 +68,7 @@ class PageMatch:
     """The result of comparing a page with the stored plays.
 
     `new` are the plays to store. `restamped` are stored plays whose instant is new. `seen` are the
-    instants of all items that are stored plays. `not_shown` are the instants of stored plays that
-    are not on the page.
+    instants of all items already stored. `not_shown` are those of stored plays not on the page.
     """
 
     new: tuple[Play, ...]

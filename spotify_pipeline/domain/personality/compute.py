@@ -1,8 +1,7 @@
 """Computes the music personality: one row of metrics per user, a reason for each missing metric.
 
 Formulas, minimums and thresholds are in definition. A user's row depends only on that user's data:
-it is the same to the last bit whichever other users are in the batch, and in whatever order the
-rows of the frames are.
+it is the same to the last bit whatever the other users and the order of rows.
 """
 
 from collections.abc import Mapping

@@ -55,8 +55,7 @@ def count(users: int, user: Integers) -> Integers:
 def total(users: int, user: Integers, amounts: npt.ArrayLike) -> Floats:
     """The sum of the amounts per user, added in row order.
 
-    bincount adds one by one, so a user's sum is the same to the last bit whichever users share the
-    batch.
+    bincount adds one by one, so a sum is the same to the last bit whatever the other users.
     """
     weights = np.asarray(amounts, dtype=np.float64)
     return np.bincount(user, weights=weights, minlength=users).astype(np.float64)

@@ -41,8 +41,8 @@ class AuthorizationServer:
     def authorize(self, query: Mapping[str, str]) -> str | None:
         """The redirect address after the listener agreed (or, with `deny`, refused).
 
-        None: no listener is chosen yet. Raises Refusal, in plain text, if the redirect address is
-        not safe.
+        None: no listener is chosen yet. Raises Refusal, in plain text, for an unsafe redirect
+        address.
         """
         redirect_uri = query.get("redirect_uri", "")
         if query.get("client_id") != self._state.tokens.client_id:

@@ -117,8 +117,7 @@ class Catalogue:
 
     def duration_ms(self, track: int) -> int:
         """Length of a track: median 203 s, range 1.5 to 8 minutes."""
-        # Multiplicative hashing: called for every play, and a generator per track would cost a
-        # second.
+        # Multiplicative hashing: a generator per played track would cost a second.
         mixed = ((track + self.seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 20
         return _LENGTHS_MS[mixed % len(_LENGTHS_MS)] + mixed // len(_LENGTHS_MS) % 1000
 

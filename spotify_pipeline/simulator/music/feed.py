@@ -22,8 +22,7 @@ WEEK_MS = 7 * DAY_MS
 STRETCH_MS = 90 * 60_000  # one offline stretch: the largest bursts had about 1.4 h of music
 # An offline play is stamped at most a stretch, half an hour and some seconds after its end.
 _LATEST_STAMP_MS = 3 * HOUR_MS
-# How far back a feed without the 7-day window looks for 50 plays: the lightest listener has weeks
-# of silence.
+# How far a feed without the 7-day window looks back: the lightest listener pauses for weeks.
 _FEED_DAYS = 200
 
 
@@ -75,8 +74,7 @@ class Feed:
 
     def entries(self, from_ms: int, now_ms: int) -> list[Entry]:
         """The plays that ended in (from, now], oldest first, with their state at `now`."""
-        # Starts at a whole stretch: the stamp of an offline play depends on those before it in its
-        # stretch.
+        # From a whole stretch: the stamp of an offline play depends on those before it there.
         start_ms = (from_ms // STRETCH_MS - 1) * STRETCH_MS
         entries = list(self._first_entries(self.plays(start_ms, now_ms)))
         return [entry for entry in self._restamped(entries, now_ms) if entry.play.end_ms > from_ms]

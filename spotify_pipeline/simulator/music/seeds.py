@@ -1,7 +1,6 @@
 """Seeded random values: generators, Spotify ids and invented names.
 
-The same seed gives the same values on every machine. Names combine words and syllables, so that no
-real artist is meant.
+The same seed gives the same values on every machine. No name is meant to be a real artist's.
 """
 
 from hashlib import blake2b

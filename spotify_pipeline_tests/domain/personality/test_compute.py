@@ -287,8 +287,7 @@ def test_the_night_goes_from_midnight_to_6_local_time():
     clocks = ["00:00", "05:59:59.999", "06:00", "23:59:59.999"]
     plays = [play(day(n + 1, clock)) for clock in clocks for n in range(14)]
     assert anna(plays)["night_share"] == near(0.5)
-    # 00:00 UTC is 19:00 in New York and 05:59 is 00:59: half the plays change between day and
-    # night.
+    # 00:00 UTC is 19:00 in New York and 05:59 is 00:59: half switch between day and night.
     there = anna(plays, zone="Etc/GMT+5")
     assert there["night_share"] == near(0.5)
     assert anna(plays, zone="Asia/Tokyo")["night_share"] == near(0)

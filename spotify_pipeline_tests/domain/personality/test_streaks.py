@@ -14,9 +14,7 @@ COLUMNS = ["user_id", "date", "top_artist_id"]
 
 
 def history(artists: str, ends: date = TODAY, user_id: str = "anna") -> pd.DataFrame:
-    """A history from a letter per date, the last on `ends`: an artist, `.` no play, `-` no top
-    artist.
-    """
+    """A history as one letter per date until `ends`: an artist, `.` no play, `-` no top artist."""
     rows = [
         (user_id, ends - timedelta(days=ago), None if artist == "-" else artist)
         for ago, artist in enumerate(reversed(artists))

@@ -252,7 +252,7 @@ def test_a_rebuild_restores_what_was_computed_and_asks_spotify_nothing(scenario:
     # A day without plays cannot be found from the plays; the rebuild reads the stored days too.
     assert {name: scenario.dump("computed_at")[name] for name in results} == good
     assert scenario.calls() == []
-    # No event and no notification is sent.
+    # Announces neither a recovery nor changes.
     assert scenario.row(t.sync_state, "anna") == before
 
 

@@ -169,7 +169,7 @@ def test_fifty_app_sessions_beside_syncs_see_no_deadlock_and_no_raw_error(
     assert rounds > 0
     assert {name for name, *_ in calls} == CALLS.keys()
     if "SOAK" in os.environ:
-        # These last seconds on a machine busy with other tests.
+        # On a machine busy with other tests these take seconds.
         for name in AT_ONCE:
             assert p99[name] - p99[NO_LOCKS] < P99_SECONDS, name
 
@@ -194,8 +194,7 @@ def two(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:
 def test_a_call_for_an_unknown_user_locks_no_row(
     scenario: Scenario, statement: str, values: list[object]
 ) -> None:
-    # Otherwise a user registered and forgotten at that moment is locked in the wrong order
-    # (deadlock).
+    # Prevents a deadlock: a user registered and forgotten meanwhile is locked in the wrong order.
     url = scenario.pipeline.engine.url.set(drivername="postgresql")
     with scenario.pipeline.engine.connect() as other:
         other.execute(text("LOCK TABLE spotify_pipeline.sync_state IN ACCESS EXCLUSIVE MODE"))

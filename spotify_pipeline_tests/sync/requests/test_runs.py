@@ -185,7 +185,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(scenario: Sce
         assert outcome.result == "synced"
         asked[name] = sorted({call.endpoint for call in scenario.calls()})
         if not asked[name]:
-            # Steps that were not requested are not marked as fetched; their due time stays.
+            # Skipped steps are not recorded as fetched, and their due time stays.
             after = scenario.row(t.sync_state, "anna")
             for column in ("plays_fetched_at", "tops_fetched_at", "next_due_at"):
                 assert after[column] == before[column], column
