@@ -98,7 +98,7 @@ class Listener:
         return plays
 
     def delay_ms(self, play: Play, longest_ms: int) -> int:
-        """Delay between the end of a play and its appearance in the feed, deterministic per play."""
+        """Delay between the end of a play and its appearance in the feed; fixed per play."""
         if not longest_ms:
             return 0
         text = f"{self.seed}/{self.user_id}/{play.end_ms}"

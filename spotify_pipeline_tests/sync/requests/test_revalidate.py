@@ -218,7 +218,7 @@ def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
 def test_a_webhook_that_refuses_is_not_tried_again(
     hooked: Scenario, app: ScriptedServer, step: Step
 ) -> None:
-    """Neither a redirect nor a success leads to another call."""
+    """A redirect is neither followed nor a success."""
     app.script(step)
     assert not_told(hooked.sync_well(*EVERYBODY))
     assert len(app.seen) == 1
