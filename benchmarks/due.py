@@ -33,7 +33,7 @@ GROUP = 5
 ALLOWANCE = Quota(calls_per_window=90, calls_per_day=1000)
 TOP_LISTS, TOP_LISTS_HOUR = 6, 3
 
-# (fetched_at, times of the page newest first, stretch, connected) -> due.
+# Arguments: fetched_at, times of the page newest first, stretch, connected. Returns the due time.
 Strategy = Callable[[datetime, list[datetime], float, datetime], datetime]
 
 
@@ -143,7 +143,7 @@ def replay(lives: Sequence[Life], strategy: Strategy, row: Row) -> None:
 
 
 def measure(kinds: Sequence[tuple[str, list[Life]]]) -> list[Row]:
-    """Every kind with every strategy."""
+    """Runs every strategy on every kind of listeners."""
     rows: dict[tuple[str, str], Row] = {}
     for kind, lives in track(kinds, "Replaying", console=Console(stderr=True), transient=True):
         for name, strategy in STRATEGIES.items():

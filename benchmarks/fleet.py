@@ -55,7 +55,6 @@ class Row:
     load: float
 
     def line(self) -> str:
-        """A line of the table."""
         return (
             f"{self.name:<11}{self.measured:>7}{self.wall_seconds:>10.1f}{self.cpu_ms:>9.1f}"
             f"{self.postgres_ms:>10.1f}{self.simulator_ms:>10.1f}{self.peak_mb:>9.0f}{self.load:>7.1f}"

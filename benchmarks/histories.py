@@ -78,7 +78,6 @@ class InstantSpotify:
     pages: dict[str, PlaysPage] = field(default_factory=dict)
 
     def recently_played(self, access_token: str, *_: object) -> PlaysPage:
-        """The page set for this user."""
         return self.pages[access_token]
 
     def profile(self, access_token: str, *_: object) -> Profile:
@@ -95,7 +94,6 @@ class World:
     now: datetime = NOW
 
     def clock(self) -> datetime:
-        """The facts clock."""
         return self.now
 
     def page(self, user_id: str, new_plays: int) -> None:

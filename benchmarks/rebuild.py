@@ -37,8 +37,6 @@ _AGGREGATE = """
 
 @dataclass(frozen=True)
 class Took:
-    """One measurement."""
-
     what: str
     users: int
     wall_seconds: float

@@ -120,7 +120,7 @@ def test_what_a_process_or_thread_dies_of_is_printed_redacted() -> None:
 def test_the_debug_level_of_http_client_prints_no_header(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It uses print, where no filter helps."""
+    """http.client uses print, which log filters do not see."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 2)
     with running_simulator(listeners=1) as simulator:
         (mira,) = simulator.listeners()

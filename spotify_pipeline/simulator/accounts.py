@@ -18,7 +18,7 @@ TopKind = Literal["artists", "tracks"]
 
 
 class Served(NamedTuple):
-    """A play as it stands on a page: its `played_at` in Unix ms, track id and length."""
+    """A play as listed on a page: its `played_at` in Unix ms, track id and length."""
 
     played_ms: int
     track_id: str
@@ -46,7 +46,7 @@ class Account:
 
     @property
     def user_id(self) -> str:
-        """Spotify's id of the user, which is the listener's."""
+        """Spotify's user id, equal to the listener's id."""
         return self.listener.user_id
 
     @property

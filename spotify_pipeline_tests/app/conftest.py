@@ -63,7 +63,6 @@ def database(_admin: Engine, _template: str) -> Iterator[URL]:
 
 @pytest.fixture
 def app_engine(database: URL, login: tuple[str, str]) -> Iterator[Engine]:
-    """An engine of the app."""
     engine = make_engine(database.set(username=login[0], password=login[1]))
     yield engine
     engine.dispose()

@@ -171,7 +171,7 @@ def test_today_is_the_date_in_the_users_zone_by_the_pinned_rules(connection: Con
 
 
 class Known(NamedTuple):
-    """Coverage and plays of a user, in hours before now."""
+    """A user's coverage and plays, in hours before now."""
 
     covers: Sequence[tuple[int, int]]
     gaps: Sequence[tuple[int, int]]

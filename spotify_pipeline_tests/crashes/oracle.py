@@ -36,7 +36,6 @@ class PlayRow:
 
     @property
     def key(self) -> PlayKey:
-        """Identifies the play."""
         return (self.user_id, self.played_at, self.track_id)
 
 
@@ -138,7 +137,6 @@ def _capped(plays: Sequence[PlayRow]) -> Iterator[PlayRow]:
 
 
 def differing_days(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
-    """The days that differ."""
     days = sorted(stored.keys() | counted.keys())
     return [key for key in days if stored.get(key) != counted.get(key)]
 

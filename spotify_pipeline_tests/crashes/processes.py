@@ -29,7 +29,6 @@ class Worker:
         assert self.report(START_SECONDS) is not None, "the worker did not start"
 
     def order(self, order: Order) -> None:
-        """Sends an order to sync."""
         self._orders.send(order)
 
     def report(self, seconds: float = END_SECONDS) -> Report | None:

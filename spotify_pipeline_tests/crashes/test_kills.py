@@ -42,7 +42,7 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed_at_random(
     )
     assert found.clean, found
     assert stats.half_written == []
-    # Kills between syncs prove nothing.
+    # The test is only valid if enough kills hit a sync.
     assert min(stats.interrupted, stats.leases_held) >= scale.kills / 4, stats
     # Four syncs were undisturbed.
     assert case.syncs - 4 >= scale.kills / 10

@@ -36,7 +36,6 @@ class Report:
 
     @property
     def synced(self) -> set[str]:
-        """The users whose sync succeeded."""
         return {user_id for user_id, (result, _) in self.results.items() if result == "synced"}
 
 

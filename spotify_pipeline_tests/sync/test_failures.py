@@ -44,7 +44,6 @@ def two(scenario: Scenario) -> Scenario:
 
 
 def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
-    """Result and code per user."""
     return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
 
 
@@ -122,7 +121,7 @@ def test_a_token_sealed_for_another_user_cannot_be_opened(two: Scenario) -> None
 @pytest.mark.parametrize(
     ("fault", "code", "calls"),
     [
-        # Transient: each of the seven calls has its four tries.
+        # Transient errors: each of the seven calls is tried four times.
         (ServerError(502), "SPOTIFY_UNAVAILABLE", 28),
         (ServerError(503, form="html"), "SPOTIFY_UNAVAILABLE", 28),
         (Truncated(), "BAD_RESPONSE", 28),

@@ -38,7 +38,7 @@ class Score:
         return met
 
     def why_not(self, user: int) -> str:
-        """The reason of the first condition that this user does not meet."""
+        """The reason of the first unmet condition of this user."""
         return next(one.reason(user) for one in self.conditions if not one.met[user])
 
 

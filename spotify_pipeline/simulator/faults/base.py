@@ -77,7 +77,6 @@ class Rule:
     hits: int = 0
 
     def matches(self, endpoint: str, user_id: str) -> bool:
-        """Whether the rule applies to a call."""
         return (
             endpoint in self.fault.endpoints
             and self.endpoint in (None, endpoint)

@@ -104,7 +104,6 @@ def set_clock(state: SimulatorState, options: Json) -> Json:
 
 
 def list_listeners(state: SimulatorState, options: Json) -> list[Json]:
-    """All listeners."""
     return [_info(account) for account in state.accounts.values()]
 
 

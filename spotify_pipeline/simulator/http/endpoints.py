@@ -103,7 +103,6 @@ def readable_items(account: Account, items: list[Item], body: object, now_ms: in
 def top(
     kind: TopKind, state: SimulatorState, account: Account, query: Mapping[str, str], url: str
 ) -> tuple[Json, list[Item]]:
-    """A page of a top list."""
     time_range = query.get("time_range", "medium_term")
     if time_range not in RANGE_DAYS:
         raise Refusal.api(400, "Invalid time range")

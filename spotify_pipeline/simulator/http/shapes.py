@@ -89,7 +89,6 @@ class Shapes:
         self.track = lru_cache(8192)(self._track)
 
     def item(self, track: Json, played_ms: int, context_uri: str | None) -> Json:
-        """An item of recently-played."""
         return {
             "track": track,
             "played_at": timestamp(from_ms(played_ms)),

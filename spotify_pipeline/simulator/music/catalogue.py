@@ -40,7 +40,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Discography:
-    """What one artist released, oldest first."""
+    """One artist's releases, oldest first."""
 
     releases: tuple[Release, ...]
 
@@ -90,7 +90,7 @@ class TrackNames:
 
 
 class Catalogue:
-    """`size` artists, the popular ones first."""
+    """A catalogue of `size` artists, most popular first."""
 
     def __init__(self, seed: int, size: int = 8000) -> None:
         self.seed = seed

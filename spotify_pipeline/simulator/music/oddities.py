@@ -146,7 +146,7 @@ class Oddities:
 
     @classmethod
     def from_json(cls, body: Json) -> Self:
-        """Reads what `to_json` wrote; options may be missing. Raises TypeError or ValueError."""
+        """Parses the JSON of `to_json`; options may be missing. Raises TypeError or ValueError."""
         read = dict(body)
         read["restamps"] = tuple(Restamp(**_event(event)) for event in body.get("restamps", ()))
         read["changes"] = tuple(TrackChange(**_event(event)) for event in body.get("changes", ()))

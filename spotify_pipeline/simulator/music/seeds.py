@@ -10,7 +10,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def seeded(*parts: object) -> Random:
-    """A random generator whose seed is made of the parts."""
+    """A random generator seeded with the parts."""
     return Random("/".join(map(str, parts)))  # noqa: S311  # synthetic plays, not secrets
 
 
@@ -93,7 +93,7 @@ def artist_name(rng: Random) -> str:
 
 
 def title(rng: Random) -> str:
-    """The title of an album or a track."""
+    """An album or track title."""
     return rng.choice(_TRACK_FORMS).format(
         a=rng.choice(_ADJECTIVES),
         n=rng.choice(_NOUNS),

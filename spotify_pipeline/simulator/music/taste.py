@@ -70,7 +70,7 @@ class Taste:
         return artist * TRACKS_PER_ARTIST + (first + int(known * rng.random() ** 1.8)) % slots
 
     def _released(self, artist: int, ordinal: int) -> tuple[Sequence[Release], int]:
-        """What the artist has released by a date, and the number of tracks on it."""
+        """The artist's releases by a date, and the number of tracks on them."""
         releases = self.catalogue.discography(artist).releases
         # At least the debut: plays in 1990 exist, although nothing may have been released by then.
         out = max(1, bisect(releases, ordinal, key=lambda release: release.date.toordinal()))

@@ -28,7 +28,6 @@ def top(*names: str) -> TopArtists:
 
 
 def artist(connection: Connection, spotify_id: str) -> tuple[object, ...]:
-    """Name, genres and popularity as stored."""
     a = t.artists
     row = connection.execute(
         select(a.c.name, a.c.genres, a.c.popularity).where(a.c.spotify_id == spotify_id)

@@ -34,7 +34,6 @@ def connect(scenario: Scenario, *names: str) -> None:
 
 
 def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
-    """Result and code per user."""
     return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
 
 

@@ -53,7 +53,6 @@ def answer(scenario: Scenario, key: str, run_id: str = "a run") -> list[UserOutc
 
 
 def request(scenario: Scenario, user_id: str) -> dict[str, object]:
-    """The user's latest request."""
     return scenario.rows(t.sync_requests, user_id)[-1]
 
 
@@ -65,7 +64,6 @@ def let_the_pause_pass(scenario: Scenario) -> None:
 
 @pytest.fixture
 def anna(scenario: Scenario) -> Scenario:
-    """Anna is connected."""
     scenario.connect("anna", person="light")
     return scenario
 
@@ -271,7 +269,7 @@ class Clock:
         self.now += seconds
 
     def answer(self, key: str) -> list[UserOutcome]:
-        """As `answer`, with this clock."""
+        """`answer`, with this clock."""
         pipeline = replace(self.scenario.pipeline, sleep=self.sleep, monotonic=lambda: self.now)
         return answer_requests(pipeline, key, "a run")
 
