@@ -19,7 +19,7 @@ from spotify_pipeline.domain.listening.frames import (
 # One day is not a streak.
 SHORTEST = 2
 
-# Late plays change days of the last few hours; only imports and rebuilds change older days.
+# Late plays change days of the last few hours; older days change by imports and rebuilds only.
 COMPLETE_AFTER = timedelta(days=35)
 
 
