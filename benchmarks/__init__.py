@@ -1,1 +1,1 @@
-"""Measurements of what people wait for; not part of the package."""
+"""Benchmarks of syncs, rebuilds and requests; not part of the package."""

@@ -1,4 +1,4 @@
-"""Loops that ask Spotify what a sync of everybody asks, and throw the answers away."""
+"""Loops that make the calls of a sync of all users and discard the responses (lower bounds)."""
 
 import http.client
 import threading
@@ -21,12 +21,12 @@ PATHS = (
         for time_range in TIME_RANGES
     ),
 )
-# One refresh of the token and seven calls.
+# One token refresh and seven calls.
 CALLS_PER_USER = 1 + len(PATHS)
 
 
 class Bare:
-    """One connection per thread, kept alive; nothing is parsed but the access token."""
+    """One keep-alive connection per thread; only the access token is parsed."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._where = urlsplit(simulator.url).netloc
@@ -35,7 +35,7 @@ class Bare:
         self._mine = threading.local()
 
     def fetch(self, one: ListenerInfo) -> None:
-        """Everything of one user, in order."""
+        """Makes all calls of one user, in order."""
         form = {"grant_type": "refresh_token", "refresh_token": one.refresh_token}
         granted = self._ask("POST", "/api/token", self._basic, urlencode(form))
         bearer = f"Bearer {loads(granted)['access_token']}"
@@ -62,14 +62,14 @@ class Bare:
 
 
 def side_by_side(simulator: Simulator, listeners: Sequence[ListenerInfo], threads: int) -> None:
-    """The floor: nothing that makes these calls with so many threads is faster."""
+    """The lower bound: nothing that makes these calls with so many threads is faster."""
     bare = Bare(simulator)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(bare.fetch, listeners))
 
 
 def one_by_one(simulator: Simulator, listeners: Sequence[ListenerInfo], pause: float) -> None:
-    """The loop of the field: a user, a pause, the next user."""
+    """The typical polling loop: a user, a pause, the next user."""
     bare = Bare(simulator)
     for one in listeners:
         bare.fetch(one)

@@ -33,7 +33,7 @@ GROUP = 5
 ALLOWANCE = Quota(calls_per_window=90, calls_per_day=1000)
 TOP_LISTS, TOP_LISTS_HOUR = 6, 3
 
-# (fetched_at, times of the page newest first, stretch, connected) -> due.
+# Arguments: fetched_at, times of the page newest first, stretch, connected. Returns the due time.
 Strategy = Callable[[datetime, list[datetime], float, datetime], datetime]
 
 
@@ -54,7 +54,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 @dataclass
 class Row:
-    """What came of one strategy with one kind of listeners."""
+    """The result of one strategy with one kind of listeners."""
 
     kind: str
     strategy: str
@@ -67,14 +67,14 @@ class Row:
 
     @property
     def figures(self) -> dict[str, object]:
-        """As written to the file."""
+        """The row as JSON."""
         per_day = self.calls / self.user_days
         share = self.lost / max(1, self.plays)
         return asdict(self) | {"share_lost": share, "calls_per_user_and_day": per_day}
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As printed."""
+        """The row as table cells."""
         return (
             self.kind,
             self.strategy,
@@ -87,17 +87,17 @@ class Row:
 
 
 class Budget:
-    """The calls of the last 24 hours of one developer account, by quarter of an hour."""
+    """The calls of one developer app in the last 24 hours, per quarter of an hour."""
 
     def __init__(self) -> None:
         self._slots = deque([0] * SLOTS, maxlen=SLOTS)
 
     def next_slot(self) -> None:
-        """A quarter of an hour has passed."""
+        """Moves to the next quarter of an hour."""
         self._slots.appendleft(0)
 
     def take(self, calls: int) -> None:
-        """Book calls."""
+        """Books calls."""
         self._slots[0] += calls
 
     def plays_left(self) -> bool:
@@ -111,7 +111,7 @@ class Budget:
 
 
 def replay(lives: Sequence[Life], strategy: Strategy, row: Row) -> None:
-    """Add to the row what happens to these listeners, who share a developer account."""
+    """Adds to the row the results of these listeners, who share a developer app."""
     rng, budget = seeded("latency"), Budget()
     connected = [bisect_right(life.plays, life.connected) for life in lives]
     seen, due = list(connected), [life.connected for life in lives]
@@ -143,7 +143,7 @@ def replay(lives: Sequence[Life], strategy: Strategy, row: Row) -> None:
 
 
 def measure(kinds: Sequence[tuple[str, list[Life]]]) -> list[Row]:
-    """Every kind with every strategy."""
+    """Runs every strategy on every kind of listeners."""
     rows: dict[tuple[str, str], Row] = {}
     for kind, lives in track(kinds, "Replaying", console=Console(stderr=True), transient=True):
         for name, strategy in STRATEGIES.items():

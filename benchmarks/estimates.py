@@ -1,7 +1,7 @@
-"""How far estimated minutes are from the minutes heard, for generated users who skip.
+"""The error of estimated minutes compared with the minutes heard, for listeners who skip.
 
-The API does not say how long a track was heard. By the full length, and by the length capped by the
-time since the play before, for users who skip 10, 30 and 50 % of their tracks.
+The API does not say how long a track was heard. Compares the full length, and the length capped by
+the time since the previous play, for listeners who skip 10, 30 and 50 % of their tracks.
 
     python -m benchmarks.estimates
 """
@@ -25,7 +25,7 @@ SKIPS = (0.1, 0.3, 0.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """Minutes of all plays of these users, three times."""
+    """Minutes of all plays: heard, by full length, and capped."""
 
     skipped_percent: int
     plays: int
@@ -35,17 +35,17 @@ class Estimate:
 
     @property
     def full_length_error(self) -> float:
-        """Per cent above what was heard."""
+        """Error of the full length, in per cent."""
         return 100 * (self.full_length_minutes / self.heard_minutes - 1)
 
     @property
     def capped_error(self) -> float:
-        """Per cent above what was heard."""
+        """Error of the capped length, in per cent."""
         return 100 * (self.capped_minutes / self.heard_minutes - 1)
 
 
 def measure(skip: float, users: int, days: int) -> Estimate:
-    """Estimate the plays of some users whom nobody disturbs, and compare with the truth."""
+    """Estimates the plays of some listeners and compares them with the truth."""
     catalogue = Catalogue(1)
     frames, heard = [], 0
     for number in range(users):

@@ -1,10 +1,9 @@
-"""What a materialization event costs with dagster-postgres's storage and with ours.
+"""The cost of a materialization event with dagster-postgres's storage and with ours.
 
     python -m benchmarks.events [--events 300] [--rounds 5] [--out benchmarks/results/events.json]
 
-A job of one op that tells materializations of partitions, in this process, on an embedded
-Postgres: yielded, with the one storage and with the other, and stored as a batch in ours, in turns.
-CPU is this process's, without Postgres.
+A job of one op emits materializations of partitions, in this process, on an embedded Postgres, in
+turns: yielded with each storage, and stored as a batch in ours. CPU excludes Postgres.
 """
 
 import json
@@ -59,7 +58,7 @@ def main(events: int, rounds: int, out: Path) -> None:
             ),
         }
         for instance, batch in instances.values():
-            measure(instance, 10, batch=batch)  # connections and caches of the first event
+            measure(instance, 10, batch=batch)  # warm-up: connections and caches of the first event
         for _ in range(rounds):
             for name, (instance, batch) in instances.items():
                 costs[name].append(measure(instance, events, batch=batch))
@@ -79,7 +78,7 @@ def main(events: int, rounds: int, out: Path) -> None:
 
 @contextmanager
 def default_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance on the same database, with the storage as dagster-postgres makes it."""
+    """An instance on the same database, with dagster-postgres's default storage."""
     home.mkdir()
     url = dagster_url(load_settings()).set(drivername="postgresql+psycopg2")
     address = json.dumps(url.render_as_string(hide_password=False))
@@ -91,7 +90,7 @@ def default_instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def measure(instance: dg.DagsterInstance, events: int, *, batch: bool) -> Cost:
-    """Tell this many events in a run and stop the time."""
+    """Emits this many events in a run and measures the time."""
     opened: list[object] = []
     cost: list[float] = []
 
@@ -127,7 +126,7 @@ def measure(instance: dg.DagsterInstance, events: int, *, batch: bool) -> Cost:
 
 
 def median(costs: list[Cost]) -> Cost:
-    """Of each figure over the rounds."""
+    """The median of each figure over the rounds."""
     return Cost(
         statistics.median(cost.wall_ms for cost in costs),
         statistics.median(cost.cpu_ms for cost in costs),

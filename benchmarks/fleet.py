@@ -1,18 +1,18 @@
-"""What syncing many users in one run costs, beside the floor, single runs and a plain loop.
+"""The cost of syncing many users in one run, compared with bare calls, single runs and a loop.
 
     python -m benchmarks.fleet [--users 1000] [--latency 0.05] [--out FILE]
 
 Everything is real but Spotify: the job sync_users with its own executor, Dagster's storage and our
-data in an embedded Postgres. Calls to Spotify are without a limit, and every user's access token
-has ended, so that all make the same eight calls per user (and the first one more: whose it is).
+data in an embedded Postgres. There are no rate limits, and every access token has expired, so that
+each user needs the same eight calls (and at first one more, for the profile).
 
-    simulator    the bare calls without latency: how fast Spotify itself can be here
-    floor        a bare loop with as many threads makes the calls and throws the answers away
-    first        sync_users of everybody, who all come for the first time
+    simulator    the bare calls without latency: the speed of the simulator itself
+    floor        a bare loop with as many threads makes the calls and discards the responses
+    first        the first sync_users of all users
     nightly      sync_users again after a day of listening
-    again        sync_users again when nothing has changed
+    again        sync_users again without changes
     one by one   a run of sync_user per user, measured on a few
-    plain loop   the calls alone, one user after the other, with 2 s between them, on a few
+    plain loop   the calls alone, user after user with pauses of 2 s, measured on a few
 """
 
 import os
@@ -51,11 +51,10 @@ class Row:
     postgres_ms: float
     simulator_ms: float
     peak_mb: float
-    # Of the last minute: what others did on the machine makes wall times longer.
+    # Load average of the last minute: other processes make wall times longer.
     load: float
 
     def line(self) -> str:
-        """A line of the table."""
         return (
             f"{self.name:<11}{self.measured:>7}{self.wall_seconds:>10.1f}{self.cpu_ms:>9.1f}"
             f"{self.postgres_ms:>10.1f}{self.simulator_ms:>10.1f}{self.peak_mb:>9.0f}{self.load:>7.1f}"
@@ -69,7 +68,7 @@ HEAD = (
 
 
 class Bench:
-    """Measures one thing after the other, on the same listeners."""
+    """Runs the measurements on the same listeners."""
 
     def __init__(self, world: Fleet, threads: int, chunk_size: int) -> None:
         self.world = world
@@ -78,7 +77,7 @@ class Bench:
         self.rows: list[Row] = []
 
     def measure(self, name: str, work: Callable[[], Spent], measured: int | None = None) -> Row:
-        """Does the work and notes what it took, us and the processes beside us."""
+        """Runs the work and records its cost, ours and that of the processes beside us."""
         users = len(self.world.listeners)
         measured = measured or users
         postgres, simulator = self.world.cpu_of_postgres(), self.world.cpu_of_simulator()
@@ -99,17 +98,17 @@ class Bench:
         return row
 
     def floor(self) -> Spent:
-        """The calls alone, side by side."""
+        """The calls alone, in parallel."""
         world = self.world
         return _here(lambda: side_by_side(world.simulator, world.listeners, self.threads))
 
     def plain_loop(self, few: int) -> Spent:
-        """The calls alone, one after the other."""
+        """The calls alone, in sequence."""
         world = self.world
         return _here(lambda: one_by_one(world.simulator, world.listeners[:few], PAUSE_SECONDS))
 
     def sync_users(self) -> Spent:
-        """One run of the job for everybody, by its own executor."""
+        """One run of the job for all users, with its own executor."""
         self._end_access_tokens()
         chosen = {"selection": "eligible", "chunk_size": self.chunk_size}
         config = {
@@ -125,7 +124,7 @@ class Bench:
         return spent
 
     def one_run_each(self, few: int) -> Spent:
-        """`spotify-pipeline sync USER` for a few: a run of sync_user in a process of its own."""
+        """`spotify-pipeline sync USER` for a few: a run of sync_user in its own process."""
         self._end_access_tokens()
         program = [sys.executable, "-c", "from spotify_pipeline.cli.main import main; main()"]
         spent = [spent_by([*program, "sync", one.user_id]) for one in self.world.listeners[:few]]
@@ -136,14 +135,14 @@ class Bench:
         )
 
     def split(self) -> dict[str, float]:
-        """Where our CPU goes in a chunk after a day of listening, in ms per user."""
+        """Our CPU per part in a chunk after a day of listening, in ms per user."""
         self.next_day()
         self._end_access_tokens()
         some = [one.user_id for one in self.world.listeners[: self.chunk_size]]
         return cpu_split(self.world.instance, self.world.pipeline, some)
 
     def next_day(self) -> None:
-        """Everybody listens for a day, and the simulator has made the lists of that day."""
+        """Advances a day; the simulator computes that day's top lists in advance."""
         self.world.simulator.advance(timedelta(days=1))
         self.floor()
 
@@ -168,7 +167,7 @@ class Bench:
 
 
 def _here(work: Callable[[], None]) -> Spent:
-    """What work in this process took."""
+    """The cost of work in this process."""
     started, before = time.monotonic(), time.process_time()
     work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -176,7 +175,7 @@ def _here(work: Callable[[], None]) -> Spent:
 
 
 def verdicts(rows: Sequence[Row]) -> dict[str, object]:
-    """The nightly run against the targets."""
+    """Compares the nightly run with the targets."""
     by_name = {row.name: row for row in rows}
     floor, nightly, single = (by_name[name] for name in ("floor", "nightly", "one by one"))
     allowed = FLOOR_FACTOR * floor.wall_seconds + START_UP_SECONDS
@@ -193,7 +192,7 @@ def verdicts(rows: Sequence[Row]) -> dict[str, object]:
 
 
 def tell(split: dict[str, float], verdict: dict[str, object]) -> None:
-    """The figures below the table."""
+    """Prints the figures below the table."""
     click.echo("\nCPU of a chunk in one process, ms per user")
     for part, ms in split.items():
         click.echo(f"  {part:<15}{ms:8.2f}")
@@ -217,7 +216,7 @@ def main(
     with fleet(users, connections // PROCESSES) as world:
         bench = Bench(world, connections, chunk_size)
         click.echo(HEAD)
-        bench.floor()  # makes the lists of everybody, once a day
+        bench.floor()  # computes all top lists, once a day
         bench.measure("simulator", bench.floor)
         world.latency(latency)
         bench.measure("floor", bench.floor)

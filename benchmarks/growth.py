@@ -1,9 +1,9 @@
-"""What one incremental sync costs as data grows.
+"""The cost of one incremental sync as data grows.
 
     python -m benchmarks.growth [--repeat 15] [--out FILE]
 
-A sync of one user that brings five new plays, their days and the personality: with 0, 10 thousand,
-100 thousand and 1 million stored plays of the user, and with 10, 1,000 and 50,000 users in the
+A sync of one user with five new plays, their days and the personality: with 0, 10 thousand, 100
+thousand and 1 million stored plays of the user, and with 10, 1,000 and 50,000 users in the
 database. Everything is real but Spotify, which answers from memory. All sides take turns in one
 process on one server, so that noise hits all alike. CPU is ours and that of Postgres.
 """
@@ -43,7 +43,7 @@ FLAT = 1.2
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one sync."""
+    """Cost of one sync."""
 
     wall_ms: float
     own_ms: float
@@ -53,7 +53,7 @@ class Cost:
 
 @dataclass
 class Side:
-    """One size of data: who is synced, where."""
+    """One size of data: its database and its users."""
 
     kind: str
     size: int
@@ -61,7 +61,7 @@ class Side:
     costs: list[Cost]
 
     def user_of(self, turn: int) -> str:
-        """With history it is always the same person; without, a new one each time."""
+        """With history always the same user; otherwise a new one each turn."""
         return f"measured{self.size}" if self.kind == "users" or self.size else f"new{turn}"
 
 
@@ -89,7 +89,7 @@ class Meter:
 
 @contextmanager
 def counted(engine: Engine) -> Iterator[list[str]]:
-    """The statements that we send."""
+    """Collects the statements we send."""
     statements: list[str] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -101,7 +101,7 @@ def counted(engine: Engine) -> Iterator[list[str]]:
 
 
 def prepare(side: Side, plays: int, crowd: int) -> None:
-    """Fills the side's part of its database and computes what follows from it."""
+    """Fills the side's part of its database and computes the derived rows."""
     user_id, engine = side.user_of(0), side.world.pipeline.engine
     with engine.begin() as conn:
         if crowd:
@@ -114,20 +114,20 @@ def prepare(side: Side, plays: int, crowd: int) -> None:
 
 
 def settle(worlds: Sequence[World]) -> None:
-    """What Postgres does by itself after a while, done before anything is measured."""
+    """Runs VACUUM and ANALYZE, as autovacuum would later, before anything is measured."""
     for one in worlds:
         with one.pipeline.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             conn.execute(text("VACUUM ANALYZE"))
 
 
 def cpu_ms(side: Side) -> float:
-    """Of a sync. The kernel tells that of Postgres in steps of 10 ms: only its mean says much."""
+    """CPU of a sync. Postgres's share is a mean, because the kernel counts it in steps of 10 ms."""
     own = median(cost.own_ms for cost in side.costs)
     return own + fmean(cost.postgres_ms for cost in side.costs)
 
 
 def table(sides: Sequence[Side]) -> tuple[list[str], list[dict[str, Any]]]:
-    """What a sync costs on each side, and how that compares with the smallest of its kind."""
+    """The cost per side, compared with the smallest side of its kind."""
     lines = [
         "                    wall, ms   CPU, ms:  ours  Postgres       all   ratio  statements"
     ]
@@ -154,7 +154,7 @@ def table(sides: Sequence[Side]) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def measure(repeat: int) -> list[Side]:
-    """All sides, in a new random order each turn."""
+    """Measures all sides, in a new random order each turn."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth_")))
         server = stack.enter_context(embedded.start(home))

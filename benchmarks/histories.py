@@ -1,7 +1,7 @@
-"""Databases full of made-up listening, filled by set-based SQL; and a Spotify that answers at once.
+"""Databases full of synthetic listening, filled by set-based SQL; and a Spotify without latency.
 
-Somebody with a history listens to 40 plays a day since 250 days, all of them observed. What they
-have stored beyond these 10,000 plays was imported, and lies in the 16 years before.
+A user with a history has 40 plays a day for 250 days, all of them observed. Stored plays beyond
+these 10,000 were imported, and lie in the 16 years before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
-# The facts clock begins here.
+# The facts clock starts here.
 NOW = datetime(2026, 3, 4, 0, 10, tzinfo=UTC)
 ZONE = "Europe/Oslo"
 ARTISTS, TRACKS = 500, 5_000
@@ -37,7 +37,7 @@ _CATALOGUE = (
         ARRAY['artist' || n % :artists], (date '2026-03-01' - n)::text
     FROM generate_series(0, :tracks - 1) AS n""",
 )
-# random()³: a few tracks are heard much, most are heard rarely.
+# random()³: a few tracks are played much, most rarely.
 _PLAYS = """
     INSERT INTO spotify_pipeline.plays (user_id, played_at, track_id, source, ms_played)
     SELECT :user_id, date_trunc('milliseconds', :until - (n + random() / 2) * :days / :plays
@@ -53,7 +53,7 @@ _TOP_ARTISTS = """
     SELECT :user_id, r, n, 'artist' || n, 'Artist ' || n, :until
     FROM unnest(ARRAY['short_term', 'medium_term', 'long_term']) AS r,
         generate_series(1, 20) AS n"""
-# Other people, with 20 plays each, so many days ago.
+# Other users, with 20 plays each, so many days ago.
 _CROWD = (
     """INSERT INTO spotify_pipeline.users (user_id, timezone)
     SELECT 'user' || n, 'UTC' FROM generate_series(1, :users) AS n""",
@@ -73,16 +73,15 @@ _CROWD = (
 
 @dataclass
 class InstantSpotify:
-    """Answers each user's page from memory. The access token is the user's id."""
+    """Serves each user's page from memory. The access token is the user's id."""
 
     pages: dict[str, PlaysPage] = field(default_factory=dict)
 
     def recently_played(self, access_token: str, *_: object) -> PlaysPage:
-        """The page set for this user."""
         return self.pages[access_token]
 
     def profile(self, access_token: str, *_: object) -> Profile:
-        """Whose token it is; asked only after a refresh."""
+        """The profile of the token's user; called only after a refresh."""
         return Profile(access_token, None, None)
 
 
@@ -95,11 +94,10 @@ class World:
     now: datetime = NOW
 
     def clock(self) -> datetime:
-        """The facts clock."""
         return self.now
 
     def page(self, user_id: str, new_plays: int) -> None:
-        """From now on the user's page has so many plays that are new, and an item known before."""
+        """Sets the user's page: so many new plays, and an item known before."""
         tracks = [
             Track(
                 f"track{n}", f"Track {n}", 120_000 + n * 7919 % 180_000, (f"artist{n % ARTISTS}",)
@@ -117,7 +115,7 @@ class World:
         )
 
     def connect(self, user_id: str) -> None:
-        """A person without any play, whose access token holds for a day."""
+        """A user without plays, whose access token is valid for a day."""
         keyring = self.pipeline.keyring
         sealed = seal(keyring.public_key(keyring.current_id), user_id, user_id)
         with self.pipeline.engine.begin() as conn:
@@ -142,7 +140,7 @@ class World:
 
 @contextmanager
 def world(url: URL) -> Iterator[World]:
-    """A fresh schema with the catalogue in this database."""
+    """Creates the schema and the catalogue in this database."""
     engine = make_engine(url)
     init_db(engine)
     with engine.begin() as conn:
@@ -164,7 +162,7 @@ def world(url: URL) -> Iterator[World]:
 
 
 def fill_history(conn: Connection, user_id: str, plays: int) -> None:
-    """So many stored plays, with covers and top artists, but without days."""
+    """Stores so many plays, with coverage and top artists, but without days."""
     recent = min(plays, RECENT_PLAYS)
     since = NOW - timedelta(days=RECENT_DAYS)
     parts: Sequence[Mapping[str, Any]] = (
@@ -185,6 +183,6 @@ def fill_history(conn: Connection, user_id: str, plays: int) -> None:
 
 
 def fill_crowd(conn: Connection, users: int) -> None:
-    """So many users with 20 plays and their days."""
+    """Stores so many users with 20 plays and their days."""
     for statement in _CROWD:
         conn.execute(text(statement), {"users": users, "until": NOW, "tracks": TRACKS})

@@ -1,7 +1,7 @@
-"""Listeners' lives as plain times of plays: believable ones, hard ones, and real ones.
+"""Listening histories as plain play times: typical, adversarial and real ones.
 
-A life is the Unix seconds at which plays ended, oldest first. Nothing shorter than 30 seconds is
-in it, because Spotify does not count it.
+A life is the Unix seconds at which plays ended, oldest first. It has no plays under 30 seconds,
+because Spotify does not count them.
 """
 
 import json
@@ -29,19 +29,19 @@ COUNTED_MS = 30_000
 
 
 class BadExport(Exception):
-    """A file is no part of an account-data export; the message says which and why."""
+    """A file is not part of an account-data export; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Life:
-    """Plays of somebody who connected at `connected` (Unix seconds)."""
+    """Plays of a user who connected at `connected` (Unix seconds)."""
 
     connected: float
     plays: Sequence[float]
 
 
 def groups(size: int, days: int, seeds: int) -> Iterator[tuple[str, list[Life]]]:
-    """Groups of so many listeners of one kind, who share a developer account."""
+    """Groups of `size` listeners of one kind, who share a developer app."""
     catalogue = Catalogue(1)
     for seed in range(seeds):
         for kind in LISTENER_KINDS:
@@ -64,7 +64,7 @@ def _simulated(catalogue: Catalogue, seed: int, kind: str, number: int, days: in
 
 
 def _with_holidays(life: Life) -> Life:
-    """12 days without music in every 20."""
+    """Removes the plays of 12 days in every 20."""
     return Life(
         life.connected,
         [play for play in life.plays if (play - life.connected) % (20 * DAY) < 8 * DAY],
@@ -74,7 +74,7 @@ def _with_holidays(life: Life) -> Life:
 def _session(
     rng: Random, start: float, hours: float, shortest: float, longest: float
 ) -> list[float]:
-    """Plays without a pause from `start` on."""
+    """Continuous plays from `start` on."""
     times, clock = [], start
     while clock < start + hours * HOUR:
         clock += rng.uniform(shortest, longest)
@@ -87,7 +87,7 @@ def _quiet_evening(rng: Random, midnight: float) -> list[float]:
 
 
 def _binger(rng: Random, days: int) -> Life:
-    """Quiet evenings; every third day one to three hours of tracks of 40 seconds."""
+    """Quiet evenings; every third day one to three hours of 40-second tracks."""
     plays = []
     for day in range(days):
         midnight = START.timestamp() + day * DAY
@@ -110,7 +110,7 @@ def _skipper(rng: Random, days: int) -> Life:
 
 
 def _sleeper(rng: Random, days: int) -> Life:
-    """Eight hours of sounds of 31 to 60 seconds every night, quiet evenings."""
+    """Eight hours of 31 to 60 second sounds every night, quiet evenings."""
     plays = []
     for day in range(days):
         midnight = START.timestamp() + day * DAY
@@ -120,7 +120,7 @@ def _sleeper(rng: Random, days: int) -> Life:
 
 
 def _newcomer(rng: Random, days: int) -> Life:
-    """Connects with an empty account, begins within three days, listens for hours."""
+    """Connects with an empty history, begins within three days, listens for hours."""
     first = START.timestamp() + rng.uniform(0.1, 3) * DAY
     plays = []
     for day in range(days - 4):
@@ -132,7 +132,7 @@ HARD = {"binger": _binger, "skipper": _skipper, "sleeper": _sleeper, "newcomer":
 
 
 def read_export(files: Sequence[Path]) -> Life:
-    """The life in an account-data export. Raises BadExport.
+    """Reads the life in an account-data export. Raises BadExport.
 
     `endTime` is UTC to the minute: the plays of a minute are spread over it.
     """

@@ -1,7 +1,7 @@
-"""What every benchmark needs: CPU of process trees, the machine in words, results as JSON.
+"""Shared by all benchmarks: CPU of process trees, machine description, results as JSON.
 
-`python -m benchmarks.machine COMMAND …` runs a command and prints what it and all its descendants
-took, orphans included, as one line of JSON at the end. Linux only.
+`python -m benchmarks.machine COMMAND …` runs a command and prints its cost and that of all its
+descendants, orphans included, as one line of JSON at the end. Linux only.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Spent:
-    """What a command and its descendants took; `peak_mb` is that of the largest process."""
+    """The cost of a command and its descendants; `peak_mb` is that of the largest process."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -34,7 +34,7 @@ class Spent:
 
 
 def spent_by(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Spent:
-    """Run a command to its end in a process tree of its own. Raises CalledProcessError."""
+    """Runs a command in its own process tree to its end. Raises CalledProcessError."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.machine", *command],
         env={**os.environ, **(environment or {})},
@@ -46,7 +46,7 @@ def spent_by(command: Sequence[str], environment: Mapping[str, str] | None = Non
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a running process, its living children and those it has waited for took so far."""
+    """CPU so far of a running process, its living children and those it has waited for."""
     process = psutil.Process(pid)
     own = process.cpu_times()
     total = own.user + own.system + own.children_user + own.children_system
@@ -58,7 +58,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def machine() -> dict[str, object]:
-    """Where and when it was measured."""
+    """The machine and the date of a measurement."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
@@ -69,13 +69,13 @@ def machine() -> dict[str, object]:
 
 
 def save(path: Path, figures: Mapping[str, object]) -> None:
-    """Writes the figures beside the machine they are of."""
+    """Writes the figures together with the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
 
 
 def _run(command: Sequence[str]) -> int:
-    # Orphans, such as the server that forks Dagster's steps, become ours and are waited for too.
+    # Orphans, such as the server that forks Dagster's steps, become children we can wait for.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     started = time.monotonic()
     child = subprocess.Popen(command, stdout=sys.stderr)

@@ -1,11 +1,10 @@
-"""How fast days are computed again from a million plays, beside a bare SQL aggregate of them.
+"""The time of rebuilding days from a million plays, compared with a bare SQL aggregate.
 
     python -m benchmarks.rebuild [--plays 1000000] [--repeat 3] [--out FILE]
 
-Once all plays are of one user, once of a hundred. Days are rebuilt as `spotify-pipeline rebuild`
-does it, written for the first time and then when nothing has changed; the aggregate only groups
-plays by user and local day, and says neither tops nor ties. All take turns. CPU is ours and that of
-Postgres.
+With all plays of one user, and of a hundred. Days are rebuilt as `spotify-pipeline rebuild` does
+it, first written and then unchanged; the aggregate only groups plays by user and local day, without
+tops and ties. All take turns. CPU is ours and that of Postgres.
 """
 
 import resource
@@ -38,8 +37,6 @@ _AGGREGATE = """
 
 @dataclass(frozen=True)
 class Took:
-    """One measurement."""
-
     what: str
     users: int
     wall_seconds: float
@@ -48,25 +45,25 @@ class Took:
 
 
 def aggregate(here: World) -> None:
-    """What Postgres takes to look at every play once and group it."""
+    """Lower bound: Postgres reads every play once and groups it."""
     with here.pipeline.engine.connect() as conn:
         conn.execute(text(_AGGREGATE), {"zone": ZONE}).all()
 
 
 def rebuild(here: World, user_ids: Sequence[str]) -> None:
-    """As the command does; Spotify is not asked."""
+    """Runs the rebuild as the command does, without calls to Spotify."""
     outcomes = sync_users(here.pipeline, user_ids, (DAILY_LISTENING,))
     assert all(outcome.result == "synced" for outcome in outcomes)
 
 
 def delete_days(here: World) -> None:
-    """Every day is to be written again."""
+    """Deletes the days, so that every day is written again."""
     with here.pipeline.engine.begin() as conn:
         conn.execute(text("DELETE FROM spotify_pipeline.daily_listening"))
 
 
 def measure(plays: int, repeat: int) -> list[Took]:
-    """Everything, in turns."""
+    """Runs all measurements in turns."""
     took = []
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rebuild_")))

@@ -1,9 +1,9 @@
-"""How long a person waits for a sync, and where the time goes.
+"""How long a user waits for a sync, and which part takes how long.
 
     python -m benchmarks.requests [--single 20] [--burst 200]
 
 A real code server, webserver and daemon on an embedded Postgres, against the simulator with 50 ms
-latency. First single requests at uneven moments, one after the other; then many people at once.
+latency. First single requests at uneven moments, one after the other; then many users at once.
 """
 
 import random
@@ -28,7 +28,7 @@ LATENCY_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that runs."""
+    """The running stack."""
 
     pipeline: Pipeline
     simulator: Simulator
@@ -36,7 +36,7 @@ class Bench:
     instance: dg.DagsterInstance
 
     def ask(self, user_ids: Sequence[str]) -> None:
-        """These people press Sync."""
+        """Requests a sync for these users."""
         with self.pipeline.engine.begin() as conn:
             conn.execute(
                 text("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)"),
@@ -44,7 +44,7 @@ class Bench:
             )
 
     def finish(self, user_ids: Sequence[str], seconds: float) -> list[dict[str, object]]:
-        """Their requests, once all of them have ended."""
+        """Waits until all their requests have ended, and returns them."""
         statement = text(
             "SELECT * FROM spotify_pipeline.sync_requests"
             " WHERE user_id = ANY(:users) AND finished_at IS NOT NULL ORDER BY id"
@@ -65,7 +65,7 @@ class Bench:
 
 
 def phases(bench: Bench, row: dict[str, object], calls: Sequence[float]) -> dict[str, float]:
-    """Seconds of each part of a request's life, in order."""
+    """Seconds of each phase of a request, in order."""
     logs = bench.instance.all_logs(str(row["run_id"]))
 
     def first(kind: Event) -> float:
@@ -102,7 +102,7 @@ def waited(row: dict[str, object]) -> float:
 
 
 def measure_single(bench: Bench, user_ids: Sequence[str]) -> None:
-    """One request after the other, each at a moment that has nothing to do with the ticks."""
+    """One request after the other, at times independent of the sensor's ticks."""
     uneven, parts, totals = random.Random(1), [], []  # noqa: S311 - moments, not secrets
     for user_id in user_ids:
         time.sleep(uneven.uniform(1, 6))
@@ -125,7 +125,7 @@ def _line(values: Sequence[float], name: str) -> None:
 
 
 def measure_burst(bench: Bench, user_ids: Sequence[str]) -> None:
-    """Everybody at once."""
+    """All users at once."""
     bench.ask(user_ids)
     rows = bench.finish(user_ids, 600)
     seconds = sorted(waited(row) for row in rows)
@@ -147,7 +147,7 @@ def main(single: int, burst: int) -> None:
         world.latency(LATENCY_SECONDS)
         bench = Bench(world.pipeline, world.simulator, stack, world.instance)
         first, *others = [listener.user_id for listener in world.listeners]
-        # The first run of all finds cold caches.
+        # Warms the caches up.
         bench.ask([first])
         bench.finish([first], 120)
         if single:

@@ -1,4 +1,4 @@
-"""Where the CPU of a sync goes: HTTP, parsing, SQL, sealing, Dagster's events, and the rest."""
+"""CPU profile of a sync: HTTP, parsing, SQL, sealing, Dagster's events, and the rest."""
 
 import functools
 import threading
@@ -23,7 +23,7 @@ from spotify_pipeline.sync import days, personality, tokens
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.runs import ENLISTED
 
-# Name → what it is spent in. A part called by another counts for the outer one.
+# Part → the functions it consists of. A part called by another counts for the outer one.
 PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     "Dagster events": [
         (dg.DagsterInstance, "handle_new_event"),
@@ -57,7 +57,7 @@ class Meter:
         self._mine = threading.local()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, whose CPU counts for the part unless another part called it."""
+        """Wraps a function: its CPU counts for the part unless another part called it."""
 
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
@@ -78,7 +78,7 @@ class Meter:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Everything is timed until the block ends."""
+    """Meters all parts until the block ends."""
     meter = Meter()
     with ExitStack() as stack:
         for part, places in PARTS.items():
@@ -91,7 +91,7 @@ def metered() -> Iterator[Meter]:
 def cpu_split(
     instance: dg.DagsterInstance, pipeline: Pipeline, user_ids: Sequence[str]
 ) -> dict[str, float]:
-    """CPU milliseconds per user and part, of one run of sync_users in this process."""
+    """CPU milliseconds per user and part of one run of sync_users in this process."""
     run_id = str(uuid4())
     with pipeline.engine.begin() as conn:
         enlist(conn, run_id, user_ids)

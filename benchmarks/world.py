@@ -1,4 +1,4 @@
-"""A simulated Spotify with many listeners, and a pipeline of its own that they are connected to."""
+"""A simulated Spotify with many listeners, and a pipeline to which all are connected."""
 
 import os
 import tempfile
@@ -23,13 +23,13 @@ from spotify_pipeline.storage.embedded.client import running_server
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 
-# Who has listened for two weeks fills every page and list; a year takes the simulator a second.
+# Two weeks of listening fill every page and list; computing a year takes the simulator a second.
 LISTENED_FOR = timedelta(days=14)
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Everybody is connected; the variables that a child process needs are in os.environ."""
+    """Connected users; the variables that a child process needs are in os.environ."""
 
     pipeline: Pipeline
     simulator: Simulator
@@ -38,7 +38,7 @@ class Fleet:
     home: Path
 
     def latency(self, seconds: float) -> None:
-        """From now on every answer of Spotify's comes so much later."""
+        """Adds this latency to every response of the simulator."""
         self.simulator.clear_faults()
         if seconds:
             self.simulator.add_fault(Latency(seconds))
@@ -61,7 +61,7 @@ class Fleet:
 
 @contextmanager
 def fleet(users: int, connections: int) -> Iterator[Fleet]:
-    """So many connected listeners, on an embedded Postgres, without limits of calls."""
+    """Connects so many listeners, on an embedded Postgres, without rate limits."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet_")))
         simulator = stack.enter_context(running_simulator())
@@ -75,7 +75,7 @@ def fleet(users: int, connections: int) -> Iterator[Fleet]:
         }
         settings = load_settings()
         pipeline = stack.enter_context(open_pipeline(settings))
-        # Dagster's tables are made before anything is measured.
+        # Creates Dagster's tables before anything is measured.
         instance = stack.enter_context(opened_instance(settings))
         listeners = _connect(pipeline, simulator, users)
         yield Fleet(pipeline, simulator, instance, listeners, home)

@@ -1,4 +1,4 @@
-"""Secrets that are recognised wherever they turn up, in clear or in one of their usual codings."""
+"""Searches for leaked secrets, in clear text or in a usual encoding."""
 
 import base64
 from collections.abc import Iterable
@@ -21,29 +21,29 @@ class Canaries:
 
     @property
     def names(self) -> set[str]:
-        """Of all secrets that are looked for."""
+        """The names of all secrets."""
         return set(self._forms.values())
 
     def add(self, name: str, secret: str) -> None:
-        """Looks for it from now on: as it is, in addresses, in base64 and in hex."""
+        """Adds a secret to search for: plain, URL-encoded, in base64 and in hex."""
         assert len(secret) >= 16, f"{name} is too short to be told from other text"
         plain = secret.encode()
         for form in (plain, quote(secret, safe="").encode(), plain.hex().encode()):
             self._forms[form] = name
-        # Without its end, which depends on what follows.
+        # The three base64 alignments, without the end, which depends on what follows.
         for skipped in range(3):
             coded = base64.b64encode(plain[skipped:])[: len(plain[skipped:]) // 3 * 4]
             self._forms[coded] = name
 
     def found_in(self, said: str | bytes) -> set[str]:
-        """The names of the secrets that a text or a file's content gives away."""
+        """The names of the secrets in a text or a file's content."""
         raw = said.encode(errors="surrogateescape") if isinstance(said, str) else said
         return {
             name for part in unpacked(raw) for form, name in self._forms.items() if form in part
         }
 
     def found_in_rows(self, *urls: URL) -> dict[str, set[str]]:
-        """By table: which secrets stand in it."""
+        """By table: the secrets in its rows."""
         parts: dict[str, list[str]] = {}
         for url in urls:
             for table, row in every_row(url):
@@ -51,7 +51,7 @@ class Canaries:
         return _only_found({table: self.found_in("\n".join(rows)) for table, rows in parts.items()})
 
     def found_in_files(self, paths: Iterable[Path]) -> dict[Path, set[str]]:
-        """By file: which secrets stand in it or in its name."""
+        """By file: the secrets in its content or its name."""
         found = {}
         for path in paths:
             if path.is_file():

@@ -1,8 +1,8 @@
-"""A real Postgres for every test that asks, and a database of its own.
+"""A real Postgres for the tests, and a fresh database for each that asks for one.
 
 The server is SPOTIFY_PIPELINE_TEST_DATABASE_URL (its user must be able to create databases), or an
 embedded one that all workers of a run share. A database is a copy of a template that was migrated
-once per worker. On a RAM disk, where there is a roomy one, that takes 30 ms; on a slow disk 300.
+once per worker: 30 ms on a RAM disk, if a large enough one exists, 300 ms on a slow disk.
 """
 
 import os
@@ -33,22 +33,22 @@ RAM_DISK = Path("/dev/shm")
 ROOM_BYTES = 2_000_000_000
 HOME_PREFIX = "spotify_pipeline_tests_"
 
-# A power cut may cost us the tests' databases, not a developer's time.
+# Unsafe but fast: a power cut may only destroy the tests' databases.
 CARELESS = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 @pytest.fixture(autouse=True)
 def no_secret_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process redacts every secret it has seen for ever: a password may be a name later."""
+    """Undoes what a test adds to the secrets to redact: a password may be a name later."""
     monkeypatch.setattr(redaction, "_remembered", set(redaction._remembered))
 
 
 @pytest.fixture(autouse=True)
 def no_instance_of_another_test() -> Iterator[None]:
-    """Dagster loads definitions with a storage that it keeps in a context variable.
+    """Resets the storage that Dagster keeps in a context variable and loads definitions with.
 
-    It is the one of the instance that was opened last, or of a closed one when two were not closed
-    in the order of their opening.
+    It belongs to the instance that was opened last, or to a closed one if two were not closed in
+    the order of their opening.
     """
     dagsters = sys.modules.get("dagster._core.storage.defs_state.base")
     if dagsters is None:
@@ -68,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _remove_abandoned_homes() -> None:
-    # A run that was killed could not clean up, and a RAM disk is memory.
+    # A killed run could not clean up, and a RAM disk is memory.
     hour_ago = time.time() - 3600
     for home in RAM_DISK.glob(HOME_PREFIX + "*"):
         if home.stat().st_mtime < hour_ago and not embedded.running_server(home):
@@ -76,7 +76,7 @@ def _remove_abandoned_homes() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """All workers have ended; their server stops a moment later, and its home goes."""
+    """After all workers: waits for their server to stop and deletes its home."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         home = Path(os.environ["SPOTIFY_PIPELINE_TEST_HOME"])
         deadline = time.monotonic() + 10
@@ -86,7 +86,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what tests have measured: their properties named `figure`, from all workers."""
+    """Prints the measurements of tests: their properties named `figure`, from all workers."""
     figures = [
         text
         for reports in terminalreporter.stats.values()
@@ -103,7 +103,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[URL]:
-    """The URL of a database of the server, for making others. One server per test run."""
+    """The URL of the server's database from which others are created. One server per test run."""
     if given := os.environ.get("SPOTIFY_PIPELINE_TEST_DATABASE_URL"):
         yield normalise_url(given)
         return
@@ -137,21 +137,21 @@ def _template(_admin: Engine) -> Iterator[str]:
 
 @pytest.fixture
 def empty_database(_admin: Engine) -> Iterator[URL]:
-    """A database without anything in it."""
+    """An empty database."""
     with temporary_database(_admin, "template0") as url:
         yield url
 
 
 @pytest.fixture
 def database(_admin: Engine, _template: str) -> Iterator[URL]:
-    """A fresh database that has the schema."""
+    """A fresh database with the schema."""
     with temporary_database(_admin, _template) as url:
         yield url
 
 
 @pytest.fixture
 def engine(database: URL) -> Iterator[Engine]:
-    """An engine on a fresh database that has the schema."""
+    """An engine on a fresh database with the schema."""
     engine = make_engine(database)
     yield engine
     engine.dispose()
@@ -159,7 +159,7 @@ def engine(database: URL) -> Iterator[Engine]:
 
 @pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
-    """A connection to a fresh database that has the schema; each statement commits by itself."""
+    """An autocommit connection to a fresh database with the schema."""
     with _autocommit(engine) as connection:
         yield connection
 
@@ -170,7 +170,7 @@ def _autocommit(engine: Engine) -> Connection:
 
 @contextmanager
 def temporary_database(server: Engine, template: str) -> Iterator[URL]:
-    """A database on the server of an engine, copied from a template; gone afterwards."""
+    """A database copied from a template on an engine's server; dropped afterwards."""
     name = f"test_{uuid4().hex}"
     with _autocommit(server) as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'"))

@@ -1,4 +1,4 @@
-"""The rules of listening again, a play at a time and without the pipeline's code."""
+"""Oracle for listened time: the rules play by play, without the pipeline's code."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -10,8 +10,8 @@ PlayFacts = tuple[datetime, str, int | None, int | None]
 def listened_ms(plays: Iterable[PlayFacts]) -> dict[tuple[datetime, str], int]:
     """Milliseconds heard of each of one user's plays, by (played_at, track_id).
 
-    What was measured; else the length, or the shorter time since the play before ended, if that is
-    at least 30 s.
+    ms_played if known; otherwise the length, or the time since the previous play ended, if that is
+    shorter and at least 30 s.
     """
     heard: dict[tuple[datetime, str], int] = {}
     before: datetime | None = None

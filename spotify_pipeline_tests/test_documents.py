@@ -1,4 +1,4 @@
-"""Documents say what is there: variables, codes, files, commands."""
+"""The documents match the code: variables, codes, files, commands."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever somebody logs, and whatever a process dies of: no secret comes out."""
+"""Secrets are redacted from logs and tracebacks."""
 
 import http.client
 import logging
@@ -36,12 +36,12 @@ FOUND = ("canary", "Canary", "Y2FuYXJ5")
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in our processes, for the length of a test."""
+    """Installs the redaction for one test, as in our processes."""
     monkeypatch.setenv("SPOTIFY_CLIENT_SECRET", SECRET)
     monkeypatch.setenv(
         "SPOTIFY_PIPELINE_ALERT_URL", "https://hooks.example/services/canary-alert?x=1"
     )
-    # Makes no connection.
+    # Opens no connection.
     make_engine("postgresql://me:canary-database-password@db.example/app").dispose()
     factory, hook = logging.getLogRecordFactory(), sys.excepthook
     monkeypatch.setattr("threading.excepthook", lambda failed: None)
@@ -120,7 +120,7 @@ def test_what_a_process_or_thread_dies_of_is_printed_redacted() -> None:
 def test_the_debug_level_of_http_client_prints_no_header(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It uses print, where no filter helps."""
+    """http.client uses print, which log filters do not see."""
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 2)
     with running_simulator(listeners=1) as simulator:
         (mira,) = simulator.listeners()

@@ -1,4 +1,4 @@
-"""The environment is read once, checked, and never shown."""
+"""The environment is read once, validated, and never printed."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Looks for a word in everything that is kept: every row of a database, every file of a folder."""
+"""Searches for a word in all stored data: every row of a database, every file of a folder."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ from spotify_pipeline.storage.postgres.engine import make_engine
 
 
 def every_row(url: URL) -> Iterator[tuple[str, str]]:
-    """All rows of all tables as (table, text), compressed columns unpacked."""
+    """All rows of all tables as (table, text), with compressed columns decompressed."""
     engine = make_engine(url, pool_size=1)
     try:
         with engine.connect() as conn:
@@ -30,7 +30,7 @@ def every_row(url: URL) -> Iterator[tuple[str, str]]:
 
 
 def rows_naming(url: URL, word: str) -> dict[str, int]:
-    """How many rows of each table have the word in any column."""
+    """The number of rows of each table with the word in any column."""
     return dict(Counter(table for table, row in every_row(url) if word in row))
 
 
@@ -41,7 +41,7 @@ def _readable(value: object) -> str:
 
 
 def unpacked(raw: bytes) -> Iterator[bytes]:
-    """The bytes as they are, and what is in them if they are zlib, gzip or a zip."""
+    """The bytes, and their content if they are zlib, gzip or a zip."""
     yield raw
     with suppress(zlib.error):
         yield zlib.decompress(raw)
@@ -53,7 +53,7 @@ def unpacked(raw: bytes) -> Iterator[bytes]:
 
 
 def files_naming(folder: Path, word: str) -> list[Path]:
-    """The files that contain the word, or have it in their name."""
+    """The files with the word in their content or name."""
     return [
         path
         for path in folder.rglob("*")

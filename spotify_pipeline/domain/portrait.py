@@ -1,4 +1,4 @@
-"""One person's listening as it is shown, in the terminal, on a page and in a picture."""
+"""The read model of a user's listening, for the terminal, the page and the picture."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from spotify_pipeline.domain.listening.coverage import Interval
 
 # Half a year, in whole weeks.
 WEEKS = 26
-# Minutes of a day from which a level of the calendar begins; level 0 is 0 minutes.
+# Minutes from which each level of the calendar begins; level 0 is 0 minutes.
 LEVELS_FROM = (1, 30, 60, 120)
 LEVEL_WORDS = ("0", "1–29", "30–59", "60–119", "120+")
-# A list is compared with the one that stood four weeks ago.
+# A top list is compared with the one of four weeks ago.
 COMPARED_AFTER = timedelta(days=28)
 QUARTER_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A local day. None where nothing is known; 0 only where it is known that nothing was heard."""
+    """A local day. None if unknown; 0 only if it is known that nothing was heard."""
 
     date: date
     minutes: int | None
@@ -43,11 +43,11 @@ class TopList:
     """The list of the last four weeks, best first, and the ranks of the list four weeks ago."""
 
     items: tuple[TopItem, ...] = ()
-    # None: no list is known from then, and nothing can be said about movement.
+    # None: no list of that time is known, so movement is unknown.
     ranks_before: Mapping[str, int] | None = None
 
     def moved(self, rank: int) -> int | str | None:
-        """How many ranks the item at this rank (from 1) rose, or "new"; None: not known."""
+        """How many ranks the item at this rank (from 1) rose, or "new"; None: unknown."""
         if self.ranks_before is None:
             return None
         before = self.ranks_before.get(self.items[rank - 1].spotify_id)
@@ -56,18 +56,18 @@ class TopList:
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """What is known of a person; days oldest first, the last one is today."""
+    """What is known of a user; days oldest first, the last one is today."""
 
     days: tuple[Day, ...]
     # Minutes heard in each local hour, 0 to 23, over the last four weeks; empty: none.
     hours: tuple[int, ...]
     artists: TopList
     tracks: TopList
-    # The columns of music_personality; None before the first one is computed.
+    # The columns of music_personality; None before it is first computed.
     personality: Mapping[str, Any] | None
-    # Open ones, latest first.
+    # Open gaps, latest first.
     gaps: tuple[Interval, ...]
-    # Names of the artists that the personality names by id.
+    # Names of the artists that the personality references by id.
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,14 +77,14 @@ def level(minutes: int | None) -> int | None:
 
 
 def movement(moved: int | str | None) -> str:
-    """What `TopList.moved` says, in a sign and a number that need no colour; "" if not known."""
+    """`TopList.moved` as a sign and a number that need no colour; "" if unknown."""
     if moved is None or isinstance(moved, str):
         return moved or ""
     return f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved else "="
 
 
 def calendar_start(today: date) -> date:
-    """The Monday with which the calendar begins."""
+    """The Monday on which the calendar begins."""
     return today - timedelta(days=today.weekday(), weeks=WEEKS - 1)
 
 
@@ -96,7 +96,7 @@ def by_weeks(days: Sequence[Day]) -> list[list[Day | None]]:
 
 
 def month_starts(weeks: Sequence[Sequence[Day | None]]) -> dict[int, date]:
-    """The columns in which another month begins, with a date of it; none right beside another."""
+    """The columns in which a new month begins, with a date of it; never two adjacent ones."""
     firsts = [next(day.date for day in week if day) for week in weeks]
     starts = [0] + [
         column for column, (one, two) in enumerate(pairwise(firsts), 1) if one.month != two.month
@@ -111,7 +111,7 @@ def month_starts(weeks: Sequence[Sequence[Day | None]]) -> dict[int, date]:
 def minutes_by_hour(quarters: Iterable[tuple[int, int]], zone: ZoneInfo) -> tuple[int, ...]:
     """Whole minutes per local hour from (quarter of an hour since 1970, milliseconds heard).
 
-    No zone differs from UTC by a part of a quarter today.
+    All current zones differ from UTC by whole quarters of an hour.
     """
     heard = [0] * 24
     for quarter, milliseconds in quarters:

@@ -1,1 +1,1 @@
-"""What a user sees of their data: one read model for the terminal, the page and pictures."""
+"""Renders what a user sees of their data, from one read model: terminal, page and picture."""

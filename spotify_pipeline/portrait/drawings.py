@@ -12,7 +12,7 @@ HATCH = "hatch"
 
 
 def hatching() -> Element:
-    """The pattern of what is not known; defined once, used by every drawing of the page."""
+    """The pattern of unknown days; defined once, used by every drawing of the page."""
     line = element("path", d="M0,6 L6,0", class_="hatch-line")
     ground = element("rect", width="6", height="6", class_="hatch-ground")
     pattern = element("pattern", ground, line, id=HATCH, width="6", height="6")
@@ -23,7 +23,7 @@ def hatching() -> Element:
 
 
 def in_words(day: Day) -> str:
-    """`Mon 2 Nov 2026: at least 65 minutes`."""
+    """A day in words: `Mon 2 Nov 2026: at least 65 minutes`."""
     when = f"{day.date:%a} {day.date.day} {day.date:%b %Y}"
     if day.minutes is None:
         return f"{when}: not known"
@@ -68,7 +68,7 @@ def _cells(x: float, y: float, day: Day) -> list[Element]:
 
 
 def legend() -> Element:
-    """What the colours of the calendar mean."""
+    """The legend of the calendar's colours."""
 
     def swatch(class_: str, words: str) -> Element:
         box = svg(18, 18, words, rect(1, 1, 16, 16, class_), class_="swatch")
@@ -94,7 +94,7 @@ def legend() -> Element:
 
 
 def clock(hours: Sequence[int]) -> Element:
-    """24 sectors, midnight on top, as long as the minutes heard in that hour."""
+    """24 sectors, midnight at the top, as long as the minutes heard in that hour."""
     most = max(hours)
     sectors = [
         element(
@@ -123,7 +123,7 @@ def _angle(hour: float) -> float:
 
 
 def _sector(hour: int, radius: float) -> str:
-    """The path of a sector from the inner ring outwards, a little narrower than its hour."""
+    """The SVG path of a sector from the inner ring outwards, a little narrower than its hour."""
 
     def point(at: float, distance: float) -> str:
         return f"{170 + distance * sin(_angle(at)):.1f},{170 - distance * cos(_angle(at)):.1f}"
@@ -137,7 +137,7 @@ def _sector(hour: int, radius: float) -> str:
 
 
 def week(days: Sequence[Day]) -> Element:
-    """The last days as bars with their minutes."""
+    """A bar chart of the last days with their minutes."""
     most = max((day.minutes or 0 for day in days), default=0) or 1
     bars: list[Element] = []
     for number, day in enumerate(days):
@@ -150,7 +150,7 @@ def week(days: Sequence[Day]) -> Element:
             ]
         else:
             top = 258 - 220 * day.minutes / most
-            # A plus: at least so many.
+            # A plus means "at least".
             minutes = f"{day.minutes:,}{'' if day.completeness == 'complete' else '+'}"
             bars += [rect(x, top, 48, 260 - top, "bar", in_words(day))]
             bars += [text(middle, top - 8, minutes, "", "middle")]

@@ -1,4 +1,4 @@
-"""Builds HTML and inline SVG as a tree: whatever is put into it is escaped when it is written."""
+"""Builds HTML and inline SVG as a tree; texts and attributes are escaped when it is serialized."""
 
 from xml.etree.ElementTree import Element, tostring
 
@@ -12,7 +12,7 @@ Child = Element | str | None
 def element(tag: str, *children: Child, **attributes: object) -> Element:
     """An element; `class_` is class, `aria_label` aria-label; children that are None are left out.
 
-    Texts and values lose control characters and overrides of the writing direction.
+    Strips control characters and bidirectional overrides from texts and values.
     """
     made = Element(
         tag,
@@ -38,19 +38,19 @@ def _append_text(parent: Element, text: str) -> None:
 
 
 def style(css: str) -> Element:
-    """A style element, whose text HTML does not escape: ours only."""
+    """A style element, whose text HTML does not escape: only for our own CSS."""
     made = Element("style")
     made.text = css
     return made
 
 
 def written(root: Element) -> str:
-    """The document as text."""
+    """Serializes the document."""
     return DOCTYPE + tostring(root, encoding="unicode", method="html") + "\n"
 
 
 def svg(width: float, height: float, label: str, *children: Child, class_: str = "") -> Element:
-    """A drawing that a screen reader tells in one sentence."""
+    """An SVG drawing with a one-sentence label for screen readers."""
     return element(
         "svg",
         *children,
@@ -69,7 +69,7 @@ def text(x: float, y: float, words: str, class_: str = "", anchor: str = "start"
 def rect(
     x: float, y: float, width: float, height: float, class_: str, title: str | None = None
 ) -> Element:
-    """A rounded rectangle with what a pointer over it tells."""
+    """A rounded rectangle with a tooltip."""
     return element(
         "rect",
         element("title", title) if title else None,

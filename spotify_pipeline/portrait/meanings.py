@@ -1,4 +1,4 @@
-"""The metrics of a music personality in sentences for the user; terminal and page show the same."""
+"""The metrics of a music personality as sentences for the user, in the terminal and on the page."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from spotify_pipeline.terminal import count
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """A metric as it is shown; `value` is None when `sentence` says why there is none."""
+    """A metric as displayed; if `value` is None, `sentence` says why."""
 
     metric: str
     name: str
@@ -18,8 +18,8 @@ class Meaning:
     sentence: str
 
 
-# Metric: its name and a sentence around its value. `{artists}` is the value as "4 artists".
-# No name is that of a tag: "Discoverer" (few repeats) would contradict a low "Discovery".
+# Metric: its name and a sentence around its value. `{artists}` is the value as "4 artists". No name
+# equals a tag's: "Discoverer" (few repeats) would contradict a low "Discovery".
 MEANINGS: dict[str, tuple[str, str]] = {
     "artist_diversity": (
         "Variety",
@@ -87,7 +87,7 @@ _STREAKS = {"longest_streak": "longest_streak_artist_id", "current_streak": "str
 
 
 def meanings(personality: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Meaning]:
-    """Every metric with its value and a sentence about it, or the reason why there is none."""
+    """Every metric with its value and a sentence, or the reason why it is missing."""
     for metric, (name, sentence) in MEANINGS.items():
         value = personality.get(metric)
         if value is None:
@@ -110,7 +110,7 @@ def _shown(metric: str, value: float) -> str:
         return f"{minutes // 60}:{minutes % 60:02}"
     range_ = _RANGES[metric]
     if range_ == "0 to 1":
-        # A small share must not read as none.
+        # A small share must not be displayed as 0 %.
         return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.1f} %"
     if range_ == "days":
         return count(int(value), "day")

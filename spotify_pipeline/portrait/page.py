@@ -1,4 +1,4 @@
-"""Puts the page together. It loads nothing: no script, no font, no picture from elsewhere."""
+"""Renders the portrait as one HTML page that loads nothing: no script, font or picture."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,13 +15,13 @@ from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.storage.users.status import UserStatus
 from spotify_pipeline.terminal import count
 
-# Whatever slipped through could still load nothing and run nothing.
+# Defence in depth: even unescaped markup could load and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SHOWN_GAPS = 10
 
 
 def page(status: UserStatus, portrait: Portrait, now: datetime) -> str:
-    """The whole document. All times on it are in the user's zone."""
+    """The whole HTML document. All times on it are in the user's zone."""
     zone = check_zone(status.timezone)
     name = status.display_name or status.user_id
     css = (resources.files("spotify_pipeline.portrait") / "style.css").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def _sum(days: Sequence[Day]) -> Element:
 
 
 def _table_of(days: Sequence[Day]) -> Element:
-    """The calendar for those who do not see it."""
+    """The calendar as a table for screen readers."""
     lines = [element("li", in_words(day)) for day in reversed(days)]
     return element(
         "details", element("summary", "Every day in words"), element("ul", *lines, class_="small")

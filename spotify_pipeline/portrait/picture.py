@@ -1,7 +1,7 @@
-"""The portrait as one SVG image: calendar, hours of the day, top artists.
+"""Renders the portrait as one SVG image: calendar, hours of the day, top artists.
 
-For places that show an image and no page, such as the Dagster UI: the drawings are the page's, the
-style is inside, and nothing is loaded.
+For places that show only images, such as the Dagster UI. It uses the page's drawings; the style is
+inline, and nothing is loaded.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from spotify_pipeline.portrait.elements import element, style, text
 
 WIDTH, HEIGHT, MARGIN = 760, 600, 24
 ARTISTS, LONGEST_NAME = 8, 30
-# The card has a ground of its own, whatever the colours around the image.
+# The card has its own background, whatever the colours around the image.
 STYLE = """
 text { font-family: system-ui, sans-serif; }
 .title { font-weight: 600; }
@@ -45,7 +45,7 @@ def picture(portrait: Portrait) -> str:
         width=str(WIDTH),
         height=str(HEIGHT),
     )
-    # An image has no tooltips.
+    # Tooltips do not work in images.
     for parent in root.iter():
         for child in parent.findall("title"):
             parent.remove(child)
@@ -57,7 +57,7 @@ def _title(x: float, y: float, words: str) -> Element:
 
 
 def _placed(drawing: Element, x: float, y: float, width: float, height: float) -> Element:
-    """A drawing of the page inside of another one."""
+    """Places a drawing of the page inside another one."""
     for name, value in (("x", x), ("y", y), ("width", width), ("height", height)):
         drawing.set(name, f"{value:g}")
     return drawing

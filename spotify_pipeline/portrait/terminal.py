@@ -1,4 +1,4 @@
-"""A user's portrait in the terminal, with rich; readable without colours too."""
+"""Prints a user's portrait in the terminal, with rich; readable without colours too."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -22,14 +22,14 @@ from spotify_pipeline.terminal import count, instant, print_table
 if TYPE_CHECKING:
     from rich.text import Text
 
-# Glyph and colour of the levels 0 to 4, and of what is not known.
+# Glyph and colour of the levels 0 to 4, and of unknown days.
 _LEVELS = (("·", "dim"), ("░", "blue"), ("▒", "blue"), ("▓", "bright_blue"), ("█", "bright_cyan"))
 _UNKNOWN = ("?", "dim")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def print_portrait(portrait: Portrait) -> None:
-    """Calendar, hours, last days, tops, personality, gaps."""
+    """Calendar, hours, last days, top lists, personality, gaps."""
     _print_calendar(portrait.days)
     _print_hours(portrait.hours)
     print_table(
@@ -94,7 +94,7 @@ def _print_top(heading: str, top: TopList) -> None:
         (str(rank), item.name, item.artist_name or "", movement(top.moved(rank)))
         for rank, item in enumerate(top.items, 1)
     ]
-    # Leaves out empty columns: artists have no "by", and new users no older list.
+    # Leaves out empty columns: artists have no "by", and new users have no older list.
     shown = [column for column, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
     print_table(
         [headings[column] for column in shown],

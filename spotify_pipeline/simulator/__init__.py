@@ -1,1 +1,1 @@
-"""A local Spotify with synthetic listeners: its own process, on loopback only."""
+"""A local simulator of Spotify with synthetic listeners: a process of its own, loopback only."""

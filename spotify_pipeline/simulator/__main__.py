@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def oddities(text: str) -> Oddities:
-    """Reads the argument `--oddities`."""
+    """Parses the argument `--oddities`."""
     if text == "everything":
         return Oddities.everything()
     try:
@@ -73,12 +73,12 @@ def oddities(text: str) -> Oddities:
 
 
 def announce_json(url: str, state: SimulatorState) -> None:
-    """One line for the parent process."""
+    """Prints the address as one line of JSON for the parent process."""
     print(json.dumps({"url": url}), flush=True)
 
 
 def announce_text(url: str, state: SimulatorState) -> None:
-    """The environment to use the simulator with, and every listener's refresh token."""
+    """Prints the environment variables for the pipeline, and every listener's refresh token."""
     print(f"A local Spotify at {url} with {len(state.accounts)} synthetic listeners.\n")
     for name, text in state.environment(url).items():
         print(f"export {name}={text}")

@@ -1,4 +1,4 @@
-"""A listener's Spotify account: permissions, what was served so far, and the top lists."""
+"""A listener's Spotify account: permissions, plays served so far, and top lists."""
 
 import datetime as dt
 from collections import Counter
@@ -18,7 +18,7 @@ TopKind = Literal["artists", "tracks"]
 
 
 class Served(NamedTuple):
-    """A play as it stands on a page: its `played_at` in Unix ms, track id and length."""
+    """A play as listed on a page: its `played_at` in Unix ms, track id and length."""
 
     played_ms: int
     track_id: str
@@ -27,7 +27,7 @@ class Served(NamedTuple):
 
 @dataclass
 class Account:
-    """A listener with a name, permissions and the plays that were served so far."""
+    """A listener's Spotify account: name, permissions and the plays served so far."""
 
     listener: Listener
     display_name: str | None
@@ -37,37 +37,37 @@ class Account:
     scopes: tuple[str, ...] = SCOPES
     longest_delay_ms: int = 0
     oddities: Oddities = field(default_factory=Oddities)
-    # Answers of recently-played so far; plays of one instant change their order with it.
+    # Number of recently-played responses so far; the order within the same instant depends on it.
     pages: int = 0
-    # `Play.end_ms` of every play in an answer that was sent whole → each (played_at, track id)
-    # under which it was served, as it was at the first time.
+    # `Play.end_ms` of every play in a response that was sent completely → each (played_at, track
+    # id) under which it was served, with the values of the first time.
     served: dict[int, dict[tuple[int, str], Served]] = field(default_factory=dict)
     tops: dict[tuple[TopKind, str], tuple[int, list[int]]] = field(default_factory=dict)
 
     @property
     def user_id(self) -> str:
-        """Spotify's id of the user, which is the listener's."""
+        """Spotify's user id, equal to the listener's id."""
         return self.listener.user_id
 
     @property
     def feed(self) -> Feed:
-        """What Spotify lists of the listener's plays."""
+        """The recently-played feed of the listener."""
         return Feed(self.listener, self.oddities, self.longest_delay_ms)
 
     def shown(self, item: Item, now_ms: int) -> Served:
-        """An item as a page at this instant has it."""
+        """How a page lists an item at this instant."""
         names = self.feed.track(item.play.track, now_ms, relinked=item.relinked)
         return Served(item.stamp_ms, names.spotify_id, names.duration_ms)
 
     def mark_served(self, items: Iterable[Item], now_ms: int) -> None:
-        """Records that plays were in a response, and under which instant and id."""
+        """Records that plays were in a response, and under which instant and track id."""
         for item in items:
             shown = self.shown(item, now_ms)
             versions = self.served.setdefault(item.play.end_ms, {})
             versions.setdefault((shown.played_ms, shown.track_id), shown)
 
     def top(self, kind: TopKind, time_range: str, now: dt.datetime) -> list[int]:
-        """Artists or tracks by plays in the days before today, best first; made once a day."""
+        """Artists or tracks by plays in the days before today, best first; cached per day."""
         today = now.toordinal()
         made_on, best = self.tops.get((kind, time_range), (0, []))
         if made_on == today:

@@ -1,5 +1,6 @@
-"""The client of the control interface: moves a simulator's clock, adds listeners and faults, reads
-its ledger of plays and its log of calls. The server's side is http/control_api."""
+"""Client of the simulator's control API: moves the clock, adds listeners and faults, reads the
+ledger of plays and the log of calls. The server is http/control_api.
+"""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,11 @@ _TIMEOUT_SECONDS = 60.0
 
 
 class SimulatorError(PipelineError):
-    """The simulator refused a control call; the message is its own."""
+    """The simulator refused a control call, with the simulator's message."""
 
 
 class Simulator:
-    """A simulator at an address such as http://127.0.0.1:8765. Raises SimulatorError."""
+    """Client of a simulator at an address such as http://127.0.0.1:8765. Raises SimulatorError."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -40,7 +41,7 @@ class Simulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that point the pipeline at this simulator."""
+        """The environment variables that point the pipeline at this simulator."""
         return pipeline_environment(self.url, self.client_id, self.client_secret)
 
     def now(self) -> dt.datetime:
@@ -70,12 +71,11 @@ class Simulator:
         scopes: Sequence[str] | None = None,
         oddities: Oddities | None = None,
     ) -> ListenerInfo:
-        """Adds a listener, or replaces the one of that id.
+        """Adds a listener, or replaces the one with that id.
 
         `person` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
         `since` is the first local date with plays; plays appear in the feed up to `longest_delay`
-        after their end;
-        `oddities` are those of the feed (None: the 7-day window only).
+        after their end; `oddities` are those of the feed (None: the 7-day window only).
         """
         body: Json = {
             "user_id": user_id,
@@ -94,14 +94,14 @@ class Simulator:
         return ListenerInfo(**self._call("POST", "listeners", body))
 
     def set_oddities(self, user_id: str, oddities: Oddities) -> None:
-        """Replaces the oddities of a listener's feed; what was served so far stays in the ledger.
+        """Replaces the oddities of a listener's feed; the ledger keeps what was already served.
 
-        Plays are listed as if the new oddities had always been there.
+        Plays are listed as if the new oddities had always been active.
         """
         self._call("POST", "oddities", {"user_id": user_id, "oddities": oddities.to_json()})
 
     def listeners(self) -> list[ListenerInfo]:
-        """All listeners, in the order in which they came."""
+        """All listeners, in the order they were added."""
         return [ListenerInfo(**shown) for shown in self._call("GET", "listeners")]
 
     def ledger(
@@ -112,11 +112,11 @@ class Simulator:
         *,
         at: dt.datetime | None = None,
     ) -> list[LedgerPlay]:
-        """Everything a listener played in (since, until], oldest first.
+        """A listener's true plays in (since, until], oldest first.
 
-        `published`, `visible`, `vanished` and `visible_as` are as of `at`, which defaults to the
-        simulator's now and is never after it: what a call at that instant was shown. Nothing that
-        ended after `at` is listed; `until` defaults to `at`, `since` to 31 days before `until`.
+        `published`, `visible`, `vanished` and `visible_as` are as of `at`: what a call at that
+        instant was shown. `at` defaults to the simulator's now and is never after it. Plays that
+        ended after `at` are left out; `until` defaults to `at`, `since` to 31 days before `until`.
         """
         times = {"since": since, "until": until, "at": at}
         query = {"user_id": user_id}
@@ -133,17 +133,17 @@ class Simulator:
         self._call("DELETE", "calls")
 
     def tokens(self) -> list[str]:
-        """Every refresh and access token that was issued so far."""
+        """Every refresh and access token issued so far."""
         issued: list[str] = self._call("GET", "tokens")["tokens"]
         return issued
 
     def expire_access_tokens(self, user_id: str | None = None) -> int:
-        """Lets access tokens expire (all, or one user's); returns how many."""
+        """Expires access tokens (all, or one user's); returns how many."""
         expired: int = self._call("DELETE", "access_tokens", query={"user_id": user_id})["expired"]
         return expired
 
     def revoke(self, user_id: str) -> None:
-        """Ends a user's tokens, as when the user removes the app."""
+        """Revokes a user's tokens, as when the user removes the app."""
         self._call("DELETE", "refresh_token", query={"user_id": user_id})
 
     def reconnect(self, user_id: str) -> ListenerInfo:
@@ -159,11 +159,11 @@ class Simulator:
         times: int | None = None,
         every: int = 1,
     ) -> int:
-        """Puts a fault in force and returns its number.
+        """Activates a fault and returns its number.
 
-        It hits every `every`-th call to `endpoint` (None: all that the kind knows) by `user_id`
-        (None: everyone), `times` times at most (None: until cleared). Faults are the dataclasses
-        of `faults.refusals`, `faults.edits` and `faults.wire`.
+        It hits every `every`-th call to `endpoint` (None: all that the kind supports) by `user_id`
+        (None: all), at most `times` times (None: until cleared). Faults are the dataclasses of
+        `faults.refusals`, `faults.edits` and `faults.wire`.
         """
         rule = self._call(
             "POST",
@@ -181,23 +181,23 @@ class Simulator:
         return number
 
     def faults(self) -> list[Json]:
-        """The faults in force, each with `seen` (matching calls) and `hits`."""
+        """The active faults, each with `seen` (matching calls) and `hits`."""
         rules: list[Json] = self._call("GET", "faults")
         return rules
 
     def clear_faults(self, number: int | None = None) -> None:
-        """Ends one fault, or all."""
+        """Removes one fault, or all."""
         self._call("DELETE", "faults", query={"number": number})
 
     def set_limits(
         self, calls_per_30s: int | None = None, calls_per_day: int | None = None
     ) -> None:
-        """Sets the app's own limits (None: none) and starts to count anew."""
+        """Sets the app's rate limits (None: no limit) and resets the counts."""
         limits = {"calls_per_30s": calls_per_30s, "calls_per_day": calls_per_day}
         self._call("POST", "limits", limits)
 
     def register_redirects(self, uris: Sequence[str] | None) -> None:
-        """Sets the app's redirect addresses (None: any safe one is taken)."""
+        """Sets the app's redirect addresses (None: any safe one)."""
         self._call("POST", "redirects", {"uris": uris and list(uris)})
 
     def _call(

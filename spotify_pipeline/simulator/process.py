@@ -1,4 +1,4 @@
-"""Runs a simulator as a process of its own that never outlives its parent."""
+"""Runs a simulator as a child process that never outlives its parent."""
 
 import contextlib
 import datetime as dt
@@ -20,16 +20,16 @@ _STOP_SECONDS = 5.0
 def running_simulator(
     port: int = 0, listeners: int = 0, seed: int = 1, now: dt.datetime | None = None
 ) -> Iterator[Simulator]:
-    """Starts `python -m spotify_pipeline.simulator`, yields a handle on it, and stops it.
+    """Starts `python -m spotify_pipeline.simulator`, yields its client, and stops it.
 
-    `port` 0 takes a free one; `now` stops its clock at an instant. Raises
-    SimulatorError, with what the process wrote, when it is not ready within 30 seconds.
+    `port` 0 takes a free one; `now` stops its clock at an instant. Raises SimulatorError, with the
+    output of the process, if it is not ready within 30 seconds.
     """
     command = [sys.executable, "-m", "spotify_pipeline.simulator", "--child"]
     command += [f"--port={port}", f"--listeners={listeners}", f"--seed={seed}"]
     command += [f"--now={now.isoformat()}"] if now else []
     with tempfile.TemporaryFile() as errors:
-        # It exits when its standard input ends: also when this process is killed.
+        # It exits when its standard input ends, so also when this process is killed.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         )
@@ -45,7 +45,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", errors: IO[bytes]) -> 
     too_late = Timer(_START_SECONDS, process.kill)
     too_late.start()
     try:
-        line = process.stdout.readline()  # empty when the process ends, by itself or too late
+        line = process.stdout.readline()  # empty if the process ended, by itself or at the time-out
     finally:
         too_late.cancel()
     if not line:

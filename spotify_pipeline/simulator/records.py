@@ -1,6 +1,6 @@
-"""What the control interface hands out, as values: the server writes them, `control` reads them.
+"""Records that the control API returns: the server writes them, `control` reads them.
 
-As JSON an instant is text in Spotify's form, and a tuple is a list.
+In JSON an instant is text in Spotify's format, and a tuple is a list.
 """
 
 import datetime as dt
@@ -25,8 +25,9 @@ class ListenerInfo:
 
 
 class CallRecord(NamedTuple):
-    """One call to Spotify: its arrival in Unix seconds of real time, endpoint, user if known, the
-    status it got and the kinds of faults that hit it."""
+    """One call to Spotify: arrival in Unix seconds of real time, endpoint, user if known, the HTTP
+    status, and the kinds of faults that hit it.
+    """
 
     at: float
     endpoint: str
@@ -38,7 +39,7 @@ class CallRecord(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Record:
     def to_json(self) -> Json:
-        """The form that `from_json` reads."""
+        """The JSON that `from_json` reads."""
         return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
 
 
@@ -50,7 +51,7 @@ def _to_json(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Listing(_Record):
-    """A play as a page lists it: it may differ from the true play in all three."""
+    """A play as a page lists it; all three fields may differ from the true play."""
 
     played_at: dt.datetime
     track_id: str
@@ -58,23 +59,22 @@ class Listing(_Record):
 
     @classmethod
     def from_json(cls, listing: Json) -> Self:
-        """One of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
+        """Parses one of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
         return cls(**{**listing, "played_at": dt.datetime.fromisoformat(listing["played_at"])})
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerPlay(_Record):
-    """What really was played; times are UTC, `played_at` is the end of the play.
+    """A true play and how the feed lists it; times are UTC, `played_at` is the end of the play.
 
-    The pair of user and `played_at` identifies a play; its track, names, `duration_ms` and `isrc`
-    are the original ones, whatever is served. `heard_ms` of the track were heard.
+    User and `played_at` identify a play; its track, names, `duration_ms` and `isrc` are the
+    original ones, whatever is served. The listener heard `heard_ms` of the track.
 
     `published`: the feed has listed it by the simulator's now, `visible`: it is on the full page
-    now, `served`: it was in a response that the simulator sent whole. `missing`: the feed never
-    lists it; `vanished`: it listed it and does so no longer.
-    `visible_as`: how the full page lists it now, twice when under two track ids. `served_as`: each
-    pair of instant and track id under which it was served, the first one first, each with the
-    length of its first time.
+    now, `served`: it was in a response that was sent completely. `missing`: the feed never lists
+    it; `vanished`: the feed listed it and no longer does. `visible_as`: how the full page lists it
+    now, twice if under two track ids. `served_as`: each instant and track id under which it was
+    served, in order, each with the length of the first time.
     """
 
     played_at: dt.datetime
@@ -97,7 +97,7 @@ class LedgerPlay(_Record):
 
     @classmethod
     def from_json(cls, line: Json) -> Self:
-        """A line of `/_sim/ledger`."""
+        """Parses a line of `/_sim/ledger`."""
         times = {
             name: dt.datetime.fromisoformat(line[name])
             for name in ("played_at", "started_at", "published_at")

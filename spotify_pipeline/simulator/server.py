@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 
 
 class RawAccess(H11Protocol):
-    """uvicorn's HTTP/1.1 with the connection itself in the scope, for faults below HTTP."""
+    """uvicorn's HTTP/1.1 protocol with the raw connection in the scope, for faults below HTTP."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -38,12 +38,11 @@ class RawAccess(H11Protocol):
 
 @dataclass(frozen=True)
 class StartConditions:
-    """Faults, limits and oddities that a simulator starts with.
+    """Faults, limits and oddities of a simulator at its start.
 
-    `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency",
-    "options": {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web
-    API. Plays appear in the feed up to `longest_delay` after their end; every listener's feed has
-    the `oddities`.
+    `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency", "options":
+    {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web API. Plays
+    appear in the feed up to `longest_delay` after their end; all feeds have the `oddities`.
     """
 
     faults: tuple[str, ...] = ()
@@ -78,11 +77,10 @@ def serve(
 ) -> None:
     """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
 
-    `port` 0 takes a free one. `now` stops the clock at an instant; without it real time
-    passes. `conditions` hold from the start. `announce(url, state)` is called once
-    connections are accepted. With `exit_with_stdin` the end of standard input ends the process,
-    so that it dies with its parent.
-    Raises OSError when the port is taken, ValueError for a fault that does not exist.
+    `port` 0 takes a free one. `now` stops the clock at an instant; otherwise real time passes.
+    `announce(url, state)` is called once connections are accepted. With `exit_with_stdin` the
+    process ends when standard input does, so that it dies with its parent. Raises OSError if the
+    port is taken, ValueError for an unknown fault.
     """
     state = SimulatorState(seed, listeners, now)
     if conditions is not None:
@@ -90,7 +88,7 @@ def serve(
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
-        # Clients that connect from here on wait in the queue until uvicorn is up.
+        # Clients that connect before uvicorn is ready wait in this queue.
         listening.listen(512)
         url = f"http://{HOST}:{listening.getsockname()[1]}"
         server = uvicorn.Server(

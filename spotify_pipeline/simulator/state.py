@@ -1,8 +1,7 @@
 """The simulator's state: clock, listeners, tokens, limits, faults, and the log of calls.
 
-Two clocks, as in the pipeline: plays happen on the simulated clock, which can be stopped and moved;
-tokens, limits and the log of calls use real time, so that moving a day ahead does not make every
-access token expire.
+Two clocks, as in the pipeline: plays use the simulated clock, which can be stopped and moved;
+tokens, limits and the log of calls use real time, so that moving a day ahead expires no token.
 """
 
 import datetime as dt
@@ -27,7 +26,7 @@ _QUOTA_SECONDS = 86_400.0
 
 
 def pipeline_environment(url: str, client_id: str, client_secret: str) -> dict[str, str]:
-    """The variables that point the pipeline at a simulator."""
+    """The environment variables that point the pipeline at a simulator."""
     return {
         "SPOTIFY_API_URL": url,
         "SPOTIFY_ACCOUNTS_URL": url,
@@ -41,9 +40,9 @@ def pipeline_environment(url: str, client_id: str, client_secret: str) -> dict[s
 
 @dataclass
 class Limits:
-    """Spotify's limits on an app: a rolling window of 30 seconds and one of 24 hours; None: none.
+    """Spotify's rate limits of an app: rolling windows of 30 seconds and 24 hours; None: no limit.
 
-    Real time. Refused calls do not count, so a client that waits gets through.
+    Real time. Refused calls do not count, so a client that waits succeeds.
     """
 
     calls_per_30s: int | None = None
@@ -70,7 +69,7 @@ class Limits:
 
 @dataclass
 class Clock:
-    """Real time, or an instant at which the clock stands still until it is moved."""
+    """The simulated clock: real time, or stopped at an instant until it is moved."""
 
     fixed: dt.datetime | None = None
 
@@ -106,8 +105,9 @@ class SimulatorState:
         seed: int | None = None,
         since: dt.date | None = None,
     ) -> Account:
-        """Adds a listener, or replaces the one of that id. The same seed and id give the same
-        plays and the same refresh token. Raises KeyError or ZoneInfoNotFoundError."""
+        """Adds a listener, or replaces the one with that id. The same seed and id give the same
+        plays and the same refresh token. Raises KeyError or ZoneInfoNotFoundError.
+        """
         own_seed = self.seed if seed is None else seed
         account = Account(
             make_listener(self.catalogue, own_seed, user_id, timezone, person, since),
@@ -119,12 +119,11 @@ class SimulatorState:
         return account
 
     def rotate_refresh_token(self, account: Account) -> str:
-        """Gives a user a new refresh token; the old one is revoked."""
+        """Gives a user a new refresh token and revokes the old one."""
         account.refresh_token = self.tokens.rotate(account.user_id)
         return account.refresh_token
 
     def environment(self, url: str) -> dict[str, str]:
-        """The variables that point the pipeline at this simulator."""
         return pipeline_environment(url, self.tokens.client_id, self.tokens.client_secret)
 
     def now_ms(self) -> int:

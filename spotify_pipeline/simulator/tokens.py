@@ -1,7 +1,7 @@
-"""Access and refresh tokens.
+"""Access and refresh tokens of the simulator.
 
-Refresh tokens derive from the seed: a restarted simulator accepts those that were stored. Access
-tokens live an hour of real time.
+Refresh tokens derive from the seed, so a restarted simulator accepts those the pipeline has stored.
+Access tokens are valid for an hour of real time.
 """
 
 import hmac
@@ -11,12 +11,12 @@ from base64 import urlsafe_b64encode
 from typing import Literal
 
 ACCESS_SECONDS = 3600.0
-# A restarted simulator accepts tokens that were rotated at most this often before.
+# A restarted simulator accepts tokens that had been rotated at most this often.
 _GENERATIONS_KNOWN = 20
 
 
 class Tokens:
-    """Every token that was issued, and its owner."""
+    """All tokens issued, and their owners."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -28,7 +28,7 @@ class Tokens:
         self._access: dict[str, tuple[str, float]] = {}
 
     def connect(self, user_id: str) -> str:
-        """The refresh token of a new user, or the current one of a known user."""
+        """Returns the refresh token of a new or a known user."""
         for generation in range(_GENERATIONS_KNOWN):
             self._owners[self._refresh_token(user_id, generation)] = user_id
         token = self._refresh_token(user_id, self._generations.setdefault(user_id, 0))
@@ -44,28 +44,28 @@ class Tokens:
         return token
 
     def revoke(self, user_id: str) -> None:
-        """Ends the user's refresh token, as when the listener removes the app."""
+        """Revokes the user's refresh token, as when the listener removes the app."""
         self._revoked.add(self._refresh_token(user_id, self._generations[user_id]))
 
     def owner_of_refresh(self, token: str) -> str | Literal[False] | None:
-        """The owner of a refresh token; False when it is revoked, None when unknown."""
+        """The owner of a refresh token; False if it is revoked, None if unknown."""
         return False if token in self._revoked else self._owners.get(token)
 
     def issue_access(self, user_id: str) -> str:
-        """A new access token."""
+        """Issues an access token."""
         token = "BQ" + secrets.token_urlsafe(120)
         self._access[token] = (user_id, time.monotonic() + ACCESS_SECONDS)
         return token
 
     def owner_of_access(self, token: str) -> str | Literal[False] | None:
-        """The owner of an access token; False when it expired, None when unknown."""
+        """The owner of an access token; False if it expired, None if unknown."""
         if token not in self._access:
             return None
         user_id, expires = self._access[token]
         return user_id if time.monotonic() < expires else False
 
     def expire_access(self, user_id: str | None = None) -> int:
-        """Lets the access tokens of one user, or of all, expire now. Returns how many."""
+        """Expires the access tokens of one user, or of all. Returns their number."""
         owners = ((token, owner) for token, (owner, _) in self._access.items())
         tokens = [token for token, owner in owners if user_id in (None, owner)]
         for token in tokens:
@@ -73,7 +73,7 @@ class Tokens:
         return len(tokens)
 
     def issued(self) -> list[str]:
-        """Every refresh token that was given to a user, and every access token."""
+        """Every refresh and access token issued so far."""
         refresh = [
             self._refresh_token(user_id, generation)
             for user_id, newest in self._generations.items()

@@ -1,1 +1,1 @@
-"""What an app may do, tried as the app: with a login that is a member of its role."""
+"""What an app may do, tested with a login that is a member of the app's role."""

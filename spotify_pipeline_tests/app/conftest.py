@@ -1,4 +1,4 @@
-"""A database as init-db leaves it, and the login of an app as docs/configuration.md creates it."""
+"""A database as init-db leaves it, and an app's login as docs/configuration.md creates it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ STATEMENT_TIMEOUT_MS = 1000
 
 @pytest.fixture(scope="session")
 def login(_admin: Engine, _template: str) -> Iterator[tuple[str, str]]:
-    """Name and password of a member of the app's role, with a limit on its statements.
+    """Name and password of a member of the app's role, with a statement time-out.
 
-    The role itself was made with the template.
+    The role itself was created with the template.
     """
     name = f"web_{uuid4().hex}"
     with autocommit(_admin) as server:
@@ -34,13 +34,13 @@ def login(_admin: Engine, _template: str) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def server(_admin: Engine) -> Engine:
-    """The engine of a superuser."""
+    """A superuser's engine."""
     return _admin
 
 
 @contextmanager
 def closed_database(server: Engine, template: str) -> Iterator[URL]:
-    """A database that is closed to everybody but its owner and the app's role."""
+    """A database to which only its owner and the app's role may connect."""
     with temporary_database(server, template) as url:
         owner = make_engine(url)
         with autocommit(owner) as connection:
@@ -56,14 +56,13 @@ def autocommit(engine: Engine) -> Connection:
 
 @pytest.fixture
 def database(_admin: Engine, _template: str) -> Iterator[URL]:
-    """A fresh database that has the schema, and that is closed."""
+    """A fresh, closed database with the schema."""
     with closed_database(_admin, _template) as url:
         yield url
 
 
 @pytest.fixture
 def app_engine(database: URL, login: tuple[str, str]) -> Iterator[Engine]:
-    """An engine of the app."""
     engine = make_engine(database.set(username=login[0], password=login[1]))
     yield engine
     engine.dispose()
@@ -71,6 +70,6 @@ def app_engine(database: URL, login: tuple[str, str]) -> Iterator[Engine]:
 
 @pytest.fixture
 def app(app_engine: Engine) -> Iterator[Connection]:
-    """A connection of the app; each statement commits by itself."""
+    """A connection of the app in autocommit mode."""
     with autocommit(app_engine) as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""spotify_pipeline.app as an app uses it: its own login, its own transaction, nothing of ours."""
+"""spotify_pipeline.app as an app uses it: its own login, its own transaction, no other modules."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""listening_history: a row for every day, and an honest word about each."""
+"""listening_history: a row for every day, each with its completeness."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_track, add_user, cause
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-# Whose days begin and end where it is hard: far east, far west, half hours, clocks that change.
+# Zones with difficult days: far east, far west, half hours, clock changes.
 ZONES = ("Pacific/Kiritimati", "Pacific/Niue", "Asia/Kathmandu", "Europe/Oslo", "America/Havana")
 
 
@@ -70,7 +70,7 @@ def test_a_quiet_day_is_0_minutes_only_when_every_play_of_it_would_be_known(
     fetched(connection, now)
     days = listening_history(app, "ada", 12)
     assert days[-1].date == now.date()
-    # Today touches a cover, and yesterday is complete from 6 hours after its end on.
+    # Today touches coverage; yesterday is complete from 6 hours after its end on.
     assert told(days[-1]) == (None, None, "at_least")
     assert {told(day) for day in days[2:-2]} == {(0, 0, "complete")}
     assert told(days[1]) == (None, None, "at_least")
@@ -106,7 +106,7 @@ def test_a_day_with_a_play_shows_what_is_stored(app: Connection, connection: Con
     today = datetime.now(UTC).date()
     add_day(connection, today - 2 * DAY, top_track_id="song", top_artist_id="artist")
     add_day(connection, today - DAY, top_track_id="gone", top_artist_id="gone")
-    # A play of 20 seconds: a row, but no minute of which anybody knows that it is the whole.
+    # A play of 20 seconds: a row, but the day's minutes are not known to be complete.
     add_day(connection, today, minutes=0, plays=0, listened_ms=20_000)
     assert listening_history(app, "ada", 3) == [
         Day(today - 2 * DAY, 3, 1, "song", "Song", "artist", "Artist", "at_least"),
@@ -171,7 +171,7 @@ def test_today_is_the_date_in_the_users_zone_by_the_pinned_rules(connection: Con
 
 
 class Known(NamedTuple):
-    """Coverage and plays of a user, in hours before now."""
+    """A user's coverage and plays, in hours before now."""
 
     covers: Sequence[tuple[int, int]]
     gaps: Sequence[tuple[int, int]]

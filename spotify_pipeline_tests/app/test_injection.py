@@ -1,4 +1,4 @@
-"""Whatever text comes as a user id, a zone or a name: it is text."""
+"""SQL injection: any text passed as a user id, a zone or a name stays text."""
 
 from collections.abc import Callable
 from itertools import product
@@ -31,7 +31,7 @@ PAYLOADS = [opening + attack for opening, attack in product(OPENINGS, ATTACKS)]
 
 @pytest.fixture
 def bystander(connection: Connection) -> str:
-    """Somebody else, of whom nothing may change."""
+    """Another user, whose rows must not change."""
     return add_user(connection, "ada", connection="disconnected", display_name="Ada")
 
 
@@ -47,7 +47,7 @@ def everything(connection: Connection) -> object:
 
 
 def refused(call: Callable[[], object]) -> str | None:
-    """The SQLSTATE of the refusal; None: it was accepted."""
+    """The SQLSTATE of the refusal; None: accepted."""
     try:
         call()
     except helper.Refused as refusal:
@@ -69,7 +69,7 @@ def test_a_hundred_payloads_alter_nothing(
         assert refused(lambda user_id=payload: helper.listening_history(app, user_id, 7)) == "SP404"
         assert helper.top_artists(app, payload, payload) == []
         assert helper.music_personality(app, payload) is None
-        # As a zone: refused. As id and name: kept as it is, and gone again.
+        # As a zone: refused. As id and name: stored unchanged, then deleted.
         zone = refused(lambda zone=payload: helper.register_user(app, "ada", zone))
         assert zone == "22023"
         helper.register_user(app, payload, display_name=payload)

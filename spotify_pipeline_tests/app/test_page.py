@@ -1,4 +1,4 @@
-"""The page for the app's developer: its SQL and its Python run, and it leaves out no code."""
+"""The app developer's documentation: its SQL and Python run, and it lists every error code."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 
 def snippet(function: str) -> Any:
-    """A function of the page, as an app copies it."""
+    """A function from the page, as an app copies it."""
     (source,) = [block for block in blocks("python") if f"def {function}(" in block]
     names: dict[str, Any] = {}
     exec(source, names)
@@ -71,7 +71,7 @@ def test_every_statement_of_the_page_runs_with_the_apps_rights(
     statements = [one for block in blocks("sql") for one in block.split(";") if one.strip()]
     assert len(statements) == 11
     for statement in statements:
-        # The page has no parameters, and text() would take ::bytea for one.
+        # The page has no parameters, and text() would parse ::bytea as one.
         app.exec_driver_sql(statement)
     assert connection.execute(t.users.select()).all() == []
 

@@ -1,4 +1,4 @@
-"""What the app's login may do, and a list of what it must not be able to."""
+"""The permissions of the app's login: what it may do, and what must be denied."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ CONNECT = text(
 
 @pytest.fixture(scope="module")
 def shared(_admin: Engine, _template: str, login: tuple[str, str]) -> Iterator[URL]:
-    """One database for all that is refused anyway."""
+    """One shared database for statements that are denied anyway."""
     with closed_database(_admin, _template) as url:
         owner = make_engine(url)
         with owner.begin() as connection:
@@ -185,7 +185,7 @@ PROBES = {
     "pass a right on": f"GRANT {ROLE} TO OWNER",
 }
 
-# What Postgres answers instead of "permission denied" where it lacks the thing itself.
+# What Postgres raises instead of "permission denied" where it lacks the feature.
 NOT_INSTALLED = {"0A000", "58P01"}
 
 
@@ -200,7 +200,7 @@ def test_an_app_cannot(intruder: Connection, shared: URL, name: str) -> None:
 def test_a_right_passed_on_to_public_goes_nowhere(
     intruder: Connection, shared: URL, login: tuple[str, str]
 ) -> None:
-    # Without a right to pass on, Postgres warns and grants nothing.
+    # Without the grant option, Postgres warns and grants nothing.
     intruder.execute(text("GRANT SELECT ON spotify_pipeline.artists TO PUBLIC"))
     owner = make_engine(shared)
     with owner.connect() as connection:
@@ -217,7 +217,7 @@ def test_no_other_database_of_ours_lets_an_app_in(server: Engine, login: tuple[s
             connection.exec_driver_sql(CLOSE.format(sql.Identifier(dagsters.database)).as_string())
         ours = [dagsters]
         if "SPOTIFY_PIPELINE_TEST_DATABASE_URL" not in os.environ:
-            # The embedded server's own.
+            # The embedded server's own databases.
             ours += [dagsters.set(database=name) for name in ("postgres", "template1")]
         for url in ours:
             engine = make_engine(url.set(username=login[0], password=login[1]))
@@ -229,7 +229,7 @@ def test_no_other_database_of_ours_lets_an_app_in(server: Engine, login: tuple[s
 def test_a_statement_of_the_login_ends_after_the_limit_that_was_set_for_it(
     intruder: Connection,
 ) -> None:
-    # The pipeline's own sessions have no limit; an app's session has that of its login.
+    # The pipeline's own sessions have no limit; an app's session has the limit of its login.
     intruder.execute(text("RESET statement_timeout"))
     with pytest.raises(DBAPIError) as refused:
         intruder.execute(text("SELECT pg_sleep(60)"))
@@ -239,7 +239,7 @@ def test_a_statement_of_the_login_ends_after_the_limit_that_was_set_for_it(
 def test_what_others_search_first_does_not_lead_our_functions_astray(
     app: Connection, connection: Connection
 ) -> None:
-    """Whatever the session's search_path is, and whichever role may create objects there."""
+    """Search path hijacking: the session's search_path and objects in it must not matter."""
     role = app.scalar(text("SELECT session_user"))
     schema = f"s{uuid4().hex}"
     connection.execute(text(f"CREATE SCHEMA {schema} AUTHORIZATION {role}"))

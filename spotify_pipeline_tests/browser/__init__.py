@@ -1,1 +1,1 @@
-"""What people see, in a real browser: `make browser`, where Chromium is installed."""
+"""What users see, in a real browser: `make browser`, where Chromium is installed."""

@@ -1,4 +1,4 @@
-"""Pages in Chromium, and what it complained about or asked the network for."""
+"""Pages in Chromium, with their console messages and network requests."""
 
 import os
 import shutil
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# It runs where there is no graphics card and perhaps no user namespace, and calls nobody.
+# Works without a graphics card or user namespaces, and without background network calls.
 OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-# For drawing a page on a busy machine.
+# Time-out for rendering on a busy machine.
 PATIENCE_MS = 60_000
 
 
 @dataclass
 class Seen:
-    """A page and what went on behind it."""
+    """A page with its console messages and requests."""
 
     page: Page
     errors: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ def chromium(*options: str) -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, scheme: str = "light", width: int = 1700) -> Iterator[Seen]:
-    """An empty page; `scheme` is what the person prefers, light or dark."""
+    """An empty page; `scheme` is the user's preference, light or dark."""
     context = browser.new_context(
         color_scheme="dark" if scheme == "dark" else "light",
         viewport={"width": width, "height": 1100},

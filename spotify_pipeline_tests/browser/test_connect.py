@@ -1,4 +1,4 @@
-"""A person connects in a real browser: Chromium opens Spotify's page, agrees or does not."""
+"""A user connects in a real browser: Chromium opens Spotify's page, agrees or refuses."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from spotify_pipeline.sync.admin.connect import DENIED, PREMIUM
 from spotify_pipeline_tests.cli.browser_user import changed, free_port
 from spotify_pipeline_tests.cli.conftest import _simulator, environ, process, run, simulator
 
-# The fixtures of the program's tests.
+# Fixtures of the connect command's tests.
 __all__ = ["_simulator", "environ", "process", "run", "simulator"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -86,7 +86,7 @@ def agree(who: str) -> Act:
 
 
 def ended(page: Page) -> str:
-    """The sentence on the page that the person sees last."""
+    """The last sentence on the page."""
     expect(page.get_by_role("heading")).to_have_text(re.compile(r"Connected|Not connected"))
     return page.locator("p").inner_text()
 
@@ -109,7 +109,7 @@ def test_who_clicks_their_name_is_connected_and_the_page_says_so(connect, mira, 
     assert result.exit_code == 0, result.output
     assert "mira (Mira Solberg) is connected to Spotify. You can close this page." in seen
     assert accounts(engine) == {"mira": "connected"}
-    # The favicon's 404 at most: the page needs nothing that its policy refuses.
+    # At most the favicon's 404: the page needs nothing that its policy blocks.
     assert not any("Content Security Policy" in line for line in seen)
 
 

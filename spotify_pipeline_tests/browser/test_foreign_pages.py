@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
 
-# Resolves what somebody else owns to this machine, as DNS rebinding does.
+# DNS rebinding: resolves an attacker's host name to this machine.
 REBOUND = "--host-resolver-rules=MAP evil.example 127.0.0.1"
 ATTACKS = """
 async target => {
@@ -61,7 +61,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of somebody else's web server."""
+    """The port of the attacker's web server."""
     folder = tmp_path_factory.mktemp("foreign")
     (folder / "index.html").write_text("<!doctype html><title>Foreign</title><body>")
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))

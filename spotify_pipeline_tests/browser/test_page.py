@@ -1,4 +1,4 @@
-"""The page of `users show --html` as a person opens it."""
+"""The page of `users show --html` as a user opens it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A page with names that would like to be code."""
+    """A page whose names contain markup and scripts."""
     status = UserStatus(
         user_id="mira",
         display_name=EVIL,
@@ -80,7 +80,7 @@ def test_it_opens_without_a_complaint_and_asks_the_network_for_nothing(
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG's contrast of two colours as Chromium tells them: rgb(1, 2, 3)."""
+    """WCAG contrast of two colours in Chromium's notation: rgb(1, 2, 3)."""
 
     def luminance(colour: str) -> float:
         parts = [int(part) / 255 for part in colour[4:-1].split(",")]

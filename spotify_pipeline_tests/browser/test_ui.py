@@ -1,4 +1,4 @@
-"""What a data engineer sees of the graph and of a user's partition."""
+"""What a data engineer sees in the Dagster UI of the graph and of a user's partition."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A UI over one listener whose partition has been materialized."""
+    """A UI with one user whose partition has been materialized."""
     with pytest.MonkeyPatch.context() as patch, running_simulator(listeners=1) as simulator:
         for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
             patch.delenv(name, raising=False)
@@ -48,7 +48,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             )
         with opened_instance(settings) as instance:
             instance.add_dynamic_partitions("spotify_users", [listener.user_id])
-            # Without tags: as launched in the UI.
+            # Without tags, like a run launched in the UI.
             job = build_defs().resolve_job_def("sync_user")
             run = job.execute_in_process(instance=instance, partition_key=listener.user_id)
             assert run.success
@@ -79,7 +79,7 @@ def test_a_partition_shows_its_row_count_and_its_picture(stack: Stack, browser: 
         seen.page.get_by_text("Show Markdown").first.click()
         picture = seen.page.locator("img[src^='data:image/svg+xml']")
         picture.wait_for()
-        # Drawn, and not only put there.
+        # Rendered, not only present in the DOM.
         assert picture.evaluate("image => image.naturalWidth") > 500
         assert seen.errors == []
 

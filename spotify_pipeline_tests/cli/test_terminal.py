@@ -1,4 +1,4 @@
-"""A bar on a terminal, lines in a pipe, colours where they are wanted; keys and simulator."""
+"""Terminal output: a progress bar on a terminal, lines in a pipe, colours, keys, the simulator."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def test_no_output_lets_a_name_steer_the_terminal(run):
     ]
     for result in outputs:
         assert set(result.output).isdisjoint(set(hostile) - set("[2Jevil")), result.output
-    # A program reads what it was.
+    # JSON output for programs.
     (user,) = json.loads(outputs[1].stdout)
     assert user["display_name"] == name
 
@@ -143,7 +143,7 @@ def test_the_simulator_prints_lines_that_work_when_pasted_and_ends_with_ctrl_c(
             ["bash", "-e", "-c", "".join(lines)], env={**os.environ, "PATH": path}, check=True
         )
         (url,) = re.findall("SPOTIFY_API_URL=(.*)", "".join(lines))
-        Simulator(url)  # it answers, so it listens to signals too
+        Simulator(url)  # it answers, so its signal handlers are installed
         program.send_signal(signal.SIGINT)
         _, errors = program.communicate(timeout=30)
     finally:

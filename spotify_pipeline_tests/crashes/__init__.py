@@ -1,1 +1,1 @@
-"""Kills processes at random points and compares what is stored with the simulator's own books."""
+"""Kills processes at random points and compares the database with the simulator's ledger."""

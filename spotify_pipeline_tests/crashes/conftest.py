@@ -1,7 +1,7 @@
-"""The scale of the crash tests, their scenario, and where the figures go.
+"""The scale of the crash tests, their scenario, and the report of figures.
 
-`make test` kills a little, `make soak` (SOAK=1) a lot. CRASH_SEED repeats the moments that a run
-chose, though not where in its work a process was at those moments.
+`make test` kills a little, `make soak` (SOAK=1) a lot. CRASH_SEED repeats a run's random times,
+though not the statement that a process was executing at those times.
 """
 
 import os
@@ -18,7 +18,7 @@ from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario, open_cr
 
 @dataclass(frozen=True)
 class Scale:
-    """How often the tests kill, stop and forget."""
+    """The number of kills, stops and deletions in the tests."""
 
     soak: bool
     kills: int
@@ -42,7 +42,7 @@ def scale() -> Scale:
 
 @pytest.fixture
 def seed() -> int:
-    """A new one in every run; pytest shows it when the test fails."""
+    """Different in every run; pytest shows it if the test fails."""
     chosen = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(10**6))
     print(f"CRASH_SEED={chosen}")
     return chosen
@@ -66,5 +66,5 @@ def case(database: URL, seed: int) -> Iterator[CrashScenario]:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """A sentence with what was measured, shown at the end of the run."""
+    """Records a sentence with a measurement, shown at the end of the run."""
     return lambda sentence: request.node.user_properties.append(("figure", sentence))

@@ -1,4 +1,4 @@
-"""Four connected listeners at a simulated Spotify, and the syncs that workers reported for them."""
+"""Four connected listeners at a simulated Spotify, and the successful syncs of workers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.sync.pipeline_fixture import Dump, Scenario, open_scenario
 
-# The evening before Oslo's clocks go forward: local midnights and a day of 23 hours lie ahead.
+# The evening before Oslo's clocks go forward: the test crosses local midnights and a 23-hour day.
 START = datetime(2026, 3, 28, 18, tzinfo=UTC)
 LISTENED_BEFORE = timedelta(days=14)
 USERS = {
@@ -20,9 +20,9 @@ USERS = {
     "cleo": ("America/St_Johns", "heavy"),
     "dora": ("Pacific/Chatham", "explorer"),
 }
-# Plays appear in the feed up to this much later, in any order.
+# Maximum delay with which plays appear in the feed, in any order.
 LONGEST_DELAY = timedelta(hours=2)
-# The feed is as odd as Spotify's. Lengths stay: the ledger knows those of the first answer only.
+# All oddities except changed lengths: the ledger has only those of the first response.
 ODDITIES = Oddities(
     restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
     vanishing=0.02,
@@ -38,7 +38,7 @@ UNLIMITED = {"SPOTIFY_PIPELINE_CALLS_PER_30S": "0", "SPOTIFY_PIPELINE_CALLS_PER_
 
 @dataclass
 class CrashScenario:
-    """The pipeline under test, and the instants of all syncs that were reported."""
+    """The pipeline under test, and the times of all reported syncs."""
 
     scenario: Scenario
     environ: dict[str, str]
@@ -52,15 +52,15 @@ class CrashScenario:
         return self.scenario.clock.instant
 
     def advance(self, step: timedelta) -> None:
-        """Advances the clock."""
+        """Moves the clock ahead."""
         self.scenario.at(self.now + step)
 
     def order(self, wait_seconds: float = 0.0) -> Order:
-        """The order to sync all users now."""
+        """An order to sync all users now."""
         return Order(self.now, tuple(self.zones), wait_seconds=wait_seconds)
 
     def personal_rows(self) -> Dump:
-        """Every row of a user, by table, and which transaction wrote it."""
+        """Every row of a user, by table, with the transaction that wrote it."""
         personal = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
         dump = self.scenario.dump(versions=True)
         return {name: rows for name, rows in dump.items() if name in personal}
@@ -77,7 +77,7 @@ class CrashScenario:
 
 @contextmanager
 def open_crash_scenario(environ: dict[str, str], seed: int) -> Iterator[CrashScenario]:
-    """A scenario at START with all users connected; `environ` says where the database is."""
+    """A scenario at START with all users connected; `environ` has the database URL."""
     with running_simulator(now=START) as simulator:
         environ = {**environ, **simulator.environment, **UNLIMITED}
         with open_scenario(simulator, environ) as scenario:

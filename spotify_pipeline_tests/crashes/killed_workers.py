@@ -20,17 +20,17 @@ from spotify_pipeline_tests.crashes.oracle import read
 from spotify_pipeline_tests.crashes.processes import Worker, running_workers
 from spotify_pipeline_tests.crashes.worker import Program, Report, run_pipeline
 
-# Between two syncs.
+# Time between two syncs.
 SHORTEST_STEP, LONGEST_STEP = timedelta(minutes=5), timedelta(minutes=40)
 LEASE = timedelta(seconds=30)
 PATIENCE_SECONDS = 60.0
-# The supervisor does not restart a Postgres that dies ten times in a row within 2 s of its start.
+# The supervisor gives up on a Postgres that dies ten times in a row within 2 s of its start.
 MIN_UPTIME_SECONDS = YOUNG_S + 0.5
 
 
 @dataclass
 class KillStats:
-    """Counts of kills or stops, and what was found right after each."""
+    """Counts of kills or stops, and the findings right after each."""
 
     kills: int = 0
     # Kills in the middle of a sync, and kills after which a lease was still held.
@@ -38,7 +38,7 @@ class KillStats:
     leases_held: int = 0
     # Days and top lists that were only partly written.
     half_written: list[str] = field(default_factory=list)
-    # Results other than success, errors, or tables that must not have changed; with their number.
+    # Results other than success, errors, or tables that must not have changed, with their number.
     unexpected: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,10 +52,10 @@ def kill_workers_repeatedly(
     """Kills a looping worker `kills` times, each time at a random point of about two syncs.
 
     After every kill the leases expire, as they would after 30 seconds, and a new worker starts.
-    Ends with an undisturbed sync; stops killing as soon as `enough` is true.
+    Ends with an undisturbed sync; stops killing once `enough` is true.
     """
     stats = KillStats()
-    # Each by a new worker: a worker's first sync takes longest, and is the one killed most often.
+    # Each by a new worker, because kills hit mostly the slower first sync of a worker.
     seconds = [took for _ in range(3) for took in sync_undisturbed(case, program, 1)]
     while stats.kills < kills and not enough(stats):
         with running_workers(program, case.environ) as [worker]:
@@ -77,7 +77,7 @@ def kill_workers_repeatedly(
 
 
 def stop_workers_repeatedly(case: CrashScenario, stops: int, rng: Random) -> KillStats:
-    """Stops a worker in the middle of a sync, lets another take over, resumes the first.
+    """Fencing test: stops a worker in mid-sync, lets another take over, resumes the first.
 
     At least `stops` times, and until one stop had an effect: `interrupted` counts the workers whose
     users were all synced by the other meanwhile. Tables with rows of users that a resumed worker
@@ -88,17 +88,17 @@ def stop_workers_repeatedly(case: CrashScenario, stops: int, rng: Random) -> Kil
     with running_workers(run_pipeline, case.environ, 2) as [first, second]:
         while stats.kills < stops or not stats.interrupted:
             assert stats.kills < 20 * stops, "no stop hits a worker before it writes"
-            # Rather early: once it writes, its rows are locked and no worker can take over.
+            # Rather early: once the worker writes, its rows are locked and no other can take over.
             moment = monotonic() + rng.random() * rng.uniform(0, seconds)
             report = _sync_until(case, first, moment, rng)
             ordered_at = case.now
             first.stop()
-            # A worker that has not begun holds no lease: it may do its sync later.
+            # A worker that has not begun holds no lease, so it may sync later.
             begun = expire_leases(case) == len(case.zones)
             stats.leases_held += begun
             case.advance(SHORTEST_STEP)
             second.order(case.order())
-            # It may have to wait for rows that the first has locked.
+            # The second may have to wait for rows that the first has locked.
             taken_over = second.report(5 * seconds)
             stored = case.personal_rows()
             first.resume()
@@ -115,7 +115,7 @@ def stop_workers_repeatedly(case: CrashScenario, stops: int, rng: Random) -> Kil
 
 
 def kill_postgres(home: Path) -> None:
-    """SIGKILL for the embedded Postgres of a home; returns when all its sessions have ended.
+    """Kills (SIGKILL) the embedded Postgres of a home; returns when all its sessions have ended.
 
     Sessions outlive the server for a moment, in which they can still commit.
     """
@@ -130,7 +130,7 @@ def kill_postgres(home: Path) -> None:
 def kill_postgres_repeatedly(
     case: CrashScenario, kill: Callable[[], None], kills: int, rng: Random
 ) -> KillStats:
-    """Kills the server at random points of a worker's syncs; the same worker syncs again."""
+    """Kills Postgres at random points of a worker's syncs; the same worker then syncs again."""
     stats = KillStats()
     seconds = median(sync_undisturbed(case, run_pipeline, 3))
     with running_workers(run_pipeline, case.environ) as [worker]:
@@ -164,7 +164,7 @@ def sync_undisturbed(
 
 
 def expire_leases(case: CrashScenario) -> int:
-    """Lets all leases expire whose rows no session has locked; returns how many there were."""
+    """Expires all leases whose rows no session has locked; returns their number."""
     with case.scenario.pipeline.engine.begin() as conn:
         left = conn.scalars(
             text(
@@ -180,7 +180,7 @@ def expire_leases(case: CrashScenario) -> int:
 
 
 def _sync_until(case: CrashScenario, worker: Worker, end: float, rng: Random) -> Report | None:
-    """Advances the clock and starts a sync; returns its report, or None if not by `end`."""
+    """Advances the clock and starts a sync; returns its report, or None if not done by `end`."""
     case.advance(SHORTEST_STEP + rng.random() * (LONGEST_STEP - SHORTEST_STEP))
     if rng.random() < 0.2:
         case.scenario.simulator.expire_access_tokens()
@@ -209,7 +209,7 @@ def _check_half_written(case: CrashScenario, stats: KillStats) -> None:
 def _await_postgres(case: CrashScenario) -> None:
     deadline = monotonic() + PATIENCE_SECONDS
     engine = case.scenario.pipeline.engine
-    # A session of the killed server may exist for a moment; a new one is the new server's.
+    # A session of the killed server may exist for a moment; a new connection is the new server's.
     engine.dispose()
     while True:
         try:
@@ -222,7 +222,7 @@ def _await_postgres(case: CrashScenario) -> None:
 
 
 def _await_session_end(case: CrashScenario) -> None:
-    """Waits until Postgres has ended the killed worker's sessions: a statement may still run."""
+    """Waits for the end of the killed worker's Postgres sessions: a statement may still run."""
     others = text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"

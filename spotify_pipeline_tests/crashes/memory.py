@@ -2,7 +2,7 @@
 
     python -m spotify_pipeline_tests.crashes.memory INSTANT USER...
 
-It must be exec'ed: a forked process starts with its parent's pages, and ru_maxrss with its peak.
+Needs exec: a forked process inherits its parent's pages, and its peak in ru_maxrss.
 """
 
 import json

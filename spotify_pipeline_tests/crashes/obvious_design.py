@@ -1,7 +1,7 @@
-"""The obvious design, which loses plays: proves that the harness finds such faults.
+"""A naive pipeline that loses plays: proves that the crash tests detect such bugs.
 
-It asks for what came after the newest stored play, writes a day from the page just fetched, commits
-as it goes, and stores whatever refresh token the answer has.
+It asks for plays after the newest stored one, computes a day from the fetched page only, commits
+after each step, and stores any refresh token in the response.
 """
 
 from collections import Counter, defaultdict
@@ -44,7 +44,7 @@ DAY = (
 
 
 class ObviousDesign:
-    """Syncs as a first version would."""
+    """Syncs as a naive first version would."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self.engine: Engine = make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"])
@@ -58,7 +58,7 @@ class ObviousDesign:
             )
 
     def sync(self, user_id: str) -> None:
-        """Fetches the plays after the newest stored one, stores them, writes the page's days."""
+        """Fetches the plays after the newest stored one, stores them and the days of the page."""
         newest = self._scalar(
             "SELECT max(played_at) FROM spotify_pipeline.plays WHERE user_id = :u", u=user_id
         )
@@ -141,7 +141,7 @@ class ObviousDesign:
 
 
 def run_obvious_design(orders: Connection, environ: dict[str, str]) -> None:
-    """Takes the same orders and sends the same reports as the pipeline."""
+    """Accepts the same orders and sends the same reports as the pipeline."""
     design = ObviousDesign(environ)
     orders.send(Report())
     with suppress(EOFError):

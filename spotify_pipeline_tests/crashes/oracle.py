@@ -1,6 +1,6 @@
 """Compares the database with the simulator's ledger, without the pipeline's code.
 
-Plain Python and the standard library's time zones: a mistake made on both sides would not show.
+Plain Python and the standard library's time zones, because shared code would hide its own bugs.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from spotify_pipeline.simulator.control import LedgerPlay, Listing
 from spotify_pipeline_tests import expected_listening
 from spotify_pipeline_tests.crashes.crash_scenario import LISTENED_BEFORE, START, CrashScenario
 
-# A stored or served play: user, instant, track. A true play: user, true end.
+# Key of a stored or served play: user, instant, track. Of a true play: user, true end.
 PlayKey = tuple[str, datetime, str]
 Played = tuple[str, datetime]
 DayKey = tuple[str, date]
@@ -26,7 +26,7 @@ Day = tuple[int, int, int, int, int, str | None, str | None]
 
 @dataclass(frozen=True)
 class PlayRow:
-    """One play as it is stored or served."""
+    """A play as stored or served."""
 
     user_id: str
     played_at: datetime
@@ -36,7 +36,6 @@ class PlayRow:
 
     @property
     def key(self) -> PlayKey:
-        """Identifies the play."""
         return (self.user_id, self.played_at, self.track_id)
 
 
@@ -46,7 +45,7 @@ class DatabaseSnapshot:
 
     plays: Sequence[PlayRow]
     days: Mapping[DayKey, Day]
-    # user, kind, time range -> the rank and the fetch of each of its rows.
+    # user, kind, time range -> rank and fetch time of each of its rows.
     lists: Mapping[tuple[str, str, str], Sequence[tuple[int, datetime]]]
 
     def half_written(self, zones: Mapping[str, str]) -> list[str]:
@@ -61,11 +60,11 @@ class DatabaseSnapshot:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the comparison found. The sets should be empty."""
+    """The result of a comparison. The sets should be empty."""
 
     plays: int
     days: int
-    # Plays that left Spotify's window before any sync completed: no design can store them.
+    # Plays that left Spotify's window before any sync completed: no design could store them.
     unseen: int
     lost: frozenset[Played]
     doubled: frozenset[Played]
@@ -86,7 +85,7 @@ class Findings:
 
 
 def compare(case: CrashScenario) -> Findings:
-    """Compares the stored plays and days with what was played, served, and reported as synced."""
+    """Compares the stored plays and days with true plays, served plays and reported syncs."""
     stored = read(case.scenario.pipeline.engine)
     # Every form in which a play was served: the true play, and the row it should become.
     served: dict[PlayKey, tuple[Played, PlayRow]] = {}
@@ -129,7 +128,7 @@ def recount(plays: Iterable[PlayRow], zones: Mapping[str, str]) -> dict[DayKey, 
 
 
 def _capped(plays: Sequence[PlayRow]) -> Iterator[PlayRow]:
-    """A user's plays with the time that each is counted for in place of the track's length."""
+    """A user's plays with the listened time in place of the track's length."""
     listened = expected_listening.listened_ms(
         (h.played_at, h.track_id, None, h.duration_ms) for h in plays
     )
@@ -138,7 +137,6 @@ def _capped(plays: Sequence[PlayRow]) -> Iterator[PlayRow]:
 
 
 def differing_days(stored: Mapping[DayKey, Day], counted: Mapping[DayKey, Day]) -> list[DayKey]:
-    """The days on which they differ."""
     days = sorted(stored.keys() | counted.keys())
     return [key for key in days if stored.get(key) != counted.get(key)]
 

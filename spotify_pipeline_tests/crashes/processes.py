@@ -1,4 +1,4 @@
-"""Worker processes that can be killed and stopped at any moment."""
+"""Worker processes that can be killed or stopped at any time."""
 
 import multiprocessing
 import os
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from spotify_pipeline_tests.crashes.worker import Order, Program, Report
 
-# Each worker is forked from a process that has imported everything and opened nothing: a start
-# takes 50 ms instead of 2 s, and two hundred of them fit into a test.
+# The fork server has imported everything and opened nothing, so a worker starts in 50 ms instead of
+# 2 s. A test needs two hundred.
 _CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["spotify_pipeline_tests.crashes.worker"]
 START_SECONDS = 60.0
@@ -17,10 +17,10 @@ END_SECONDS = 120.0
 
 
 class Worker:
-    """A process that runs a program: it takes orders and sends reports."""
+    """A process that runs a program, receives orders and sends reports."""
 
     def __init__(self, program: Program, environ: dict[str, str]) -> None:
-        # Runs of Dagster in the same process may have preloaded something else.
+        # Dagster runs in the same process may have preloaded something else.
         _CONTEXT.set_forkserver_preload(PRELOADED)
         self._orders, theirs = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=program, args=(theirs, environ), daemon=True)
@@ -29,13 +29,12 @@ class Worker:
         assert self.report(START_SECONDS) is not None, "the worker did not start"
 
     def order(self, order: Order) -> None:
-        """Sends an order to sync."""
         self._orders.send(order)
 
     def report(self, seconds: float = END_SECONDS) -> Report | None:
-        """The next report, if it comes within so many seconds; None otherwise.
+        """The next report within so many seconds, or None.
 
-        Raises EOFError when the process has ended.
+        Raises EOFError if the process has ended.
         """
         if not self._orders.poll(max(seconds, 0)):
             return None
@@ -43,7 +42,7 @@ class Worker:
         return report
 
     def kill(self) -> Report | None:
-        """SIGKILL. Returns a report that was sent before and not read yet."""
+        """SIGKILL. Returns an unread report sent before."""
         self._process.kill()
         self._process.join()
         try:
@@ -60,7 +59,7 @@ class Worker:
         os.kill(self._pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """Kills it, whatever its state."""
+        """Kills it in any state."""
         self._process.kill()
         self._process.join()
         self._orders.close()
@@ -75,7 +74,7 @@ class Worker:
 def running_workers(
     program: Program, environ: dict[str, str], count: int = 1
 ) -> Iterator[list[Worker]]:
-    """Starts `count` workers, which are killed at the end of the block."""
+    """Starts `count` workers and kills them at the end of the block."""
     workers: list[Worker] = []
     try:
         for _ in range(count):

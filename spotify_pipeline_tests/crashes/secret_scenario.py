@@ -1,4 +1,4 @@
-"""Runs the pipeline with secrets that are handled, echoed, logged and raised; records outputs."""
+"""Runs the pipeline while secrets are used, echoed, logged and raised; records all outputs."""
 
 import base64
 import contextlib
@@ -49,7 +49,7 @@ EVENTS = """{ runsOrError { ... on Runs { results {
 
 @dataclass
 class SecretScenario:
-    """The home, the secrets that were used in it, and every output of its processes."""
+    """The home, the secrets used in it, and every output of its processes."""
 
     home: Path
     canaries: Canaries
@@ -97,7 +97,7 @@ def _run(case: SecretScenario, simulator: Simulator) -> None:
                 _finish_programs(case, programs)
                 _await_requests(pipeline, stack)
                 case.outputs["graphql"] = _graphql(stack, EVENTS)
-            # Replaced tokens too.
+            # Rotated tokens too.
             for number, token in enumerate(simulator.tokens()):
                 case.canaries.add(f"token {number}", token)
             case.in_rows = case.canaries.found_in_rows(
@@ -144,7 +144,7 @@ def _register_secrets(canaries: Canaries, pipeline: Pipeline, simulator: Simulat
 
 @contextlib.contextmanager
 def _recorded_command_lines(case: SecretScenario) -> Iterator[None]:
-    """Records the command lines of all processes of the machine: every user can read them."""
+    """Records the command lines of all processes: every local user can read them."""
     seen: set[str] = set()
     ended = threading.Event()
 

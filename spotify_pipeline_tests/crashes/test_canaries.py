@@ -1,6 +1,6 @@
-"""After syncs that log everything and fail in many ways, no secret stands anywhere in clear text.
+"""No secret is stored in clear text after syncs that log everything and fail in many ways.
 
-The only exceptions are in ALLOWED: two files that only their owner can read.
+The only exceptions are in ALLOWED: two files readable only by their owner.
 """
 
 import gzip
@@ -24,9 +24,9 @@ from spotify_pipeline_tests.crashes.secret_scenario import SecretScenario, run_s
 pytestmark = pytest.mark.xdist_group("daemon")
 
 ALLOWED = {
-    # Without it no token could be opened; doctor complains when others can read it.
+    # Needed to decrypt tokens; doctor complains if others can read it.
     KEY_FILE: {"token key"},
-    # The embedded server's own, made at random; every process of the home logs in with it.
+    # The embedded server's random password; every process of the home logs in with it.
     "postgres/password": {"database password"},
 }
 SECRET = "canary-that-must-not-leak"
@@ -34,7 +34,7 @@ SECRET = "canary-that-must-not-leak"
 
 @pytest.fixture(scope="module")
 def case() -> Iterator[SecretScenario]:
-    # Beside the tests' own server: on a RAM disk, where there is one, it takes half the time.
+    # Next to the tests' own server: on a RAM disk, if available, it takes half the time.
     with tempfile.TemporaryDirectory(dir=os.environ["SPOTIFY_PIPELINE_TEST_HOME"]) as folder:
         yield run_secret_scenario(Path(folder) / "home")
 
@@ -49,7 +49,7 @@ def test_every_leak_that_is_searched_for_was_provoked(case: SecretScenario) -> N
     for name in ("graphql", "run"):
         assert "RuntimeError: Authorization: Basic " + MASK in case.outputs[name], name
     assert "It fails, with " + MASK in case.outputs["sync"]
-    assert "POST /api/token" in case.outputs["run"]  # DEBUG is on
+    assert "POST /api/token" in case.outputs["run"]  # proves that DEBUG is on
     assert "UPDATE spotify_pipeline.user_tokens" in case.outputs["run"]
     assert "kenji is connected to Spotify" in case.outputs["connect"]
     assert "spotify_pipeline.definitions" in case.outputs["command lines"]

@@ -19,7 +19,7 @@ from spotify_pipeline_tests.crashes.worker import Order, run_pipeline
 
 
 def deadlocks(engine: Engine) -> int:
-    """Deadlocks that Postgres has counted in this database."""
+    """The number of deadlocks Postgres has counted in this database."""
     with engine.connect() as conn:
         count: int = conn.scalar(
             text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")

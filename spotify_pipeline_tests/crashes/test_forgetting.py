@@ -1,4 +1,4 @@
-"""Users are forgotten while syncs and purges crash: no row and no file names them afterwards."""
+"""Users are forgotten while syncs and purges crash: no row or file contains their id afterwards."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -37,14 +37,14 @@ from spotify_pipeline_tests.defs.definitions_fixture import crashing, definition
 from spotify_pipeline_tests.traces import files_naming, rows_naming
 
 MARKER = "vergissmeinnicht"
-# A sync of all users takes about as long, so the user is forgotten at any point of it.
+# A sync of all users takes about as long, so the deletion hits any point of it.
 LONGEST_WAIT = 1.5
-# Between the end of a search for runs and the record of one that was just beginning.
+# Covers a race: the time between the end of a search for runs and the record of a starting one.
 GRACE = timedelta(seconds=10)
 
 
 def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
-    """Runs sync_user for the users of an order, or sync_users if it names none."""
+    """Runs sync_user for the users of an order, or sync_users if it has none."""
     os.environ.update(environ)
     with opened_instance(load_settings()) as instance:
         orders.send(Report())
@@ -52,7 +52,7 @@ def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
             while True:
                 order: Order = orders.recv()
                 for user_id in order.user_ids:
-                    # The partition may be gone before the run begins.
+                    # The partition may be deleted before the run starts.
                     with suppress(DagsterUnknownPartitionError):
                         sync_one(instance, user_id)
                 if not order.user_ids:
@@ -76,7 +76,7 @@ class ForgettingScenario:
     crashes: int = 0
 
     def sync(self, user_id: str) -> None:
-        """One worker syncs this user, another one all users."""
+        """One worker syncs this user, another all users."""
         while len(self.workers) < 2:
             self.workers.append(Worker(run_jobs, self.environ))
         for worker, user_ids in zip(self.workers, [(user_id,), ()], strict=True):
@@ -95,13 +95,13 @@ class ForgettingScenario:
             self.instance.report_run_failed(run)
 
     def reconcile(self, crash_after: int | None = None) -> None:
-        """A tick of the reconciler; it crashes after so many statements."""
+        """One tick of the reconciler, which crashes after so many statements."""
         with definitions_of(self.case.scenario.pipeline), crashing(crash_after) as crashed:
             evaluated(partition_reconciler, self.instance)
         self.crashes += crashed[0]
 
     def naming(self) -> dict[str, object]:
-        """Rows and files that name a forgotten user."""
+        """Rows and files that contain the id of a forgotten user."""
         found: dict[str, object] = {}
         for url in self.urls:
             found |= rows_naming(url, MARKER)

@@ -42,9 +42,9 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed_at_random(
     )
     assert found.clean, found
     assert stats.half_written == []
-    # Kills between syncs prove nothing.
+    # The test is only valid if enough kills hit a sync.
     assert min(stats.interrupted, stats.leases_held) >= scale.kills / 4, stats
-    # Four were undisturbed.
+    # Four syncs were undisturbed.
     assert case.syncs - 4 >= scale.kills / 10
     # A rebuild from all plays changes nothing.
     for outcome in case.scenario.sync_well(*case.zones, steps=REBUILT):
@@ -78,7 +78,7 @@ def test_the_harness_finds_what_the_obvious_design_loses(
 
 
 def run_in_two_steps(orders: Connection, environ: dict[str, str]) -> None:
-    """The pipeline, but plays and days are not written together."""
+    """The pipeline with plays and days in separate transactions."""
     now: list[datetime] = []
     with open_pipeline(load_settings(environ), lambda: now[-1]) as pipeline:
         orders.send(Report())

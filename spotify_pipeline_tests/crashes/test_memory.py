@@ -1,4 +1,4 @@
-"""A response body without an end is cut off, so it cannot exhaust memory."""
+"""An endless response body is cut off, so it cannot exhaust memory."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def test_huge_response_bodies_do_not_use_much_memory(
     case: CrashScenario, scale: Scale, figure: Callable[[str], None]
 ) -> None:
     for number, user_id in enumerate(case.zones):
-        # Half of them plain, half of them compressed to a thousandth of their size.
+        # Half of them plain, half compressed to a thousandth of their size.
         huge = HugeBody(scale.megabytes, compressed=number % 2 == 1)
         case.scenario.simulator.add_fault(huge, user_id=user_id, endpoint="recently_played")
     started = monotonic()

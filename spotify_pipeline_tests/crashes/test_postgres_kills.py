@@ -1,4 +1,4 @@
-"""Postgres is killed in the middle of syncs: no play is lost, and the same worker goes on."""
+"""Postgres is killed in the middle of syncs: no play is lost, and the same worker continues."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +23,13 @@ from spotify_pipeline_tests.crashes.oracle import compare
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home of a server that no other test uses."""
+    """The home of a server used by no other test."""
     return tmp_path / "home"
 
 
 @pytest.fixture
 def case(home: Path, seed: int) -> Iterator[CrashScenario]:
-    """The scenario with a Postgres of its own, supervised as in production."""
+    """The scenario with its own Postgres, supervised as in production."""
     with embedded.start(home) as server:
         engine = make_engine(server.url())
         init_db(engine)
@@ -44,7 +44,7 @@ def case(home: Path, seed: int) -> Iterator[CrashScenario]:
 
 @pytest.fixture
 def kill(home: Path) -> Callable[[], None]:
-    """SIGKILL for Postgres; its supervisor restarts it."""
+    """Kills Postgres (SIGKILL); its supervisor restarts it."""
     return lambda: kill_postgres(home)
 
 
@@ -65,7 +65,7 @@ def test_nothing_is_lost_or_doubled_when_postgres_is_killed_in_the_middle_of_syn
     assert found.clean, found
     assert stats.half_written == []
     assert stats.interrupted > 0, stats
-    # One sentence for the operator each time.
+    # The operator gets one sentence each time.
     assert {message[-1] for message in stats.unexpected} <= {"."}, stats.unexpected
 
 

@@ -1,4 +1,4 @@
-"""Responses that hang, break or are refused delay other users by no more than the time-outs."""
+"""Responses that hang, break or are refused delay other users at most by the time-outs."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +17,11 @@ from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
-# The real ones, twentyfold faster.
+# The production values divided by twenty.
 LIMITS = Limits(connect_seconds=1.0, read_seconds=0.6, try_seconds=1.0, total_seconds=1.4, tries=4)
-# What a user's calls may take when each of them uses all its time.
+# Maximum time of a user's calls if each uses its whole time-out.
 WORST_SECONDS = len(FETCHED) * LIMITS.total_seconds
-# How late a busy machine may be.
+# Tolerance for a busy machine.
 BUSY_SECONDS = 5.0
 
 FAULTS: dict[str, Fault] = {
@@ -37,7 +37,7 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.fixture
 def impatient(case: CrashScenario) -> Iterator[Scenario]:
-    """The pipeline with short time-outs, and more users, who have been synced once."""
+    """The pipeline with short time-outs, and more users, all synced once."""
     for user_id in FAULTS:
         case.scenario.connect(user_id, person="light")
     case.scenario.sync_well(*case.zones, *FAULTS)
@@ -58,7 +58,7 @@ def test_broken_responses_delay_other_users_by_no_more_than_the_time_outs(
     case: CrashScenario, impatient: Scenario, figure: Callable[[str], None]
 ) -> None:
     started = monotonic()
-    # With the usual limits: a busy machine answers late sometimes.
+    # With production time-outs, because a busy machine sometimes answers late.
     undisturbed = case.scenario.sync_well(*case.zones, *FAULTS)
     alone = monotonic() - started
     for user_id, fault in FAULTS.items():
@@ -80,5 +80,5 @@ def test_broken_responses_delay_other_users_by_no_more_than_the_time_outs(
     assert {outcomes[user_id].result for user_id in case.zones} == {"synced"}
     assert slowest <= WORST_SECONDS + BUSY_SECONDS
     assert healthy <= WORST_SECONDS / 2 + alone
-    # One after the other they would take five times as long.
+    # In sequence they would take five times as long.
     assert took <= slowest + alone + BUSY_SECONDS

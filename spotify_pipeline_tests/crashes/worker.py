@@ -19,7 +19,7 @@ Program = Callable[[Connection, dict[str, str]], None]
 
 @dataclass(frozen=True)
 class Order:
-    """Sync these users; the facts clock shows `now`."""
+    """An order to sync these users with the facts clock at `now`."""
 
     now: datetime
     user_ids: Sequence[str]
@@ -29,21 +29,20 @@ class Order:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of an order: result and error code per user, or the message of Postgres."""
+    """The outcome of an order: result and error code per user, or the message about Postgres."""
 
     results: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
     error: str | None = None
 
     @property
     def synced(self) -> set[str]:
-        """The users whose sync succeeded."""
         return {user_id for user_id, (result, _) in self.results.items() if result == "synced"}
 
 
 def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:
     """Opens the pipeline and syncs on order until the pipe is closed.
 
-    A failure of Postgres is reported as the operator would read it; other errors end the process.
+    A failure of Postgres is reported with the operator's message; other errors end the process.
     """
     instant: list[datetime] = []
     with open_pipeline(load_settings(environ), lambda: instant[-1]) as pipeline:

@@ -1,4 +1,4 @@
-"""Frames of plays made by hand, and hypothesis strategies for them."""
+"""Handmade frames of plays, and hypothesis strategies for them."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -42,7 +42,7 @@ def utc(text: str) -> datetime:
 
 
 def wall(text: str, zone: str, fold: int = 0) -> datetime:
-    """The instant at which a clock in the zone shows this."""
+    """The instant at which a clock in the zone shows this time."""
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC)
 
 
@@ -56,7 +56,7 @@ def play(
     duration_ms: int | None = 200_000,
     release_date: str | None = None,
 ) -> dict[str, object]:
-    """One row; with `ms_played` it is an imported play, without it one of the API."""
+    """One row: an imported play if it has `ms_played`, otherwise an API play."""
     return {
         "user_id": user_id,
         "played_at": played_at,
@@ -70,7 +70,7 @@ def play(
 
 
 def plays_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """The frame as storage hands it out."""
+    """The frame in the form that storage returns."""
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["played_at"] = pd.to_datetime(frame["played_at"], utc=True).dt.as_unit("us")
     frame["ms_played"] = frame["ms_played"].astype("Int64")
@@ -79,16 +79,16 @@ def plays_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """The rows as plain Python values, to compare exactly."""
+    """The rows as plain Python values, for exact comparison."""
     return frame.to_dict("records")
 
 
 def local_date(moment: datetime, zone: str) -> date:
-    """What the standard library says."""
+    """The local date by the standard library."""
     return moment.astimezone(ZoneInfo(zone)).date()
 
 
-# Around New Year 2012 (Samoa's missing Friday) and through all shifts of 2025.
+# Around New Year 2012 (Samoa's missing Friday) and across all shifts of 2025.
 _instants = st.one_of(
     st.integers(0, 4 * 86_400_000).map(lambda ms: utc("2011-12-29") + timedelta(milliseconds=ms)),
     st.integers(0, 8760).map(lambda hours: utc("2025-01-01") + timedelta(hours=hours)),
@@ -99,7 +99,7 @@ _ids = st.sampled_from(["a", "B", "é", "\uffff", "\U00010000"])
 
 @st.composite
 def listening(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Plays of up to three users in any zones, few enough ids and lengths to tie often."""
+    """Plays of up to three users in any zones, few enough ids and lengths for frequent ties."""
     zones = {user: draw(st.sampled_from(ZONES)) for user in ("anna", "Bert", "çem")}
     keys = draw(st.lists(st.tuples(st.sampled_from(list(zones)), _instants, _ids), unique=True))
     rows = [

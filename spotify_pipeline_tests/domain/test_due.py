@@ -1,4 +1,4 @@
-"""When a user is polled again: never later than their own pace allows, unless calls run low."""
+"""The next poll of a user: never later than the user's pace requires, unless quota runs low."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +18,7 @@ pauses = st.lists(st.integers(31, 3000), max_size=49)
 
 
 def every(pause: timedelta, plays: int = 50, ago: timedelta = MINUTE) -> list[datetime]:
-    """The times of a page of plays with this pause between them, newest first."""
+    """The times of a page of plays with this distance between them, newest first."""
     return [NOON - ago - n * pause for n in range(plays)]
 
 
@@ -91,7 +91,7 @@ def test_the_delay_of_a_run_does_not_cost_a_whole_quarter(after: int, minutes: i
     assert due_at == NOON + minutes * MINUTE
     slow = next_due_at(NOON + after * SECOND, every(4 * MINUTE))
     assert slow == NOON + HOUR
-    # What failed is not fresh.
+    # A failed fetch does not count as fresh.
     assert next_due_at(NOON + after * SECOND, None) == NOON + 15 * MINUTE
 
 
@@ -103,7 +103,7 @@ def test_about_25_plays_gather_at_most_if_the_pace_of_the_page_goes_on(pauses: l
     for length in range(8, len(times)):
         for newer, older in zip(times, times[length:], strict=False):
             gathered = wait / ((newer - older) / length)
-            # 15 minutes is the shortest wait: of plays of 31 seconds 29 gather in it.
+            # 15 minutes is the shortest wait: 29 plays of 31 seconds fit into it.
             assert gathered <= 25.001 or wait == 15 * MINUTE
             assert gathered <= 30
 

@@ -1,4 +1,4 @@
-"""Fields that Spotify no longer sends are told apart from fields that are unknown for one item."""
+"""Fields that Spotify no longer sends differ from fields that are unknown for one item."""
 
 from spotify_pipeline.domain.model import Artist, Track, not_provided
 

@@ -23,12 +23,12 @@ PICTURES = [
 
 
 def artist(spotify_id: object = "a1", **more: object) -> dict[str, object]:
-    """The short form that stands inside tracks."""
+    """The short form of an artist inside tracks."""
     return {"id": spotify_id, "name": f"Artist {spotify_id}", "type": "artist"} | more
 
 
 def track(spotify_id: object = "t1", **more: object) -> dict[str, object]:
-    """A track the way apps in development mode get it: no popularity."""
+    """A track as apps in development mode get it: no popularity."""
     return {
         "id": spotify_id,
         "name": f"Track {spotify_id}",
@@ -138,7 +138,7 @@ def test_an_unusable_item_is_counted_and_the_others_are_kept(reason, odd):
 
 
 def test_the_times_of_skipped_items_are_known_too():
-    """They show how far the page reaches back, whatever became of the items."""
+    """They show how far back the page reaches, even if the items are skipped."""
     result = parsed(
         item("2026-11-20T12:30:00Z"),
         item("2026-11-20T11:00:00Z"),
@@ -300,7 +300,7 @@ _anything = st.recursive(
 
 
 def _paths(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-    """Every place inside a JSON value."""
+    """The path of every value inside a JSON value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     found = [path] if path else []
     for key, child in inner if isinstance(value, dict | list) else ():
@@ -325,7 +325,7 @@ def test_no_item_can_fail_its_page(data):
     assert {play.track_id for play in result.plays} == {kept.spotify_id for kept in result.tracks}
     known = {kept.spotify_id for kept in result.artists}
     assert all(set(kept.artist_ids) <= known and kept.artist_ids for kept in result.tracks)
-    # The same damage in a list of tracks or of artists.
+    # The same corruption in a list of tracks or artists.
     for parse in (parse_top_tracks, parse_top_artists):
         parse(page(damaged["track"], items[0]), "short_term")
 

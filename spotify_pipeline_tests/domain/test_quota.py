@@ -1,4 +1,4 @@
-"""How the limits are shared out, without a database."""
+"""How the quota is shared between kinds of calls, without a database."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -31,7 +31,7 @@ def state(
     tat: datetime = NOON,
     block: tuple[BlockReason, float] | None = None,
 ) -> BudgetState:
-    """The row at noon: calls per slot, newest first; a block that ends so many seconds later."""
+    """The row at noon: calls per slot, newest first; a block that ends in so many seconds."""
     until = NOON + timedelta(seconds=block[1]) if block else None
     return BudgetState(NOON, tat, slot, calls, until, block[0] if block else None)
 
@@ -49,7 +49,7 @@ def test_the_burst_and_what_follows_in_a_window_are_at_most_the_limit(
     quota = Quota(calls, 0, window)
     assert 1 <= quota.burst <= calls
     assert quota.burst + int(window / quota.interval_seconds) <= calls
-    # And not far fewer, where two seconds on the way are little.
+    # And at least 90 % of it, if two seconds of latency are little.
     if calls >= 20 and window >= 30:
         assert quota.burst + window / quota.interval_seconds >= 0.9 * calls
 
@@ -65,7 +65,7 @@ def test_calls_of_a_day_leave_the_window_slot_by_slot() -> None:
     assert state(1, 2, 3, slot=NOON_SLOT - 1).slots()[:4] == [0, 1, 2, 3]
     assert state(*[1] * SLOTS, slot=NOON_SLOT - 10).calls_of_day() == SLOTS - 10
     assert state(7, slot=NOON_SLOT - SLOTS).calls_of_day() == 0
-    # Calls of 24 hours ago may still lie in the window.
+    # Calls of 24 hours ago may still be in the window.
     assert state(7, slot=NOON_SLOT - 96).calls_of_day() == 7
 
 
@@ -87,7 +87,7 @@ def test_it_is_said_when_the_day_has_room_again() -> None:
     assert throttle_reason(spent, DAY, "request") == ThrottleReason(
         "DAY", (SLOTS - 2) * SLOT_SECONDS
     )
-    # 600 go first, and plays may have up to 800.
+    # The oldest 600 leave the window first, and plays may use up to 800.
     assert throttle_reason(spent, DAY, "plays") == ThrottleReason("DAY", (SLOTS - 2) * SLOT_SECONDS)
     assert throttle_reason(state(0, 800, 200), DAY, "tops") == ThrottleReason(
         "DAY", (SLOTS - 1) * SLOT_SECONDS

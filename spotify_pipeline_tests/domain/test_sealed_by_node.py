@@ -1,7 +1,7 @@
-"""What an app seals with libsodium in Node opens here.
+"""A value sealed by an app with libsodium in Node can be opened here.
 
 `sealed_by_node/sealed.txt` was made by `sealed_by_node/seal.mjs` with libsodium-wrappers 0.8.4 and
-the key below, which opens nothing else. The script itself runs where Node and that module are.
+the key below, used nowhere else. The script itself runs if Node and that module exist.
 """
 
 import base64
@@ -28,7 +28,7 @@ def test_what_a_node_script_sealed_opens() -> None:
 
 
 def has_libsodium() -> bool:
-    # NODE_PATH says where it is, if it is not beside the script.
+    # NODE_PATH locates the module if it is not beside the script.
     tried = NODE and subprocess.run(
         [NODE, "-e", "require('libsodium-wrappers')"], cwd=HERE, capture_output=True, check=False
     )

@@ -22,7 +22,7 @@ def _sealed_text(public_key: bytes, text: str) -> bytes:
     return SealedBox(PublicKey(public_key)).encrypt(text.encode())
 
 
-# Unicode without surrogates: what a user id in the database can be.
+# Unicode without surrogates: the range of user ids in the database.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
@@ -168,7 +168,7 @@ def test_no_repr_and_no_error_shows_a_key_or_a_token(entry):
     with pytest.raises(SealError) as caught:
         keyring.open(key_id, sealed, "anna")
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
-    # A reporter that walks contexts would find the plain text in a JSONDecodeError's `doc`.
+    # An error reporter that walks contexts would find the plain text in a JSONDecodeError's `doc`.
     assert caught.value.__context__ is None
     assert TOKEN.encode() not in pickle.dumps(caught.value)
 

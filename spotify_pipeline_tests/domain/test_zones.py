@@ -17,7 +17,7 @@ from spotify_pipeline.domain.zones import (
 
 
 def _elsewhere(code: str, tzpath: str) -> str:
-    """What a fresh interpreter prints whose zone files are looked for in `tzpath`."""
+    """The output of a fresh interpreter that looks for zone files in `tzpath`."""
     env = os.environ | {"PYTHONTZPATH": tzpath}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True

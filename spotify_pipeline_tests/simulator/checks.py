@@ -1,4 +1,4 @@
-"""The fields and types of Spotify's objects, written down by hand from its schema document."""
+"""The fields and types of Spotify's objects, written by hand from its schema document."""
 
 import re
 from typing import Any

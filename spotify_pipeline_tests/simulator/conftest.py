@@ -1,4 +1,4 @@
-"""A simulator in a process of its own, and listeners that call it."""
+"""A simulator in its own process, and listeners that call it."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _numbers = count(1)
 
 
 class ListenerClient:
-    """A listener who calls the simulated Spotify as an app would."""
+    """A listener's HTTP client, calling the simulator as an app would."""
 
     def __init__(self, simulator: Simulator, info: ListenerInfo) -> None:
         self.simulator = simulator
@@ -25,7 +25,7 @@ class ListenerClient:
         self.user_id = info.user_id
         self.refresh_token = info.refresh_token
         self.session = requests.Session()
-        # A connection that a fault broke must not be tried again behind the test's back.
+        # A hidden retry would mask a connection broken by a fault.
         self.session.mount("http://", HTTPAdapter(max_retries=0))
         self._access_token: str | None = None
 
@@ -39,13 +39,13 @@ class ListenerClient:
         )
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        """Calls the Web API with an access token that is kept."""
+        """Calls the Web API with a cached access token."""
         headers = {"Authorization": self.authorization()}
         url = path if path.startswith("http") else f"{self.simulator.url}{path}"
         return self.session.get(url, headers=headers, **{"timeout": 20, **options})
 
     def authorization(self) -> str:
-        """The header of the kept access token."""
+        """The header with the cached access token."""
         if self._access_token is None:
             self._access_token = self.refresh().json()["access_token"]
         return f"Bearer {self._access_token}"
@@ -63,7 +63,7 @@ def shared_simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def simulator(shared_simulator: Simulator) -> Simulator:
-    """A simulator that stands still at noon; every test adds listeners of its own."""
+    """A simulator stopped at noon; every test adds its own listeners."""
     shared_simulator.set_clock(NOON)
     shared_simulator.forget_calls()
     shared_simulator.clear_faults()
@@ -73,7 +73,7 @@ def simulator(shared_simulator: Simulator) -> Simulator:
 
 @pytest.fixture
 def add_listener(simulator: Simulator) -> Callable[..., ListenerClient]:
-    """Adds a listener with an id that no other test has."""
+    """Adds a listener with an id that no other test uses."""
 
     def add(
         user_id: str | None = None, timezone: str = "Europe/Oslo", **more: Any

@@ -1,4 +1,4 @@
-"""The simulator answers as Spotify does."""
+"""The simulator's responses equal Spotify's."""
 
 import datetime as dt
 from collections import Counter
@@ -112,7 +112,7 @@ def test_only_the_last_50_plays_are_served(simulator: Simulator, add_listener: A
         pages += 1
         assert pages <= 4, "the pages never end"
     assert [dt.datetime.fromisoformat(text) for text in seen] == all_plays[:-51:-1]
-    assert pages == 4  # 20, 20, 10, and the empty page behind the last one
+    assert pages == 4  # 20, 20, 10, and the empty last page
 
 
 def test_a_first_week_has_no_next_page(add_listener: AddListener) -> None:

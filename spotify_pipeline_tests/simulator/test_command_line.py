@@ -1,4 +1,4 @@
-"""`python -m spotify_pipeline.simulator` says how to use it, and what is wrong."""
+"""`python -m spotify_pipeline.simulator`: help, options and error messages."""
 
 import datetime as dt
 import json
@@ -51,7 +51,7 @@ def test_trouble_can_be_there_from_the_start() -> None:
         plays = simulator.ledger(listener.user_id, now - dt.timedelta(days=7))
         assert max(play.published_at - play.played_at for play in plays) > dt.timedelta(minutes=9)
         assert process.stdin is not None
-        process.stdin.close()  # and with it the simulator ends
+        process.stdin.close()  # and the simulator ends with it
         assert process.wait(20) == 0
 
 

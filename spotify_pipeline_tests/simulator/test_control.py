@@ -1,4 +1,4 @@
-"""Clock, listeners and books of a simulator can be steered and read from outside."""
+"""The control API: a simulator's clock, listeners and records can be changed and read."""
 
 import datetime as dt
 import subprocess

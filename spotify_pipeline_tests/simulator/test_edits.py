@@ -1,4 +1,4 @@
-"""Good pages with odd things in them."""
+"""Faults that change successful pages."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def pages(
 
 
 def changed(good: Json, odd: Json) -> list[Json]:
-    """The items that differ, and a check that they are the first of every three."""
+    """The items that differ; checks that they are the first of every three."""
     differing = [i for i, item in enumerate(odd["items"]) if item != good["items"][i]]
     assert differing == list(range(0, 50, 3))
     return [odd["items"][i] for i in differing]

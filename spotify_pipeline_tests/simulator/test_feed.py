@@ -1,4 +1,4 @@
-"""The feed as a pure function: each oddity alone, all together, and none."""
+"""The feed as a pure function: without oddities, with each alone, and with all."""
 
 import datetime as dt
 from collections import Counter, defaultdict

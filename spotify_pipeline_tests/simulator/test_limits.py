@@ -1,4 +1,4 @@
-"""The rolling window opens again as the oldest calls leave it."""
+"""The rolling window accepts calls again as the oldest leave it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Synthetic listeners are deterministic and listen like people."""
+"""Synthetic listeners are deterministic and their statistics are realistic."""
 
 import datetime as dt
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Connecting an account works as at accounts.spotify.com."""
+"""OAuth works as at accounts.spotify.com."""
 
 import base64
 import hashlib

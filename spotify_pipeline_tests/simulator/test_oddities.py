@@ -1,6 +1,6 @@
-"""The odd feed over HTTP: what apps get, and that the ledger tells the truth about it.
+"""The odd feed over HTTP: what apps get, and that the ledger records it correctly.
 
-Listeners have fixed ids: their plays, and so which oddities they meet, depend on them.
+Listeners have fixed ids, because their plays and oddities depend on them.
 """
 
 import datetime as dt

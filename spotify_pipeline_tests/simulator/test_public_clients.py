@@ -1,4 +1,4 @@
-"""Clients that others wrote for the real Spotify read the simulator without an error."""
+"""Public client libraries for the real Spotify read the simulator without an error."""
 
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -15,12 +15,12 @@ from spotify_pipeline_tests.simulator.conftest import ListenerClient
 
 RANGES = ("short_term", "medium_term", "long_term")
 REDIRECT = "http://127.0.0.1:8000/callback"
-# Spotify leaves these out for apps in development mode, and tekore has not heard of it.
+# Spotify omits these for apps in development mode; tekore still expects them.
 LEFT_OUT = {"popularity", "followers", "genres"}
 
 
 class ToSimulator(httpx.HTTPTransport):
-    """Sends what is meant for Spotify to the simulator."""
+    """Sends requests for Spotify to the simulator."""
 
     def __init__(self, simulator: Simulator) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ToSimulator(httpx.HTTPTransport):
 
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[Callable[[ListenerClient], tekore.Spotify]]:
-    """tekore's client of a listener, made from the refresh token."""
+    """A listener's tekore client, built from the refresh token."""
     sender = tekore.SyncSender(httpx.Client(transport=ToSimulator(simulator)))
     credentials = tekore.Credentials(simulator.client_id, simulator.client_secret, sender=sender)
     yield lambda listener: tekore.Spotify(

@@ -1,4 +1,4 @@
-"""The simulator refuses, delays and limits calls as Spotify does."""
+"""The simulator rejects, delays and limits calls as Spotify does."""
 
 import datetime as dt
 import time
@@ -228,7 +228,7 @@ def test_a_window_of_30_seconds_allows_so_many_calls_of_all_users_together(
     assert [answer.status_code for answer in got] == [200] * 4 + [429] * 2
     assert 1 <= int(got[-1].headers["retry-after"]) <= 30
     assert got[-1].json()["error"]["message"] == "API rate limit exceeded"
-    assert people[0].refresh().status_code == 200  # accounts.spotify.com is no part of it
+    assert people[0].refresh().status_code == 200  # not counted for accounts.spotify.com
 
 
 def test_a_quota_of_a_day_ends_with_hours_to_wait(

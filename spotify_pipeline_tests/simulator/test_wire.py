@@ -1,4 +1,4 @@
-"""Connections that break, dribble or speak nonsense, seen by an ordinary client."""
+"""Connections that break, trickle or send garbage, seen by an ordinary client."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ AddListener = Callable[..., ListenerClient]
 
 @pytest.fixture
 def listener(simulator: Simulator, add_listener: AddListener) -> Iterator[ListenerClient]:
-    """Somebody with an access token; afterwards the simulator still answers."""
+    """A listener with an access token; afterwards checks that the simulator still responds."""
     one = add_listener()
     assert one.recently().status_code == 200
     yield one
@@ -28,7 +28,7 @@ def listener(simulator: Simulator, add_listener: AddListener) -> Iterator[Listen
 
 
 def raw_answer(simulator: Simulator, listener: ListenerClient) -> bytes:
-    """All bytes that come, until the connection ends."""
+    """All bytes until the end of the connection."""
     address = urlsplit(simulator.url)
     authorization = listener.authorization()
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
@@ -91,7 +91,7 @@ def test_a_dribbling_answer_outlives_the_time_out_between_bytes(
 ) -> None:
     simulator.add_fault(wire.SlowLoris(pause_seconds=0.05, seconds=1.5, part=part))  # type: ignore[arg-type]
     started = time.monotonic()
-    # A header without an end is an error once the connection ends.
+    # An endless header is an error once the connection ends.
     with contextlib.suppress(requests.RequestException):
         listener.recently(limit=1)
     assert time.monotonic() - started > 1.4

@@ -1,4 +1,4 @@
-"""A stage for every test; the tests of a worker share one simulator, whose clock they may move."""
+"""A scenario per test; the tests of a worker share one simulator, whose clock they may move."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -29,14 +29,14 @@ def shared_simulator() -> Iterator[Simulator]:
 
 @pytest.fixture
 def simulator(shared_simulator: Simulator) -> Simulator:
-    """It stands still at noon; listeners of earlier tests are replaced when they come again."""
+    """The shared simulator, stopped at noon; a listener added again replaces the earlier one."""
     put_right(shared_simulator)
     return shared_simulator
 
 
 @pytest.fixture
 def environ(database: URL, simulator: Simulator) -> dict[str, str]:
-    """The environment of the test's pipelines."""
+    """The environment variables of the test's pipelines."""
     return environment(database, simulator)
 
 
@@ -44,7 +44,7 @@ def environ(database: URL, simulator: Simulator) -> dict[str, str]:
 def open_another(
     simulator: Simulator, environ: dict[str, str]
 ) -> Iterator[Callable[..., Scenario]]:
-    """Opens a pipeline of its own on the same database, as another process would."""
+    """Opens another pipeline on the same database, as another process would."""
     with ExitStack() as opened:
         yield lambda **more: opened.enter_context(open_scenario(simulator, environ | more))
 
@@ -57,6 +57,6 @@ def scenario(open_another: Callable[..., Scenario]) -> Scenario:
 
 @pytest.fixture
 def rate_limited(scenario: Scenario) -> Iterator[RateLimitFixtures]:
-    """Opens the stage behind a gate with limits, where waiting takes no time."""
+    """Opens the scenario behind a rate limiter with limits, where waiting takes no time."""
     with rate_limit_fixtures(scenario) as rate_limited:
         yield rate_limited

@@ -1,6 +1,6 @@
 """Processes that sync, and may kill themselves in the middle of it.
 
-Python and pandas take a second or two to import. So one process imports them once, reads jobs from
+Importing Python and pandas takes a second or two. So one process imports them once, reads jobs from
 its standard input, and forks a process for each.
 """
 
@@ -23,7 +23,7 @@ from spotify_pipeline.sync.users import sync_users
 
 
 class Nursery:
-    """Runs jobs in processes of their own: {users, now, steps?, wait?, rounds?, die_at?}.
+    """Runs jobs in forked processes: {users, now, steps?, wait?, rounds?, die_at?}.
 
     `die_at`: the process kills itself before it sends Postgres the statement (or commit) of that
     number, the first being 1.
@@ -39,13 +39,13 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # it ends when its input ends
+        self._process.communicate()  # ends when its input ends
         assert self._process.returncode == 0
 
     def run(
         self, environ: Mapping[str, str], jobs: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Starts all jobs at once; how each ended: {signal}, or {results, statements}.
+        """Starts all jobs at once; returns how each ended: {signal}, or {results, statements}.
 
         `results` are pairs of user and result; `statements` is how many were sent.
         """
@@ -59,7 +59,7 @@ class Nursery:
 
 
 def main() -> None:
-    """One line of jobs in, one line of their ends out."""
+    """Reads a line of jobs, writes a line of their outcomes."""
     for line in sys.stdin:
         asked = json.loads(line)
         children = [_fork(asked["environ"], job) for job in asked["jobs"]]
@@ -110,7 +110,7 @@ def _sync(environ: Mapping[str, str], job: Mapping[str, Any]) -> list[tuple[str,
 
 
 def _count_statements(die_at: int | None) -> list[int]:
-    """The number of statements so far, from now on; SIGKILL when it is `die_at`."""
+    """Counts the statements from now on; SIGKILL at number `die_at`."""
     sent = [0]
     lock = Lock()
 

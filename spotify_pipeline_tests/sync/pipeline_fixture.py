@@ -25,11 +25,11 @@ from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
 
-# A Wednesday. The simulated world and the facts clock stand here until a test moves them.
+# A Wednesday. The simulator's clock and the facts clock are here until a test moves them.
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SCOPES = ("user-read-recently-played", "user-top-read")
 
-# A play for `serve_plays`: when it ended, and of which track.
+# A play for `serve_plays`: its end and its track.
 Heard = tuple[datetime, str]
 Dump = dict[str, list[tuple[object, ...]]]
 
@@ -46,20 +46,20 @@ class Clock:
 
 @dataclass
 class Scenario:
-    """The pipeline, the simulated Spotify, and the clock of both."""
+    """The pipeline, the simulator, and the clock of both."""
 
     pipeline: Pipeline
     simulator: Simulator
     clock: Clock
 
     def at(self, instant: datetime) -> None:
-        """Moves the world and the facts clock."""
+        """Moves the clocks of the simulator and the pipeline."""
         self.clock.instant = instant
         self.simulator.set_clock(instant)
 
     def connect(self, user_id: str, timezone: str = "UTC", **listener: Any) -> ListenerInfo:
-        """A user who has listened for two weeks, registered and connected."""
-        # Making the top lists of a whole year takes the simulator a second.
+        """Registers and connects a user who has listened for two weeks."""
+        # Computing the top lists of a whole year takes the simulator a second.
         listener.setdefault("since", (NOON - timedelta(days=14)).date())
         info = self.simulator.add_listener(user_id, timezone, **listener)
         self.hand_over(user_id, info.refresh_token, timezone=timezone)
@@ -73,7 +73,7 @@ class Scenario:
         timezone: str | None = None,
         client_id: str | None = None,
     ) -> None:
-        """What the app does when a user has authorized it."""
+        """Stores the token as the app does after a user has authorized it."""
         client_id = client_id or self.simulator.client_id
         with self.pipeline.engine.begin() as conn:
             register_user(conn, user_id, timezone, None)
@@ -82,18 +82,18 @@ class Scenario:
             )
 
     def move(self, user_id: str, timezone: str) -> None:
-        """The user lives in another zone from now on."""
+        """Changes the user's time zone."""
         with self.pipeline.engine.begin() as conn:
             register_user(conn, user_id, timezone, None)
 
     def sync(
         self, *user_ids: str, steps: Sequence[str] = STEPS, **options: Any
     ) -> list[UserOutcome]:
-        """One sync of these users."""
+        """Syncs these users once."""
         return sync_users(self.pipeline, user_ids, steps, **options)
 
     def sync_well(self, *user_ids: str, steps: Sequence[str] = STEPS) -> list[UserOutcome]:
-        """One sync of these users in which everything succeeds."""
+        """Syncs these users once; everything must succeed."""
         outcomes = self.sync(*user_ids, steps=steps)
         assert {o.user_id: (o.result, o.failures) for o in outcomes} == dict.fromkeys(
             user_ids, ("synced", {})
@@ -109,9 +109,9 @@ class Scenario:
         unusable: Sequence[datetime] = (),
         tracks: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
-        """From now on Spotify shows exactly these plays, in the order given.
+        """Makes Spotify show exactly these plays, in the given order.
 
-        `more`: it offers a page behind them; `unusable`: those at these times have no track;
+        `more`: there is a page behind them; `unusable`: those at these times have no track;
         `tracks`: fields of tracks that differ from those of `track_body`, by id.
         """
         for rule in self.simulator.faults():
@@ -144,18 +144,18 @@ class Scenario:
             return [dict(row) for row in conn.execute(statement).mappings()]
 
     def row(self, table: Table, user_id: str) -> dict[str, Any]:
-        """The user's one row."""
+        """The user's only row."""
         (row,) = self.rows(table, user_id)
         return row
 
     def minutes(self, user_id: str) -> dict[date, int]:
-        """The user's stored days."""
+        """Minutes of the user's stored days."""
         return {row["date"]: row["minutes"] for row in self.rows(t.daily_listening, user_id)}
 
     def dump(self, *without: str, versions: bool = False) -> Dump:
-        """Every row of every table but sync_state and the log of fetches, without these columns.
+        """Every row of every table except sync_state and the log of fetches, without these columns.
 
-        `versions`: with xmin, so that a row that was written again as it was differs too.
+        `versions`: with xmin, so that a row rewritten with the same values differs too.
         """
         with self.pipeline.engine.connect() as conn:
             return {
@@ -173,16 +173,16 @@ class Scenario:
             }
 
     def execute(self, statement: str, **parameters: object) -> None:
-        """SQL of the operator, of the app, or of a test that corrupts something."""
+        """Runs SQL as the operator, the app, or a test that corrupts something."""
         with self.pipeline.engine.begin() as conn:
             conn.execute(text(statement), parameters)
 
     def forget(self, user_id: str) -> None:
-        """The user is forgotten."""
+        """Forgets the user."""
         self.execute("DELETE FROM spotify_pipeline.users WHERE user_id = :u", u=user_id)
 
     def meanwhile(self, method: str, act: Callable[[], None]) -> "Scenario":
-        """The same scenario, in which `act` happens once, right after `method`."""
+        """The same scenario, in which `act` runs once, right after the first call of `method`."""
         api, oauth = self.pipeline.api, self.pipeline.oauth
         changed = (
             {"oauth": Meanwhile(oauth, method, act)}
@@ -193,7 +193,7 @@ class Scenario:
 
 
 class Meanwhile:
-    """Passes every call on; after the first one of a method something else happens."""
+    """Forwards every call; after the first call of a method it runs `act` (to provoke races)."""
 
     def __init__(self, inner: object, method: str, act: Callable[[], None]) -> None:
         self._inner = inner
@@ -248,8 +248,7 @@ def plays_body(
 
 
 def environment(database: URL, simulator: Simulator, **more: str) -> dict[str, str]:
-    """The variables of a pipeline on this database and this Spotify, with a key of its own and
-    without a limit of calls."""
+    """Variables of a pipeline on this database and simulator, with its own key, unlimited."""
     return {
         "SPOTIFY_PIPELINE_DATABASE_URL": database.render_as_string(hide_password=False),
         "SPOTIFY_PIPELINE_TOKEN_KEYS": new_key()[1],
@@ -262,7 +261,7 @@ def environment(database: URL, simulator: Simulator, **more: str) -> dict[str, s
 
 @contextmanager
 def open_scenario(simulator: Simulator, environ: dict[str, str]) -> Iterator[Scenario]:
-    """A pipeline made from an environment, whose pauses between tries take no time."""
+    """A pipeline opened from an environment, with back-off that takes no time."""
     clock = Clock()
     with open_pipeline(load_settings(environ), clock) as pipeline:
         settings = pipeline.settings
@@ -291,7 +290,7 @@ def open_scenario(simulator: Simulator, environ: dict[str, str]) -> Iterator[Sce
 
 
 def put_right(simulator: Simulator) -> None:
-    """What a test may have changed in a simulator that others use too."""
+    """Resets what a test may have changed in a simulator that others use too."""
     simulator.set_clock(NOON)
     simulator.clear_faults()
     simulator.set_limits()

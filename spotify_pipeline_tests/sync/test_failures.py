@@ -1,4 +1,4 @@
-"""A failure touches the step and the user it belongs to, wipes nothing, and says what to do."""
+"""A failure affects only its step and its user, deletes nothing, and says what to do."""
 
 import time
 from datetime import timedelta
@@ -44,12 +44,11 @@ def two(scenario: Scenario) -> Scenario:
 
 
 def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
-    """Result and code per user."""
     return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
 
 
 def of_user(scenario: Scenario, user_id: str) -> dict[str, list[tuple[object, ...]]]:
-    """What is stored of a user."""
+    """The stored data of a user."""
     return {
         name: [row for row in rows if user_id in row]
         for name, rows in scenario.dump().items()
@@ -76,7 +75,7 @@ def test_a_revoked_token_stops_its_user_only_and_is_never_tried_again(two: Scena
     ]
     assert of_user(two, "anna") == before
     assert two.row(t.sync_state, "ben")["last_success_at"] == two.clock()
-    # A 401 that tells of the revocation and the refused refresh; after that, silence.
+    # The 401 that reveals the revocation and the refused refresh; no calls after that.
     assert len(two.calls()) <= 2 + 8
     two.simulator.forget_calls()
     assert results(two.sync("anna")) == {"anna": ("failed", "RECONNECT")}
@@ -122,11 +121,11 @@ def test_a_token_sealed_for_another_user_cannot_be_opened(two: Scenario) -> None
 @pytest.mark.parametrize(
     ("fault", "code", "calls"),
     [
-        # Transient: each of the seven calls has its four tries.
+        # Transient errors: each of the seven calls is tried four times.
         (ServerError(502), "SPOTIFY_UNAVAILABLE", 28),
         (ServerError(503, form="html"), "SPOTIFY_UNAVAILABLE", 28),
         (Truncated(), "BAD_RESPONSE", 28),
-        # Holds for the user's other calls too: one is enough, or one for each permission.
+        # Applies to the user's other calls too: one call is enough, or one for each permission.
         (Forbidden("not_allowlisted"), "NOT_ALLOWLISTED", 1),
         (Forbidden("scope"), "MISSING_SCOPE", 2),
     ],
@@ -175,7 +174,7 @@ def test_a_failed_top_list_keeps_its_rows_and_stops_nothing(two: Scenario) -> No
     assert state["tops_fetched_at"] == state["last_success_at"] == NOON
 
 
-# Plays need a permission of their own.
+# Plays need their own permission.
 @pytest.mark.parametrize("fault", [ServerError(500), Forbidden("scope")])
 def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Scenario, fault: Fault) -> None:
     days, plays = two.rows(t.daily_listening, "anna"), two.rows(t.plays, "anna")
@@ -183,7 +182,7 @@ def test_failed_plays_stop_the_days_but_not_the_top_lists(two: Scenario, fault: 
     two.simulator.add_fault(fault, endpoint="recently_played", user_id="anna")
     (outcome,) = two.sync("anna")
     assert set(outcome.failures) == {RECENTLY_PLAYED}
-    # The app is told of the new lists.
+    # The app is notified of the new lists.
     assert set(outcome.done) == {*TOPS, PROFILE_REVALIDATION}
     assert (two.rows(t.daily_listening, "anna"), two.rows(t.plays, "anna")) == (days, plays)
     assert two.rows(t.music_personality, "anna") == personality
@@ -212,7 +211,7 @@ def test_a_list_that_became_shorter_loses_its_tail(two: Scenario) -> None:
         for row in two.rows(t.user_top_artists, "anna")
     ]
     assert listed == [(r, 1, "only") for r in sorted(TOP_ARTISTS.values())]
-    # What stood before is history, closed at the instant at which the new list came.
+    # The previous list is history, closed at the instant at which the new one came.
     history = two.rows(t.top_artists_history, "anna")
     assert {row["valid_to"] for row in history if row["valid_from"] == NOON} == {two.clock()}
     assert {row["spotify_id"] for row in history if row["valid_to"] is None} == {"only"}
@@ -224,7 +223,7 @@ def test_names_that_break_printing_and_storing_are_stored(two: Scenario) -> None
     assert outcome.new_plays > 0
 
 
-# What Postgres may refuse, by a rule of our own: in the shared catalogue, or in a user's rows.
+# Constraints that make Postgres refuse rows: in the shared catalogue, or of one user.
 RULES = {
     "catalogue": "tracks ADD CHECK (name <> 'refused')",
     "plays": "plays ADD CHECK (user_id <> 'ben' OR played_at <= '2026-03-04 12:00+00')",
@@ -244,7 +243,7 @@ def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
         ("recently_played", ("items", 0, "track")),
         ("top_tracks", ("items", 0)),
     ):
-        # A track of its own: no one else brings it.
+        # Its own track: no other user's sync stores it.
         for field, value in (("id", f"odd {endpoint}"), ("name", "refused")):
             fault = Put(path=(*track, field), value=value)
             two.simulator.add_fault(fault, endpoint=endpoint, user_id="ben")
@@ -263,7 +262,7 @@ def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
 
 
 def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Scenario) -> None:
-    # As on a machine whose tz database is older than the one that init-db knew.
+    # As on a machine whose tz database is older than the one used by init-db.
     two.execute("INSERT INTO spotify_pipeline.time_zones VALUES ('Mars/Olympus')")
     two.execute("UPDATE spotify_pipeline.users SET timezone = 'Mars/Olympus' WHERE user_id = 'ben'")
     assert results(two.sync("anna", "ben")) == {

@@ -1,4 +1,4 @@
-"""Real SIGKILLs and concurrency: nothing half-written, nothing doubled, no user stuck."""
+"""Real SIGKILLs and concurrency: nothing is half-written or doubled, no user stays stuck."""
 
 import signal
 from collections import Counter
@@ -36,14 +36,14 @@ def results(scenario: Scenario, user_id: str | None = None) -> dict[str, list[tu
 
 
 def let_leases_end(scenario: Scenario) -> None:
-    """30 seconds pass: no lease is longer."""
+    """Advances 30 seconds: no lease is longer."""
     scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_until = lease_until - interval '30 s'"
     )
 
 
 def compute_again(scenario: Scenario, *user_ids: str) -> None:
-    """The results as one undisturbed sync of an empty database makes them."""
+    """The results that one undisturbed sync of an empty database computes."""
     scenario.execute(
         "TRUNCATE "
         + ", ".join(f"spotify_pipeline.{name}" for name in (*RESULTS, "restamped_plays"))
@@ -57,7 +57,7 @@ def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its
     scenario.connect("unhurt")
     (end,) = nursery.run(environ, [{"users": ["unhurt"], "now": NOON}])
     assert end["results"] == [["unhurt", "synced"]]
-    # A death in every eighth of the statements; the last one comes when all is stored.
+    # A kill in every eighth of the statements; the last one after everything is stored.
     deaths = {f"died {n}": n * end["statements"] // 8 for n in range(1, 9)}
     left: dict[str, int] = {}
     for user_id, number in deaths.items():
@@ -114,7 +114,7 @@ def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
     for name, counted in tally.items():
         assert counted["synced"] >= 1, name
         assert set(counted) <= {"synced", "skipped"}, name
-    # Each of them is what one sync alone makes of the same answers.
+    # Each result is what one sync alone computes from the same responses.
     done = results(scenario)
     assert Counter(row[0] for row in done["plays"]) == dict.fromkeys(names, 50)
     compute_again(scenario, *names)

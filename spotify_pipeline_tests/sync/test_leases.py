@@ -1,4 +1,4 @@
-"""One worker per user: the lease is waited for, renewed, inherited, and fences the dead."""
+"""One worker per user: leases are awaited, renewed, taken over, and fence dead workers."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def three(scenario: Scenario) -> Scenario:
 
 
 def steal(scenario: Scenario, user_id: str) -> UUID:
-    """Another worker holds the user's lease from now on."""
+    """Gives the user's lease to another worker."""
     thief = uuid4()
     scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_id = :thief,"
@@ -37,7 +37,7 @@ def steal(scenario: Scenario, user_id: str) -> UUID:
 
 
 def run_out(scenario: Scenario, user_id: str) -> None:
-    """The lease's time is over."""
+    """Lets the user's lease expire."""
     scenario.execute(
         "UPDATE spotify_pipeline.sync_state SET lease_until = now() - interval '1 ms'"
         " WHERE user_id = :u",
@@ -80,7 +80,7 @@ def test_a_lease_ends_with_the_sync_and_with_its_interruption(three: Scenario) -
 
 
 class Patience:
-    """A clock that only sleeping moves; something may happen during a sleep."""
+    """A clock that only sleeping moves; a callback may run during a sleep."""
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
         self.seconds = 0.0
@@ -117,7 +117,7 @@ def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Scenario)
 
 
 def test_a_worker_that_waits_for_a_user_releases_the_users_after_that_one(three: Scenario) -> None:
-    """Else two workers, each with a part of the same set, would deadlock."""
+    """Otherwise two workers, each holding a part of the same set, would deadlock."""
     held: list[tuple[UUID | None, ...]] = []
     patience = Patience(
         lambda: held.append(tuple(holder(three, user_id) for user_id in ("anna", "cleo")))
@@ -153,10 +153,10 @@ def test_a_worker_whose_lease_was_taken_writes_nothing(three: Scenario) -> None:
     after = three.dump()
     for name in ("plays", "daily_listening", "user_top_artists", "music_personality"):
         assert {row[0] for row in after[name]} == {"ben"}, name
-    # What belongs to the thief is not touched either.
+    # The rows of the new lease holder are not changed either.
     now = three.row(t.sync_state, "anna") | three.row(t.users, "anna")
     held = {"lease_id": thieves[0], "lease_until": now["lease_until"]}
-    # Whose her token is was learned before.
+    # The account id was fetched before.
     assert now == before | held | {"account_id": now["account_id"]}
 
 
@@ -210,7 +210,7 @@ def test_a_user_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored
         "anna", "ben", "cleo"
     )
     assert [outcome.result for outcome in outcomes] == ["synced", "gone", "synced"]
-    # The tombstone stays until Dagster has forgotten too.
+    # The tombstone stays until the user is purged from Dagster too.
     after = three.dump()
     assert after.pop("forgotten")
     assert {row[0] for row in after["plays"]} == {"anna", "cleo"}
@@ -218,11 +218,11 @@ def test_a_user_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored
 
 
 def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three: Scenario) -> None:
-    """Overlapping sets: no deadlock, and no user is held twice."""
+    """Overlapping sets: no deadlock, and no user is leased twice."""
     first, second = uuid4(), uuid4()
     with three.pipeline.engine.connect() as one, three.pipeline.engine.connect() as two:
         held = take(one, ["cleo", "anna"], first)
-        # The first has not committed: the second does not wait for it.
+        # The first has not committed: the second must not wait for it.
         two.execute(text("SET LOCAL lock_timeout = '2 s'"))
         assert take(two, ["anna", "ben", "cleo"], second) == {"ben"}
         two.commit()

@@ -1,1 +1,1 @@
-"""Pure rules about plays: matching of pages, coverage, local days and listened time."""
+"""Pure rules about plays: page matching, coverage, local days and listened time."""

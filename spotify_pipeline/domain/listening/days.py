@@ -2,7 +2,7 @@
 
 A play belongs wholly to the local date of `played_at` (its end) in its user's zone, on 23- and
 25-hour days too. A day is a pure function of all stored plays of that date, so the order and the
-batching in which plays arrived cannot matter.
+batching in which plays arrive do not matter.
 
 A frame of plays has the columns
     user_id      text
@@ -12,9 +12,8 @@ A frame of plays has the columns
     source       'api' or 'export'
     ms_played    integer, missing for API plays
     duration_ms  integer: the length of the track when the play was stored; missing if not known
-with the rows in any order, any index and any further columns. `zones` maps every user_id of the
-frame to a zone name; a function raises ValueError for a user it lacks, UnknownZone for an
-invalid name.
+with rows in any order, any index and any further columns. `zones` maps every user_id of the frame
+to a zone name; functions raise ValueError for a missing user, UnknownZone for an invalid name.
 """
 
 from collections.abc import Mapping
@@ -36,27 +35,26 @@ from spotify_pipeline.domain.listening.frames import (
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.domain.zones import check_zone
 
-# Offsets are smaller than this: datetime itself allows no more.
+# datetime allows only smaller offsets.
 _WIDEST_OFFSET = timedelta(hours=24)
-# No two instants of a local date are further apart: where a date line moved, one lasted 48 hours.
+# The maximum span of a local date: when a date line moved, one lasted 48 hours.
 _LONGEST_DAY = timedelta(hours=49)
 
 
 def daily_listening(
     plays: pd.DataFrame, zones: Mapping[str, str], touched_by: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """One row per user and local date with a play, sorted by both.
+    """Listening per day: one row per user and local date with a play, sorted by both.
 
     Columns: user_id (text), date (datetime.date), minutes, listened_ms, plays, unique_tracks,
     unique_artists (int64), top_track_id, top_artist_id (text, or None). With `touched_by` (columns
-    user_id, played_at: some of the plays) only the days that those fall on. Needs every stored play
-    of the days returned and each user's play before the first of them.
+    user_id, played_at: some of the plays) only the days of those plays. Needs every stored play of
+    the returned days and each user's play before the first of them.
 
-    listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`);
-    minutes = (listened_ms + 30000) div 60000. The other columns look at counted plays only
-    (see `is_counted`). The top has the most plays, then the most listened ms, then the earliest
-    play of that day, then the lowest id by code point. A date with nothing but skips keeps its
-    row, because the user listened: 0 plays and no top.
+    listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`); minutes = (listened_ms +
+    30000) div 60000. The other columns use counted plays only (see `is_counted`). The top has the
+    most plays, then the most listened ms, then the earliest play of that day, then the lowest id by
+    code point. A date with only skips keeps its row, because the user listened: 0 plays and no top.
     """
     user, track, artist = (
         TextCodes.of(plays[name]) for name in ("user_id", "track_id", "artist_id")
@@ -91,7 +89,7 @@ def daily_listening(
             "minutes": (days["listened_ms"].to_numpy() + 30_000) // 60_000,
             "listened_ms": days["listened_ms"].to_numpy(),
             "plays": days["counted"].to_numpy(),
-            # Dates without a counted play have no tops, and truly 0 tracks and artists.
+            # Dates without a counted play have no tops, and 0 tracks and artists.
             "unique_tracks": tracks["unique"].fillna(0).to_numpy(dtype=np.int64),
             "unique_artists": artists["unique"].fillna(0).to_numpy(dtype=np.int64),
             "top_track_id": track.texts(tracks["top"].fillna(-1)),
@@ -103,10 +101,10 @@ def daily_listening(
 def listened_ms(plays: pd.DataFrame) -> pd.Series:
     """Milliseconds listened of each play: int64, indexed like `plays`.
 
-    ms_played where it is known. Else the length of the track, or, where the user's play before it
-    ended at least 30 s and less than that length earlier, that shorter time, because no user
-    plays two tracks at once. 0 while no length is known. Plays of one instant are ordered by track
-    id. Needs the play before the first of each user, too.
+    ms_played if known. Otherwise the length of the track, or, if the user's play before it ended at
+    least 30 s and less than that length earlier, that shorter time, because no user plays two
+    tracks at once. 0 if the length is unknown. Plays of the same instant are ordered by track id.
+    Needs each user's play before the first one too.
     """
     user, track = TextCodes.of(plays["user_id"]), TextCodes.of(plays["track_id"])
     return pd.Series(_listened_ms(plays, user, track), index=plays.index)
@@ -115,7 +113,7 @@ def listened_ms(plays: pd.DataFrame) -> pd.Series:
 def is_counted(plays: pd.DataFrame) -> Bools:
     """Which plays count in plays, uniques, tops and the personality: one bool per row.
 
-    API plays all do (Spotify lists nothing shorter); imported ones from 30,000 ms on.
+    All API plays (Spotify lists nothing shorter); imported ones of 30,000 ms or more.
     """
     long_enough = _integers(plays["ms_played"]).fillna(0) >= COUNTED_FROM_MS
     return (plays["source"].eq("api") | long_enough).to_numpy(dtype=np.bool_)
@@ -138,8 +136,8 @@ def window_around(first: datetime, last: datetime) -> tuple[datetime, datetime]:
 def reading_window(first: date, last: date) -> tuple[datetime, datetime]:
     """UTC bounds [start, end) around every instant whose date in any zone lies in [first, last].
 
-    A day wider than needed on both sides: the reader assigns the dates per play afterwards,
-    because in some zones a date is no contiguous interval, or does not exist at all.
+    A day wider than needed on both sides: callers compute each play's date afterwards, because in
+    some zones a date is no contiguous interval, or does not exist.
     """
     start = datetime.combine(max(first, date.min + _WIDEST_OFFSET), time(), UTC) - _WIDEST_OFFSET
     margin = timedelta(days=1) + _WIDEST_OFFSET
@@ -154,7 +152,7 @@ def local_today(now: datetime, zones: Mapping[str, str]) -> dict[str, date]:
 
 
 def _tops(counted: pd.DataFrame, item: str) -> pd.DataFrame:
-    """Per user and day: `top`, the code of the first `item` by the rule for ties, and `unique`."""
+    """Per user and day: `top`, the code of the first `item` by the tie rule, and `unique`."""
     each = counted.groupby(["user", "day", item], as_index=False).agg(
         plays=("at", "size"), listened_ms=("listened_ms", "sum"), first=("at", "min")
     )
@@ -167,7 +165,7 @@ def _tops(counted: pd.DataFrame, item: str) -> pd.DataFrame:
 
 
 def _listened_ms(plays: pd.DataFrame, user: TextCodes, track: TextCodes) -> Integers:
-    # Instants have milliseconds; their column may count microseconds.
+    # Instants are in milliseconds; the column may be in microseconds.
     at = utc_times(plays["played_at"]).astype("int64").to_numpy() // 1000
     order = np.lexsort((track.codes, at, user.codes))
     length = _integers(plays["duration_ms"]).fillna(0).to_numpy(dtype=np.int64)
@@ -180,5 +178,5 @@ def _listened_ms(plays: pd.DataFrame, user: TextCodes, track: TextCodes) -> Inte
 
 
 def _integers(column: pd.Series) -> pd.Series:
-    # A frame made of Python values has None or NaN for what is missing, and may be untyped.
+    # A frame of Python values has None or NaN for missing values, and may have no dtype.
     return pd.to_numeric(column).astype("Int64")

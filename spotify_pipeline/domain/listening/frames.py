@@ -1,7 +1,7 @@
-"""Conversions of frame columns: texts to sorted integer codes and back, UTC and local times, dates.
+"""Converts frame columns: texts to sorted integer codes and back, UTC and local times, dates.
 
-Texts are handled as codes in code-point order: grouping and sorting integers is many times faster
-than strings, and the order is the same on every machine, with or without pyarrow.
+Texts become codes in code-point order: grouping and sorting integers is many times faster than
+strings, and the order is the same on every machine, with or without pyarrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TextCodes:
-    """A text column: `codes[i]` is the index in `names` of row i's text, -1 where it is missing.
+    """A text column: `codes[i]` is the index in `names` of row i's text, -1 if it is missing.
 
     `names` are the distinct texts, or all categories of a categorical column, by code point.
     """
@@ -32,9 +32,9 @@ class TextCodes:
 
     @classmethod
     def of(cls, column: pd.Series) -> "TextCodes":
-        """The codes of any text column, also of an empty or an untyped one."""
+        """Encodes any text column, also an empty or untyped one."""
         if isinstance(column.dtype, pd.CategoricalDtype):
-            # Ten times faster than factorizing every row, of which there may be a million.
+            # Ten times faster than factorizing every row; there may be a million.
             of_names = column.cat.categories.to_numpy(dtype=object)
             positions = np.append(np.argsort(np.argsort(of_names)), -1)
             return cls(positions[column.cat.codes.to_numpy()].astype(np.int64), np.sort(of_names))
@@ -42,24 +42,24 @@ class TextCodes:
         return cls(codes.astype(np.int64), np.asarray(names, dtype=object))
 
     def texts(self, codes: npt.ArrayLike) -> pd.Series:
-        """The texts of these codes as an object column: a missing one is None, never NaN."""
+        """Decodes codes to an object column of texts: a missing one is None, never NaN."""
         with_none = np.array([*self.names, None], dtype=object)
         return objects(with_none[np.asarray(codes, dtype=np.int64)])
 
 
 def positions(names: pd.Index, column: pd.Series) -> Integers:
-    """The index of each row's text in `names`, -1 where it is not in it."""
+    """The index of each row's text in `names`, -1 if absent."""
     texts = pd.Index(column.to_numpy(dtype=object), dtype=object)
     return names.get_indexer(texts).astype(np.int64)
 
 
 def objects(values: Sequence[object] | npt.NDArray[Any] | pd.Index) -> pd.Series:
-    """An object column; left to itself pandas would convert texts, and None to NaN."""
+    """An object column; pandas itself would convert texts, and None to NaN."""
     return pd.Series(values, dtype=object)
 
 
 def utc_times(column: pd.Series) -> pd.Series:
-    """A column of instants as datetime64[us, UTC], also an empty or untyped one."""
+    """A column of instants as datetime64[us, UTC], also from an empty or untyped one."""
     return pd.to_datetime(column, utc=True).dt.as_unit("us")
 
 
@@ -86,18 +86,18 @@ MICROSECONDS_A_DAY = 86_400_000_000
 
 
 def days_of(local: Integers) -> Integers:
-    """Days since 1970-01-01 of local times in microseconds."""
+    """Local times in microseconds to days since 1970-01-01."""
     return local // MICROSECONDS_A_DAY
 
 
 def dates(days: npt.ArrayLike) -> pd.Series:
-    """Days since 1970-01-01 as an object column of datetime.date."""
+    """Days since 1970-01-01 to an object column of datetime.date; the inverse of `day_numbers`."""
     number, distinct = pd.factorize(np.asarray(days, dtype=np.int64))
     return objects(distinct.astype("datetime64[D]").astype(object)[number])
 
 
 def day_numbers(column: pd.Series) -> Integers:
-    """Days since 1970-01-01 of a column of datetime.date; the inverse of `dates`."""
+    """A column of datetime.date to days since 1970-01-01; the inverse of `dates`."""
     number, distinct = pd.factorize(column.to_numpy(dtype=object))
     return np.array([_day(day) for day in distinct], dtype=np.int64)[number]
 

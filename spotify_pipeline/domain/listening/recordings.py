@@ -1,8 +1,8 @@
 """Deduplicates plays: finds items of a page that are stored under another track id or instant.
 
-Spotify relinks (the same play comes back under another track id) and re-stamps (the same play comes
-back with a `played_at` that differs by up to a minute, and the old instant vanishes from the page).
-Without this such a play would be stored twice. All instants are aware, UTC.
+Spotify relinks (the same play returns with another track id) and re-stamps (the same play returns
+with a `played_at` that differs by up to a minute, and the old instant disappears). Without this
+such a play would be stored twice. All instants are aware, UTC.
 """
 
 from collections import defaultdict
@@ -14,13 +14,13 @@ from spotify_pipeline.domain.model import Play, Track
 
 # Observed when Spotify re-stamped a whole feed: 0.8 to 31 s earlier, one play 55.7 s later.
 RESTAMPED_WITHIN = timedelta(seconds=60)
-# The most that a play may lie from its stored instant after it was re-stamped several times.
+# The maximum distance of a play from its stored instant after several re-stampings.
 MOVED_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What identifies a recording: its id, else its ISRC, else its name and primary artist."""
+    """A recording's identity: its id, otherwise its ISRC, otherwise name and primary artist."""
 
     track_id: str
     isrc: str | None
@@ -33,7 +33,7 @@ class Recording:
         return cls(track.spotify_id, track.isrc, track.name, track.artist_ids[0])
 
     def identities(self) -> Iterator[Hashable]:
-        """Keys of the recording: two recordings that share one of these are the same."""
+        """Keys of the recording: two recordings that share a key are the same."""
         yield "id", self.track_id
         if self.isrc:
             yield "isrc", self.isrc
@@ -57,7 +57,7 @@ class StoredPlay:
 
 @dataclass(frozen=True, slots=True)
 class Restamped:
-    """An item of a page that is a stored play under another instant."""
+    """A page item that is a stored play under another instant."""
 
     play: Play
     stored: StoredPlay
@@ -65,11 +65,10 @@ class Restamped:
 
 @dataclass(frozen=True, slots=True)
 class PageMatch:
-    """A page compared with the stored plays.
+    """The result of comparing a page with the stored plays.
 
     `new` are the plays to store. `restamped` are stored plays whose instant is new. `seen` are the
-    instants of all items that are stored plays. `not_shown` are the instants of stored plays that
-    are not on the page.
+    instants of all items already stored. `not_shown` are those of stored plays not on the page.
     """
 
     new: tuple[Play, ...]
@@ -120,7 +119,7 @@ def match_page(
         )
 
     match(inside, lambda play: play.last_shown_at)
-    # A play that came back to its stored instant may be re-stamped again from there.
+    # A play that returned to its stored instant may be re-stamped again from there.
     match(inside, lambda play: play.played_at)
     if matched:
         # The page was re-stamped, so a play from just before its start may have moved into it.
@@ -173,7 +172,7 @@ def _groups(recordings: Sequence[Recording]) -> list[int]:
 def _pairs(
     items: Iterable[tuple[int, datetime, int]], vanished: Iterable[tuple[int, datetime, int]]
 ) -> dict[int, int]:
-    """Pairs items with vanished plays of the same group within a minute, as many as possible.
+    """Matches items with vanished plays of the same group within a minute, as many as possible.
 
     Both are (group, instant, index). Greedy in order of time, which is optimal for a fixed
     distance. Returns the index of the vanished play by the index of the item.

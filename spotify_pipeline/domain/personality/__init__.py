@@ -1,1 +1,1 @@
-"""The music personality: its definition, its metrics and its scores."""
+"""The music personality: definition, metrics and scores."""

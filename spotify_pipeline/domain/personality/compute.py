@@ -1,8 +1,7 @@
-"""The music personality: one row of metrics per user, each missing one with its reason.
+"""Computes the music personality: one row of metrics per user, a reason for each missing metric.
 
-Formulas, minimums and thresholds are those of personality_definition. A user's row depends on
-nothing but that user's data: it is the same to the last bit whoever else is computed with them, and
-in whatever order the rows of the frames stand.
+Formulas, minimums and thresholds are in definition. A user's row depends only on that user's data:
+it is the same to the last bit whatever the other users and the order of rows.
 """
 
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ from spotify_pipeline.domain.personality.streaks import Past, streaks
 
 @dataclass(frozen=True)
 class PersonalityInputs:
-    """What music_personality reads. Rows of users who are not in `zones` are ignored.
+    """Inputs of music_personality. Rows of users not in `zones` are ignored.
 
     now          the instant (aware); a user's window ends on its date in their zone
     zones        user_id -> zone name; one row of the result for each
@@ -39,15 +38,15 @@ class PersonalityInputs:
                  days; release_date (text as sent, or missing). At least the plays of the local
                  days definition.window(today); others are ignored
     days         user_id, date (datetime.date), top_artist_id (text or missing): every day of
-                 daily_listening, or of a user with a `past` those that it does not sum up
+                 daily_listening, or for a user with a `past` the days after it
     top_artists  user_id, time_range, rank, spotify_id, genres (a list or tuple of texts, or None),
-                 popularity (0 to 100, or missing), fetched_at (UTC): the lists as they stand now
+                 popularity (0 to 100, or missing), fetched_at (UTC): the current lists
     earlier      user_id, artist_ids (a list of texts), plays, observed_days (integers): counted
                  plays of the local days definition.earlier(today) and their distinct primary
                  artists; a user without a row has none
     observed     user_id, date (datetime.date): days that a successful fetch or an import covers;
                  days outside the window are ignored
-    past         user_id -> the days that `days` leaves out, summed up (see streaks)
+    past         user_id -> summary of the days not in `days` (see streaks)
     """
 
     now: datetime
@@ -64,8 +63,8 @@ def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
     """One row per user of `zones`, in its order; the columns are definition.COLUMNS.
 
     All are object columns of plain Python values: window_start and window_end datetime.date, counts
-    int, ids text, other metrics float in full precision, None where unknown; `reasons` a dict from
-    metric to why it is None (every None has one; "tags" when there are too few artists for tags),
+    int, ids text, other metrics float in full precision, None if unknown; `reasons` a dict from
+    metric to why it is None (every None has one; "tags" if there are too few artists for tags),
     `tags` a list of text. Raises UnknownZone.
     """
     today = local_today(inputs.now, inputs.zones)
@@ -130,7 +129,7 @@ def _is_zero(name: str, _user: int) -> str:
 def _observed(
     observed: pd.DataFrame, users: pd.Index, first: Integers, last: Integers
 ) -> pd.DataFrame:
-    """The distinct observed (user, day) inside each user's window, as places and day numbers."""
+    """The distinct observed (user, day) in each user's window, as positions and day numbers."""
     mine = observed[observed["user_id"].isin(users)]
     user, day = positions(users, mine["user_id"]), day_numbers(mine["date"])
     inside = (first[user] <= day) & (day <= last[user])

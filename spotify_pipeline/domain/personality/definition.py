@@ -1,7 +1,6 @@
 """The definition of the music personality: names, formulas, minimums and thresholds, versioned.
 
-Any change here that can change a stored value raises VERSION, so that rows tell by which
-definition they were computed.
+Any change here that can change a stored value must raise VERSION, which every row stores.
 """
 
 from collections.abc import Callable
@@ -10,11 +9,11 @@ from datetime import date, datetime, timedelta
 
 VERSION = 1
 
-# The window: the last 28 local days, ending today. Four whole weeks, so every weekday counts alike.
+# The last 28 local days, ending today: whole weeks, so every weekday has the same weight.
 WINDOW_DAYS = 28
-# What "new to you" is measured against: the days before the window.
+# The days before the window: an artist not played in them is new.
 EARLIER_DAYS = 180
-# A top list that was last fetched longer ago says nothing about now.
+# An older top list says nothing about now.
 LIST_MAX_AGE = timedelta(days=35)
 LIST_LENGTH = 50
 
@@ -38,7 +37,7 @@ NEW_RELEASE_DAYS = 180
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One column of music_personality: its range, formula, minimum data and where it is from."""
+    """One column of music_personality: range, formula, minimum data and source."""
 
     column: str
     range: str
@@ -163,7 +162,7 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
-# Every column of the table but computed_at, which is the storage's.
+# Every column of the table except computed_at, which storage sets.
 COLUMNS: tuple[str, ...] = (
     "user_id",
     "window_start",
@@ -178,15 +177,15 @@ COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A word for a listener, given when the metric is known and `holds`."""
+    """A word for a user, given if the metric is known and `holds`."""
 
     name: str
     metric: str
     holds: Callable[[float], bool]
 
 
-# Product choices, calibrated on three listeners' real years. Evenness is not among them: over 46
-# real windows it was 0.76 to 0.99, so every listener would have been an Explorer.
+# Product choices, calibrated on three real years of listening. Evenness is not used: over 46 real
+# windows it was 0.76 to 0.99, so every user would have been an Explorer.
 TAGS: tuple[Tag, ...] = (
     Tag("Explorer", "artist_discovery_rate", lambda rate: rate >= 0.25),
     Tag("Loyalist", "artist_discovery_rate", lambda rate: rate <= 0.05),
@@ -197,12 +196,12 @@ TAGS: tuple[Tag, ...] = (
     Tag("Mainstream", "mainstream_score", lambda score: score > 70),
     Tag("Hipster", "mainstream_score", lambda score: score < 40),
 )
-# The reason for no tags at all.
+# The reason when a user has no tags at all.
 INSUFFICIENT_DATA = "INSUFFICIENT_DATA"
 
 
 def is_fresh(fetched_at: datetime, now: datetime) -> bool:
-    """Whether a top list that was fetched then still says something now."""
+    """Whether a top list fetched then is recent enough to use."""
     return fetched_at >= now - LIST_MAX_AGE
 
 
@@ -212,6 +211,6 @@ def window(today: date) -> tuple[date, date]:
 
 
 def earlier(today: date) -> tuple[date, date]:
-    """First and last local date of what the window is compared with."""
+    """First and last local date of the period before the window."""
     last = today - timedelta(days=WINDOW_DAYS)
     return last - timedelta(days=EARLIER_DAYS - 1), last

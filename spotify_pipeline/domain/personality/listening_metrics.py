@@ -1,7 +1,6 @@
 """The metrics of the music personality that come from the plays of the window.
 
-N plays, A distinct artists, T distinct tracks, per user. Formulas and minimums are those of
-personality_definition.
+N plays, A distinct artists, T distinct tracks, per user. Formulas and minimums are in definition.
 """
 
 from collections.abc import Mapping
@@ -42,9 +41,9 @@ _FIRST_SATURDAY = 2
 class Window:
     """The counted plays of the window, one entry per play, ordered by user and clock.
 
-    `user` is the place in `users`, `day` and `released` are days since 1970-01-01 (`released` NaN
-    when unknown or not known to the day), `clock` is the local time in microseconds since midnight,
-    `artist` and `track` are codes in code-point order.
+    `user` is the position in `users`, `day` and `released` are days since 1970-01-01 (`released`
+    NaN if unknown or not known to the day), `clock` is the local time in microseconds since
+    midnight, `artist` and `track` are codes in code-point order.
     """
 
     users: pd.Index
@@ -60,7 +59,7 @@ class Window:
     def of(
         cls, plays: pd.DataFrame, zones: Mapping[str, str], first: Integers, last: Integers
     ) -> "Window":
-        """Those of `plays` that count and whose local day lies in [first, last] of their user."""
+        """The counted plays whose local day lies in [first, last] of their user."""
         users = pd.Index(list(zones), dtype=object)
         plays = plays[plays["user_id"].isin(users) & is_counted(plays)]
         user = positions(users, plays["user_id"])
@@ -68,8 +67,8 @@ class Window:
         day, clock = days_of(local), local % MICROSECONDS_A_DAY
         track, artist = TextCodes.of(plays["track_id"]), TextCodes.of(plays["artist_id"])
         inside = np.flatnonzero((first[user] <= day) & (day <= last[user]))
-        # The last bit of a sum of floats depends on its order: so cosines are always added in the
-        # order of the clock. The other metrics only count.
+        # Float addition depends on order, so cosines are always added in the order of the clock.
+        # The other metrics only count.
         rows = inside[np.argsort(user[inside] * MICROSECONDS_A_DAY + clock[inside])]
         return cls(
             users=users,
@@ -110,7 +109,7 @@ def artist_metrics(window: Window) -> dict[str, Score]:
 
 
 def repeat_metrics(window: Window) -> dict[str, Score]:
-    """How much of the listening is the same tracks again."""
+    """How much of the listening repeats the same tracks."""
     users, plays = len(window.users), window.plays
     each = _played(window, window.track)
     user, again = each["user"].to_numpy(), each["k"].to_numpy() >= 2
@@ -123,7 +122,7 @@ def repeat_metrics(window: Window) -> dict[str, Score]:
 
 
 def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]:
-    """The share of plays of artists that are new, against the summary of the days before."""
+    """The share of plays by artists new to the user, compared with the days before the window."""
     users, plays = len(window.users), window.plays
     earlier = earlier[earlier["user_id"].isin(window.users)]
     place = positions(window.users, earlier["user_id"])
@@ -146,7 +145,7 @@ def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]
 
 
 def clock_metrics(window: Window) -> dict[str, Score]:
-    """When somebody listens: on the circle of 24 hours, at night, on weekends."""
+    """When a user listens: mean on the circle of 24 hours, at night, on weekends."""
     users, user, plays = len(window.users), window.user, window.plays
     angle = 2 * np.pi * (window.clock / MICROSECONDS_A_DAY)
     c, s = (ratio(total(users, user, f(angle)), plays) for f in (np.cos, np.sin))
@@ -165,7 +164,7 @@ def clock_metrics(window: Window) -> dict[str, Score]:
     night = window.clock < definition.NIGHT_ENDS_AT_HOUR * _US_AN_HOUR
     weekend = (window.day - _FIRST_SATURDAY) % _A_WEEK < 2
     return {
-        # A mean a hair before midnight rounds to 24.0, which is 0.0.
+        # A mean just before midnight may round to 24.0, which is 0.0.
         "peak_hour": Score(np.where(peak < 24, peak, 0.0), (*for_hours, _clear(rayleigh))),
         "time_focus": Score(focus, for_hours),
         "night_share": Score(ratio(count(users, user[night]), plays), for_shares),
@@ -174,7 +173,7 @@ def clock_metrics(window: Window) -> dict[str, Score]:
 
 
 def regularity_metrics(window: Window, observed: pd.DataFrame) -> dict[str, Score]:
-    """On how many of the observed days there was a play. `observed`: user, day; distinct."""
+    """The share of observed days with a play. `observed`: user, day; distinct."""
     users = len(window.users)
     played = observed.merge(window.days(), on=["user", "day"])
     days = count(users, observed["user"].to_numpy())
@@ -184,7 +183,7 @@ def regularity_metrics(window: Window, observed: pd.DataFrame) -> dict[str, Scor
 
 
 def newness_metrics(window: Window) -> dict[str, Score]:
-    """How much of it was released lately; an album dated after the play is new as well."""
+    """The share of recent releases; an album dated after the play counts as new."""
     users, dated = len(window.users), ~np.isnan(window.released)
     age = window.day - window.released
     new = count(users, window.user[dated & (age <= definition.NEW_RELEASE_DAYS)])
@@ -198,11 +197,11 @@ def _enough(plays: Integers) -> tuple[Condition, ...]:
 
 
 def _clear(rayleigh: Floats) -> Condition:
-    """Without a clear peak the mean time is an accident (Rayleigh's test for a uniform circle)."""
+    """A clear peak: otherwise the mean time is random (Rayleigh's test of circular uniformity)."""
     needed = definition.MIN_RAYLEIGH_Z
 
     def reason(user: int) -> str:
-        # Cut, not rounded: 2.996 must not read as the 3.0 it is not.
+        # Truncated, not rounded: 2.996 must not be displayed as 3.0.
         return (
             f"needs a clear peak: Rayleigh z {needed}, has {np.floor(rayleigh[user] * 100) / 100}"
         )
@@ -211,13 +210,13 @@ def _clear(rayleigh: Floats) -> Condition:
 
 
 def _played(window: Window, item: Integers) -> pd.DataFrame:
-    """Plays k per user and item, in the order of both."""
+    """Plays k per user and item, sorted by both."""
     each = pd.DataFrame({"user": window.user, "item": item})
     return each.groupby(["user", "item"]).size().reset_index(name="k")
 
 
 def _release_days(column: pd.Series) -> Floats:
-    """Days since 1970-01-01 of full dates; NaN for a year, a month, nonsense or nothing."""
+    """Days since 1970-01-01 of full dates; NaN for a year, a month, an invalid or missing date."""
     dates = TextCodes.of(column)
     texts = pd.Series(dates.names, dtype="str")
     full = texts.where(texts.str.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}"))

@@ -1,6 +1,6 @@
-"""Numbers for many users at once, each with the conditions under which it is known.
+"""Vectorized metrics: values for many users, with the conditions under which they are known.
 
-Users are places 0 to n - 1 throughout; an array "per user" has n entries.
+Users are positions 0 to n - 1 throughout; an array "per user" has n entries.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Condition:
-    """`met` per user, and for a user who does not meet it the `reason` as a text."""
+    """`met` per user, and for a user who does not meet it the `reason` as text."""
 
     met: Bools
     reason: Callable[[int], str]
@@ -25,20 +25,20 @@ class Condition:
 
 @dataclass(frozen=True)
 class Score:
-    """A value per user (floats, integers or texts), known where all conditions are met."""
+    """A value per user (floats, integers or texts), known if all conditions are met."""
 
     values: npt.NDArray[Any]
     conditions: tuple[Condition, ...] = ()
 
     def known(self) -> Bools:
-        """Per user: are all conditions met?"""
+        """Whether each user meets all conditions."""
         met = np.ones(len(self.values), dtype=np.bool_)
         for condition in self.conditions:
             met &= condition.met
         return met
 
     def why_not(self, user: int) -> str:
-        """The reason of the first condition that this user does not meet."""
+        """The reason of the first unmet condition of this user."""
         return next(one.reason(user) for one in self.conditions if not one.met[user])
 
 
@@ -48,14 +48,14 @@ def at_least(needed: int, what: str, has: Integers) -> Condition:
 
 
 def count(users: int, user: Integers) -> Integers:
-    """Per user, how many of the entries are theirs."""
+    """The number of entries per user."""
     return np.bincount(user, minlength=users).astype(np.int64)
 
 
 def total(users: int, user: Integers, amounts: npt.ArrayLike) -> Floats:
-    """Per user, the sum of their amounts, added in the order they stand.
+    """The sum of the amounts per user, added in row order.
 
-    bincount adds one by one, so a user's sum is the same to the last bit whoever else is there.
+    bincount adds one by one, so a sum is the same to the last bit whatever the other users.
     """
     weights = np.asarray(amounts, dtype=np.float64)
     return np.bincount(user, weights=weights, minlength=users).astype(np.float64)
@@ -68,11 +68,11 @@ def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
 
 
 def entropy(users: int, user: Integers, counts: Integers) -> Floats:
-    """Per user, H = -Σ p ln p (in nats) of their counts, p = count / sum of their counts."""
+    """Shannon entropy per user, H = -Σ p ln p (in nats), p = count / sum of the user's counts."""
     shares = ratio(counts, total(users, user, counts)[user])
     return -total(users, user, shares * np.log(shares))
 
 
 def evenness(entropies: Floats, kinds: Integers) -> Floats:
-    """H / ln K (Pielou), from 0 to 1; 0 for a single kind."""
+    """Pielou's evenness H / ln K, from 0 to 1; 0 for a single kind."""
     return np.clip(ratio(entropies, np.log(np.maximum(kinds, 1))), 0, 1)

@@ -16,7 +16,7 @@ from spotify_pipeline.domain.listening.frames import (
     positions,
 )
 
-# One day is no streak.
+# One day is not a streak.
 SHORTEST = 2
 
 # Late plays change days of the last few hours; older days change by imports and rebuilds only.
@@ -25,10 +25,10 @@ STREAKS_FINAL_AFTER = timedelta(days=35)
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A user's days before `before`, summed up. No run goes on from there into `before`."""
+    """Summary of a user's days before `before`. No streak crosses this date."""
 
     before: date
-    # Days with a top artist.
+    # Number of days with a top artist.
     days: int = 0
     longest: int = 0
     longest_artist_id: str | None = None
@@ -37,19 +37,19 @@ class Past:
 def streaks(
     days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past] | None = None
 ) -> pd.DataFrame:
-    """One row per user of `today`, in its order: the longest streak ever and the current one.
+    """The longest streak ever and the current one: one row per user of `today`, in its order.
 
     `days`: columns user_id, date (datetime.date), top_artist_id (text or missing), in any order:
-    the whole history, or of a user with a `past` what came after it; the past must end before
-    yesterday. A date without a row, or without a top artist, ends a run. Runs of one day count as
-    none.
+    the whole history, or for a user with a `past` the days after it; the past must end before
+    yesterday. A date without a row, or without a top artist, ends a streak. Runs of one day do not
+    count.
 
     Columns: user_id; days (int64), the dates with a top artist; longest_streak, current_streak
     (int64, 0: none); longest_streak_artist_id, streak_artist_id (text, None: none).
 
-    A record stands until it is beaten: of two runs as long, the earlier is the longest. The
-    current streak is the latest run that ends today or yesterday; today is not over yet, so one
-    day of another artist today does not end yesterday's run.
+    Of two longest streaks of the same length the earlier one counts. The current streak is the
+    latest run that ends today or yesterday; today is not over, so one day of another artist today
+    does not end yesterday's streak.
     """
     users = pd.Index(list(today), dtype=object)
     runs, artist = _runs_of(users, days)
@@ -81,9 +81,9 @@ def streaks(
 def sum_up(
     days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past]
 ) -> dict[str, Past]:
-    """Each user's past as far as it is settled: up to a run that began 35 days ago or earlier.
+    """Summarizes each user's past up to a streak that began 35 days ago or earlier.
 
-    `days`, `today` and `past` as for `streaks`. Users without such a run keep what they have.
+    `days`, `today` and `past` as for `streaks`. Users without such a streak keep their past.
     """
     users = pd.Index(list(today), dtype=object)
     runs, _ = _runs_of(users, days)
@@ -116,13 +116,13 @@ def _per_user(runs: pd.DataFrame, artist: TextCodes, users: int) -> tuple[Intege
 
 
 def _longest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each user's longest run; of two as long, the earlier."""
+    """Each user's longest run; of two of the same length, the earlier."""
     best_first = runs.sort_values(["user", "length", "last"], ascending=[True, False, True])
     return best_first.drop_duplicates("user")
 
 
 def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[pd.DataFrame, TextCodes]:
-    """The runs of these users, as `_runs` has them, and what the artists' codes mean."""
+    """The runs of these users in the form of `_runs`, and the texts of the artists' codes."""
     known = days[days["top_artist_id"].notna() & days["user_id"].isin(users)]
     artist = TextCodes.of(known["top_artist_id"])
     return _runs(

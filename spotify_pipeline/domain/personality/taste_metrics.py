@@ -21,10 +21,10 @@ from spotify_pipeline.domain.personality.scores import (
 
 
 class TopLists:
-    """The top artist lists of the users, and which of them are too old to say anything."""
+    """The users' top artist lists, and which of them are too old to use."""
 
     def __init__(self, users: pd.Index, top_artists: pd.DataFrame, now: datetime) -> None:
-        """`users`: who is asked for; for `top_artists` see PersonalityInputs."""
+        """`users`: the users to compute; for `top_artists` see PersonalityInputs."""
         self.users = users
         self._now = now
         mine = top_artists[top_artists["user_id"].isin(users)]
@@ -38,7 +38,7 @@ class TopLists:
         return listed.assign(place=listed.groupby("user").cumcount())
 
     def fresh(self, time_range: TimeRange) -> Condition:
-        """Not older than 35 days. A list that was never there is not old, it is empty."""
+        """At most 35 days old. A list that was never fetched is not old but empty."""
         listed = self._lists[self._lists["time_range"] == time_range]
         old = utc_times(listed["fetched_at"]) < pd.Timestamp(self._now) - definition.LIST_MAX_AGE
         met = np.ones(len(self.users), dtype=np.bool_)
@@ -48,7 +48,7 @@ class TopLists:
 
 
 def stability_metrics(lists: TopLists) -> dict[str, Score]:
-    """How far the artists of the last weeks are those of the long run."""
+    """How far the artists of the last weeks overlap with the long-term ones."""
     users = len(lists.users)
     short, long = lists.of("short_term"), lists.of("long_term")
     lengths = [count(users, listed["user"].to_numpy()) for listed in (short, long)]
@@ -65,7 +65,7 @@ def stability_metrics(lists: TopLists) -> dict[str, Score]:
 
 
 def genre_metrics(lists: TopLists) -> dict[str, Score]:
-    """How evenly the genre tags of the top artists are spread; an artist gives a tag once."""
+    """How evenly the genres of the top artists are spread; an artist counts once per genre."""
     users = len(lists.users)
     tagged = lists.of("medium_term")[["user", "spotify_id", "genres"]].explode("genres").dropna()
     tags = tagged.drop_duplicates().groupby(["user", "genres"]).size().reset_index(name="k")
@@ -82,7 +82,7 @@ def genre_metrics(lists: TopLists) -> dict[str, Score]:
 
 
 def mainstream_metrics(lists: TopLists) -> dict[str, Score]:
-    """How popular the top artists are, the first ones weighing most."""
+    """How popular the top artists are, the first ones with the highest weight."""
     users = len(lists.users)
     listed = lists.of("medium_term")
     length: Integers = count(users, listed["user"].to_numpy())

@@ -1,1 +1,1 @@
-"""What can go wrong at Spotify and on the way to it; `kinds.KINDS` lists everything by name."""
+"""Faults of Spotify and of the network; `kinds.KINDS` lists all by name."""

@@ -1,4 +1,4 @@
-"""The three things a fault can do to an answer, and the rules that say which calls it hits.
+"""Base classes of faults (delay, edit, replace a response), and the rules for which calls they hit.
 
 A kind of fault is a frozen dataclass whose fields are its options, all JSON values.
 """
@@ -21,7 +21,7 @@ ENDPOINTS = (TOKEN, *API)
 
 @dataclass(frozen=True)
 class Scene:
-    """What an edit may use: the simulated time, and how to give the user a new refresh token."""
+    """What an edit may use: the simulated time, and a function that rotates the refresh token."""
 
     now: dt.datetime
     rotate_refresh_token: Callable[[], str]
@@ -29,41 +29,41 @@ class Scene:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong at some endpoints."""
+    """Something that goes wrong at certain endpoints."""
 
     endpoints: ClassVar[tuple[str, ...]] = ENDPOINTS
 
 
 @dataclass(frozen=True)
 class Delays(Fault):
-    """Lets the answer wait; everything else still happens."""
+    """Delays the response; everything else still happens."""
 
     seconds: float = 1.0
 
 
 @dataclass(frozen=True)
 class Edits(Fault):
-    """Changes a good answer; the status stays 200."""
+    """Changes a successful response; the status stays 200."""
 
     def edit(self, body: Json, scene: Scene) -> Json:
-        """The changed body. `body` is never changed in place: its parts are shared."""
+        """Returns the changed body. Must not change `body` in place: its parts are shared."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Replaces(Fault):
-    """Sends something else than the good answer."""
+    """Sends another response instead of the successful one."""
 
     def response(self, body: Json) -> Response:
-        """What is sent instead of the good body."""
+        """The response to send instead of this body."""
         raise NotImplementedError
 
 
 @dataclass
 class Rule:
-    """A fault and the calls it hits: of one endpoint or all that the kind knows, one user or all.
+    """A fault and the calls it hits: one endpoint or all the kind supports, one user or all.
 
-    It hits every `every`-th matching call, `times` times at most (None: until cleared).
+    It hits every `every`-th matching call, at most `times` times (None: until cleared).
     """
 
     fault: Fault
@@ -77,7 +77,6 @@ class Rule:
     hits: int = 0
 
     def matches(self, endpoint: str, user_id: str) -> bool:
-        """Whether the rule applies to a call."""
         return (
             endpoint in self.fault.endpoints
             and self.endpoint in (None, endpoint)
@@ -86,14 +85,13 @@ class Rule:
         )
 
     def strikes(self) -> bool:
-        """Counts a matching call; True when the fault hits it."""
+        """Counts a matching call; returns True if the fault hits it."""
         self.seen += 1
         struck = self.seen % self.every == 0
         self.hits += struck
         return struck
 
     def to_json(self) -> Json:
-        """The rule as JSON."""
         about: dict[str, Any] = {name: getattr(self, name) for name in _FIELDS}
         return about | {"options": asdict(self.fault)}
 
@@ -103,20 +101,20 @@ _FIELDS = ("kind", "number", "endpoint", "user_id", "times", "every", "seen", "h
 
 @dataclass
 class FaultBook:
-    """The rules in force, in the order in which they came."""
+    """The active rules, in the order they were added."""
 
     rules: list[Rule] = field(default_factory=list)
     _last: int = 0
 
     def add(self, fault: Fault, kind: str, **whom: Any) -> Rule:
-        """Puts a rule in force."""
+        """Adds a rule."""
         self._last += 1
         rule = Rule(fault, kind, self._last, **whom)
         self.rules.append(rule)
         return rule
 
     def clear(self, number: int | None = None) -> int:
-        """Ends one rule or all; returns how many."""
+        """Removes one rule or all; returns how many."""
         kept = [] if number is None else [rule for rule in self.rules if rule.number != number]
         ended = len(self.rules) - len(kept)
         self.rules = kept

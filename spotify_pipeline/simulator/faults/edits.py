@@ -1,4 +1,4 @@
-"""Good answers with something odd in them: what a pipeline must skip, count or survive."""
+"""Faults that change a successful response: oddities a pipeline must skip, count or survive."""
 
 import copy
 import datetime as dt
@@ -14,7 +14,7 @@ from spotify_pipeline.simulator.http.shapes import timestamp
 from spotify_pipeline.simulator.music.seeds import spotify_id
 
 LISTS = (PLAYS, *TOPS)
-# Emoji, right-to-left with an override, combining marks, NUL, a lone surrogate, quotes, markup.
+# Emoji, right-to-left override, combining marks, NUL, a lone surrogate, quotes, markup.
 ODD_TEXTS = (
     "🎧👩‍🎤 Zoë",
     "\u202eمرحبا بالعالم",
@@ -29,7 +29,7 @@ ODD_TEXTS = (
 
 
 def with_items(body: Json, change: Callable[[int, Json], Any]) -> Json:
-    """A copy of a page in which every item went through `change(index, its own copy)`."""
+    """A copy of a page with `change(index, copy of the item)` applied to every item."""
     items = [change(index, copy.deepcopy(item)) for index, item in enumerate(body["items"])]
     return body | {"items": items}
 
@@ -58,7 +58,7 @@ class NullTracks(_EveryNthPlay):
 
 @dataclass(frozen=True)
 class LocalTracks(_EveryNthPlay):
-    """A file of the listener's own: no id, no album, artists without ids."""
+    """The listener's own local file: no id, no album, artists without ids."""
 
     def spoil(self, item: Json) -> Json:
         track = item["track"] | {"id": None, "is_local": True, "href": None, "uri": "spotify:local"}
@@ -76,7 +76,7 @@ class EmptyArtists(_EveryNthPlay):
 
 @dataclass(frozen=True)
 class RelinkedTracks(_EveryNthPlay):
-    """The same play with another track id: Spotify swaps tracks between markets."""
+    """The same play with another track id: Spotify relinks tracks between markets."""
 
     def spoil(self, item: Json) -> Json:
         track = item["track"]
@@ -86,8 +86,7 @@ class RelinkedTracks(_EveryNthPlay):
 
 @dataclass(frozen=True)
 class OddTimestamps(Edits):
-    """Every ISO 8601 form in one page: no fraction, six digits, an offset. The instants stay the
-    same to the second."""
+    """Every ISO 8601 form on one page: no fraction, six digits, an offset. Same instants to 1 s."""
 
     endpoints: ClassVar[tuple[str, ...]] = (PLAYS,)
 
@@ -108,7 +107,7 @@ class OddTimestamps(Edits):
 
 @dataclass(frozen=True)
 class FuturePlays(Edits):
-    """Plays that have not happened yet, on top of the page."""
+    """Plays in the future, at the top of the page."""
 
     endpoints: ClassVar[tuple[str, ...]] = (PLAYS,)
     count: int = 3
@@ -125,7 +124,7 @@ class FuturePlays(Edits):
 
 @dataclass(frozen=True)
 class Repeated(Edits):
-    """Every item twice."""
+    """Every item twice (duplicates)."""
 
     endpoints: ClassVar[tuple[str, ...]] = (PLAYS,)
 
@@ -135,7 +134,7 @@ class Repeated(Edits):
 
 @dataclass(frozen=True)
 class OutOfOrder(Edits):
-    """Oldest first."""
+    """Items sorted oldest first."""
 
     endpoints: ClassVar[tuple[str, ...]] = (PLAYS,)
 
@@ -162,7 +161,7 @@ class OddText(Edits):
 
 @dataclass(frozen=True)
 class NextElsewhere(Edits):
-    """`next` and `href` point to another host: a client that follows sends it the token."""
+    """`next` and `href` point to another host: a client that follows them sends it the token."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
     url: str = "http://127.0.0.2:9/v1/me/player/recently-played?before=1"
@@ -173,7 +172,7 @@ class NextElsewhere(Edits):
 
 @dataclass(frozen=True)
 class EmptyPage(Edits):
-    """200 with nothing in it, as if the listener had never listened."""
+    """200 with an empty page, as if the listener had never played anything."""
 
     endpoints: ClassVar[tuple[str, ...]] = LISTS
 
@@ -184,9 +183,9 @@ class EmptyPage(Edits):
 
 @dataclass(frozen=True)
 class Put(Edits):
-    """Any value at a path such as `["items", 0, "track", "duration_ms"]`; `[]` is the body.
+    """Sets any value at a path such as `["items", 0, "track", "duration_ms"]`; `[]` is the body.
 
-    `drop`: the field is missing instead. A page that has no such path stays as it is.
+    `drop`: removes the field instead. A page without this path stays as it is.
     """
 
     path: tuple[str | int, ...] = ()
@@ -209,7 +208,7 @@ class Put(Edits):
 
 @dataclass(frozen=True)
 class RotateRefreshToken(Edits):
-    """A new refresh token with the answer; the old one is revoked at once."""
+    """A new refresh token in the response; the old one is revoked at once."""
 
     endpoints: ClassVar[tuple[str, ...]] = (TOKEN,)
 
@@ -219,7 +218,7 @@ class RotateRefreshToken(Edits):
 
 @dataclass(frozen=True)
 class NullRefreshToken(Edits):
-    """`refresh_token: null`, or an empty one: the old one stays valid."""
+    """`refresh_token` is null or empty: the old one stays valid."""
 
     endpoints: ClassVar[tuple[str, ...]] = (TOKEN,)
     value: str | None = None

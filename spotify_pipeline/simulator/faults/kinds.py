@@ -1,4 +1,4 @@
-"""Every kind of fault by its name in the control interface and on the command line."""
+"""Registry of faults: every kind by its name in the control API and on the command line."""
 
 import re
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from spotify_pipeline.simulator.faults.base import ENDPOINTS, Fault, FaultBook, 
 
 
 def name_of(kind: type[Fault]) -> str:
-    """`RateLimited` is named `rate_limited`."""
+    """Snake-case name of a fault class: `RateLimited` is `rate_limited`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def _faults_of(module: ModuleType) -> Iterator[type[Fault]]:
-    """The public faults that a module defines, in their order."""
+    """The public fault classes defined in a module, in order."""
     for name, value in vars(module).items():
         is_fault = isinstance(value, type) and issubclass(value, Fault)
         if is_fault and value.__module__ == module.__name__ and not name.startswith("_"):
@@ -37,7 +37,7 @@ def add_fault(
     times: int | None = None,
     every: int = 1,
 ) -> Rule:
-    """Puts a fault in force. Raises ValueError with a sentence about what is wrong."""
+    """Activates a fault. Raises ValueError whose message is a sentence about what is wrong."""
     if kind not in KINDS:
         raise ValueError(f"fault {kind} is none of {', '.join(KINDS)}")
     if endpoint is not None and endpoint not in KINDS[kind].endpoints:

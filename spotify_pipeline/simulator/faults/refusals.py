@@ -1,4 +1,4 @@
-"""Answers that Spotify's services or the machines before them give instead of a good one.
+"""Error responses of Spotify's services or of the proxies before them.
 
 The texts are those that Spotify sends, word for word.
 """
@@ -17,7 +17,7 @@ from spotify_pipeline.simulator.http.responses import Json, error, error_respons
 
 @dataclass(frozen=True)
 class Latency(Delays):
-    """The answer comes `seconds` later."""
+    """The response comes `seconds` later."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RateLimited(Replaces):
 
 @dataclass(frozen=True)
 class QuotaExceeded(Replaces):
-    """429 of the developer account's quota, hours long. 48,925 s was seen in the wild."""
+    """429 of the developer app's quota, with hours in Retry-After; 48,925 s was seen in reality."""
 
     endpoints: ClassVar[tuple[str, ...]] = API
     retry_after: int | None = 48_925
@@ -57,7 +57,7 @@ class QuotaExceeded(Replaces):
 
 @dataclass(frozen=True)
 class AccessTokenExpired(Replaces):
-    """401, whatever token is sent."""
+    """401, whatever the token."""
 
     endpoints: ClassVar[tuple[str, ...]] = API
 
@@ -67,7 +67,7 @@ class AccessTokenExpired(Replaces):
 
 @dataclass(frozen=True)
 class InvalidGrant(Replaces):
-    """400 at the token endpoint. For all users at once: Spotify's false alarm for valid tokens."""
+    """400 at the token endpoint. For all users at once: a Spotify outage rejects valid tokens."""
 
     endpoints: ClassVar[tuple[str, ...]] = (TOKEN,)
     description: str = "Refresh token revoked"
@@ -79,7 +79,7 @@ class InvalidGrant(Replaces):
 
 @dataclass(frozen=True)
 class InvalidClient(Replaces):
-    """400 at the token endpoint: the app's id or secret is wrong."""
+    """400 at the token endpoint: the app's client id or secret is wrong."""
 
     endpoints: ClassVar[tuple[str, ...]] = (TOKEN,)
 
@@ -102,7 +102,7 @@ _FORBIDDEN: dict[str, Json | str] = {
 
 @dataclass(frozen=True)
 class Forbidden(Replaces):
-    """403: a missing scope, a user who is not allow-listed, an owner without Premium."""
+    """403: missing scope, user not on the allow-list, or app owner without Premium."""
 
     endpoints: ClassVar[tuple[str, ...]] = API
     reason: Literal["scope", "not_allowlisted", "not_premium", "other"] = "scope"
@@ -113,7 +113,7 @@ class Forbidden(Replaces):
 
 @dataclass(frozen=True)
 class ServerError(Replaces):
-    """5xx with JSON, HTML or nothing in it."""
+    """5xx with JSON, HTML or an empty body."""
 
     status: int = 502
     form: Literal["json", "html", "empty"] = "json"
@@ -130,18 +130,18 @@ class ServerError(Replaces):
 
 @dataclass(frozen=True)
 class Echo(Replaces):
-    """Says what it was sent, as a proxy in its debug mode does: secrets come back in the body."""
+    """Echoes the request, as a proxy in debug mode does: secrets come back in the body."""
 
     status: int = 500
 
     def response(self, body: Json) -> Response:
-        """`body`: the Authorization header and the form of the call."""
+        """`body`: the Authorization header and the form of the request."""
         return error_response(error(self.status, f"What was sent: {body}"), self.status)
 
 
 @dataclass(frozen=True)
 class Redirect(Replaces):
-    """Sends the caller, and perhaps the caller's token, somewhere else."""
+    """Redirects the client, and perhaps its token, to another host."""
 
     location: str = "http://127.0.0.2:9/elsewhere"
     status: int = 307

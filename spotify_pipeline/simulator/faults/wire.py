@@ -1,6 +1,6 @@
-"""Faults below HTTP: connections that break, dribble, never end or speak nonsense.
+"""Faults below HTTP: connections that break, trickle, never end or send garbage.
 
-They write to the connection itself, which server.RawAccess puts into the scope.
+They write to the raw connection, which server.RawAccess puts into the scope.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _MEGABYTE = 1 << 20
 
 
 class WireResponse(Response):
-    """Bytes on the bare connection, which is closed or reset afterwards."""
+    """Bytes on the raw connection, which is closed or reset afterwards."""
 
     def __init__(
         self,
@@ -40,15 +40,14 @@ class WireResponse(Response):
         self._trickle = trickle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Writes past uvicorn, then waits until it has seen the end of the connection: else it
-        would answer 500 in our place."""
+        """Writes past uvicorn and waits for the end of the connection: uvicorn would send a 500."""
         transport: asyncio.Transport = scope[TRANSPORT]
         if self._content:
             transport.write(self._content)
         if self._trickle is not None:
             await _dribble(transport, *self._trickle)
         if self._reset:
-            # Linger of zero seconds: the kernel sends RST instead of FIN.
+            # With a linger of zero seconds the kernel sends RST instead of FIN.
             linger = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, linger
@@ -61,7 +60,7 @@ class WireResponse(Response):
 
 
 async def _dribble(transport: asyncio.Transport, text: bytes, pause: float, limit: float) -> None:
-    """Writes `text` one byte per `pause` seconds, again and again, for `limit` seconds at most."""
+    """Writes `text` one byte per `pause` seconds, repeatedly, for at most `limit` seconds."""
     loop = asyncio.get_running_loop()
     until = loop.time() + limit
     position = 0
@@ -91,7 +90,7 @@ class ConnectionReset(Replaces):
 
 @dataclass(frozen=True)
 class NoAnswer(Replaces):
-    """The connection is closed without a byte."""
+    """The connection is closed without a response."""
 
     def response(self, body: Json) -> Response:
         return WireResponse(b"")
@@ -101,8 +100,8 @@ class NoAnswer(Replaces):
 class Truncated(Replaces):
     """A body that stops in the middle.
 
-    `ended_by` close: nothing tells that it is short, so it arrives as 200 and broken JSON; length:
-    shorter than its Content-Length; chunks: without the last chunk.
+    `ended_by` close: no length is sent, so it arrives as 200 with broken JSON; length: shorter than
+    its Content-Length; chunks: the last chunk is missing.
     """
 
     ended_by: Literal["close", "length", "chunks"] = "close"
@@ -121,9 +120,9 @@ class Truncated(Replaces):
 
 @dataclass(frozen=True)
 class SlowLoris(Replaces):
-    """One byte every `pause_seconds`, for `seconds` at most: no time-out between bytes notices.
+    """One byte every `pause_seconds`, for at most `seconds`: no read time-out notices.
 
-    `part` is what dribbles: the header, or the body.
+    `part` is what arrives slowly: the header or the body.
     """
 
     pause_seconds: float = 0.2
@@ -140,14 +139,14 @@ class SlowLoris(Replaces):
 
 @dataclass(frozen=True)
 class HugeBody(Replaces):
-    """`megabytes` of valid JSON, mostly blanks; `compressed`: 1 kB per megabyte on the wire."""
+    """`megabytes` of valid JSON, mostly blanks; `compressed`: 1 kB per megabyte on the network."""
 
     megabytes: int = 400
     compressed: bool = False
 
     def response(self, body: Json) -> Response:
         if self.compressed:
-            # Members of a gzip stream follow each other: a megabyte is compressed only once.
+            # Gzip members can be concatenated, so a megabyte is compressed only once.
             blanks = gzip.compress(b" " * _MEGABYTE)
             content = gzip.compress(_whole(body)) + blanks * self.megabytes
             headers = {"Content-Encoding": "gzip"}
@@ -163,7 +162,7 @@ class HugeBody(Replaces):
 
 @dataclass(frozen=True)
 class NotHttp(Replaces):
-    """Bytes that are no HTTP at all."""
+    """Bytes that are not HTTP."""
 
     def response(self, body: Json) -> Response:
         return WireResponse(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 SSH-2.0\r\n\r\n")
@@ -171,7 +170,7 @@ class NotHttp(Replaces):
 
 @dataclass(frozen=True)
 class DeepNesting(Replaces):
-    """JSON that is nested deeper than parsers like."""
+    """JSON nested deeper than parsers accept."""
 
     depth: int = 100_000
 

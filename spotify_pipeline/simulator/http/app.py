@@ -1,6 +1,6 @@
 """The routes of the simulator: Spotify's accounts service and Web API on one port.
 
-Applies faults and logs calls. Bodies are made in endpoints and oauth; `/_sim/` is in control_api.
+Applies faults and logs calls. Bodies are built in endpoints and oauth; `/_sim/` is in control_api.
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from spotify_pipeline.simulator.state import SimulatorState
 
 
 class Spotify:
-    """The endpoints of Spotify."""
+    """Request handlers of Spotify's endpoints."""
 
     def __init__(self, state: SimulatorState) -> None:
         self.state = state
         self.authorization = AuthorizationServer(state)
 
     def routes(self) -> list[Route]:
-        """Every path of Spotify's that the pipeline calls."""
+        """Every route of Spotify that the pipeline calls."""
         api = {
             "/v1/me": "me",
-            "/v1/me/": "me",  # public clients ask with the slash, and Spotify answers
+            "/v1/me/": "me",  # public clients send the slash, and Spotify accepts it
             "/v1/me/player/recently-played": "recently_played",
             "/v1/me/top/artists": "top_artists",
             "/v1/me/top/tracks": "top_tracks",
@@ -49,7 +49,7 @@ class Spotify:
         ]
 
     async def authorize(self, request: Request) -> Response:
-        """Redirects the browser to the app with a code; without a user, asks which listener."""
+        """Redirects the browser to the app with a code; without a user, shows a chooser."""
         query = dict(request.query_params)
         try:
             location = self.authorization.authorize(query)
@@ -71,7 +71,7 @@ class Spotify:
         )
 
     def _api(self, endpoint: str) -> Callable[[Request], Awaitable[Response]]:
-        """The handler of an endpoint of the Web API."""
+        """The request handler of a Web API endpoint."""
 
         async def handler(request: Request) -> Response:
             authorization = request.headers.get("authorization")
@@ -115,7 +115,7 @@ class Spotify:
         answer: Callable[[Account], tuple[Json, list[Item]]],
         credentials: Json,
     ) -> Response:
-        """The good answer, delayed, edited or replaced by the faults."""
+        """The successful response, delayed, edited or replaced by the faults."""
         for fault in faults:
             if isinstance(fault, Delays):
                 await asyncio.sleep(fault.seconds)

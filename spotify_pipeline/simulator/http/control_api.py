@@ -1,6 +1,6 @@
-"""The control interface under `/_sim/`: demo and tests change the simulator's state and read it.
+"""The control API under `/_sim/`: demo and tests read and change the simulator's state.
 
-Options come in the query or as a JSON body; replies are JSON. A wrong option gets a 400
+Options come in the query or as a JSON body; responses are JSON. A wrong option gets a 400
 `{"error": sentence}`. `control.Simulator` is the client.
 """
 
@@ -30,7 +30,7 @@ Handler = Callable[[SimulatorState, Json], Json | list[Json]]
 
 
 def control_routes(state: SimulatorState) -> list[Route]:
-    """All routes under `/_sim/`. They hand out tokens: closed to web pages of other origins."""
+    """All routes under `/_sim/`. They return tokens, so web pages of other origins are refused."""
     handlers: dict[tuple[str, str], Handler] = {
         ("GET", "health"): health,
         ("GET", "clock"): read_clock,
@@ -76,7 +76,7 @@ def _endpoint(state: SimulatorState, handler: Handler) -> Callable[[Request], Aw
 
 
 def health(state: SimulatorState, options: Json) -> Json:
-    """What a client needs to talk to the simulator."""
+    """What a client needs to connect to the simulator."""
     return {
         "seed": state.seed,
         "client_id": state.tokens.client_id,
@@ -93,7 +93,8 @@ def read_clock(state: SimulatorState, options: Json) -> Json:
 
 def set_clock(state: SimulatorState, options: Json) -> Json:
     """`{"now": instant}` stops the clock there, `{"now": null}` sets it to real time,
-    `{"advance_seconds": n}` moves it and stops it there."""
+    `{"advance_seconds": n}` moves it and stops it there.
+    """
     if "advance_seconds" in options:
         step = dt.timedelta(seconds=options["advance_seconds"])
         state.clock.fixed = state.clock.now() + step
@@ -103,12 +104,11 @@ def set_clock(state: SimulatorState, options: Json) -> Json:
 
 
 def list_listeners(state: SimulatorState, options: Json) -> list[Json]:
-    """All listeners."""
     return [_info(account) for account in state.accounts.values()]
 
 
 def add_listener(state: SimulatorState, options: Json) -> Json:
-    """Adds a listener or replaces the one of the same `user_id`."""
+    """Adds a listener or replaces the one with the same `user_id`."""
     shape = options.get("shape", "development")
     if shape not in SHAPES:
         raise ValueError(f"shape {shape} is none of {', '.join(SHAPES)}")
@@ -131,14 +131,14 @@ def add_listener(state: SimulatorState, options: Json) -> Json:
 
 
 def set_oddities(state: SimulatorState, options: Json) -> Json:
-    """`{"user_id", "oddities"}`: the listener's feed has these from now on, and no others."""
+    """`{"user_id", "oddities"}`: replaces the oddities of the listener's feed."""
     account = state.accounts[options["user_id"]]
     account.oddities = Oddities.from_json(options["oddities"])
     return account.oddities.to_json()
 
 
 def ledger(state: SimulatorState, options: Json) -> list[Json]:
-    """What a listener played in (`since`, `until`], oldest first, as of `at` (default: now)."""
+    """A listener's true plays in (`since`, `until`], oldest first, as of `at` (default: now)."""
     account = state.accounts[options["user_id"]]
     now = state.clock.now()
     at = min(_instant(options["at"]), now) if "at" in options else now
@@ -148,7 +148,7 @@ def ledger(state: SimulatorState, options: Json) -> list[Json]:
     visible: dict[int, list[Served]] = {}
     for item in account.feed.window(at_ms)[0]:
         visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
-    # Computed until `at`: a re-stamping of the last N plays depends on plays after `until`.
+    # Computed until `at`: re-stamping the last N plays depends on plays after `until`.
     return [
         _ledger_play(state, account, entry, at_ms, visible.get(entry.play.end_ms, ())).to_json()
         for entry in account.feed.entries(to_ms(since), at_ms)
@@ -169,17 +169,17 @@ def forget_calls(state: SimulatorState, options: Json) -> Json:
 
 
 def tokens(state: SimulatorState, options: Json) -> Json:
-    """Every token that was issued, for tests that search for leaked ones."""
+    """Every token issued so far, for tests that search for leaked ones."""
     return {"tokens": state.tokens.issued()}
 
 
 def expire_access_tokens(state: SimulatorState, options: Json) -> Json:
-    """Lets all access tokens expire, or those of `user_id`."""
+    """Expires all access tokens, or those of `user_id`."""
     return {"expired": state.tokens.expire_access(options.get("user_id"))}
 
 
 def revoke(state: SimulatorState, options: Json) -> Json:
-    """Ends the refresh token of `user_id`, as when the user removes the app."""
+    """Revokes the refresh token of `user_id`, as when the user removes the app."""
     account = state.accounts[options["user_id"]]
     state.tokens.revoke(account.user_id)
     state.tokens.expire_access(account.user_id)
@@ -187,38 +187,36 @@ def revoke(state: SimulatorState, options: Json) -> Json:
 
 
 def reconnect(state: SimulatorState, options: Json) -> Json:
-    """A new refresh token for `user_id`, as after connecting again; the old one is revoked."""
+    """Rotates the refresh token of `user_id`, as after connecting again; revokes the old one."""
     account = state.accounts[options["user_id"]]
     state.rotate_refresh_token(account)
     return _info(account)
 
 
 def list_faults(state: SimulatorState, options: Json) -> list[Json]:
-    """All faults in force, with how often each was seen and hit."""
+    """All active faults, with the number of matching calls and hits."""
     return [rule.to_json() for rule in state.faults.rules]
 
 
 def put_fault(state: SimulatorState, options: Json) -> Json:
-    """`{"kind", "options", "endpoint", "user_id", "times", "every"}`; all but kind can be left
-    out."""
+    """`{"kind", "options", "endpoint", "user_id", "times", "every"}`; only kind is required."""
     return add_fault(state.faults, **options).to_json()
 
 
 def clear_faults(state: SimulatorState, options: Json) -> Json:
-    """Ends the fault `number`, or all."""
+    """Removes the fault `number`, or all."""
     number = options.get("number")
     return {"cleared": state.faults.clear(None if number is None else int(number))}
 
 
 def set_limits(state: SimulatorState, options: Json) -> Json:
-    """`{"calls_per_30s": n, "calls_per_day": n}`; without a number there is no limit. Starts to
-    count anew."""
+    """`{"calls_per_30s": n, "calls_per_day": n}`; no number: no limit. Resets the counts."""
     state.limits = Limits(options.get("calls_per_30s"), options.get("calls_per_day"))
     return options
 
 
 def register_redirects(state: SimulatorState, options: Json) -> Json:
-    """`{"uris": [address, …]}`: where alone a browser is sent back to; null: anywhere safe."""
+    """`{"uris": [address, …]}`: the only allowed redirect addresses; null: any safe one."""
     state.redirect_uris = None if options["uris"] is None else frozenset(options["uris"])
     return options
 

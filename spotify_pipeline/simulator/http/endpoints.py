@@ -1,4 +1,4 @@
-"""The Web API's response bodies: functions of the state, the account and a query, without HTTP.
+"""The Web API's response bodies, without HTTP: functions of state, account and query.
 
 Every error is raised as `Refusal` with the status and the body that Spotify sends.
 """
@@ -22,7 +22,7 @@ SCOPE_OF = {
 
 
 def authenticate(state: SimulatorState, authorization: str | None, endpoint: str) -> Account:
-    """The account that a bearer token belongs to, if it carries the endpoint's scope."""
+    """The account a bearer token belongs to; checks the endpoint's scope."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Refusal.api(401, "No token provided")
@@ -40,7 +40,7 @@ def authenticate(state: SimulatorState, authorization: str | None, endpoint: str
 def me(
     state: SimulatorState, account: Account, query: Mapping[str, str], url: str
 ) -> tuple[Json, list[Item]]:
-    """The answer of /v1/me."""
+    """The body of /v1/me."""
     names = account.user_id, account.account_id, account.display_name
     return profile(*names, account.shape), []
 
@@ -50,8 +50,8 @@ def recently_played(
 ) -> tuple[Json, list[Item]]:
     """A page of the last 50 plays, newest first, and the plays on it as the feed lists them.
 
-    `next` is there as long as anything older exists at Spotify, although nothing older can be had:
-    the page behind the last one is empty.
+    `next` is set as long as Spotify has anything older, although nothing older can be fetched: the
+    page after the last one is empty.
     """
     limit = _integer(query, "limit", 20, 1, 50)
     if "after" in query and "before" in query:
@@ -85,7 +85,7 @@ def recently_played(
 
 
 def readable_items(account: Account, items: list[Item], body: object, now_ms: int) -> list[Item]:
-    """Those of `items` that can be read from a body as it is sent, with its faults."""
+    """Those of `items` that a client can read from the body after faults changed it."""
     sent = body.get("items") if isinstance(body, dict) else None
     readable = set()
     for item in sent if isinstance(sent, list) else ():
@@ -103,7 +103,6 @@ def readable_items(account: Account, items: list[Item], body: object, now_ms: in
 def top(
     kind: TopKind, state: SimulatorState, account: Account, query: Mapping[str, str], url: str
 ) -> tuple[Json, list[Item]]:
-    """A page of a top list."""
     time_range = query.get("time_range", "medium_term")
     if time_range not in RANGE_DAYS:
         raise Refusal.api(400, "Invalid time range")
@@ -132,7 +131,7 @@ def top(
     return answer, []
 
 
-# The body of each endpoint, and the plays in it.
+# The function for the body of each endpoint, and the plays in it.
 ANSWERS: dict[
     str,
     Callable[[SimulatorState, Account, Mapping[str, str], str], tuple[Json, list[Item]]],

@@ -1,4 +1,4 @@
-"""accounts.spotify.com: authorization codes, and access tokens for codes and refresh tokens.
+"""The OAuth server accounts.spotify.com: authorization codes, access and refresh tokens.
 
 Authorization needs no password: the listener is chosen by `user_id`, or by a click on a page.
 """
@@ -23,7 +23,7 @@ _LOOPBACK = ("127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class _Grant:
-    """What an authorization code stands for, once."""
+    """What an authorization code grants; valid once."""
 
     user_id: str
     redirect_uri: str
@@ -39,10 +39,10 @@ class AuthorizationServer:
         self._grants: dict[str, _Grant] = {}
 
     def authorize(self, query: Mapping[str, str]) -> str | None:
-        """Where the browser is redirected after the listener agreed (or, with `deny`, did not).
+        """The redirect address after the listener agreed (or, with `deny`, refused).
 
-        None: no listener is chosen yet. Raises Refusal, in plain text, when the redirect address
-        is not safe.
+        None: no listener is chosen yet. Raises Refusal, in plain text, for an unsafe redirect
+        address.
         """
         redirect_uri = query.get("redirect_uri", "")
         if query.get("client_id") != self._state.tokens.client_id:
@@ -71,7 +71,7 @@ class AuthorizationServer:
         return _with_query(redirect_uri, query, code=code)
 
     def page(self, query: Mapping[str, str]) -> str:
-        """A page on which the listener is chosen."""
+        """The page on which the listener is chosen."""
         links = [
             (account.display_name or account.user_id, {**query, "user_id": account.user_id})
             for account in self._state.accounts.values()
@@ -85,7 +85,7 @@ class AuthorizationServer:
         return f"<!doctype html><title>{title}</title><h1>{title}</h1><ul>{''.join(lines)}</ul>"
 
     def identify(self, authorization: str | None, form: Mapping[str, str]) -> Account:
-        """The account whose tokens the form of /api/token asks for."""
+        """The account for which the form of /api/token requests a token."""
         self._check_client(authorization, form)
         if form.get("grant_type") == "authorization_code":
             return self._owner_of_code(form)
@@ -96,7 +96,7 @@ class AuthorizationServer:
         )
 
     def answer(self, account: Account, grant_type: str | None) -> Json:
-        """A new access token. After a refresh without a refresh token: the old one stays."""
+        """Issues an access token. A refresh returns no refresh token: the old one stays valid."""
         answer: Json = {
             "access_token": self._state.tokens.issue_access(account.user_id),
             "token_type": "Bearer",
@@ -108,7 +108,7 @@ class AuthorizationServer:
         return answer
 
     def _check_client(self, authorization: str | None, form: Mapping[str, str]) -> None:
-        """Basic authentication, or PKCE's bare client_id in the form."""
+        """Checks Basic authentication, or PKCE's bare client_id in the form."""
         tokens = self._state.tokens
         client_id, secret = form.get("client_id"), form.get("client_secret")
         if authorization is not None:
@@ -146,7 +146,7 @@ class AuthorizationServer:
 
 
 def _is_safe(redirect_uri: str) -> bool:
-    """HTTPS, or plain HTTP to a loopback address; `localhost` is refused since 2025."""
+    """Allows HTTPS, or HTTP to a loopback address; `localhost` is refused since 2025."""
     parts = urlsplit(redirect_uri)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 

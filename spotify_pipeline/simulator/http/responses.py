@@ -32,7 +32,7 @@ class Refusal(Exception):
 
 
 def error(status: int, message: str, **more: str) -> Json:
-    """The body of an error of the Web API."""
+    """The JSON body of a Web API error."""
     return {"error": {"status": status, "message": message, **more}}
 
 
@@ -45,7 +45,7 @@ def json_response(
 
 
 def error_response(body: object, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """An error of Spotify's: JSON, or plain text where Spotify sends that."""
+    """An error response: JSON, or plain text where Spotify sends plain text."""
     if isinstance(body, str):
         return Response(body, status, headers, media_type="text/plain; charset=utf-8")
     return json_response(body, status, headers)

@@ -18,19 +18,19 @@ Shape = Literal["development", "full"]
 SHAPES: tuple[Shape, ...] = ("development", "full")
 _API = "https://api.spotify.com/v1"
 _OPEN = "https://open.spotify.com"
-# A name that no resolver knows (RFC 2606): nothing is ever fetched from here.
+# A reserved name (RFC 2606), so nothing is ever fetched from it.
 _IMAGES = "https://i.scdn.example/image"
 _MARKETS = ["AR", "BR", "DE", "IN", "JP", "NG", "NO", "US"]
 
 
 def timestamp(moment: dt.datetime) -> str:
-    """Spotify's form of an instant: `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
+    """An instant in Spotify's format: `YYYY-MM-DDTHH:MM:SS.mmmZ`."""
     utc = moment.astimezone(dt.UTC).replace(tzinfo=None)
     return utc.isoformat(timespec="milliseconds") + "Z"
 
 
 def link(kind: str, identifier: str) -> Json:
-    """The fields that every object of Spotify has."""
+    """The fields that all Spotify objects have."""
     return {
         "external_urls": {"spotify": f"{_OPEN}/{kind}/{identifier}"},
         "href": f"{_API}/{kind}s/{identifier}",
@@ -49,7 +49,7 @@ def images(identifier: str, *sides: int) -> list[Json]:
 
 @lru_cache(1024)
 def context(uri: str | None) -> Json | None:
-    """What a play was started from: album, playlist, a user's collection, or nothing known."""
+    """What a play was started from: album, playlist, the user's collection, or None."""
     if uri is None:
         return None
     kind, identifier = uri.split(":")[1:3]
@@ -67,7 +67,7 @@ def context(uri: str | None) -> Json | None:
 
 
 def profile(user_id: str, account_id: str, display_name: str | None, shape: Shape) -> Json:
-    """The response of /v1/me with the two scopes that the pipeline asks for."""
+    """The body of /v1/me with the two scopes that the pipeline requests."""
     shown = link("user", quote(user_id, safe="")) | {
         "id": user_id,
         "account_id": account_id,
@@ -80,16 +80,15 @@ def profile(user_id: str, account_id: str, display_name: str | None, shape: Shap
 
 
 class Shapes:
-    """Draws artists, tracks and plays of a catalogue."""
+    """Builds the JSON of a catalogue's artists, tracks and plays."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # Objects are shared between responses: code that changes one must copy it first.
+        # Cached objects are shared between responses: code that changes one must copy it first.
         self.artist = lru_cache(4096)(self._artist)
         self.track = lru_cache(8192)(self._track)
 
     def item(self, track: Json, played_ms: int, context_uri: str | None) -> Json:
-        """An item of recently-played."""
         return {
             "track": track,
             "played_at": timestamp(from_ms(played_ms)),
@@ -97,7 +96,7 @@ class Shapes:
         }
 
     def track_as(self, track: int, names: TrackNames, shape: Shape) -> Json:
-        """A track with other names than the catalogue's: relinked, changed or emptied."""
+        """A track with other names than in the catalogue: relinked, changed or emptied."""
         shown = self.track(track, shape)
         if names == self._catalogue.track(track):
             return shown
@@ -156,5 +155,5 @@ class Shapes:
 
 
 def account_id(seed: int, user_id: str) -> str:
-    """The immutable id of an account."""
+    """The immutable id of a Spotify account."""
     return spotify_id(seed, "account", user_id)

@@ -1,7 +1,7 @@
-"""The music there is: artists, albums and tracks as a pure function of a seed.
+"""The music catalogue: artists, albums and tracks as a pure function of a seed.
 
 An artist is an index, a track is a number: `artist * TRACKS_PER_ARTIST + slot`. Release dates are
-made for artists that are played, names only for those that are shown.
+computed for played artists, names only for displayed ones.
 """
 
 import datetime as dt
@@ -16,7 +16,7 @@ from typing import Literal
 from spotify_pipeline.simulator.music.seeds import GENRES, artist_name, seeded, spotify_id, title
 
 TRACKS_PER_ARTIST = 256
-# Every debut is older than any play that is asked for, so that there is always something released.
+# Every debut precedes any requested play, so that a released track always exists.
 _LAST_DEBUT = dt.date(2017, 12, 31)
 _LAST_RELEASE = dt.date(2031, 12, 31)
 _MOST_RELEASES = 16
@@ -40,12 +40,12 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Discography:
-    """What one artist released, oldest first."""
+    """One artist's releases, oldest first."""
 
     releases: tuple[Release, ...]
 
     def release_of(self, slot: int) -> int:
-        """The number of the release that holds a slot."""
+        """The number of the release that contains a slot."""
         for number in reversed(range(len(self.releases))):
             if self.releases[number].first_slot <= slot:
                 return number
@@ -54,7 +54,7 @@ class Discography:
 
 @dataclass(frozen=True, slots=True)
 class ArtistNames:
-    """How an artist appears: id, name, genres, popularity 0-100."""
+    """Display data of an artist: id, name, genres, popularity 0-100."""
 
     spotify_id: str
     name: str
@@ -64,7 +64,7 @@ class ArtistNames:
 
 @dataclass(frozen=True, slots=True)
 class AlbumNames:
-    """How a release appears; `release_date` as sent, in its precision."""
+    """Display data of a release; `release_date` as sent, in its precision."""
 
     spotify_id: str
     name: str
@@ -76,7 +76,7 @@ class AlbumNames:
 
 @dataclass(frozen=True, slots=True)
 class TrackNames:
-    """How a track appears. The first of `artists` (indexes) is the primary artist."""
+    """Display data of a track. The first of `artists` (indexes) is the primary artist."""
 
     spotify_id: str
     name: str
@@ -90,7 +90,7 @@ class TrackNames:
 
 
 class Catalogue:
-    """`size` artists, the popular ones first."""
+    """A catalogue of `size` artists, most popular first."""
 
     def __init__(self, seed: int, size: int = 8000) -> None:
         self.seed = seed
@@ -101,7 +101,7 @@ class Catalogue:
         self.track = cache(self._track)
 
     def genres(self, artist: int) -> tuple[str, ...]:
-        """Up to three genres of an artist; for one in eight Spotify knows none."""
+        """Up to three genres of an artist; one artist in eight has none at Spotify."""
         rng = seeded(self.seed, "genres", artist)
         first = self.main_genre(artist)
         count = rng.choice((0, 1, 1, 2, 2, 2, 3, 3))
@@ -116,8 +116,8 @@ class Catalogue:
         return spotify_id(self.seed, "album", artist, number)
 
     def duration_ms(self, track: int) -> int:
-        """The length of a track: 203 s in the median, a minute and a half to eight minutes."""
-        # Multiplicative hashing: every play asks, and a generator per track would cost a second.
+        """Length of a track: median 203 s, range 1.5 to 8 minutes."""
+        # Multiplicative hashing: a generator per played track would cost a second.
         mixed = ((track + self.seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 20
         return _LENGTHS_MS[mixed % len(_LENGTHS_MS)] + mixed // len(_LENGTHS_MS) % 1000
 

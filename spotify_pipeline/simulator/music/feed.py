@@ -1,6 +1,6 @@
-"""What recently-played lists: a pure function of true plays, oddities and the time.
+"""The recently-played feed: a pure function of true plays, oddities and the time.
 
-`Play.end_ms` identifies a true play of a listener for good: true plays never overlap. What is
+`Play.end_ms` identifies a true play of a listener permanently: true plays never overlap. What is
 served of it (instant, track id, length) may change.
 """
 
@@ -19,19 +19,18 @@ WINDOW = 50
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WEEK_MS = 7 * DAY_MS
-STRETCH_MS = 90 * 60_000  # one offline stretch: about 1.4 h of music arrived in the largest bursts
+STRETCH_MS = 90 * 60_000  # one offline stretch: the largest bursts had about 1.4 h of music
 # An offline play is stamped at most a stretch, half an hour and some seconds after its end.
 _LATEST_STAMP_MS = 3 * HOUR_MS
-# How far back a feed without the 7-day window looks for 50 plays: the lightest listener has weeks
-# of silence.
+# How far a feed without the 7-day window looks back: the lightest listener pauses for weeks.
 _FEED_DAYS = 200
 
 
 class Entry(NamedTuple):
     """A true play, and how the feed treats it.
 
-    `first_ms`: its first `played_at`, `stamp_ms`: the one at the instant asked about;
-    `listed_ms`: from when to `gone_ms` (None: no end) it stands in the feed; `missing`: never.
+    `first_ms`: its first `played_at`, `stamp_ms`: its `played_at` at the given instant; the feed
+    lists it from `listed_ms` until `gone_ms` (None: no end); `missing`: never.
     """
 
     play: Play
@@ -42,7 +41,7 @@ class Entry(NamedTuple):
     missing: bool
 
     def listed(self, now_ms: int) -> bool:
-        """Whether it stands in the feed at an instant, however many plays came after it."""
+        """Whether the feed lists it at an instant, regardless of how many plays came after it."""
         here = not self.missing and self.listed_ms <= now_ms
         return here and (self.gone_ms is None or now_ms < self.gone_ms)
 
@@ -57,14 +56,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Feed:
-    """The feed of one listener. Everything is a pure function of the fields and the arguments."""
+    """The feed of one listener: a pure function of its fields and arguments."""
 
     listener: Listener
     oddities: Oddities
     longest_delay_ms: int = 0
 
     def plays(self, from_ms: int, to_ms: int) -> list[Play]:
-        """What was really played and ended in (from, to], oldest first."""
+        """The true plays that ended in (from, to], oldest first."""
         plays = self.listener.plays(from_ms, to_ms)
         if not self.oddities.short_tracks:
             return plays
@@ -74,8 +73,8 @@ class Feed:
         ]
 
     def entries(self, from_ms: int, now_ms: int) -> list[Entry]:
-        """The plays that ended in (from, now], oldest first, as the feed treats them by then."""
-        # Begins with whole stretches: what a play is stamped depends on those before it there.
+        """The plays that ended in (from, now], oldest first, with their state at `now`."""
+        # From a whole stretch: the stamp of an offline play depends on those before it there.
         start_ms = (from_ms // STRETCH_MS - 1) * STRETCH_MS
         entries = list(self._first_entries(self.plays(start_ms, now_ms)))
         return [entry for entry in self._restamped(entries, now_ms) if entry.play.end_ms > from_ms]
@@ -87,7 +86,7 @@ class Feed:
         while certain <= WINDOW and days < 2 * most_days:
             from_ms = now_ms - days * DAY_MS
             items = list(self._items(self.entries(from_ms, now_ms), now_ms))
-            # A play that ended before `from_ms` may be stamped a little after it.
+            # A play that ended before `from_ms` may be stamped a little later than that.
             certain = sum(item.stamp_ms > from_ms + _LATEST_STAMP_MS for item in items)
             days *= 2
         items.sort(key=lambda item: (-item.stamp_ms, -item.play.end_ms, item.relinked))
@@ -98,7 +97,7 @@ class Feed:
         return window, len(items) > WINDOW
 
     def in_order_of_call(self, items: Iterable[Item], call: int) -> list[Item]:
-        """A page as one call gets it: items of one instant change their order from call to call."""
+        """A page for one call: items of the same instant change their order from call to call."""
         swap = self._share("order", call) < 0.5
         return sorted(
             items,
@@ -117,7 +116,7 @@ class Feed:
         return catalogue.duration_ms(track)
 
     def track(self, track: int, now_ms: int, *, relinked: bool = False) -> TrackNames:
-        """A track as it is served at an instant."""
+        """A track as served at an instant."""
         catalogue = self.listener.catalogue
         original = catalogue.track(track)
         names = original
@@ -139,7 +138,7 @@ class Feed:
         return names
 
     def _first_entries(self, plays: Sequence[Play]) -> Iterator[Entry]:
-        """The plays as they are listed at first."""
+        """The plays as first listed."""
         odd = self.oddities
         before: Entry | None = None
         for play in plays:
@@ -159,7 +158,7 @@ class Feed:
             yield before
 
     def _offline_stamp(self, play: Play, before: Entry | None) -> int | None:
-        """The `played_at` of a play without connection: its place in the burst of its stretch."""
+        """The `played_at` of an offline play: its place in the burst of its stretch."""
         stretch = _stretch(play)
         if not self._chosen(self.oddities.offline, "offline", stretch):
             return None
@@ -206,7 +205,7 @@ class Feed:
         return entries
 
     def _shift_ms(self, entry: Entry, at_ms: int) -> int:
-        """By how much a re-stamping at `at_ms` moves a play: back, now and then ahead."""
+        """How far a re-stamping at `at_ms` moves a play: mostly back, sometimes ahead."""
         share = self._share("shift", at_ms, entry.play.end_ms)
         if self._share("ahead", at_ms, entry.play.end_ms) < 1 / 39:
             ahead_ms = 31_000 + int(25_000 * share)
@@ -215,7 +214,7 @@ class Feed:
         return -800 - int(30_200 * share)
 
     def _items(self, entries: Iterable[Entry], now_ms: int) -> Iterator[Item]:
-        """What stands in the feed now, of these plays; a relinked play may stand in it twice."""
+        """The items that the feed now lists for these plays; a relinked play may occur twice."""
         oldest_ms = now_ms - WEEK_MS if self.oddities.seven_days else 0
         for entry in entries:
             if entry.listed(now_ms) and entry.stamp_ms > oldest_ms:
@@ -223,14 +222,14 @@ class Feed:
                     yield Item(entry.play, entry.stamp_ms, relinked)
 
     def _versions(self, play: Play, now_ms: int) -> tuple[bool, ...]:
-        """Under which ids a play is served in this hour: False is the first, True the second."""
+        """The track ids under which a play is served in this hour: False for the first id."""
         if not self._chosen(self.oddities.relinked, "relinked", play.end_ms):
             return (False,)
         share = self._share("versions", play.end_ms, now_ms // HOUR_MS)
         return (False, True) if share < 0.4 else (share < 0.7,)
 
     def _chosen(self, share: float, *parts: object) -> bool:
-        """Whether something is among the share that an oddity hits."""
+        """Whether an oddity hits this: true for the given share, always the same ones."""
         return share > 0 and self._share(*parts) < share
 
     def _share(self, *parts: object) -> float:
@@ -238,7 +237,7 @@ class Feed:
 
 
 def _share(*parts: object) -> float:
-    """A number in [0, 1) that only depends on the parts. Cheaper than a generator for each play."""
+    """A number in [0, 1) that depends only on the parts. Cheaper than a generator per play."""
     text = "/".join(map(str, parts))
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 

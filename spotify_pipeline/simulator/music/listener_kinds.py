@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from spotify_pipeline.simulator.music.seeds import invented_word, seeded
 
-# Weight of a session starting in each local hour, from midnight.
+# Weight of a session's start per local hour, from midnight.
 _FLAT = (6, 5, 4, 3, 2, 5, 6, 7, 9, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 10, 10, 9, 8)
 _EVENING = (3, 1, 0, 0, 0, 0, 1, 3, 4, 3, 3, 3, 4, 3, 3, 4, 6, 8, 10, 12, 14, 14, 11, 7)
 _COMMUTE = (0, 0, 0, 0, 0, 1, 8, 16, 12, 3, 2, 2, 3, 2, 2, 3, 8, 15, 12, 5, 4, 3, 1, 0)
@@ -29,12 +29,12 @@ class ListenerKind:
     quiet_day: float = 0.01
     silent_week: float = 0.0
     day_starts: int = 5  # the local hour in which this listener sleeps
-    zipf: float = 1.06  # the exponent of the artists' long tail: steeper is more loyal
+    zipf: float = 1.06  # Zipf exponent of the artists' long tail: steeper is more loyal
     artists: int = 5000
     album_run: float = 0.013
     same_artist: float = 0.1
     repeat: float = 0.016
-    phase: float = 0.08  # share of choices that go to artists of the month
+    phase: float = 0.08  # share of plays by the artists of the month
     skip: float = 0.22
 
 
@@ -85,7 +85,7 @@ _ZONES = (
 
 @dataclass(frozen=True, slots=True)
 class NewListener:
-    """Who a listener is and how they listen."""
+    """A listener to create: identity, time zone and kind."""
 
     user_id: str
     display_name: str
@@ -94,7 +94,7 @@ class NewListener:
 
 
 def first_listeners(count: int, seed: int) -> Iterator[NewListener]:
-    """The first `count` listeners of a simulator: named ones first, then invented ones."""
+    """The first `count` listeners of a simulator: named ones, then invented ones."""
     for named in _NAMED[:count]:
         yield NewListener(*named)
     kinds = tuple(LISTENER_KINDS)

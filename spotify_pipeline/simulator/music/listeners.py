@@ -1,8 +1,8 @@
 """Synthetic listeners: their plays are a pure function of seed, kind of listener and time.
 
 A listening day runs from the hour in which the listener sleeps to the same hour of the next local
-date, on 23- and 25-hour days too. No session crosses it, so every day can be made on its own and
-plays never overlap.
+date, also on 23- and 25-hour days. No session crosses it, so each day can be computed on its own
+and plays never overlap.
 """
 
 import datetime as dt
@@ -21,15 +21,15 @@ from spotify_pipeline.simulator.music.seeds import seeded, spotify_id
 from spotify_pipeline.simulator.music.taste import Taste
 
 SESSION_PAUSE_MS = 20 * 60_000
-# Spotify counts a play after about 30 seconds; only tracks that are shorter themselves (see
-# `Oddities.short_tracks`) are listed when they ended sooner.
+# Spotify counts a play after about 30 seconds; it lists shorter ones only if the track itself is
+# shorter (see `Oddities.short_tracks`).
 SHORTEST_PLAY_MS = 31_000
 _DAYS_KEPT = 40
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class Play(NamedTuple):
-    """One play: start and end in Unix ms, the track's number, and from what it was played."""
+    """One play: start and end in Unix ms, the track's number, and its context."""
 
     end_ms: int
     start_ms: int
@@ -48,7 +48,7 @@ def from_ms(ms: int) -> dt.datetime:
 
 
 class Listener:
-    """One listener's plays. Made on demand; the days asked for last are cached."""
+    """One listener's plays, computed on demand; recently used days are cached."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Listener:
         ]
 
     def tracks_of_day(self, ordinal: int) -> "array[int]":
-        """The track numbers played on a listening day: what top lists count."""
+        """The track numbers played on a listening day, for top lists."""
         if ordinal not in self._tracks:
             self._tracks[ordinal] = array("I", (play.track for play in self._make_day(ordinal)))
         return self._tracks[ordinal]
@@ -98,8 +98,7 @@ class Listener:
         return plays
 
     def delay_ms(self, play: Play, longest_ms: int) -> int:
-        """How much later than its end a play appears in the feed: mostly soon, rarely at the
-        longest. The same play always has the same delay."""
+        """Delay between the end of a play and its appearance in the feed; fixed per play."""
         if not longest_ms:
             return 0
         text = f"{self.seed}/{self.user_id}/{play.end_ms}"
@@ -181,7 +180,7 @@ def make_listener(
 
 
 def _poisson(rng: Random, mean: float) -> int:
-    """A Poisson number (Knuth); means here are below 30."""
+    """A Poisson-distributed number (Knuth's algorithm; means here are below 30)."""
     limit, product, count = exp(-mean), rng.random(), 0
     while product > limit:
         product *= rng.random()

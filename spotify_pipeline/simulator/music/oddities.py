@@ -1,7 +1,7 @@
-"""Options that make a feed as odd as Spotify's: re-stamped, vanishing, relinked plays and more.
+"""Options for the oddities of Spotify's feed: re-stamped, vanishing, relinked plays and more.
 
-Only what is switched on, and its JSON form: `feed` applies it. Shares lie between 0 and 1, and the
-same seed always picks the same plays and tracks.
+Only the options and their JSON; `feed` applies them. Shares lie between 0 and 1, and the same seed
+always picks the same plays and tracks.
 """
 
 import datetime as dt
@@ -20,7 +20,7 @@ _EXAMPLES_START = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """Something that happens at an instant, and again every `every` after it."""
+    """An event at an instant, repeated every `every` after it."""
 
     at: dt.datetime
     every: dt.timedelta | None = None
@@ -32,14 +32,14 @@ class _Event:
             raise ValueError("every must be longer than nothing")
 
     def occurrences(self, now_ms: int) -> int:
-        """How often it happened by `now_ms`."""
+        """How often it has happened by `now_ms`."""
         passed = now_ms - to_ms(self.at)
         if passed < 0:
             return 0
         return 1 if self.every is None else 1 + passed // _ms(self.every)
 
     def instants(self, since_ms: int, now_ms: int) -> Iterator[int]:
-        """When it happened in (since, now], in Unix ms."""
+        """The times of the event in (since, now], in Unix ms."""
         at_ms = to_ms(self.at)
         for number in range(self.occurrences(since_ms), self.occurrences(now_ms)):
             yield at_ms + number * (_ms(self.every) if self.every else 0)
@@ -47,7 +47,7 @@ class _Event:
 
 @dataclass(frozen=True, slots=True)
 class Restamp(_Event):
-    """From an instant on, plays that ended before it are served under other `played_at`s.
+    """From an instant on, plays that ended before it are served with another `played_at`.
 
     It hits the plays of the 7 days before the instant, or only the last `last` of them. 38 of 39
     move 0.8 to 31 s back, the others up to 56 s ahead.
@@ -65,8 +65,8 @@ class Restamp(_Event):
 class TrackChange(_Event):
     """From an instant on, a share of the tracks, or one track, is served with other values.
 
-    `emptied` serves `name: ""` and `duration_ms: 0`. Which tracks change is the same for all
-    listeners of a simulator who have the same change.
+    `emptied` serves `name: ""` and `duration_ms: 0`. The same change hits the same tracks for all
+    listeners of a simulator.
     """
 
     fields: tuple[Change, ...] = ("length", "name", "other_artists", "popularity")
@@ -120,10 +120,10 @@ class Oddities:
 
     @classmethod
     def everything(cls, start: dt.datetime = _EXAMPLES_START) -> Self:
-        """Every oddity at once, often enough to be met within a week or two of a heavy listener.
+        """Every oddity at once, often enough that a heavy listener meets all within two weeks.
 
-        From `start` on, plays are re-stamped every 8 days (so no play twice), tracks change every
-        5 days, and from 3 days after it some tracks are empty.
+        From `start` on, plays are re-stamped every 8 days (so no play twice), tracks change every 5
+        days, and from 3 days after it some tracks are empty.
         """
         return cls(
             restamps=(Restamp(start, dt.timedelta(days=8)),),
@@ -141,12 +141,12 @@ class Oddities:
         )
 
     def to_json(self) -> Json:
-        """The form that `from_json` reads: instants as text, durations in seconds."""
+        """The JSON that `from_json` reads: instants as text, durations in seconds."""
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_json(cls, body: Json) -> Self:
-        """Reads what `to_json` wrote; options may be missing. Raises TypeError or ValueError."""
+        """Parses the JSON of `to_json`; options may be missing. Raises TypeError or ValueError."""
         read = dict(body)
         read["restamps"] = tuple(Restamp(**_event(event)) for event in body.get("restamps", ()))
         read["changes"] = tuple(TrackChange(**_event(event)) for event in body.get("changes", ()))
@@ -174,7 +174,7 @@ def _plain(value: Any) -> Any:
 
 def _event(body: Json) -> Json:
     read = dict(body)
-    # To the millisecond, as instants are everywhere else in a simulator.
+    # To the millisecond, like all instants of a simulator.
     read["at"] = from_ms(to_ms(dt.datetime.fromisoformat(body["at"])))
     if body.get("every") is not None:
         read["every"] = dt.timedelta(seconds=body["every"])

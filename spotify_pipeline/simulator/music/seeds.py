@@ -1,7 +1,6 @@
 """Seeded random values: generators, Spotify ids and invented names.
 
-The same seed gives the same values on every machine. Names are combinations of words and syllables,
-so that no real artist is meant.
+The same seed gives the same values on every machine. No name is meant to be a real artist's.
 """
 
 from hashlib import blake2b
@@ -11,7 +10,7 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def seeded(*parts: object) -> Random:
-    """A random generator whose seed is made of the parts."""
+    """A random generator seeded with the parts."""
     return Random("/".join(map(str, parts)))  # noqa: S311  # synthetic plays, not secrets
 
 
@@ -80,7 +79,7 @@ def invented_word(rng: Random) -> str:
 
 
 def artist_name(rng: Random) -> str:
-    """A band, a duo or a person."""
+    """The name of a band, a duo or a soloist."""
     adjective, noun, word = rng.choice(_ADJECTIVES), rng.choice(_NOUNS), invented_word(rng)
     forms = (
         f"The {adjective} {noun}s",
@@ -94,7 +93,7 @@ def artist_name(rng: Random) -> str:
 
 
 def title(rng: Random) -> str:
-    """The title of an album or a track."""
+    """An album or track title."""
     return rng.choice(_TRACK_FORMS).format(
         a=rng.choice(_ADJECTIVES),
         n=rng.choice(_NOUNS),

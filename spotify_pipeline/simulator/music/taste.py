@@ -1,4 +1,4 @@
-"""What a listener plays next: favourites with a long tail, albums, the artists of the month."""
+"""Chooses a listener's next track: favourites with a long tail, albums, artists of the month."""
 
 from array import array
 from bisect import bisect
@@ -20,7 +20,7 @@ def _long_tail(exponent: float, size: int) -> Sequence[float]:
 
 
 class Taste:
-    """A listener's order of artists, and how the next track is chosen."""
+    """A listener's ranking of artists, and the choice of the next track."""
 
     def __init__(self, catalogue: Catalogue, seed: int, user_id: str, person: ListenerKind) -> None:
         self.catalogue = catalogue
@@ -31,7 +31,7 @@ class Taste:
     def choices(
         self, rng: Random, month: Sequence[int], ordinal: int
     ) -> Iterator[tuple[int, str | None]]:
-        """Endlessly what is played next, with the album's context when it is played through."""
+        """Endless choices of the next track, with the album as context if it is played through."""
         person = self.person
         track: int | None = None
         while True:
@@ -59,8 +59,9 @@ class Taste:
         return self._artists[min(bisect(tail, rng.random()), len(self._artists) - 1)]
 
     def _track(self, rng: Random, artist: int, ordinal: int) -> int:
-        """A track of the artist that is out by then: of the latest release, or of those that this
-        listener knows (many of a favourite, a few of others), the best liked ones more often."""
+        """A track of the artist that is released by then: from the latest release, or from those
+        this listener knows (many of a favourite, a few of others), weighted towards the best liked.
+        """
         releases, slots = self._released(artist, ordinal)
         if rng.random() < 0.1:
             return artist * TRACKS_PER_ARTIST + rng.choice(releases[-1].slots())
@@ -69,9 +70,9 @@ class Taste:
         return artist * TRACKS_PER_ARTIST + (first + int(known * rng.random() ** 1.8)) % slots
 
     def _released(self, artist: int, ordinal: int) -> tuple[Sequence[Release], int]:
-        """What the artist has released by a date, and the number of tracks on it."""
+        """The artist's releases by a date, and the number of tracks on them."""
         releases = self.catalogue.discography(artist).releases
-        # At least the debut: plays in 1990 exist, whatever was released by then.
+        # At least the debut: plays in 1990 exist, although nothing may have been released by then.
         out = max(1, bisect(releases, ordinal, key=lambda release: release.date.toordinal()))
         return releases[:out], releases[out - 1].slots().stop
 
@@ -88,13 +89,13 @@ class Taste:
         return f"spotify:album:{self.catalogue.album_id(artist, release)}"
 
     def artists_of_the_month(self, month: int) -> Sequence[int]:
-        """Two dozen artists that the listener plays more often in one period of 28 days."""
+        """Two dozen artists that the listener plays more often during a period of 28 days."""
         rng = seeded(self.seed, self.user_id, "month", month)
         return [self._artists[rng.randrange(30, len(self._artists))] for _ in range(25)]
 
     @cached_property
     def _artists(self) -> "array[int]":
-        """Artists by how much this listener likes them: popular ones and a few genres first."""
+        """This listener's ranking of artists: popular ones and a few genres first."""
         rng = seeded(self.seed, self.user_id, "taste")
         catalogue = self.catalogue
         liked = set(rng.sample(range(len(GENRES)), 6))

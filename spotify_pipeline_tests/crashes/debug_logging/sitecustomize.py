@@ -1,6 +1,6 @@
 """Loaded by every process of test_canaries: logs at DEBUG, and makes one user's sync fail.
 
-The sync of the user "crash" raises nested errors whose messages are the secrets at hand.
+The sync of the user "crash" raises nested errors whose messages are the secrets in use.
 """
 
 import http.client
@@ -37,7 +37,7 @@ def _die(pipeline, listeners, *_):
 
 
 class _Finder:
-    """Changes sync/users.py when it is imported."""
+    """Import hook that patches sync/users.py."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "spotify_pipeline.sync.users":

@@ -1,7 +1,7 @@
-"""Somebody's listening as Spotify's feed shows it, and strategies that invent it.
+"""A model of Spotify's feed of one user, and hypothesis strategies for it.
 
 The feed shows the last `SIZE` published plays, by the end of the play. A play is published some
-time after its end, so it may appear below others, or never, when `SIZE` newer ones came first.
+time after its end, so it may appear below others, or never, if `SIZE` newer ones came first.
 """
 
 from collections.abc import Collection
@@ -23,7 +23,7 @@ SIZE = 5
 
 @dataclass(frozen=True)
 class FeedPlay:
-    """A play: when it ended, when the feed showed it first, and whether it is one we can store."""
+    """A play: its end, when the feed first showed it, and whether we can store it."""
 
     ended_at: datetime
     published_at: datetime
@@ -32,7 +32,7 @@ class FeedPlay:
 
 @dataclass(frozen=True)
 class Poll:
-    """A look at the feed. `fails`: the answer is empty, as if nobody had ever listened."""
+    """A poll of the feed. `fails`: the response is empty, as if the user had no plays."""
 
     at: datetime
     fails: bool = False
@@ -40,7 +40,7 @@ class Poll:
 
 @dataclass(frozen=True)
 class Story:
-    """What was heard, when it was looked at, and how far our clock is behind Spotify's."""
+    """Plays and polls, and how far our clock is behind Spotify's."""
 
     heard: tuple[FeedPlay, ...]
     polls: tuple[Poll, ...]
@@ -59,11 +59,11 @@ class Story:
         return sorted(published, key=lambda heard: heard.ended_at)
 
     def ever_shown(self) -> set[FeedPlay]:
-        """What stood on any page."""
+        """All plays that were on any page."""
         return {heard for poll in self.polls for heard in self.window(poll)}
 
     def in_time(self) -> Collection[FeedPlay]:
-        """Plays that were published by the first true answer after their end."""
+        """Plays that were published by the first correct response after their end."""
         true = [poll.at for poll in self.polls if not poll.fails]
         return [
             heard
@@ -75,7 +75,7 @@ class Story:
 
 @dataclass
 class Record:
-    """What a pipeline without a database would keep."""
+    """What a pipeline without a database would store."""
 
     stored: set[datetime] = field(default_factory=set)
     covered: tuple[Interval, ...] = ()
@@ -129,7 +129,7 @@ def stories(draw: st.DrawFn) -> Story:
     ]
     story = Story(tuple(heard), (), timedelta(minutes=draw(st.sampled_from([0, 0, 1, 4]))))
     for at in sorted(draw(st.lists(st.integers(0, 900), max_size=12, unique=True))):
-        # Of somebody who was never heard, an empty answer is no different from the truth.
+        # For a user without plays an empty response is correct.
         known = any(shown.usable for shown in story.ever_shown())
         poll = Poll(_at(at), fails=known and draw(st.integers(0, 9)) == 9)
         story = replace(story, polls=(*story.polls, poll))

@@ -27,7 +27,7 @@ MOMENT = datetime.resolution
 
 
 def at(hour: float) -> datetime:
-    """An hour of a certain Sunday; more than 24 is later."""
+    """An hour of one Sunday; more than 24 is later."""
     return utc("2026-03-01") + hour * HOUR
 
 
@@ -66,7 +66,7 @@ A_WEEK = 7 * 24
         (49, 49, False, False),  # a full window with an item missing
         (50, 50, False, False),
         (40, 40, True, False),
-        (10, 9, False, False),  # what cannot be read may be any play
+        (10, 9, False, False),  # an unreadable item may be any play
         (3, 0, False, False),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_user_who_plays_again_after_ten_silent_days_has_no_gap():
 @pytest.mark.parametrize(
     ("oldest", "seen"),
     [
-        (12, ()),  # the very end of the cover
+        (12, ()),  # the end of the covered interval
         (9, ()),
         (8, (10,)),
         (10.5, (10.5,)),
@@ -172,7 +172,7 @@ def test_an_empty_page_opens_no_gap():
 
 
 def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_in_the_coverage():
-    # Spotify's clock is 3 minutes ahead of ours: a play of 12:02 was there at our 12:00.
+    # Spotify's clock is 3 minutes ahead of ours: a play of its 12:02 was on our page of 12:00.
     change = page(12.03, 13, fetched=14, before=known(span(9, 12), seen=(12.03,)))
     assert change == CoverageChange(covered=(span(9, 14),), overlapped=True)
 
@@ -190,7 +190,7 @@ def test_a_gap_ends_with_the_oldest_item_also_when_that_lies_after_the_fetch():
 
 
 def test_no_gap_opens_backwards():
-    # An import may cover what is newer than the page.
+    # An import may cover a later interval than the page.
     assert page(12, fetched=14, before=known(span(20, 30))).opened is None
 
 
@@ -207,7 +207,7 @@ def test_one_page_can_close_several_gaps():
     assert page(2.5, 13, fetched=14, before=before).closed == gaps
 
 
-# --- covers -------------------------------------------------------------------------------------
+# --- covered intervals --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ _intervals = st.tuples(_hours, _hours).map(lambda ends: span(min(ends), max(ends
 @given(st.lists(_intervals))
 def test_merging_is_the_union(covers):
     merged = merge(covers)
-    # Between two hours nothing begins or ends, so halves stand for all instants in between.
+    # Intervals begin and end on whole hours, so halves represent all instants in between.
     for half in range(61):
         instant = at(half / 2)
         assert any(c.contains(instant) for c in merged) == any(c.contains(instant) for c in covers)
@@ -274,7 +274,7 @@ def test_a_local_day_is_what_the_zone_made_of_it(zone, day, start, end):
 
 
 def _shift_days() -> list[tuple[str, date]]:
-    """Dates from 2006 to 2030 around which a clock was set, in a third of all zones."""
+    """Dates from 2006 to 2030 near clock changes, in a third of all zones."""
     shifts = []
     for name in all_zones()[::3]:
         zone = check_zone(name)
@@ -342,7 +342,7 @@ def test_today_is_never_complete():
         ([(0, 48)], "complete"),
         ([(24.001, 60)], "at_least"),
         ([(0, 47.999)], "at_least"),
-        ([(0, 36), (36.001, 60)], "at_least"),  # two covers are not one
+        ([(0, 36), (36.001, 60)], "at_least"),  # two intervals are not one
     ],
 )
 def test_a_complete_day_lies_in_one_covered_interval(covers, expected):

@@ -1,4 +1,4 @@
-"""Whatever somebody listens to and whenever it is looked at: nothing is lost without a trace."""
+"""Property test: with any plays and polls, no play is lost outside a gap."""
 
 from datetime import datetime
 from itertools import pairwise
@@ -10,12 +10,12 @@ from spotify_pipeline_tests.domain.listening.feed import Story, recorded, storie
 
 @given(stories())
 def test_a_play_published_in_time_was_shown_or_lies_in_an_open_gap(story: Story) -> None:
-    """In time: by the first true answer after its end. Later ones can be lost unseen."""
+    """In time: by the first correct response after its end. Later ones can be lost unnoticed."""
     record, shown = recorded(story), story.ever_shown()
     first = min((poll.at for poll in story.polls if not poll.fails), default=None)
     for heard in story.in_time():
         covered = any(cover.contains(heard.ended_at) for cover in record.covered)
-        # What ended before the first page may lie before all that it shows.
+        # Plays that ended before the first page may precede everything it shows.
         if covered or (first and heard.ended_at > first):
             trace = any(gap.contains(heard.ended_at) for gap in record.open_gaps)
             assert trace or heard in shown, heard

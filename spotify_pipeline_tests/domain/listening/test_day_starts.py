@@ -1,4 +1,4 @@
-"""The list of day starts says the same of every day as the rules of the zone itself."""
+"""The list of day starts agrees with the zone's own rules on every day."""
 
 import itertools
 from bisect import bisect_right
@@ -20,7 +20,7 @@ for step in all_day_starts():
 
 
 def start_of(name: str, day: date) -> datetime:
-    """What SQL reads from the list."""
+    """The start that SQL reads from the list."""
     number = bisect_right([step.since for step in STEPS[name]], day) - 1
     return datetime.combine(day, time(), UTC) + STEPS[name][number].begins
 

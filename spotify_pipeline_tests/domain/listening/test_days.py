@@ -35,7 +35,7 @@ def _one_day(*rows: dict[str, object], zone: str = "UTC") -> dict[str, object]:
 
 
 def _listened(plays: pd.DataFrame) -> dict[str, dict[tuple[datetime, str], int]]:
-    """What the oracle says of each user's plays."""
+    """Listened time of each user's plays by the oracle."""
     return {
         user: expected_listening.listened_ms(
             (
@@ -51,7 +51,7 @@ def _listened(plays: pd.DataFrame) -> dict[str, dict[tuple[datetime, str], int]]
 
 
 def _plainly(plays: pd.DataFrame, zones: dict[str, str]) -> list[dict[str, object]]:
-    """The rules again, a play at a time and without pandas."""
+    """The rules implemented play by play, without pandas."""
     days: dict[tuple[str, date], list[dict[str, object]]] = {}
     listened = _listened(plays)
     for row in plays.to_dict("records"):
@@ -224,14 +224,14 @@ def test_in_any_zone_the_days_add_up_to_the_plays(case, zone):
     "zone", all_zones() if os.environ.get("SOAK") else sorted({*ZONES, *all_zones()[::40]})
 )
 def test_three_years_of_any_zone_add_up_whatever_its_clock_did(zone):
-    """A play in every half hour: no instant falls on no day or on two."""
+    """A play in every half hour: each instant falls on exactly one day."""
     for start in ("2011-01-01", "2025-01-01"):
         times = pd.date_range(start, periods=3 * 365 * 48, freq="30min", tz="UTC")
         frame = plays_frame([play(utc("2026-01-01"))]).iloc[[0] * len(times)]
         days = daily_listening(frame.assign(played_at=times), {"anna": zone})
         assert days["plays"].sum() == len(times)
         assert days["listened_ms"].sum() == len(times) * 200_000
-        # 22 (in Troll) to 26 hours each, but for the first and last and where a date line moved.
+        # 22 (in Troll) to 26 hours each, except at both ends and when a date line moved.
         whole = days["plays"].iloc[1:-1]
         assert (~whole.between(44, 52)).sum() <= 2
         assert len(days) - 1 - 3 * 365 in (-1, 0, 1)
@@ -265,7 +265,7 @@ def test_no_plays_give_no_days(untyped):
 
 
 def test_a_frame_of_python_values_is_enough():
-    """The way rows come from the database: objects, None for a missing ms_played."""
+    """Rows from the database are objects, with None for a missing ms_played."""
     row = play(datetime(2026, 3, 1, 10, tzinfo=UTC))
     for ms_played in ([None, 40_000], [None, None]):
         rows = [row | {"ms_played": ms_played[0]}, row | {"ms_played": ms_played[1]}]
@@ -355,7 +355,7 @@ def test_the_last_millisecond_of_a_day_belongs_to_it(zone, instant):
 
 
 def test_both_hours_of_a_clock_turned_back_are_the_same_day():
-    """Cuba turns back at 01:00 to midnight: the date begins, and begins again."""
+    """Cuba turns back at 01:00 to midnight: the date begins twice."""
     first = wall("2025-11-02 00:30", "America/Havana", fold=0)
     second = wall("2025-11-02 00:30", "America/Havana", fold=1)
     assert second - first == timedelta(hours=1)

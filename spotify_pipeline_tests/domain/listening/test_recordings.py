@@ -1,4 +1,4 @@
-"""One play is one play: relinked and re-stamped items are recognised, genuine repeats are kept."""
+"""Deduplication: relinked and re-stamped items are recognised, genuine repeats are kept."""
 
 from datetime import timedelta
 

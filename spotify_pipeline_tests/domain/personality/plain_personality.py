@@ -1,6 +1,6 @@
-"""The music personality of one listener by loops and dicts, written from the definition alone.
+"""Oracle: the music personality of one user by loops and dicts, written from the definition.
 
-It shares no line with the package. Where the two differ, one of them is wrong.
+It shares no code with the package, so a difference reveals a bug in one of them.
 """
 
 import math
@@ -18,14 +18,14 @@ from spotify_pipeline_tests import expected_listening
 
 @cache
 def rules(zone: str) -> ZoneInfo:
-    """Those of the package tzdata: the machine's may be older (Casablanca's were, by an hour)."""
+    """Zones of the tzdata package: the machine's may be outdated (Casablanca's were, by 1 h)."""
     with resources.files("tzdata.zoneinfo").joinpath(*zone.split("/")).open("rb") as file:
         return ZoneInfo.from_file(file, key=zone)
 
 
 @dataclass
 class Listener:
-    """All that is known of somebody. `observed`: the dates that a fetch or an import covers."""
+    """All data of a user. `observed`: the dates covered by a fetch or an import."""
 
     zone: str
     now: datetime
@@ -53,13 +53,13 @@ class Listener:
         ]
 
     def list_of(self, time_range: str) -> list[tuple[str, list[str] | None, int | None]] | None:
-        """None: older than 35 days."""
+        """The list, or None if it is older than 35 days."""
         fetched_at, entries = self.lists.get(time_range, (self.now, []))
         return None if self.now - fetched_at > timedelta(days=35) else entries
 
 
 def plain_personality(one: Listener) -> dict[str, object]:
-    """Every metric, `tags` and `play_count`; None where there is too little data."""
+    """Every metric, `tags` and `play_count`; None if there is too little data."""
     first, last = one.today - timedelta(days=27), one.today
     heard = one.heard(first, last)
     row: dict[str, object] = {"play_count": len(heard)}

@@ -287,7 +287,7 @@ def test_the_night_goes_from_midnight_to_6_local_time():
     clocks = ["00:00", "05:59:59.999", "06:00", "23:59:59.999"]
     plays = [play(day(n + 1, clock)) for clock in clocks for n in range(14)]
     assert anna(plays)["night_share"] == near(0.5)
-    # 00:00 UTC is 19:00 in New York and 05:59 is 00:59: half of another kind.
+    # 00:00 UTC is 19:00 in New York and 05:59 is 00:59: half switch between day and night.
     there = anna(plays, zone="Etc/GMT+5")
     assert there["night_share"] == near(0.5)
     assert anna(plays, zone="Asia/Tokyo")["night_share"] == near(0)
@@ -316,7 +316,7 @@ def test_regularity_is_the_share_of_observed_days_with_a_play():
     observed = [("anna", TODAY - timedelta(days=n)) for n in range(20)]
     plays = [play(day(n)) for n in range(5)] + [play(day(n)) for n in range(19, 25)]
     assert anna(plays, observed=observed)["listening_regularity"] == near(6 / 20)
-    # Days outside the window and days told twice are not more days.
+    # Days outside the window and duplicate days do not count.
     more = observed + observed + [("anna", TODAY - timedelta(days=n)) for n in range(28, 60)]
     assert anna(plays, observed=more)["listening_regularity"] == near(6 / 20)
     row = anna(plays, observed=observed[:13])
@@ -542,7 +542,7 @@ def test_fewer_than_10_artists_are_too_few_for_tags():
     assert row["reasons"]["tags"] == "INSUFFICIENT_DATA"
 
 
-# Each example is six whole people: a fifth of the usual number is enough.
+# Each example has six full users: a fifth of the usual number is enough.
 few = settings(max_examples=settings.default.max_examples // 5)
 
 
@@ -550,7 +550,7 @@ few = settings(max_examples=settings.default.max_examples // 5)
 
 
 def crowd(seed: int) -> PersonalityInputs:
-    """Four people with enough of everything, one with little and one with nothing."""
+    """Four users with enough of everything, one with little and one with nothing."""
     dice = random.Random(seed)
     zones = {f"u{n}": dice.choice(ZONES) for n in range(6)}
     plays, lists, earlier, observed = [], [], [], []
@@ -630,7 +630,7 @@ def test_every_value_is_in_range_and_every_missing_one_has_a_reason(seed):
 
 
 def test_a_crowd_knows_every_metric_of_somebody():
-    """Otherwise the properties above would hold for nothing."""
+    """Otherwise the properties above would hold vacuously."""
     rows = [row for seed in range(5) for row in records(music_personality(crowd(seed)))]
     for metric in definition.METRICS:
         assert any(row[metric.column] is not None for row in rows), metric.column

@@ -1,4 +1,4 @@
-"""The personality by frames equals the one by loops and dicts, on random listeners."""
+"""The vectorized personality equals the one by loops and dicts, on random users."""
 
 import os
 from datetime import timedelta
@@ -24,7 +24,7 @@ AT_ONCE = 100
 
 
 def listener(number: int) -> Listener:
-    """Somebody with much or little of everything, who likes some hours, artists and tracks."""
+    """A random user with much or little data, and with favourite hours, artists and tracks."""
     dice = Random(number)
     one = Listener(dice.choice(ZONES), NOW)
     taste = dice.choice([1, 3, 30, 120])
@@ -64,7 +64,7 @@ def listener(number: int) -> Listener:
 
 
 def by_frames(listeners: dict[str, Listener]) -> dict[str, dict[str, object]]:
-    """The package's answer, from the frames that storage would hand out."""
+    """The package's result, from frames like those of storage."""
     zones = {name: one.zone for name, one in listeners.items()}
     today = local_today(NOW, zones)
     plays = plays_frame(
@@ -117,7 +117,7 @@ def test_frames_agree_with_loops_on_random_listeners(start: int) -> None:
                 assert found == value, (name, metric)
             known |= {metric} if value else set()
             known |= {f"no {metric}"} if value is None else set()
-    # The listeners know everything, and lack everything that can be lacking.
+    # Each metric is known for some users, and each is missing for others if it can be.
     metrics = {metric.column for metric in definition.METRICS}
     assert known >= metrics
     assert known >= {f"no {metric}" for metric in metrics - {"unique_artists"}}

@@ -14,7 +14,7 @@ COLUMNS = ["user_id", "date", "top_artist_id"]
 
 
 def history(artists: str, ends: date = TODAY, user_id: str = "anna") -> pd.DataFrame:
-    """A letter per date, the last one on `ends`: an artist, `.` no play, `-` no top artist."""
+    """A history as one letter per date until `ends`: an artist, `.` no play, `-` no top artist."""
     rows = [
         (user_id, ends - timedelta(days=ago), None if artist == "-" else artist)
         for ago, artist in enumerate(reversed(artists))
@@ -42,18 +42,18 @@ def of(artists: str, ends: date = TODAY) -> tuple[int, str | None, int, str | No
         ("aa", (2, "a", 2, "a")),
         ("aabbb", (3, "b", 3, "b")),
         ("aaabb", (3, "a", 2, "b")),
-        # Yesterday is soon enough, the day before is not.
+        # A run until yesterday is current, one until the day before is not.
         ("aaa.", (3, "a", 3, "a")),
         ("aaa..", (3, "a", 0, None)),
-        # A date without plays ends a run, and so does one with nothing but skips.
+        # A date without plays ends a run, and so does one with only skips.
         ("aaa.aa", (3, "a", 2, "a")),
         ("aaa-aa", (3, "a", 2, "a")),
         # Today is not over: one day of another artist does not end yesterday's run ...
         ("aaab", (3, "a", 3, "a")),
-        # ... but two do, whoever they are of.
+        # ... but two do, even of different artists.
         ("aaacc", (3, "a", 2, "c")),
         ("aaabc", (3, "a", 0, None)),
-        # A record stands until it is beaten.
+        # Of equally long runs the earlier counts.
         ("aa.bb..", (2, "a", 0, None)),
         ("aa.bbb..", (3, "b", 0, None)),
     ],
@@ -74,7 +74,7 @@ def test_a_streak_crosses_months_years_and_leap_days():
 
 
 def test_users_neither_share_runs_nor_todays():
-    """Anna's last day and Bert's first are neighbours in a sorted table."""
+    """Anna's last day and Bert's first are adjacent in a sorted table."""
     days = pd.concat(
         [history("aa", TODAY), history("aa", TODAY + timedelta(days=2), user_id="bert")]
     )
@@ -93,7 +93,7 @@ def test_days_of_others_are_ignored():
 
 
 def _plainly(artists: str) -> tuple[int, int]:
-    """Longest and current run, by walking along the letters."""
+    """Longest and current run, by a loop over the letters."""
     runs, at = [], 0
     for artist, letters in groupby(artists):
         length = len(list(letters))
@@ -120,7 +120,7 @@ _runs = st.lists(st.tuples(st.sampled_from("ab.-"), st.integers(1, 40)), max_siz
 
 @given(_runs, st.integers(0, 300), st.integers(0, 300))
 def test_a_past_that_is_summed_up_says_what_its_days_say(runs, first, second):
-    """Summed up at two earlier dates, the second time on top of the first."""
+    """Summarized at two earlier dates, the second time on top of the first."""
     days = history("".join(artist * length for artist, length in runs))
     past: dict[str, Past] = {}
     for ago in sorted((first, second), reverse=True):

@@ -1,6 +1,6 @@
-"""Any life, as the feed may show it: stored once, counted right, and nothing lost without a trace.
+"""Property test of the feed: each play is stored once, counted right, and never lost without a gap.
 
-A plain loop with neither frames nor SQL keeps its own record of what the pages showed.
+A plain loop without frames or SQL keeps its own record of what the pages showed.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ WINDOW, PAGE = 7 * DAY, 50
 
 @dataclass(frozen=True)
 class LifePlay:
-    """A real play: its end, its recording, when the feed lists it first and lists it no longer."""
+    """A true play: its end, its recording, and from when until when the feed lists it."""
 
     number: int
     ended_at: datetime
@@ -44,8 +44,9 @@ class LifePlay:
 
 @dataclass(frozen=True)
 class Life:
-    """What was heard and polled; from `restamps[i]` on, everything that ended before it is shown
-    under an instant that is `shift` away; recordings are shown under another id in odd hours."""
+    """Plays and polls; from `restamps[i]` on, everything that ended before it is shown under an
+    instant that is `shift` away; recordings are shown under another id in odd hours.
+    """
 
     zone: str
     heard: tuple[LifePlay, ...]
@@ -58,7 +59,7 @@ class Life:
         """The instant under which a play is listed at a poll."""
         for since, shift in self.restamps:
             if since <= poll and heard.ended_at < since:
-                # Not all by the same: a little more the older it is.
+                # Not all by the same shift: a little more the older the play is.
                 heard = replace(heard, ended_at=heard.ended_at + (shift + 0.1 * shift) * SECOND)
         return heard.ended_at
 
@@ -134,7 +135,7 @@ def lives(draw: st.DrawFn) -> Life:
 
 
 def live(conn: Connection, user_id: str, life: Life) -> dict[int, list[datetime]]:
-    """Store the pages of all polls; returns under which instants each play was ever shown."""
+    """Stores the pages of all polls; returns under which instants each play was ever shown."""
     shown: dict[int, list[datetime]] = defaultdict(list)
     for poll in life.polls:
         listed, more = life.page(poll)
@@ -185,7 +186,7 @@ def test_any_life_is_stored_once_and_counted_as_by_a_plain_loop(engine: Engine, 
                 p.c.played_at
             )
         ).all()
-        # No play that a page showed is lost, and none is counted twice.
+        # Every play that a page showed is stored exactly once.
         recordings = {heard.number: heard.recording for heard in life.heard}
         left = {(row.played_at, row.track_id.split()[0]) for row in stored}
         assert len(left) == len(stored)
@@ -199,13 +200,13 @@ def test_any_life_is_stored_once_and_counted_as_by_a_plain_loop(engine: Engine, 
                 left.discard(found)
         assert not unmatched
         assert not left
-        # Days, as by a plain loop, and as by a rebuild.
+        # The days equal those of a plain loop, and those of a rebuild.
         assert {row[0]: row[2] for row in read_days(conn, "anna")} == milliseconds(
             (tuple(row) for row in stored), life.zone
         )
         incremental = read_days(conn, "anna")
         last = life.polls[-1]
-        conn.execute(update(t.listening_tallies).values(plays=0))  # a rebuild counts again
+        conn.execute(update(t.listening_tallies).values(plays=0))  # a rebuild recounts
         conn.execute(delete(t.daily_listening))
         coverage = read_coverage(conn, ["anna"])["anna"]
         user = StoredUser("anna", life.zone, coverage, plays_fetched_at=last, days_stale=True)

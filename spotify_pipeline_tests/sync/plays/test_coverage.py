@@ -34,7 +34,7 @@ def anna(scenario: Scenario) -> Scenario:
 
 
 def at(hour: float) -> datetime:
-    """An hour of the Wednesday at whose noon the stage opens; more than 24 is later."""
+    """An hour of the Wednesday on which the scenario starts; more than 24 is later."""
     return MIDNIGHT + hour * HOUR
 
 
@@ -46,7 +46,7 @@ def look(
     more: bool = True,
     unusable: Iterable[float] = (),
 ) -> None:
-    """A sync at this hour, to which Spotify shows plays that ended at those."""
+    """Syncs at this hour, while Spotify shows plays that ended at those hours."""
     heard: list[Heard] = [(at(item), "t1") for item in sorted(items, reverse=True)]
     scenario.serve_plays("anna", heard, more=more, unusable=[at(item) for item in unusable])
     scenario.clock.instant = at(hour)
@@ -58,7 +58,7 @@ def covers(scenario: Scenario) -> list[tuple[datetime, datetime]]:
 
 
 def gaps(scenario: Scenario) -> list[tuple[Any, ...]]:
-    """Start, end, noticed when, closed when and by what."""
+    """Start, end, noticed at, closed at, and the reason for closing."""
     columns = ("gap_start", "gap_end", "detected_at", "closed_at", "closed_by")
     rows = scenario.rows(t.listening_gaps, "anna")
     return [tuple(row[column] for column in columns) for row in rows]
@@ -75,7 +75,7 @@ def said(scenario: Scenario) -> dict[int, str]:
     }
 
 
-# --- covers and gaps ----------------------------------------------------------------------------
+# --- coverage and gaps --------------------------------------------------------------------------
 
 
 def test_a_first_page_covers_from_its_oldest_item_and_opens_no_gap(anna: Scenario) -> None:
@@ -167,7 +167,7 @@ def test_an_empty_page_proves_nothing_while_a_play_of_the_last_7_days_is_known(
     look(anna, 40, [], more=False)
     assert (covers(anna), gaps(anna), said(anna), anna.rows(t.plays)) == before
     assert pages(anna)[-1]["items"] == 0
-    # Had it been believed, this page would lie inside coverage.
+    # If it counted, this page would lie inside coverage.
     look(anna, 42, [39])
     assert [gap[:2] for gap in gaps(anna)] == [(at(2), at(4)), (at(5), at(39))]
 
@@ -308,7 +308,7 @@ def test_a_gap_keeps_every_day_it_touches_from_being_complete_until_it_closes(
 
 def test_a_gap_that_opens_takes_complete_back_from_the_days_it_touches(anna: Scenario) -> None:
     look(anna, 24, [1, 19], more=False)
-    # A clock that was ahead: the day was called complete before it was over.
+    # A clock was ahead: the day was marked complete before it was over.
     anna.execute("UPDATE spotify_pipeline.daily_listening SET completeness = 'complete'")
     look(anna, 80, [78])
     assert said(anna) == {4: "at_least", 7: "at_least"}
@@ -375,7 +375,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
             fetched_at = poll.at - story.behind
             fetched = FetchedUser(listener, fetched_at, {RECENTLY_PLAYED: page})
             (user,) = store_plays(conn, [fetched], now=datetime.max.replace(tzinfo=UTC))
-            # What is handed on to days and personality is what is stored.
+            # The returned coverage, the input of days and personality, equals the stored one.
             assert user.coverage == read_coverage(conn, ["anna"])["anna"]
         stored = read_plays(conn, {"anna": None})["played_at"]
         assert [moment.to_pydatetime() for moment in stored] == sorted(record.stored)
@@ -399,7 +399,7 @@ def test_of_a_real_listener_every_play_is_stored_or_lies_in_a_gap(
         polls.append(polls[-1] + step * HOUR)
         scenario.at(polls[-1])
         if len(polls) == 4:
-            # Once the answer is empty; a minute later it is what it should have been.
+            # One empty response from a failing Spotify; a minute later the correct one.
             scenario.simulator.add_fault(EmptyPage(), endpoint="recently_played", times=1)
             scenario.sync_well("anna", steps=DAYS)
             polls[-1] += timedelta(minutes=1)

@@ -1,7 +1,7 @@
-"""How much of the listening is new, against the 180 days before: a made-up history by hand.
+"""The share of new artists compared with the 180 days before, on a handmade history.
 
-It is noon in UTC on 2026-03-04 and already the 5th in Auckland, 13 hours ahead. There the window
-is 2026-02-06 to 03-05, and the days before it are 2025-08-10 to 2026-02-05.
+It is noon in UTC on 2026-03-04 and already the 5th in Auckland, 13 hours ahead. There the window is
+2026-02-06 to 03-05, and the days before it are 2025-08-10 to 2026-02-05.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ FIRST, WINDOW = local("2025-08-10"), local("2026-02-06")
 
 @pytest.fixture
 def history(scenario: Scenario) -> Scenario:
-    """Anna: 60 plays in the window, 15 of an artist she had not heard in the 180 days before.
+    """Anna: 60 plays in the window, 15 of an artist she had not played in the 180 days before.
 
     Before it 200 plays that count, and 60 observed days: exactly enough.
     """
@@ -52,8 +52,8 @@ def history(scenario: Scenario) -> Scenario:
     play(scenario, "anna", "new", times(local("2026-02-12", 9), 14))
     play(scenario, "anna", "new", [WINDOW])  # the window's first instant
     play(scenario, "anna", "known", times(local("2025-12-01", 9), 198))
-    play(scenario, "anna", "edge", [FIRST, WINDOW - MILLISECOND])  # the very ends
-    # What does not make it known: too long ago, too short, only as a guest.
+    play(scenario, "anna", "edge", [FIRST, WINDOW - MILLISECOND])  # the first and the last instant
+    # None of these makes the artist known: too long ago, too short, only as a guest.
     play(scenario, "anna", "new", [FIRST - MILLISECOND])
     play(scenario, "anna", "new", times(local("2025-12-02", 9), 50), ms_played=29_999)
     cover(scenario, "anna", Interval(local("2025-10-01"), local("2025-11-30")))
@@ -98,7 +98,7 @@ def cover(scenario: Scenario, user_id: str, interval: Interval) -> None:
 
 
 def rate(scenario: Scenario, user_id: str = "anna") -> float | str:
-    """The discovery rate, or why there is none."""
+    """The discovery rate, or the reason why it is missing."""
     scenario.sync_well(user_id, steps=REBUILD)
     row = scenario.row(t.music_personality, user_id)
     metric = "artist_discovery_rate"
@@ -138,7 +138,7 @@ def test_observed_days_of_the_window_or_of_longer_ago_do_not_help(history: Scena
 
 def test_in_another_zone_other_plays_lie_in_the_180_days(history: Scenario) -> None:
     # Niue's clocks are 24 hours behind Auckland's in March and 23 in August: the window is the
-    # same, and the days before it begin an hour earlier, with the play that was too long ago.
+    # same, and the days before it begin an hour earlier, so they include the play that was too old.
     history.move("anna", "Pacific/Niue")
     assert rate(history) == 0
 

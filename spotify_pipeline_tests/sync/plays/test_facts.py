@@ -1,4 +1,4 @@
-"""Plays are facts, days are made of all of them, and a sync that brings nothing changes nothing."""
+"""Plays are immutable, days are computed from all of them, a sync without new data is a no-op."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ REBUILD = (DAILY_LISTENING, MUSIC_PERSONALITY)
 
 
 def at(text: str, zone: str = "UTC") -> datetime:
-    """The instant at which a clock in the zone shows this."""
+    """The instant at which a clock in the zone shows this time."""
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
@@ -111,7 +111,7 @@ def test_a_later_sync_that_finds_nothing_new_changes_only_when_lists_were_fetche
     scenario.connect("anna", "Europe/Oslo")
     scenario.sync_well("anna")
     before = scenario.dump("fetched_at", "covered_to")
-    scenario.clock.instant = later = NOON + 2 * HOUR  # Spotify's world stands still
+    scenario.clock.instant = later = NOON + 2 * HOUR  # the simulator's clock does not move
     scenario.sync_well("anna")
     assert scenario.dump("fetched_at", "covered_to") == before
     assert [row["covered_to"] for row in scenario.rows(t.coverage)] == [later]
@@ -156,7 +156,7 @@ def test_late_plays_change_exactly_the_days_they_fall_on(scenario: Scenario) -> 
     scenario.sync_well("anna", steps=DAYS)
     before = {row["date"]: row for row in scenario.rows(t.daily_listening)}
     scenario.clock.instant = NOON + HOUR
-    # Yesterday's evening fills in, out of order, after the morning was already there.
+    # Yesterday evening's plays arrive late and out of order, after the morning was already stored.
     late = [(at("2026-03-02 14:00"), "t3"), (at("2026-03-02 13:00"), "t2")]
     scenario.serve_plays("anna", [days[0][0], late[1], *days[1], late[0]])
     (outcome,) = scenario.sync_well("anna", steps=DAYS)
@@ -242,17 +242,17 @@ def test_a_rebuild_restores_what_was_computed_and_asks_spotify_nothing(scenario:
     )
     scenario.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 7, top_track_id = NULL")
     scenario.execute("UPDATE spotify_pipeline.music_personality SET play_count = 1, tags = '{}'")
-    # As a restore without triggers may leave them: fewer days than are to go, or none are counted.
+    # A restore without triggers may leave wrong counters: too few days, or none.
     scenario.execute(
         "UPDATE spotify_pipeline.listening_tallies SET plays = 1, days = 0, longest_streak = 99,"
         " streak_days = 99, longest_streak_artist_id = 'nobody', streaks_before = '2026-03-01'"
     )
     scenario.execute("DELETE FROM spotify_pipeline.listening_tallies WHERE user_id = 'ben'")
     scenario.sync_well("anna", "ben", steps=REBUILD)
-    # A day without any play cannot be found from the plays; the rebuild looks at stored days too.
+    # A day without plays cannot be found from the plays; the rebuild reads the stored days too.
     assert {name: scenario.dump("computed_at")[name] for name in results} == good
     assert scenario.calls() == []
-    # Nobody is told that all is well again, or that there is something new.
+    # Announces neither a recovery nor changes.
     assert scenario.row(t.sync_state, "anna") == before
 
 
@@ -274,7 +274,7 @@ def test_one_play_by_import_counts_what_was_heard(scenario: Scenario) -> None:
     assert scenario.minutes("anna") == {date(2026, 3, 4): 4}
 
 
-# Around both shifts of Lord Howe's half hour, and close together so that days are shared.
+# Around both shifts of Lord Howe's half hour, and close together so that plays share days.
 _moments = st.one_of(
     st.integers(0, 3 * 86_400_000).map(lambda ms: at("2025-10-04") + timedelta(milliseconds=ms)),
     st.integers(0, 400).map(lambda hours: at("2026-02-01") + hours * HOUR),

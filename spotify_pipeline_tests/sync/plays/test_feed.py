@@ -1,4 +1,4 @@
-"""The feed as Spotify serves it: re-stamped, relinked, emptied, changed; numbers stay right."""
+"""Plays re-stamped, relinked, emptied or changed by Spotify leave the numbers right."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def before(minutes: float) -> datetime:
 
 
 def every_4_minutes(count: int) -> list[Heard]:
-    """Newest first, each of another track."""
+    """Plays of different tracks, newest first."""
     return [(before(5 + 4 * n), f"t{n}") for n in range(count)]
 
 
@@ -70,7 +70,7 @@ def test_an_emptied_track_takes_nothing_from_users_who_heard_it_before(scenario:
     look(scenario, "ann", [(before(20), "t")], {"t": {"name": "", "duration_ms": 0}})
     scenario.sync_well("ann", "bob", steps=REBUILD)
     assert day(scenario, "bob") == (5, 1)
-    # The catalogue knew the length, so the emptied play has it as well.
+    # The catalogue knew the length, so the emptied play has it too.
     assert day(scenario, "ann") == (5, 1)
     (track,) = scenario.rows(t.tracks)
     assert (track["name"], track["duration_ms"]) == ("Song t", 300_000)
@@ -134,7 +134,7 @@ def test_a_page_that_was_restamped_is_not_stored_again(scenario: Scenario) -> No
     look(scenario, "ann", heard)
     before_it = (played_at(scenario, "ann"), day(scenario, "ann"))
     shifted = [(at - (0.8 + 1.5 * n) * SECOND, track) for n, (at, track) in enumerate(heard)]
-    for _ in range(2):  # and at the next poll neither
+    for _ in range(2):  # the next poll must not change it either
         look(scenario, "ann", shifted, at=NOON + MINUTE)
         assert (played_at(scenario, "ann"), day(scenario, "ann")) == before_it
     newer = (NOON + 2 * MINUTE, "new")

@@ -55,7 +55,7 @@ def test_every_play_that_a_page_showed_is_stored_once_and_counted_right(
     days = scenario.rows(t.daily_listening, "anna")
     assert {row["date"]: row["listened_ms"] for row in days} == expected
 
-    # A complete day lacks no play that the feed listed in time for the first poll after it.
+    # A complete day has every play that the feed listed in time for the first poll after it.
     complete = {row["date"] for row in days if row["completeness"] == "complete"}
     for play in ledger:
         if play.served_as or play.missing or play.played_at <= start:

@@ -1,4 +1,4 @@
-"""When a personality is computed again: when one of its inputs has changed, and only then.
+"""The personality is recomputed if one of its inputs has changed, and only then.
 
 Each test talks to Postgres as a sync does, in one transaction that is rolled back.
 """
@@ -27,7 +27,7 @@ from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.personality import refresh_personality
 from spotify_pipeline.sync.plays import StoredUser
 
-# Shortly before midnight in UTC, so that a little time is often another day somewhere.
+# Shortly before midnight in UTC, so that a little later is another day in some zones.
 START = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ARTISTS = [f"a{n}" for n in range(40)]
@@ -37,7 +37,7 @@ ANNA = "anna"
 def refresh_all(
     conn: Connection, zones: dict[str, str], now: datetime, *, always: bool = False
 ) -> dict[str, StepRows]:
-    """Refreshes the personality of these users from what is stored."""
+    """Refreshes the personality of these users from the stored data."""
     coverage = read_coverage(conn, zones)
     users = [StoredUser(u, zone, coverage[u].until(now)) for u, zone in zones.items()]
     return refresh_personality(conn, users, now, always=always)
@@ -45,7 +45,7 @@ def refresh_all(
 
 @dataclass
 class Life:
-    """Anna's, told to the database step by step; `now` is the facts clock."""
+    """Anna's data, written to the database step by step; `now` is the facts clock."""
 
     conn: Connection
     now: datetime = START
@@ -65,7 +65,7 @@ class Life:
         return self
 
     def listen(self, artist: int, plays: int, ago: timedelta = MINUTE) -> None:
-        """Plays of one artist, the last one so long ago, and the days they fall on."""
+        """Plays of one artist, the last one `ago`, and the days they fall on."""
         times = [self.now - ago - n * MINUTE for n in range(plays)]
         track = self.tracks[ARTISTS[artist]]
         new = insert_plays(self.conn, {ANNA: [(Play(at, track.spotify_id), track) for at in times]})
@@ -73,7 +73,7 @@ class Life:
         refresh_days(self.conn, [user], self.now)
 
     def be_observed(self, since: timedelta) -> None:
-        """Every play since then is known."""
+        """Adds coverage since then."""
         covers = read_coverage(self.conn, [ANNA])[ANNA].covers
         covers = merge([*covers, Interval(self.now - since, self.now)])
         self.conn.execute(delete(t.coverage))
@@ -83,7 +83,7 @@ class Life:
         )
 
     def be_listed(self, time_range: str, first: int, genre: str = "g0") -> None:
-        """A list of 20 artists, from the `first`, is fetched."""
+        """Stores a newly fetched list of 20 artists, from the `first`."""
         of = t.user_top_artists
         self.conn.execute(delete(of).where(of.c.time_range == time_range))
         rows = [
@@ -95,18 +95,18 @@ class Life:
         self.conn.execute(insert(of), [row | about for row in rows])
 
     def move(self, zone: str) -> None:
-        """Lives elsewhere; all days are computed again."""
+        """Changes the zone; all days are recomputed."""
         self.zone = zone
         self.conn.execute(update(t.users).values(timezone=zone))
         refresh_days(self.conn, [StoredUser(ANNA, zone, days_stale=True)], self.now)
 
     def look(self, *, always: bool = False) -> bool:
-        """Bring the personality up to date; whether its row was written."""
+        """Refreshes the personality; returns whether its row was written."""
         rows = refresh_all(self.conn, {ANNA: self.zone}, self.now, always=always)[ANNA]
         return bool(rows.new or rows.changed)
 
     def is_current(self) -> bool:
-        """Whether a computation from all that is stored, not from sums, gives the stored row."""
+        """Whether a computation from all stored data, without sums, gives the stored row."""
         with undone(self.conn):
             self.conn.execute(update(t.listening_tallies).values(streaks_before=None))
             return not self.look(always=True)
@@ -182,7 +182,7 @@ def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None
     life.be_observed(DAY)
     life.be_listed("short_term", 0)
     assert life.look()
-    # Nothing is read for it either: an error here would end the look.
+    # Nothing is read for it either: any computation would raise here.
     monkeypatch.setattr("spotify_pipeline.sync.personality.music_personality", None)
     life.now += 20 * MINUTE
     life.be_observed(HOUR)
@@ -205,7 +205,7 @@ def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None
         (lambda life: life.conn.execute(delete(t.music_personality)), True),
         (lambda life: life.conn.execute(update(t.daily_listening).values(top_artist_id="x")), True),
         (lambda life: life.conn.execute(delete(t.daily_listening)), True),
-        # What it does not read, or reads the same.
+        # Changes it does not read, or reads as the same values.
         (lambda life: life.conn.execute(update(t.daily_listening).values(minutes=1)), False),
         (lambda life: life.be_listed("short_term", 0), False),
         (lambda life: life.be_observed(MINUTE), False),
@@ -230,7 +230,7 @@ def test_another_definition_recomputes_the_personality(life: Life, monkeypatch) 
     assert life.look()
 
 
-# --- what time alone changes ----------------------------------------------------------------------
+# --- changes by time alone ----------------------------------------------------------------------
 
 
 def row(life: Life) -> dict[str, object]:

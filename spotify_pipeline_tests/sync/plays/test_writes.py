@@ -1,4 +1,4 @@
-"""A write reports exactly what it did; equal rows are left alone."""
+"""A write reports exactly which rows it changed; equal rows are not written."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,6 @@ def top(*names: str) -> TopArtists:
 
 
 def artist(connection: Connection, spotify_id: str) -> tuple[object, ...]:
-    """Name, genres and popularity as stored."""
     a = t.artists
     row = connection.execute(
         select(a.c.name, a.c.genres, a.c.popularity).where(a.c.spotify_id == spotify_id)
@@ -56,7 +55,7 @@ def test_fields_missing_from_a_response_keep_their_values_and_null_is_no_change(
     assert save_artists(connection, [known]).inserted == (("a",),)
     assert save_artists(connection, [Artist("a", "Ay")]).total == 0
     assert artist(connection, "a") == ("Ay", ["pop"], 50)
-    # That there is no genre is something that Spotify said, unlike nothing at all.
+    # Spotify said that there are no genres, which differs from a missing field.
     assert save_artists(connection, [Artist("a", "Ay", genres=())]).changed == (("a",),)
     assert artist(connection, "a") == ("Ay", [], 50)
 
@@ -120,7 +119,7 @@ def test_only_plays_that_were_not_known_are_reported_as_new(
 
     first = of((NOON, "t1"), (NOON - HOUR, "t2"))
     assert insert_plays(connection, {anna: first}) == [(anna, NOON), (anna, NOON - HOUR)]
-    # The same again, and an imported one that the API knows too.
+    # The same page again, and an imported play that the API returns too.
     again = of((NOON, "t1"), (NOON - HOUR, "t1"), (NOON + HOUR, "t1"))
     assert insert_plays(connection, {anna: again}) == [(anna, NOON + HOUR)]
     assert insert_plays(connection, {anna: []}) == []
@@ -136,7 +135,7 @@ def test_plays_are_read_of_each_user_within_their_own_window(
     plays = [(Play(NOON + hours * HOUR, "t1"), track) for hours in range(-1, 3)]
     insert_plays(connection, dict.fromkeys((anna, "ben", "cleo"), plays))
     frame = read_plays(connection, {"ben": None, anna: (NOON + HOUR, NOON + 2 * HOUR)})
-    # The end of a window is outside of it, and the play before its start comes along.
+    # The end of a window is exclusive, and the play before its start is included.
     assert list(zip(frame["user_id"], frame["played_at"], strict=True)) == [
         (anna, NOON),
         (anna, NOON + HOUR),
@@ -150,7 +149,7 @@ def test_plays_are_read_of_each_user_within_their_own_window(
 
 
 def test_writing_a_thousand_rows_takes_few_statements(connection: Connection) -> None:
-    """Round trips decide on how many users a process can serve."""
+    """Round trips limit how many users a process can serve."""
     rows = [{"spotify_id": f"{number:04}", "name": "x"} for number in range(1000)]
     sent: list[str] = []
     event.listen(connection, "before_cursor_execute", lambda *args: sent.append(args[2]))

@@ -1,4 +1,4 @@
-"""Many sessions of an app beside syncs: no deadlock, no raw error, no waiting for one of them."""
+"""Many app sessions beside syncs: no deadlock, no raw error, no session waits long."""
 
 import os
 import time
@@ -28,13 +28,13 @@ from spotify_pipeline_tests.sync.pipeline_fixture import SCOPES, Scenario
 
 SECONDS = 60 if "SOAK" in os.environ else 10
 SESSIONS = 50
-# Between two calls of a session: an app is not a loop.
+# Pause between two calls of a session: an app does not call in a tight loop.
 THINKING_SECONDS = 0.1
 # How much longer than a statement without locks a call may take: a busy machine delays both.
 P99_SECONDS = 0.25
 NO_LOCKS = "SELECT 1"
 
-# What the contract lets a call raise: refusals, and a serialization failure to be tried again.
+# The SQLSTATEs a call may raise: refusals, and a serialization failure to retry.
 CONTRACT = {None, "SP404", "SP409", "SP429"}
 LEVELS = {
     psycopg.IsolationLevel.READ_COMMITTED: CONTRACT,
@@ -66,7 +66,7 @@ CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
     ),
     NO_LOCKS: lambda *_: (NO_LOCKS, []),
 }
-# What a user waits for on a page. The other calls wait for the write of a sync of their user.
+# Calls a user waits for on a page. The other calls wait for the write of a sync of their user.
 AT_ONCE = ("request_sync", "INSERT", "listening_history", "sync_status")
 OFTEN = {"forget_user": 1, "disconnect_user": 2, "connect_user": 6, "register_user": 6}
 
@@ -76,7 +76,7 @@ Call = tuple[str, str | None, float]
 def app_session(
     url: str, seed: int, user_ids: list[str], until: float, level: psycopg.IsolationLevel
 ) -> list[Call]:
-    """Calls of one session, each in a transaction: name, SQLSTATE or None, seconds."""
+    """The calls of one session, each in a transaction: name, SQLSTATE or None, seconds."""
     random, calls = Random(seed), list[Call]()
     weights = [OFTEN.get(name, 4) for name in CALLS]
     with psycopg.connect(url) as conn:
@@ -111,14 +111,14 @@ def app_sessions(
 
 
 def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
-    """Everything of ours that locks users' rows, again and again; returns how many rounds."""
+    """Runs all work that locks users' rows, repeatedly; returns the number of rounds."""
     rounds = 0
     while time.monotonic() < until:
         for user_id in user_ids[::6]:
             try:
                 scenario.connect(user_id, person="light")
             except DBAPIError as error:
-                # A session has just forgotten the user who was registered.
+                # A session has just forgotten this user.
                 if getattr(error.orig, "sqlstate", None) != "SP404":
                     raise
         run_id = f"run {rounds}"
@@ -137,7 +137,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
 
 
 def p99_of(calls: list[Call], name: str) -> float:
-    """99 of 100 calls of this function took no longer."""
+    """The 99th percentile of the calls of this function."""
     seconds = sorted(seconds for called, _, seconds in calls if called == name)
     return seconds[len(seconds) * 99 // 100]
 
@@ -154,7 +154,7 @@ def test_fifty_app_sessions_beside_syncs_see_no_deadlock_and_no_raw_error(
     url = scenario.pipeline.engine.url.set(drivername="postgresql")
     address = url.render_as_string(hide_password=False)
     seconds = SECONDS if LEVELS[level] == CONTRACT else SECONDS / 2
-    # An app is another process: threads of this one would slow the sync down.
+    # The app is another process: threads of this one would slow the sync down.
     with ProcessPoolExecutor(1, get_context("spawn")) as app:
         app.submit(time.monotonic).result()
         sessions = app.submit(app_sessions, address, user_ids, seconds, level)
@@ -169,14 +169,14 @@ def test_fifty_app_sessions_beside_syncs_see_no_deadlock_and_no_raw_error(
     assert rounds > 0
     assert {name for name, *_ in calls} == CALLS.keys()
     if "SOAK" in os.environ:
-        # Beside other tests these are seconds of a busy machine.
+        # On a machine busy with other tests these take seconds.
         for name in AT_ONCE:
             assert p99[name] - p99[NO_LOCKS] < P99_SECONDS, name
 
 
 @pytest.fixture
 def two(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:
-    """Eve and Finn are connected; locks are waited for shortly."""
+    """Eve and Finn are connected; the lock time-out is short."""
     monkeypatch.setattr(locks, "WAIT", "100ms")
     for user_id in ("eve", "finn"):
         scenario.connect(user_id, person="light")
@@ -194,7 +194,7 @@ def two(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:
 def test_a_call_for_an_unknown_user_locks_no_row(
     scenario: Scenario, statement: str, values: list[object]
 ) -> None:
-    # Else a user registered and forgotten at that moment is locked in the wrong order (deadlock).
+    # Prevents a deadlock: a user registered and forgotten meanwhile is locked in the wrong order.
     url = scenario.pipeline.engine.url.set(drivername="postgresql")
     with scenario.pipeline.engine.connect() as other:
         other.execute(text("LOCK TABLE spotify_pipeline.sync_state IN ACCESS EXCLUSIVE MODE"))
@@ -222,7 +222,7 @@ def test_an_app_that_does_not_commit_keeps_only_its_own_user_waiting(
             "eve": ("skipped", BLOCKED),
             "finn": ("synced", None),
         }
-        # And a run that begins only now.
+        # And a run that starts only now.
         choose(two.pipeline, "run", "eligible", 10)
         with sync_chunk(two.pipeline, "run", 0) as outcomes:
             found = {o.user_id: o.result for o in outcomes}
@@ -253,7 +253,7 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
 
 @contextmanager
 def unfinished(scenario: Scenario, statement: str) -> Iterator[Connection]:
-    """An app's transaction that runs this statement and is rolled back at the end of the block."""
+    """An app's open transaction with this statement, rolled back at the end of the block."""
     with scenario.pipeline.engine.connect() as app:
         app.execute(text("SET LOCAL ROLE spotify_app"))
         app.execute(text(statement))
@@ -270,7 +270,7 @@ def test_an_advisory_lock_of_an_app_holds_up_no_refused_connection(two: Scenario
     two.sync_well("eve", "finn")
     two.simulator.add_fault(InvalidGrant(), user_id="eve")
     two.execute("UPDATE spotify_pipeline.user_tokens SET access_expires_at = now()")
-    # The number that earlier versions locked.
+    # The advisory lock of earlier versions.
     with unfinished(two, "SELECT pg_advisory_xact_lock(x'53504F54524546'::bigint)"):
         outcomes = {o.user_id: o.error_code for o in two.sync("eve", "finn")}
     assert outcomes == {"eve": "RECONNECT", "finn": None}

@@ -1,4 +1,4 @@
-"""A chunk is written at once: few statements, nothing twice, one user's failure stays alone."""
+"""A chunk is written with few statements and no duplicates; a failure affects one user."""
 
 import logging
 import time
@@ -21,30 +21,29 @@ from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 HOUR = timedelta(hours=1)
 THREE = ("anna", "ben", "cleo")
-# Refreshing a token the first time: its row, as it must not be lost, then whose it is, each under
-# a lock that is waited for shortly.
+# The first refresh of a token: its row, because it must not be lost, then the account id, each
+# under a lock with a short time-out.
 PER_USER = 11
 
 
 def connect(scenario: Scenario, *names: str) -> None:
-    """Each with a few plays of their own on Spotify's page."""
+    """Connects users with a few plays each on Spotify's page."""
     for name in names:
         scenario.connect(name, person="commuter", since=(NOON - timedelta(days=3)).date())
         scenario.serve_plays(name, [(NOON - HOUR * n, f"{name} {n}") for n in range(1, 4)])
 
 
 def results(outcomes: list[UserOutcome]) -> dict[str, tuple[str, str | None]]:
-    """Result and code per user."""
     return {outcome.user_id: (outcome.result, outcome.error_code) for outcome in outcomes}
 
 
 @pytest.fixture
 def count_statements(scenario: Scenario) -> Callable[[], int]:
-    """How many statements were sent since it was last asked."""
+    """Returns a function for the number of statements since its last call."""
     sent: list[str] = []
 
     def note(*args: Any) -> None:
-        # The rate limiter asks once a second, and a lease is renewed every ten.
+        # Periodic statements: the rate limiter once a second, the lease renewal every ten.
         if "api_budget" not in args[2] and "lease_until=" not in args[2]:
             sent.append(args[2])
 
@@ -69,7 +68,7 @@ def test_the_statements_of_a_chunk_do_not_grow_with_its_users(
         scenario.sync_well(*names)
         needed.append(count_statements() - PER_USER * len(names))
     assert needed[1] - needed[0] <= 2
-    # And an hour later, with new plays and without new tokens.
+    # Again an hour later, with new plays and without new tokens.
     scenario.at(NOON + HOUR)
     for names in (few, many):
         for name in names:
@@ -163,7 +162,7 @@ def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
         "ben": ("failed", "INTERNAL"),
         "cleo": ("synced", None),
     }
-    # His plays came in the same transaction and are not there either.
+    # His plays were in the same transaction and are rolled back too.
     assert [len(scenario.rows(t.plays, name)) for name in THREE] == [3, 0, 3]
     assert "ben" not in caplog.text.replace("benchmarks", "")
     monkeypatch.undo()

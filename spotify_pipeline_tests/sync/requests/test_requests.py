@@ -1,4 +1,4 @@
-"""Requests: how they are assigned to runs, how they are answered, and what is retried."""
+"""Sync requests: their assignment to runs, their answers, and retries."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 def press(scenario: Scenario, *user_ids: str) -> None:
-    """These users press Sync."""
+    """Requests a sync for each of these users."""
     for user_id in user_ids:
         scenario.execute(
             "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id
@@ -35,13 +35,13 @@ def press(scenario: Scenario, *user_ids: str) -> None:
 
 
 def assign(scenario: Scenario) -> list[str]:
-    """The sensor assigns waiting requests: the dispatch keys, each once."""
+    """Assigns waiting requests as the sensor does; returns the distinct dispatch keys."""
     with scenario.pipeline.engine.begin() as conn:
         return list(dict.fromkeys(one.dispatch_key for one in sync_requests.assign(conn)))
 
 
 def ask(scenario: Scenario, *user_ids: str) -> str:
-    """These users press Sync and the sensor assigns it: the one dispatch key."""
+    """Requests a sync and assigns it: returns the one dispatch key."""
     press(scenario, *user_ids)
     (key,) = assign(scenario)
     return key
@@ -53,7 +53,6 @@ def answer(scenario: Scenario, key: str, run_id: str = "a run") -> list[UserOutc
 
 
 def request(scenario: Scenario, user_id: str) -> dict[str, object]:
-    """The user's latest request."""
     return scenario.rows(t.sync_requests, user_id)[-1]
 
 
@@ -65,7 +64,6 @@ def let_the_pause_pass(scenario: Scenario) -> None:
 
 @pytest.fixture
 def anna(scenario: Scenario) -> Scenario:
-    """Anna is connected."""
     scenario.connect("anna", person="light")
     return scenario
 
@@ -142,7 +140,7 @@ def test_an_answered_request_says_how_the_sync_went(anna: Scenario) -> None:
 
     answer_requests(anna.pipeline, key, "a run", emit=emit)
     row = request(anna, "anna")
-    # Emitted before it is answered: an answered request is never looked at again.
+    # Emitted before it is answered: an answered request is never read again.
     assert seen == [(["anna"], "running")]
     assert (row["status"], row["run_id"], row["error_code"]) == ("succeeded", "a run", None)
     with anna.pipeline.engine.connect() as conn:
@@ -168,7 +166,7 @@ def test_permanent_errors_outrank_transient_ones(anna: Scenario) -> None:
 
 
 def test_transient_errors_are_retried_three_times_with_growing_pauses(anna: Scenario) -> None:
-    """A partly failed sync too: only the top tracks fail."""
+    """Also for a partly failed sync: only the top tracks fail."""
     anna.simulator.add_fault(ServerError(), endpoint="top_tracks")
     keys, pauses = [ask(anna, "anna")], []
     for _ in range(2):
@@ -226,7 +224,7 @@ def test_a_lost_postgres_leaves_the_request_to_the_reconciler(
 
 
 def test_nothing_is_done_for_a_request_that_was_answered(anna: Scenario) -> None:
-    """As when a run was started late, after another had done its work."""
+    """As if a run started late, after another had done its work."""
     key = ask(anna, "anna")
     answer(anna, key)
     before, calls = request(anna, "anna"), len(anna.calls())
@@ -259,7 +257,7 @@ def test_updates_under_an_older_dispatch_key_change_nothing(anna: Scenario) -> N
 
 @dataclass
 class Clock:
-    """A clock that only sleeping moves; something happens during the first sleep."""
+    """A clock that only sleeping moves; a callback runs during the first sleep."""
 
     scenario: Scenario
     happens: Callable[[], None] = lambda: None
@@ -271,7 +269,7 @@ class Clock:
         self.now += seconds
 
     def answer(self, key: str) -> list[UserOutcome]:
-        """As `answer`, with this clock."""
+        """`answer`, with this clock."""
         pipeline = replace(self.scenario.pipeline, sleep=self.sleep, monotonic=lambda: self.now)
         return answer_requests(pipeline, key, "a run")
 
@@ -409,7 +407,7 @@ def test_many_are_answered_with_a_statement_per_outcome(
         ("failed", reconnect, 0): 100,
         ("queued", None, 1): 100,
     }
-    # More users than a statement takes parameters.
+    # More users than a statement can have parameters.
     crowd = [f"nobody{n}" for n in range(70_000)]
     with scenario.pipeline.engine.begin() as conn:
         sync_requests.finish(conn, key, None, crowd)

@@ -1,4 +1,4 @@
-"""The cache hook: signed, called once for all, and never a reason for a sync to fail."""
+"""The cache hook: signed, called once for all users, and its failure never fails a sync."""
 
 import hashlib
 import hmac
@@ -38,7 +38,7 @@ from spotify_pipeline_tests.spotify.server import (
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 HOUR = timedelta(hours=1)
-# Without the personality, which time changes too.
+# Without the personality, which also changes with time.
 DAYS = (RECENTLY_PLAYED, DAILY_LISTENING, PROFILE_REVALIDATION)
 SECRET = "shared with the app"
 EVERYBODY = ("anna", "ben ✓", 'o"brien')
@@ -53,7 +53,7 @@ def app() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def hooked(open_another: Callable[..., Scenario], app: ScriptedServer) -> Scenario:
-    """A stage with three people and an app that wants to be told."""
+    """A scenario with three users and an app that wants to be notified."""
     scenario = open_another(
         SPOTIFY_PIPELINE_REVALIDATE_URL=f"{app.url}/hook?of=spotify",
         SPOTIFY_PIPELINE_REVALIDATE_SECRET=SECRET,
@@ -100,7 +100,7 @@ def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     app.seen.clear()
     hooked.at(NOON + HOUR)
     outcomes = hooked.sync(*EVERYBODY, scheduled=True)
-    # That there is nothing to tell is no failure, and no call.
+    # Nothing to notify is neither a failure nor a call.
     assert {(one.result, PROFILE_REVALIDATION in one.done) for one in outcomes} == {
         ("synced", False)
     }
@@ -111,15 +111,15 @@ def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     assert told(app) == [[ben]]
     assert by_user[ben].changes[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
     assert by_user[anna].changes == {}
-    # Whoever asked is shown that it was done.
+    # A requesting user is shown that it was done.
     hooked.sync_well(anna)
     assert told(app) == [[ben], [anna]]
-    # Time alone has made the day complete.
+    # The day became complete by time alone.
     hooked.at(NOON + 18 * HOUR)
     by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
     assert by_user[anna].changes[DAILY_LISTENING] == StepRows(total=1, changed=1)
     assert told(app) == [[ben], [anna], [anna]]
-    # A rebuild, too, tells of what it changes.
+    # A rebuild notifies of its changes, too.
     rebuild_users(hooked.pipeline, EVERYBODY)
     app.seen.clear()
     moved = "UPDATE spotify_pipeline.users SET timezone = 'Pacific/Auckland' WHERE user_id = :u"
@@ -129,14 +129,14 @@ def test_a_scheduled_sync_notifies_only_of_users_with_changes(
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["scheduled", "requests"])
 def test_the_second_try_delivers_what_a_killed_process_had_stored(
     hooked: Scenario, app: ScriptedServer, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
-    """Once it was told, the requests are answered, and not before."""
+    """The requests are answered after the notification, not before."""
     heard: list[tuple[str, set[str], str]] = []
     key = "batch-1" if asked else None
     if asked:
@@ -182,7 +182,7 @@ def test_the_second_try_delivers_what_a_killed_process_had_stored(
 
 
 def raising(error: type[BaseException]) -> Callable[..., None]:
-    """A function in which the process ends."""
+    """A function that raises, as if the process ended in it."""
 
     def end(*_: object) -> None:
         raise error
@@ -191,7 +191,7 @@ def raising(error: type[BaseException]) -> Callable[..., None]:
 
 
 def told(app: ScriptedServer) -> list[list[str]]:
-    """The users of each call of the hook."""
+    """The users in each call of the hook."""
     return [json.loads(call.body)["user_ids"] for call in app.seen]
 
 
@@ -218,7 +218,7 @@ def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
 def test_a_webhook_that_refuses_is_not_tried_again(
     hooked: Scenario, app: ScriptedServer, step: Step
 ) -> None:
-    """Nor is a redirect followed, or a success."""
+    """A redirect is neither followed nor a success."""
     app.script(step)
     assert not_told(hooked.sync_well(*EVERYBODY))
     assert len(app.seen) == 1
@@ -260,7 +260,7 @@ def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
     begun = time.monotonic()
     assert not_told(hooked.sync_well(*EVERYBODY))
     assert len(app.seen) == 3
-    # Three times 0.3 s, the pauses between them, and the sync itself; it dripped for ever.
+    # Three tries of 0.3 s, the back-off, and the sync itself; the response never ended.
     assert time.monotonic() - begun < 10
 
 
@@ -275,7 +275,7 @@ def test_a_webhook_that_failed_twice_is_notified_at_the_third_try(
 
 
 def not_told(outcomes: list[UserOutcome]) -> bool:
-    """Whether everybody's step says that the app does not know."""
+    """Whether every user's step says that the app was not notified."""
     rows = [outcome.done[PROFILE_REVALIDATION] for outcome in outcomes]
     return all(row.total == 0 and "cache hook" in str(row.remark) for row in rows)
 

@@ -1,4 +1,4 @@
-"""A run over many users: who belongs to it, its chunks, its outcomes."""
+"""A run over many users: which users it includes, its chunks, its outcomes."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +26,7 @@ def enlist(scenario: Scenario, run_id: str, user_ids: Sequence[str]) -> None:
 def synced_chunk(
     scenario: Scenario, run_id: str, *steps: Sequence[str], scheduled: bool = False
 ) -> list[UserOutcome]:
-    """What came of the first chunk, told to the end."""
+    """The outcome of the first chunk, with all its events."""
     with sync_chunk(scenario.pipeline, run_id, 0, *steps, scheduled=scheduled) as outcomes:
         return outcomes
 
@@ -185,7 +185,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(scenario: Sce
         assert outcome.result == "synced"
         asked[name] = sorted({call.endpoint for call in scenario.calls()})
         if not asked[name]:
-            # What was not asked for is not said to have been fetched, and is due when it was.
+            # Skipped steps are not recorded as fetched, and their due time stays.
             after = scenario.row(t.sync_state, "anna")
             for column in ("plays_fetched_at", "tops_fetched_at", "next_due_at"):
                 assert after[column] == before[column], column
@@ -194,7 +194,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(scenario: Sce
         "10 minutes": ["recently_played"],
         "20 hours": ["recently_played", "top_artists", "top_tracks"],
     }
-    # A person who asks is never told that it was done a while ago.
+    # A request is always synced, never answered with an earlier sync.
     scenario.simulator.forget_calls()
     scenario.sync_well("anna")
     assert len(scenario.calls()) == 7
@@ -211,7 +211,7 @@ def test_a_chunk_of_selected_steps_asks_only_for_those(scenario: Scenario) -> No
 def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
     scenario: Scenario,
 ) -> None:
-    """The first process died while it told what came of it; all data of the chunk was stored."""
+    """The first process died while it emitted the outcomes; all data of the chunk was stored."""
     for user_id in ("anna", "ben"):
         scenario.connect(user_id, person="light")
     choose(scenario.pipeline, "run", "eligible", 100)
@@ -226,7 +226,7 @@ def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
         "ben": set(STEPS),
     }
     assert scenario.rows(t.plays) == plays
-    # Nobody is left.
+    # No user is left.
     scenario.simulator.forget_calls()
     assert synced_chunk(scenario, "run") == []
     assert scenario.calls() == []
