@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo dev test browser soak lint format lock clean
+.PHONY: help demo dev test test-fast browser soak lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ dev: $(VENV)/.run ## database, Dagster UI and daemon
 
 test: $(VENV)/.dev ## the whole test suite (ARGS goes to pytest)
 	$(BIN)/pytest $(ARGS)
+
+# Without processes, daemons and crashes; fewer examples per property.
+test-fast: $(VENV)/.dev ## rules, client and database, in a minute
+	HYPOTHESIS_PROFILE=quick $(BIN)/pytest --ignore spotify_pipeline_tests/storage/embedded $(addprefix spotify_pipeline_tests/,domain spotify storage test_documents.py test_settings.py test_redaction.py) $(ARGS)
 
 browser: $(VENV)/.dev ## the tests that need Chromium
 	$(BIN)/pytest -m browser -n 1 $(ARGS)
