@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## the whole test suite (ARGS goes to pytest)
 
 # Without processes, daemons and crashes; fewer examples per property.
 test-fast: $(VENV)/.dev ## rules, client and database, in a minute
-	HYPOTHESIS_PROFILE=quick $(BIN)/pytest --ignore spotify_pipeline_tests/storage/embedded $(addprefix spotify_pipeline_tests/,domain spotify storage test_documents.py test_settings.py test_redaction.py) $(ARGS)
+	HYPOTHESIS_PROFILE=quick $(BIN)/pytest --ignore spotify_pipeline_tests/storage/embedded --ignore spotify_pipeline_tests/storage/postgres $(addprefix spotify_pipeline_tests/,domain spotify storage test_documents.py test_settings.py test_redaction.py) $(ARGS)
 
 browser: $(VENV)/.dev ## the tests that need Chromium
 	$(BIN)/pytest -m browser -n 1 $(ARGS)
