@@ -93,6 +93,8 @@ class SimulatorState:
         # The redirect addresses of the app; None: any safe one.
         self.redirect_uris: frozenset[str] | None = None
         self.calls: deque[CallRecord] = deque(maxlen=_CALLS_KEPT)
+        # Calls that arrived before this instant (Unix seconds) are not logged.
+        self.calls_since = 0.0
         for new in first_listeners(listeners, seed):
             self.add(new.user_id, new.timezone, new.person, new.display_name)
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
 
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
+from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline_tests.simulator.conftest import NOON, ListenerClient
 
@@ -178,3 +180,19 @@ def test_the_control_interface_refuses_pages_of_other_origins(
     if "Content-Type" not in headers:
         url = f"{simulator.url}/_sim/tokens"
         assert requests.get(url, headers=headers, timeout=20).status_code == 403
+
+
+def test_a_call_that_is_still_being_answered_is_forgotten_too(
+    simulator: Simulator, add_listener: AddListener
+) -> None:
+    listener = add_listener()
+    listener.get("/v1/me")  # gets an access token
+    simulator.forget_calls()
+    simulator.add_fault(Latency(1), endpoint="recently_played")
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(listener.recently)
+        while not simulator.faults()[0]["hits"]:
+            time.sleep(0.01)
+        simulator.forget_calls()
+        answering.result()
+    assert [call.endpoint for call in simulator.calls()] == []

@@ -105,7 +105,8 @@ class Spotify:
             response = error_response(refusal.body, refusal.status, refusal.headers)
         user_id = account.user_id if account else None
         names = tuple(rule.kind for rule in rules)
-        self.state.calls.append(CallRecord(at, endpoint, user_id, response.status_code, names))
+        if at >= self.state.calls_since:
+            self.state.calls.append(CallRecord(at, endpoint, user_id, response.status_code, names))
         return response
 
     async def _hit(

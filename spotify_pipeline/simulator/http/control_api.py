@@ -5,6 +5,7 @@ Options come in the query or as a JSON body; responses are JSON. A wrong option 
 """
 
 import datetime as dt
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -162,9 +163,10 @@ def calls(state: SimulatorState, options: Json) -> list[Json]:
 
 
 def forget_calls(state: SimulatorState, options: Json) -> Json:
-    """Empties the log of calls."""
+    """Empties the log of calls; calls that are still being answered are not logged either."""
     forgotten = len(state.calls)
     state.calls.clear()
+    state.calls_since = time.time()
     return {"forgotten": forgotten}
 
 
