@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from spotify_pipeline.simulator.music.oddities import Oddities, Restamp
+from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes.worker import Order, Report
@@ -23,16 +23,7 @@ USERS = {
 # Maximum delay with which plays appear in the feed, in any order.
 LONGEST_DELAY = timedelta(hours=2)
 # All oddities except changed lengths: the ledger has only those of the first response.
-ODDITIES = Oddities(
-    restamps=(Restamp(START + timedelta(hours=20), timedelta(days=8)),),
-    vanishing=0.02,
-    same_instant=0.03,
-    relinked=0.1,
-    offline=0.1,
-    pages_of_49=0.2,
-    skipped_missing=0.3,
-    short_tracks=0.03,
-)
+ODDITIES = replace(Oddities.everything(START + timedelta(hours=20)), changes=())
 UNLIMITED = {"SPOTIFY_PIPELINE_CALLS_PER_30S": "0", "SPOTIFY_PIPELINE_CALLS_PER_DAY": "0"}
 
 

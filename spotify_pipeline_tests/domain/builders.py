@@ -1,10 +1,13 @@
 """Handmade frames of plays, and hypothesis strategies for them."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 from hypothesis import strategies as st
+
+from spotify_pipeline.domain.listening.frames import TextCodes, dates, days_of, local_times
 
 # Zones with half-hour shifts, far offsets, skipped dates, reversed seasons, shifts at 00:01.
 ZONES = (
@@ -114,3 +117,12 @@ def listening(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, str]]:
         for user, at, track in keys
     ]
     return plays_frame(rows), zones
+
+
+def local_dates(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.Series:
+    """The local date of each play: datetime.date in an object column, indexed like `plays`.
+
+    Needs only the columns user_id and played_at.
+    """
+    days = days_of(local_times(TextCodes.of(plays["user_id"]), plays["played_at"], zones))
+    return dates(days).set_axis(plays.index)

@@ -7,6 +7,7 @@ import psycopg
 from sqlalchemy import Connection, Row, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
+from spotify_pipeline.app import connect_user
 from spotify_pipeline.storage import tables as t
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -59,3 +60,16 @@ def cause(error: DBAPIError) -> psycopg.Error:
     """The error as Postgres reported it."""
     assert isinstance(error.orig, psycopg.Error)
     return error.orig
+
+
+def connect(connection: Connection, user_id: str = "ada") -> None:
+    """Connects a registered user as an app does; the token opens with no key."""
+    connect_user(
+        connection,
+        user_id,
+        client_id="app",
+        sealed_refresh_token=b"sealed",
+        key_id="k1",
+        scopes=["a"],
+        authorized_at=NOON,
+    )

@@ -119,15 +119,6 @@ def is_counted(plays: pd.DataFrame) -> Bools:
     return (plays["source"].eq("api") | long_enough).to_numpy(dtype=np.bool_)
 
 
-def local_dates(plays: pd.DataFrame, zones: Mapping[str, str]) -> pd.Series:
-    """The local date of each play: datetime.date in an object column, indexed like `plays`.
-
-    Needs only the columns user_id and played_at.
-    """
-    days = days_of(local_times(TextCodes.of(plays["user_id"]), plays["played_at"], zones))
-    return dates(days).set_axis(plays.index)
-
-
 def window_around(first: datetime, last: datetime) -> tuple[datetime, datetime]:
     """UTC bounds [start, end) around the local dates of these instants, in any zone."""
     return first - _LONGEST_DAY, last + _LONGEST_DAY

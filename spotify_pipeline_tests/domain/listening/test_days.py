@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from spotify_pipeline.domain.listening.days import (
     daily_listening,
     listened_ms,
-    local_dates,
     local_today,
     reading_window,
     window_around,
@@ -21,6 +20,7 @@ from spotify_pipeline_tests.domain.builders import (
     ZONES,
     listening,
     local_date,
+    local_dates,
     play,
     plays_frame,
     records,

@@ -10,12 +10,18 @@ import pytest
 from spotify_pipeline.domain.listening.days import (
     daily_listening,
     is_counted,
-    local_dates,
     local_today,
 )
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
-from spotify_pipeline_tests.domain.builders import ZONES, play, plays_frame, records, utc
+from spotify_pipeline_tests.domain.builders import (
+    ZONES,
+    local_dates,
+    play,
+    plays_frame,
+    records,
+    utc,
+)
 from spotify_pipeline_tests.domain.personality.plain_personality import Listener, plain_personality
 
 NOW = utc("2026-11-20 20:00")

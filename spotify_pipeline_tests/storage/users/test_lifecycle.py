@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
-from spotify_pipeline.app import Refused, connect_user, disconnect_user, forget_user, register_user
+from spotify_pipeline.app import Refused, disconnect_user, forget_user, register_user
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.users.status import user_statuses
@@ -16,21 +16,10 @@ from spotify_pipeline_tests.storage.rows import (
     NOON,
     add_track,
     add_user,
+    connect,
     request_sync,
     sync_status,
 )
-
-
-def connect(connection: Connection, user_id: str = "ada") -> None:
-    connect_user(
-        connection,
-        user_id,
-        client_id="app",
-        sealed_refresh_token=b"sealed",
-        key_id="k1",
-        scopes=["a"],
-        authorized_at=NOON,
-    )
 
 
 @pytest.fixture

@@ -6,30 +6,18 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from spotify_pipeline.app import Refused, connect_user, disconnect_user, forget_user, register_user
+from spotify_pipeline.app import Refused, disconnect_user, forget_user, register_user
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import (
-    NOON,
     add_user,
     cause,
+    connect,
     finish_request,
     request_sync,
 )
 from spotify_pipeline_tests.storage.work.asking import Ask, both_ways, open_ids
 
 SERIALIZATION_FAILURE = "40001"
-
-
-def connect(conn: Connection, user_id: str = "ada") -> None:
-    connect_user(
-        conn,
-        user_id,
-        client_id="app",
-        sealed_refresh_token=b"sealed",
-        key_id="k1",
-        scopes=["a"],
-        authorized_at=NOON,
-    )
 
 
 @pytest.fixture
