@@ -5,7 +5,7 @@
     ├── StackFailed, ConnectFailed, EmbeddedPostgresError, SchemaBusy, SealError, SimulatorError
     └── UsageError               exit 2: wrong usage or configuration, nothing was tried
         └── ConfigurationError, BadDatabaseUrl, UnsupportedServer, SchemaOutdated, ClockIsWrong,
-            UnknownZone
+            UnknownZone, BadExport
 
 A message says what to do and names no secret. This module imports nothing of ours, so that every
 layer may raise these. What Spotify answers is in spotify/errors.py.

@@ -1,0 +1,1 @@
+"""Reading what Spotify hands out."""
