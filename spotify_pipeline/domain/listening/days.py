@@ -48,9 +48,9 @@ def daily_listening(
     """Listening per day: one row per user and local date with a play, sorted by both.
 
     Columns: user_id (text), date (datetime.date), minutes, listened_ms, plays, unique_tracks,
-    unique_artists (int64), top_track_id, top_artist_id (text, or None), basis (text). With `touched_by` (columns
-    user_id, played_at: some of the plays) only the days of those plays. Needs every stored play of
-    the returned days and each user's play before the first of them.
+    unique_artists (int64), top_track_id, top_artist_id (text, or None), basis (text). With
+    `touched_by` (columns user_id, played_at: some of the plays) only the days of those plays. Needs
+    every stored play of the returned days and each user's play before the first of them.
 
     listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`); minutes = (listened_ms +
     30000) div 60000. The other columns use counted plays only (see `is_counted`). The top has the

@@ -20,6 +20,8 @@ ExportSource = Literal["extended", "account"]
 
 # Two clocks see one event. Plays of one track are at least 30 s apart, so this merges no two.
 SAME_WITHIN = timedelta(seconds=5)
+# A skip right after a play of the same track ends this near to it, and the API hardly lists skips.
+SHORT_SAME_WITHIN = timedelta(seconds=2)
 # Account data has no seconds.
 MINUTE = timedelta(minutes=1)
 # An offline play is uploaded up to this much later; then `ended_at` is the upload.
@@ -101,9 +103,10 @@ def match_export(rows: Sequence[ExportedPlay], listed: Sequence[ListedPlay]) -> 
 
     The result does not depend on the order of the arguments. An account row is the extended row of
     the same recording, minute and `ms_played`. A row is the API play of the same recording whose
-    instant is nearest to its end; of those left over, nearest to its start (`ended_at - ms_played`
-    or, for an offline play, where it began or ended by the device's clock). Rows of 30 s or more go
-    first, because the API hardly lists shorter ones.
+    instant is nearest to its end; for an offline play also to its end or start by the device's
+    clock. The start of another row is no match: it is the end of the play before it, and where
+    either list lacks one of two repeats they would be merged. Rows of 30 s or more go first,
+    because the API hardly lists shorter ones.
     """
     group = _group_numbers([*rows, *listed])
     superseded = _superseded(rows, group)
@@ -156,9 +159,10 @@ def _candidates(
     """The API plays that the row may be: rank of the kind of match, distance, key."""
     if not instants:
         return
+    within = SAME_WITHIN if row.ms_played >= COUNTED_FROM_MS else SHORT_SAME_WITHIN
     for rank, (first, last) in enumerate(_moments(row)):
-        at = bisect_left(instants, (first - SAME_WITHIN,))
-        while at < len(instants) and instants[at][0] <= last + SAME_WITHIN:
+        at = bisect_left(instants, (first - within,))
+        while at < len(instants) and instants[at][0] <= last + within:
             instant, key = instants[at]
             # 0 inside account data's minute.
             yield rank, max(first - instant, instant - last, timedelta()), key
@@ -167,10 +171,8 @@ def _candidates(
 
 def _moments(row: ExportedPlay) -> Iterator[tuple[datetime, datetime]]:
     """When the API may have seen the play, as spans: the likeliest first."""
-    length = timedelta(milliseconds=row.ms_played)
-    span = MINUTE if row.source == "account" else timedelta()
-    yield row.ended_at, row.ended_at + span
+    yield row.ended_at, row.ended_at + (MINUTE if row.source == "account" else timedelta())
     if row.offline_started_at is not None:
-        yield row.offline_started_at + length, row.offline_started_at + length
+        ended_at = row.offline_started_at + timedelta(milliseconds=row.ms_played)
+        yield ended_at, ended_at
         yield row.offline_started_at, row.offline_started_at
-    yield row.ended_at - length, row.ended_at + span - length

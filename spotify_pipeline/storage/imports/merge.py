@@ -6,13 +6,15 @@ its own. Computed again whenever a fact is added, in the caller's transaction, u
 lease.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, DateTime, Text, func, select, text
+from sqlalchemy import Connection, DateTime, Row, Text, func, or_, select, text
 
 from spotify_pipeline.domain.listening.exported import (
     LONGEST_OFFLINE,
+    MINUTE,
     ExportedPlay,
     ExportMatch,
     ListedPlay,
@@ -130,6 +132,11 @@ SELECT
 FROM tracks AS k
 """
 
+_FORGET_TRACKS = text("""
+DELETE FROM imported_tracks
+WHERE user_id = :user_id AND track_id NOT IN (SELECT track_id FROM desired)
+""")
+
 _INSERT = text(f"""
 WITH resolved AS MATERIALIZED (
     {_RESOLVED} WHERE k.spotify_id IN (SELECT track_id FROM desired)
@@ -172,6 +179,7 @@ def compute_plays(conn: Connection, user_id: str) -> None:
     conn.execute(_DESIRED, user)
     conn.execute(text("ANALYZE pg_temp.matches, pg_temp.superseded, pg_temp.desired"))
     conn.execute(_DELETE, user)
+    conn.execute(_FORGET_TRACKS, user)
     conn.execute(_INSERT, user)
     conn.execute(_HEARD, user)
     counters = t.listening_tallies
@@ -204,27 +212,23 @@ def _read_facts(conn: Connection, user_id: str) -> tuple[list[ExportedPlay], lis
         near = i.c.ended_at.between(first - MOVED_WITHIN, last + MOVED_WITHIN + _A_DAY)
         late = i.c.ended_at.between(first - MOVED_WITHIN, last + LONGEST_OFFLINE)
         spans += [near, late & i.c.offline_started_at.is_not(None)]
-    first_minute, last_minute = conn.execute(
-        select(func.min(i.c.ended_at), func.max(i.c.ended_at)).where(
-            i.c.user_id == user_id, i.c.source == "account"
-        )
-    ).one()
+    account = select(func.min(i.c.ended_at), func.max(i.c.ended_at)).where(
+        i.c.user_id == user_id, i.c.source == "account"
+    )
+    first_minute, last_minute = conn.execute(account).one()
     if first_minute is not None:
-        spans.append(i.c.ended_at.between(first_minute, last_minute + timedelta(minutes=1)))
+        spans.append(i.c.ended_at.between(first_minute, last_minute + MINUTE))
     if not spans:
         return [], []
-    condition = spans[0]
-    for span in spans[1:]:
-        condition = condition | span
     rows = conn.execute(
         select(i.c.ended_at, i.c.ms_played, i.c.source, i.c.track_id, i.c.offline_started_at).where(
-            i.c.user_id == user_id, condition
+            i.c.user_id == user_id, or_(*spans)
         )
     ).all()
-    listed = []
+    listed: Sequence[Row[Any]] = ()
     if rows:
         earliest = min(row.ended_at for row in rows) - LONGEST_OFFLINE
-        latest = max(row.ended_at for row in rows) + timedelta(minutes=2) + MOVED_WITHIN
+        latest = max(row.ended_at for row in rows) + MINUTE + MOVED_WITHIN
         shown = func.array_agg(r.c.shown_at).filter(r.c.shown_at.is_not(None))
         listed = conn.execute(
             select(p.c.played_at, p.c.track_id, shown)
@@ -248,10 +252,7 @@ def _read_facts(conn: Connection, user_id: str) -> tuple[list[ExportedPlay], lis
             ExportedPlay(ended_at, ms, source, recording[track_id], offline)
             for ended_at, ms, source, track_id, offline in rows
         ],
-        [
-            ListedPlay(played_at, recording[track_id], (played_at, *(shown_at or ())))
-            for played_at, track_id, shown_at in listed
-        ],
+        [ListedPlay(row[0], recording[row[1]], (row[0], *(row[2] or ()))) for row in listed],
     )
 
 

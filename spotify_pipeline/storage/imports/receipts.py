@@ -10,8 +10,7 @@ from spotify_pipeline.domain.fates import FATES, Estimate, FileReceipt, Receipt
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.storage import tables as t
 
-# Of a known row it is only known that it is. An extended row of a play that account data had brought
-# before is known too.
+# An extended row of a play that account data had brought in an earlier import is known too.
 _FATES = text("""
 SELECT i.file, i.fate, count(*) FROM (
     SELECT

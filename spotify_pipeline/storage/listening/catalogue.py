@@ -1,30 +1,14 @@
 """Artists and tracks: facts about Spotify's catalogue, shared by all users."""
 
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    Connection,
-    Integer,
-    Table,
-    Text,
-    and_,
-    case,
-    collate,
-    func,
-    literal,
-    or_,
-    select,
-    tuple_,
-)
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Table, select, text
 
 from spotify_pipeline.domain.listening.exported import ExportedTrack
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import Row, any_of, array_rows, as_row
+from spotify_pipeline.storage.postgres.bulk import Row, any_of, as_row
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 
@@ -57,64 +41,58 @@ def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
     )
 
 
+_SAVE_NAMED_ARTISTS = text("""
+INSERT INTO artists (spotify_id, name)
+SELECT DISTINCT * FROM unnest(cast(:ids AS text[]), cast(:names AS text[])) AS g (id, name)
+ORDER BY g.id
+ON CONFLICT DO NOTHING
+""")
+
+_SAVE_EXPORTED_TRACKS = text("""
+INSERT INTO tracks AS k (spotify_id, name, artist_name, album_name, artist_ids)
+SELECT g.id, g.name, g.artist_name, g.album_name, ARRAY[g.artist_id]
+FROM unnest(
+    cast(:ids AS text[]), cast(:titles AS text[]), cast(:names AS text[]),
+    cast(:albums AS text[]), cast(:artist_ids AS text[])
+) AS g (id, name, artist_name, album_name, artist_id)
+ORDER BY g.id
+ON CONFLICT (spotify_id) DO UPDATE SET
+    name = CASE WHEN k.artist_name IS NULL AND k.name <> '' THEN k.name ELSE excluded.name END,
+    artist_name = CASE WHEN k.artist_name IS NOT NULL THEN excluded.artist_name END,
+    album_name = CASE
+        WHEN k.artist_name IS NULL AND k.album_name IS NOT NULL THEN k.album_name
+        ELSE excluded.album_name
+    END,
+    artist_ids = CASE WHEN k.artist_name IS NULL THEN k.artist_ids ELSE excluded.artist_ids END
+WHERE CASE
+    WHEN k.artist_name IS NULL THEN
+        k.name = '' AND excluded.name <> ''
+        OR k.album_name IS NULL AND excluded.album_name IS NOT NULL
+    ELSE
+        (k.name COLLATE "C", k.artist_name COLLATE "C", coalesce(k.album_name, '') COLLATE "C")
+        < (excluded.name, excluded.artist_name, coalesce(excluded.album_name, ''))
+END
+""")
+
+
 def save_exported_tracks(conn: Connection, tracks: Sequence[ExportedTrack]) -> None:
     """Store what exports say of tracks, and an artist of each name.
 
     Values of the API stay; of two exports the greater names stay, so that their order does not
-    matter. Sorted, so that two writers of the catalogue cannot deadlock.
+    matter. Sorted by id, so that two writers of the catalogue cannot deadlock.
     """
-    artists = sorted({(track.artist_id, track.artist_name) for track in tracks})
-    ids, names = [id_ for id_, _ in artists], [name for _, name in artists]
-    given = array_rows("given", spotify_id=(Text(), ids), name=(Text(), names))
+    ids = [track.artist_id for track in tracks]
+    names = [track.artist_name for track in tracks]
+    conn.execute(_SAVE_NAMED_ARTISTS, {"ids": ids, "names": names})
     conn.execute(
-        insert(t.artists)
-        .from_select(["spotify_id", "name"], select(*given.c))
-        .on_conflict_do_nothing()
-    )
-    k, texts = t.tracks, ("name", "artist_name", "album_name")
-    ordered = sorted(tracks, key=attrgetter("track_id"))
-    shown = array_rows(
-        "given",
-        spotify_id=(Text(), [track.track_id for track in ordered]),
-        name=(Text(), [track.name for track in ordered]),
-        artist_name=(Text(), [track.artist_name for track in ordered]),
-        album_name=(Text(), [track.album_name for track in ordered]),
-        artist_id=(Text(), [track.artist_id for track in ordered]),
-    )
-    artist_ids = func.array_fill(shown.c.artist_id, literal([1], ARRAY(Integer)))
-    statement = insert(k).from_select(
-        ["spotify_id", *texts, "artist_ids"],
-        select(shown.c.spotify_id, *(shown.c[name] for name in texts), artist_ids),
-    )
-    new = statement.excluded
-
-    def sort_key(of: Any) -> Any:
-        return tuple_(*(collate(func.coalesce(of[name], ""), "C") for name in texts))
-
-    exported = k.c.artist_name.is_not(None)
-    conn.execute(
-        statement.on_conflict_do_update(
-            index_elements=["spotify_id"],
-            set_={
-                **{name: case((exported, new[name]), else_=k.c[name]) for name in texts},
-                "name": case((exported | (k.c.name == ""), new.name), else_=k.c.name),
-                "album_name": case(
-                    (exported, new.album_name),
-                    else_=func.coalesce(k.c.album_name, new.album_name),
-                ),
-                "artist_ids": case((exported, new.artist_ids), else_=k.c.artist_ids),
-            },
-            where=or_(
-                and_(exported, sort_key(new) > sort_key(k.c)),
-                and_(
-                    ~exported,
-                    or_(
-                        and_(k.c.name == "", new.name != ""),
-                        and_(k.c.album_name.is_(None), new.album_name.is_not(None)),
-                    ),
-                ),
-            ),
-        )
+        _SAVE_EXPORTED_TRACKS,
+        {
+            "ids": [track.track_id for track in tracks],
+            "titles": [track.name for track in tracks],
+            "names": names,
+            "albums": [track.album_name for track in tracks],
+            "artist_ids": ids,
+        },
     )
 
 
