@@ -67,9 +67,10 @@ file raw may obey them.
     "streaming history) or listenbrainz (JSON lines).",
 )
 def export(user_id: str, path: Path, form: str) -> None:
-    """Write everything stored about a user to a zip of CSV files, or their plays for others.
+    """Write everything stored about a user to a zip of CSV files.
 
-    A README among the CSV files explains each table and column. Only you can read the file.
+    A README in it explains each table and column. Only you can read the file. Other formats have
+    the user's plays alone.
     """
     with (
         opened_database(load_settings()) as engine,
