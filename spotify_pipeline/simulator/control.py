@@ -72,6 +72,8 @@ class Simulator:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy for the internet cannot reach loopback
+        # The server closes a connection that was idle for 5 s, perhaps just as we use it again.
+        self._session.headers["Connection"] = "close"
         about = self._call("GET", "health")
         self.seed: int = about["seed"]
         self.client_id: str = about["client_id"]
