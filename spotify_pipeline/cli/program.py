@@ -32,6 +32,14 @@ COMMANDS = {
         "operate.healthy:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",
     ),
+    "backup": (
+        "operate.backup:backup",
+        "Write a backup of both databases; `restore` reads it.",
+    ),
+    "restore": (
+        "operate.backup:restore",
+        "Restore a backup of `backup`, upgraded to this version.",
+    ),
     "doctor": ("doctor.command:doctor", "Check configuration, database, keys, Spotify and users."),
 }
 
