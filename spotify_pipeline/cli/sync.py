@@ -63,11 +63,10 @@ def _sync_one(settings: Settings, user_id: str) -> None:
             require_known(conn, [user_id])
         with opened_instance(settings) as instance, progress("Syncing", 1) as advance:
             result = sync_one(instance, user_id)
-            failure = why_failed(result)
             advance(1)
+        with pipeline.engine.connect() as conn:
+            failure = _in_short(conn, user_id, why_failed(result))
         if failure:
-            with pipeline.engine.connect() as conn:
-                failure = _in_short(conn, user_id, failure)
             raise WorkFailed(f"{printable(user_id)}: {failure} (run {result.run_id})")
     new = new_rows(result)
     click.echo(
@@ -76,12 +75,16 @@ def _sync_one(settings: Settings, user_id: str) -> None:
     )
 
 
-def _in_short(conn: Connection, user_id: str, failure: str) -> str:
-    """Code and what to do, where the run failed with what it wrote down about the user."""
+def _in_short(conn: Connection, user_id: str, failure: str | None) -> str | None:
+    """Code and what to do, as the run stored it for the user; None if the sync did everything.
+
+    A user who has to reconnect fails no run.
+    """
     for status in user_statuses(conn, [user_id]):
-        if status.last_error_code and f"{status.last_error_code}." in failure:
-            return _sentence(status.last_error_code, status.last_error_message)
-    return failure.splitlines()[0]
+        code = status.last_error_code
+        if code and (f"{code}." in failure if failure else code == ErrorCode.RECONNECT):
+            return _sentence(code, status.last_error_message)
+    return failure.splitlines()[0] if failure else None
 
 
 def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) -> None:

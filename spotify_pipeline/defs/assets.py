@@ -87,6 +87,16 @@ def user_assets(
             yield as_result(check)
         else:
             log_evaluation(context, check)
+    for outcome in outcomes:
+        if outcome.must_reconnect and outcome.failure:
+            # On the partition's page, without a failure: connecting is up to the user.
+            context.log_event(
+                dg.AssetObservation(
+                    asset_key(selected[0]),
+                    partition=outcome.user_id,
+                    description=outcome.failure.message,
+                )
+            )
     raise_failures(outcomes)
 
 
@@ -136,7 +146,10 @@ def materializations(
 
 
 def raise_failures(outcomes: "list[UserOutcome]") -> None:
-    """Fail the step when any user failed, saying what happened and what to do."""
+    """Fail the step when any user failed, saying what happened and what to do.
+
+    A user who has to connect Spotify again is no failure.
+    """
     total = len(outcomes)
     if total == 1 and outcomes[0].gone:
         raise dg.Failure(
@@ -144,7 +157,7 @@ def raise_failures(outcomes: "list[UserOutcome]") -> None:
         )
     if total == 1 and outcomes[0].skipped:
         raise dg.Failure(f"{outcomes[0].skipped} Materialize again later.", allow_retries=False)
-    failed = [outcome for outcome in outcomes if outcome.failures]
+    failed = [outcome for outcome in outcomes if outcome.failures and not outcome.must_reconnect]
     busy = [outcome for outcome in outcomes if outcome.result == "skipped"]
     if not failed and not busy:
         return

@@ -17,6 +17,7 @@ from spotify_pipeline.defs.instance.executors import chunk_executor
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.defs.user_sync_check import evaluation
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import STEPS
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def sync_chunk(
 def report_run(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunks: list[Chunk]
 ) -> None:
-    """Reports the run's counts; fails the run when a user failed."""
+    """Reports the run's counts; fails the run when a user failed, but for those to reconnect."""
     from spotify_pipeline.sync.runs import report
 
     run_id = chunks[0].run_id if chunks else context.run_id
@@ -152,10 +153,11 @@ def report_run(
         totals = report(opened, run_id)
     numbers = _numbers(totals, run_id)
     context.add_output_metadata(numbers)
-    if totals.by_code:
+    failed = {code: n for code, n in totals.by_code.items() if code != ErrorCode.RECONNECT}
+    if failed:
         raise dg.Failure(
             "Not every user could be synced: "
-            + ", ".join(f"{count} {code}" for code, count in sorted(totals.by_code.items()))
+            + ", ".join(f"{count} {code}" for code, count in sorted(failed.items()))
             + f". `{numbers['who']}` names them and says what to do.",
             # A failed step has no output that could show them.
             metadata=numbers,

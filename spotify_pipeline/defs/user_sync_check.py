@@ -1,5 +1,7 @@
 """The one check per user: whether the last sync of the partition's user did everything.
 
+A user who disconnected or has to reconnect passes it with the sentence that says so.
+
 It is a check of the assets' own step, so a run that plans it also evaluates it. Runs over many
 users evaluate it for those who failed and those who recovered. Checks over all users are in
 `checks`.
@@ -12,6 +14,7 @@ import dagster as dg
 
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import user_partitions
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ with warnings.catch_warnings():
         asset=asset_key(RECENTLY_PLAYED),
         partitions_def=user_partitions,
         description=(
-            "The last sync of this user did everything. Evaluated by a run of this user, and when "
-            "a sync of many users fails or a later one recovers."
+            "The last sync of this user did everything, or the user has to connect Spotify again, "
+            "which is no failure. Evaluated by a run of this user, and when a sync of many users "
+            "fails or a later one recovers. `spotify-pipeline users list --failed` lists who fails."
         ),
     )
 
@@ -74,11 +78,13 @@ def log_evaluation(
 
 
 def _evaluation(user_id: str, error: tuple[str, str] | None) -> dg.AssetCheckEvaluation:
+    code, message = error or (None, "Every step of the last sync succeeded.")
+    must_reconnect = code == ErrorCode.RECONNECT
     return dg.AssetCheckEvaluation(
         asset_key=asset_key(RECENTLY_PLAYED),
         check_name=NAME,
-        passed=error is None,
+        passed=code is None or must_reconnect,
         partition=user_id,
-        description=". ".join(error) if error else "Every step of the last sync succeeded.",
+        description=message if code is None or must_reconnect else f"{code}. {message}",
         metadata={"error_code": error[0]} if error else {},
     )

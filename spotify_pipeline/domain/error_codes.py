@@ -1,6 +1,6 @@
-"""The closed list of error codes, and for each what the person or the operator should do.
+"""The closed list of error codes, and for each what the user or the operator should do.
 
-These codes are stored, shown to listeners and read by the app: they never change meaning.
+These codes are stored, shown to users and read by the app: they never change meaning.
 """
 
 from enum import StrEnum
@@ -56,7 +56,10 @@ WHAT_TO_DO: dict[ErrorCode, str] = {
     ErrorCode.INTERNAL: "Something failed inside the pipeline. See the run's log in Dagster.",
 }
 
-# RECONNECT too, and no help if the person does the same again.
+# RECONNECT too: the user, or an app for the user, ended the connection.
+NOT_CONNECTED = "Spotify is not connected. Reconnect Spotify, then sync again."
+
+# RECONNECT too, and no help if the user does the same again.
 OTHER_ACCOUNT = (
     "This is another Spotify account than the one connected before. "
     "Reconnect Spotify with the same account as before."

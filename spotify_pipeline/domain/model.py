@@ -62,6 +62,27 @@ class Play:
 
 
 @dataclass(frozen=True, slots=True)
+class HeardPlay:
+    """A stored play with all that another program may want of it.
+
+    `played_at` is its end, UTC. `listened_ms` is what was heard, else the estimate; 0 if neither is
+    known. `counted`: the API lists it, or 30 s were heard. `offline_started_at` (UTC) is set for a
+    play without a connection whose end may be its upload.
+    """
+
+    played_at: datetime
+    listened_ms: int
+    counted: bool
+    track_id: str
+    track_name: str
+    artist_name: str
+    album_name: str | None
+    duration_ms: int | None
+    isrc: str | None
+    offline_started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlaysPage:
     """One recently-played page.
 

@@ -5,7 +5,7 @@ ledger of plays and the log of calls. The server is http/control_api.
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import requests
 
@@ -14,17 +14,55 @@ from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
 from spotify_pipeline.simulator.http.responses import Json
 from spotify_pipeline.simulator.http.shapes import Shape, timestamp
+from spotify_pipeline.simulator.music.exports import Era, ExportFormat, ExportOddities
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.records import CallRecord, LedgerPlay, ListenerInfo, Listing
+from spotify_pipeline.simulator.records import (
+    CallRecord,
+    ExportLine,
+    LedgerPlay,
+    ListenerInfo,
+    Listing,
+)
 from spotify_pipeline.simulator.state import pipeline_environment
 
-__all__ = ["CallRecord", "LedgerPlay", "ListenerInfo", "Listing", "Simulator", "SimulatorError"]
+__all__ = [
+    "CallRecord",
+    "ExportLine",
+    "LedgerPlay",
+    "ListenerInfo",
+    "Listing",
+    "Simulator",
+    "SimulatorError",
+]
 
 _TIMEOUT_SECONDS = 60.0
 
 
 class SimulatorError(PipelineError):
     """The simulator refused a control call, with the simulator's message."""
+
+
+class ExportOptions(TypedDict, total=False):
+    """Which export: by default the extended one of 2024 with the last year, with all oddities.
+
+    `since`: what ended after it; account data has the last year at most. `era`: the year of the
+    format. `rows_per_file` is 16,000 at Spotify.
+    """
+
+    format: ExportFormat
+    since: dt.datetime
+    era: Era
+    oddities: ExportOddities
+    rows_per_file: int
+
+
+def _export_body(user_id: str, options: ExportOptions) -> Json:
+    body: Json = {"user_id": user_id, **options}
+    if "since" in options:
+        body["since"] = timestamp(options["since"])
+    if "oddities" in options:
+        body["oddities"] = asdict(options["oddities"])
+    return body
 
 
 class Simulator:
@@ -34,6 +72,8 @@ class Simulator:
         self.url = url.rstrip("/")
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy for the internet cannot reach loopback
+        # The server closes a connection that was idle for 5 s, perhaps just as we use it again.
+        self._session.headers["Connection"] = "close"
         about = self._call("GET", "health")
         self.seed: int = about["seed"]
         self.client_id: str = about["client_id"]
@@ -123,6 +163,16 @@ class Simulator:
         query |= {name: timestamp(time) for name, time in times.items() if time is not None}
         return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
 
+    def export(self, user_id: str, **options: Unpack[ExportOptions]) -> bytes:
+        """The data export of a listener's life until now, as Spotify hands it out: a zip."""
+        answer: bytes = self._request("POST", "export", _export_body(user_id, options)).content
+        return answer
+
+    def export_books(self, user_id: str, **options: Unpack[ExportOptions]) -> list[ExportLine]:
+        """Every row of the same export, in the order of the files, with its truth."""
+        lines = self._call("POST", "export_books", _export_body(user_id, options))
+        return [ExportLine.from_json(line) for line in lines]
+
     def calls(self) -> list[CallRecord]:
         """Every call to Spotify so far, oldest first (the last 200,000)."""
         calls = self._call("GET", "calls")
@@ -207,9 +257,18 @@ class Simulator:
         body: Json | None = None,
         query: Mapping[str, str | int | None] | None = None,
     ) -> Any:
+        return self._request(method, path, body, query).json()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        query: Mapping[str, str | int | None] | None = None,
+    ) -> requests.Response:
         answer = self._session.request(
             method, f"{self.url}/_sim/{path}", json=body, params=query, timeout=_TIMEOUT_SECONDS
         )
         if answer.status_code != 200:
             raise SimulatorError(answer.json().get("error", f"HTTP {answer.status_code}"))
-        return answer.json()
+        return answer

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from spotify_pipeline.simulator.http.responses import Json
 from spotify_pipeline.simulator.http.shapes import Shape, timestamp
+from spotify_pipeline.simulator.music.exports import ExportFate
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,24 @@ class LedgerPlay(_Record):
             name: tuple(map(Listing.from_json, line[name])) for name in ("visible_as", "served_as")
         }
         return cls(**{**line, **times, **listings})
+
+
+@dataclass(frozen=True, slots=True)
+class ExportLine(_Record):
+    """A row of an export, and its truth; see `music.exports`.
+
+    `played_at` is the end (UTC) of the play in the ledger that the row is; None: the feed never
+    lists it. `file` is the path in the archive, `row` is what stands there.
+    """
+
+    file: str
+    index: int
+    fate: ExportFate
+    played_at: dt.datetime | None
+    row: Json
+
+    @classmethod
+    def from_json(cls, line: Json) -> Self:
+        """Parses a line of `/_sim/export_books`."""
+        played_at = line["played_at"] and dt.datetime.fromisoformat(line["played_at"])
+        return cls(**{**line, "played_at": played_at})

@@ -8,7 +8,7 @@ from itertools import islice
 from threading import Event
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
-from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.error_codes import NOT_CONNECTED, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.sealing import SealError
@@ -197,7 +197,9 @@ def _tokens(pipeline: Pipeline, user: User, scheduled: bool) -> UserTokens:
 
 def _refusal(pipeline: Pipeline, user: User) -> StepFailure | None:
     """Why no call can be made for this user, found without a call."""
-    if user.token is None or user.connection in ("disconnected", "needs_reauth"):
+    if user.connection == "disconnected":
+        return StepFailure(ErrorCode.RECONNECT, NOT_CONNECTED, NOT_CONNECTED)
+    if user.token is None or user.connection == "needs_reauth":
         return StepFailure.of(ErrorCode.RECONNECT)
     if user.token.client_id != pipeline.settings.spotify_client_id:
         return StepFailure.of(ErrorCode.CLIENT_MISMATCH)

@@ -97,6 +97,11 @@ class UserOutcome:
         """Its code."""
         return self.failure.code if self.failure else None
 
+    @property
+    def must_reconnect(self) -> bool:
+        """Nothing works until the user connects Spotify again: no failure of the pipeline."""
+        return self.error_code is ErrorCode.RECONNECT
+
 
 def still_possible(failed: Iterable[str], steps: Sequence[str]) -> list[str]:
     """The steps that may still run once these have failed, in order."""

@@ -88,6 +88,8 @@ def stop_workers_repeatedly(case: CrashScenario, stops: int, rng: Random) -> Kil
     with running_workers(run_pipeline, case.environ, 2) as [first, second]:
         while stats.kills < stops or not stats.interrupted:
             assert stats.kills < 20 * stops, "no stop hits a worker before it writes"
+            # Leases that a worker could not release, because their rows were locked.
+            expire_leases(case)
             # Rather early: once the worker writes, its rows are locked and no other can take over.
             moment = monotonic() + rng.random() * rng.uniform(0, seconds)
             report = _sync_until(case, first, moment, rng)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Table
 
 from spotify_pipeline.defs import assets
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import NOT_CONNECTED, WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
@@ -28,6 +28,8 @@ from spotify_pipeline_tests.defs.definitions_fixture import (
     staged_defs,
 )
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
+
+OBSERVATION = "ASSET_OBSERVATION"
 
 
 def counted(scenario: Scenario, user_id: str) -> dict[str, int]:
@@ -114,15 +116,36 @@ def test_exactly_what_succeeded_is_materialized_and_the_run_fails_with_what_to_d
     assert WHAT_TO_DO[ErrorCode.SPOTIFY_UNAVAILABLE] in said
 
 
-def test_a_person_who_has_to_reconnect_is_told_so_and_nothing_is_materialized(
+def test_a_user_who_has_to_reconnect_fails_no_run_and_the_partition_says_what_to_do(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")
+    assert materialize(instance, "anna").success
     scenario.simulator.revoke("anna")
-    said = failure_of(materialize(instance, "anna"))
-    assert "RECONNECT" in said
-    assert WHAT_TO_DO[ErrorCode.RECONNECT] in said
-    assert materialized(instance) == {}
+    found = materialize(instance, "anna")
+    assert found.success
+    assert materialized(instance, found.run_id) == {}
+    (said,) = sentences_of(found)
+    assert str(said).startswith(WHAT_TO_DO[ErrorCode.RECONNECT])
+    scenario.execute("SELECT spotify_pipeline.disconnect_user('anna')")
+    found = materialize(instance, "anna")
+    assert found.success
+    assert sentences_of(found) == [NOT_CONNECTED]
+    scenario.connect("anna")
+    found = materialize(instance, "anna")
+    assert found.success
+    assert len(materialized(instance, found.run_id)) == len(STEPS)
+
+
+def sentences_of(result: dg.ExecuteInProcessResult) -> list[str | None]:
+    """What the run says on the partition, and that its check passes with the same sentence."""
+    observed = [event for event in result.all_events if event.event_type_value == OBSERVATION]
+    (check,) = result.get_asset_check_evaluations()
+    said = [event.asset_observation_data.asset_observation.description for event in observed]
+    assert check.passed
+    assert [check.description] == said
+    assert [event.partition for event in observed] == ["anna"]
+    return said
 
 
 def test_an_unknown_user_and_a_busy_one_fail_the_run_in_words(

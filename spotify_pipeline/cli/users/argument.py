@@ -54,6 +54,12 @@ def unknown(*user_ids: str) -> UsageError:
     )
 
 
+def has_failed(status: UserStatus) -> bool:
+    """Whether the user's last sync failed; connecting Spotify again is up to the user."""
+    ended = status.connection in ("disconnected", "needs_reauth")
+    return status.last_error_code is not None and not ended
+
+
 def trouble(status: UserStatus) -> tuple[str, str] | None:
     """The code and what to do, if the user's last sync failed or Spotify refuses the user."""
     if status.last_error_code:

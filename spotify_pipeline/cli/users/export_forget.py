@@ -14,10 +14,16 @@ from spotify_pipeline.app import forget_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
+from spotify_pipeline.exports.writers import WRITERS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.inspection import database_now
 from spotify_pipeline.storage.postgres.types import Connection
-from spotify_pipeline.storage.users.export import KEPT_BACK, ExportedTable, export_user
+from spotify_pipeline.storage.users.export import (
+    KEPT_BACK,
+    ExportedTable,
+    export_user,
+    read_heard,
+)
 from spotify_pipeline.terminal import count, example, printable
 
 # Makes a spreadsheet run a text as a formula, in the widths of East Asian keyboards too. The
@@ -51,10 +57,20 @@ file raw may obey them.
     type=click.Path(dir_okay=False, path_type=Path),
     help="The zip file to write; it must not exist yet.",
 )
-def export(user_id: str, path: Path) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("csv", *WRITERS)),
+    default="csv",
+    show_default=True,
+    help="csv: every table. The plays alone, for other programs: spotify (its own extended "
+    "streaming history) or listenbrainz (JSON lines).",
+)
+def export(user_id: str, path: Path, form: str) -> None:
     """Write everything stored about a user to a zip of CSV files.
 
-    A README in it explains each table and column. Only you can read the file.
+    A README in it explains each table and column. Only you can read the file. Other formats have
+    the user's plays alone.
     """
     with (
         opened_database(load_settings()) as engine,
@@ -62,7 +78,10 @@ def export(user_id: str, path: Path) -> None:
     ):
         require_known(conn, [user_id])
         with private_file(path, replace=False) as file:
-            rows = _write(conn, user_id, file)
+            if form == "csv":
+                rows = _write(conn, user_id, file)
+            else:
+                rows = WRITERS[form](file, read_heard(conn, user_id))
     click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {printable(str(path))}.")
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.users.argument import trouble
+from spotify_pipeline.cli.users.argument import has_failed, trouble
 from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, who_breaks
@@ -29,7 +29,7 @@ _COLUMNS = (
     ),
 )
 @click.option("--json", "as_json", is_flag=True, help="A list of objects; keys are column names.")
-@click.option("--failed", is_flag=True, help="Only who needs attention, and what to do.")
+@click.option("--failed", is_flag=True, help="Only users whose last sync failed, and what to do.")
 @click.option(
     "--check",
     metavar="NAME",
@@ -52,7 +52,7 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
     # Rows that outlived their user.
     for user_id in sorted(set(found or ()) - {one.user_id for one in everybody}):
         click.echo(f"{printable(user_id)} is in users no more, but in the tables.", err=True)
-    chosen = [one for one in everybody if trouble(one)] if failed else everybody
+    chosen = [user for user in everybody if has_failed(user)] if failed else everybody
     if as_json:
         print_json([asdict(one) for one in chosen])
     elif not everybody and not check:

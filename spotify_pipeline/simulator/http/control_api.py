@@ -8,7 +8,8 @@ import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from functools import lru_cache
+from typing import Any, get_args
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,13 +22,20 @@ from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.http.responses import Json, json_response
 from spotify_pipeline.simulator.http.shapes import SHAPES, timestamp
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
+from spotify_pipeline.simulator.music.exports import (
+    ExportedFile,
+    Exporter,
+    ExportFormat,
+    ExportOddities,
+    zipped,
+)
 from spotify_pipeline.simulator.music.feed import Entry
 from spotify_pipeline.simulator.music.listeners import from_ms, to_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.records import LedgerPlay, ListenerInfo, Listing
+from spotify_pipeline.simulator.records import ExportLine, LedgerPlay, ListenerInfo, Listing
 from spotify_pipeline.simulator.state import Limits, SimulatorState
 
-Handler = Callable[[SimulatorState, Json], Json | list[Json]]
+Handler = Callable[[SimulatorState, Json], Json | list[Json] | Response]
 
 
 def control_routes(state: SimulatorState) -> list[Route]:
@@ -40,6 +48,8 @@ def control_routes(state: SimulatorState) -> list[Route]:
         ("POST", "listeners"): add_listener,
         ("POST", "oddities"): set_oddities,
         ("GET", "ledger"): ledger,
+        ("POST", "export"): export,
+        ("POST", "export_books"): export_books,
         ("GET", "calls"): calls,
         ("DELETE", "calls"): forget_calls,
         ("GET", "tokens"): tokens,
@@ -67,7 +77,8 @@ def _endpoint(state: SimulatorState, handler: Handler) -> Callable[[Request], Aw
     async def endpoint(request: Request) -> Response:
         try:
             body = await request.json() if await request.body() else {}
-            return json_response(handler(state, {**request.query_params, **body}))
+            answer = handler(state, {**request.query_params, **body})
+            return answer if isinstance(answer, Response) else json_response(answer)
         except KeyError as unknown:
             return json_response({"error": f"there is no {unknown}"}, 400)
         except (TypeError, ValueError) as wrong:
@@ -155,6 +166,52 @@ def ledger(state: SimulatorState, options: Json) -> list[Json]:
         for entry in account.feed.entries(to_ms(since), at_ms)
         if entry.play.end_ms <= until_ms
     ]
+
+
+def export(state: SimulatorState, options: Json) -> Response:
+    """The data export of `user_id` as Spotify hands it out: a zip. See `_exported` for options."""
+    return Response(zipped(_exported(state, options)), media_type="application/zip")
+
+
+def export_books(state: SimulatorState, options: Json) -> list[Json]:
+    """Every row of the same export with its truth, in the order of the files."""
+    return [
+        ExportLine(
+            file.path,
+            index,
+            exported.fate,
+            None if exported.played_ms is None else from_ms(exported.played_ms),
+            exported.row,
+        ).to_json()
+        for file in _exported(state, options)
+        for index, exported in enumerate(file.rows)
+    ]
+
+
+def _exported(state: SimulatorState, options: Json) -> list[ExportedFile]:
+    """`format` is extended or account, `since` the first instant (default: the last year, which is
+    also all that account data has), `era` the year of the format, `oddities` those of the export.
+    """
+    form = options.get("format", "extended")
+    if form not in get_args(ExportFormat):
+        raise ValueError(f"format {form} is none of {', '.join(get_args(ExportFormat))}")
+    now = state.clock.now()
+    year_ago = now - dt.timedelta(days=365)
+    since = _instant(options["since"]) if options.get("since") else year_ago
+    exporter = Exporter(
+        state.accounts[options["user_id"]].feed,
+        ExportOddities(**options.get("oddities", {})),
+        options.get("era", "2024"),
+        options.get("rows_per_file", 16_000),
+    )
+    first = max(since, year_ago) if form == "account" else since
+    return _files(exporter, form, to_ms(first), to_ms(now))
+
+
+@lru_cache(maxsize=1)
+def _files(exporter: Exporter, form: ExportFormat, since: int, now: int) -> list[ExportedFile]:
+    """Computed once for the archive and its books; not to be changed."""
+    return exporter.files(form, since, now)
 
 
 def calls(state: SimulatorState, options: Json) -> list[Json]:

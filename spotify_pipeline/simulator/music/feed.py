@@ -22,6 +22,7 @@ WEEK_MS = 7 * DAY_MS
 STRETCH_MS = 90 * 60_000  # one offline stretch: the largest bursts had about 1.4 h of music
 # An offline play is stamped at most a stretch, half an hour and some seconds after its end.
 _LATEST_STAMP_MS = 3 * HOUR_MS
+_MEDIAN_LATE_MS = 5.4 * HOUR_MS
 # How far a feed without the 7-day window looks back: the lightest listener pauses for weeks.
 _FEED_DAYS = 200
 
@@ -30,7 +31,8 @@ class Entry(NamedTuple):
     """A true play, and how the feed treats it.
 
     `first_ms`: its first `played_at`, `stamp_ms`: its `played_at` at the given instant; the feed
-    lists it from `listed_ms` until `gone_ms` (None: no end); `missing`: never.
+    lists it from `listed_ms` until `gone_ms` (None: no end); `missing`: never. `uploaded_ms`: when
+    the phone of an offline play had a connection again.
     """
 
     play: Play
@@ -39,6 +41,7 @@ class Entry(NamedTuple):
     listed_ms: int
     gone_ms: int | None
     missing: bool
+    uploaded_ms: int | None = None
 
     def listed(self, now_ms: int) -> bool:
         """Whether the feed lists it at an instant, regardless of how many plays came after it."""
@@ -143,29 +146,38 @@ class Feed:
         before: Entry | None = None
         for play in plays:
             end_ms = play.end_ms
-            first_ms = self._offline_stamp(play, before)
-            if first_ms is None:
+            uploaded_ms = self._upload_ms(play, before)
+            if uploaded_ms is not None:
+                first_ms = play.start_ms if self._late(play) else uploaded_ms
+            else:
                 joins = before is not None and self._joins(play, before)
                 first_ms = before.first_ms if before is not None and joins else end_ms
             delay_ms = self.listener.delay_ms(play, self.longest_delay_ms)
-            listed_ms = max(first_ms, end_ms) + delay_ms
+            listed_ms = max(first_ms, uploaded_ms or end_ms) + delay_ms
             gone_ms = None
             if self._chosen(odd.vanishing, "vanishing", end_ms):
                 gone_ms = listed_ms + int((2 + 46 * self._share("stays", end_ms)) * HOUR_MS)
             skipped = end_ms - play.start_ms < self.duration_ms(play.track)
             missing = skipped and self._chosen(odd.skipped_missing, "skipped", end_ms)
-            before = Entry(play, first_ms, first_ms, listed_ms, gone_ms, missing)
+            before = Entry(play, first_ms, first_ms, listed_ms, gone_ms, missing, uploaded_ms)
             yield before
 
-    def _offline_stamp(self, play: Play, before: Entry | None) -> int | None:
-        """The `played_at` of an offline play: its place in the burst of its stretch."""
+    def _upload_ms(self, play: Play, before: Entry | None) -> int | None:
+        """When an offline play was uploaded: its place in the burst of its stretch."""
         stretch = _stretch(play)
         if not self._chosen(self.oddities.offline, "offline", stretch):
             return None
-        if before is not None and _stretch(before.play) == stretch:
-            return before.first_ms + 40 + int(700 * self._share("upload", play.end_ms))
-        waits_ms = int(HOUR_MS / 2 * self._share("upload", stretch))
-        return (stretch + 1) * STRETCH_MS + waits_ms
+        if before is not None and before.uploaded_ms and _stretch(before.play) == stretch:
+            return before.uploaded_ms + 40 + int(700 * self._share("upload", play.end_ms))
+        share = self._share("upload", stretch)
+        waits_ms = HOUR_MS / 2 * share
+        if self._late(play):
+            waits_ms = min(_MEDIAN_LATE_MS * share / (1 - share), 6 * DAY_MS)
+        return (stretch + 1) * STRETCH_MS + int(waits_ms)
+
+    def _late(self, play: Play) -> bool:
+        """Whether an offline play was uploaded so late that the feed lists it at its start."""
+        return self._chosen(self.oddities.late_uploads, "late upload", _stretch(play))
 
     def _joins(self, play: Play, before: Entry) -> bool:
         """Whether a play is served at the instant of the play before it.

@@ -94,6 +94,8 @@ class Oddities:
         from hour to hour under the first id, under the second, or under both at once.
     offline: share of the 90-minute stretches without a connection: their plays arrive together
         up to half an hour later, stamped within seconds of each other.
+    late_uploads: share of the offline stretches that arrive later instead, 5 hours in the median
+        and 6 days at most; each of their plays is listed at its start.
     pages_of_49: share of the hours in which a full window lacks one of its 50 plays.
     skipped_missing: share of the plays ended with Next after 30 s that the feed never lists.
     short_tracks: share of the tracks that last 8 to 29 seconds; plays of them are listed.
@@ -106,6 +108,7 @@ class Oddities:
     same_instant: float = 0.0
     relinked: float = 0.0
     offline: float = 0.0
+    late_uploads: float = 0.0
     pages_of_49: float = 0.0
     skipped_missing: float = 0.0
     short_tracks: float = 0.0

@@ -33,20 +33,22 @@ LEFT JOIN LATERAL (
 ) AS r ON true
 -- The last error, while no request is open: that of the request, if no result was written after it
 -- (its run may have died without writing one), else that of the sync which wrote its result last.
+-- A user who has to reconnect has no failed sync: the connection says so.
 CROSS JOIN LATERAL (
     SELECT
         coalesce(r.status IN ('queued', 'running'), false) AS is_open,
-        coalesce(r.finished_at >= coalesce(s.recorded_at, '-infinity'), false) AS is_latest
+        coalesce(r.finished_at >= coalesce(s.recorded_at, '-infinity'), false) AS is_latest,
+        u.connection IN ('disconnected', 'needs_reauth') AS must_reconnect
 ) AS i
 CROSS JOIN LATERAL (
     SELECT
         CASE
             WHEN i.is_latest THEN r.error_code
-            WHEN NOT i.is_open THEN s.last_error_code
+            WHEN NOT i.is_open AND NOT i.must_reconnect THEN s.last_error_code
         END AS error_code,
         CASE
             WHEN i.is_latest THEN r.error_message
-            WHEN NOT i.is_open THEN s.last_error_message
+            WHEN NOT i.is_open AND NOT i.must_reconnect THEN s.last_error_message
         END AS error_message
 ) AS e;
 

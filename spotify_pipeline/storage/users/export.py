@@ -1,12 +1,14 @@
-"""Exports everything that is stored about one user, table by table."""
+"""Exports everything that is stored about one user, table by table, and their plays alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, Table, func, or_, select
+from sqlalchemy import Column, Connection, Select, Table, collate, func, or_, select
 
+from spotify_pipeline.domain.model import COUNTED_FROM_MS, HeardPlay
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.listened_time import plays_heard
 
 # Secrets of the connection, and columns of the machinery: not data about the user.
 KEPT_BACK = {
@@ -61,6 +63,34 @@ def export_user(conn: Connection, user_id: str) -> Iterator[ExportedTable]:
             )
         ),
     )
+
+
+def read_heard(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
+    """All plays of a user in the order of their end, streamed; the artist is the play's primary."""
+    p, a = t.plays, t.artists
+    heard = (
+        plays_heard(p.c.user_id == user_id)
+        .add_columns(p.c.track_id, p.c.artist_id)
+        .subquery("heard")
+    )
+    artist_id = func.coalesce(heard.c.artist_id, t.tracks.c.artist_ids[1])
+    rows = conn.execution_options(yield_per=AT_ONCE).execute(
+        select(
+            heard.c.played_at,
+            heard.c.listened_ms,
+            or_(heard.c.source == "api", heard.c.ms_played >= COUNTED_FROM_MS),
+            heard.c.track_id,
+            t.tracks.c.name,
+            func.coalesce(a.c.name, ""),
+            t.tracks.c.album_name,
+            t.tracks.c.duration_ms,
+            t.tracks.c.isrc,
+        )
+        .join_from(heard, t.tracks, t.tracks.c.spotify_id == heard.c.track_id)
+        .outerjoin(a, a.c.spotify_id == artist_id)
+        .order_by(heard.c.played_at, collate(heard.c.track_id, "C"))
+    )
+    return (HeardPlay(*row) for row in rows)
 
 
 def _history(table: Table, user_id: str) -> Select[Any]:
