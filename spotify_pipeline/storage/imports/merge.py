@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Row, Text, func, or_, select, text
+from sqlalchemy import Connection, DateTime, Text, func, or_, select, text
 
 from spotify_pipeline.domain.listening.exported import (
     LONGEST_OFFLINE,
@@ -225,7 +225,7 @@ def _read_facts(conn: Connection, user_id: str) -> tuple[list[ExportedPlay], lis
             i.c.user_id == user_id, or_(*spans)
         )
     ).all()
-    listed: Sequence[Row[Any]] = ()
+    listed: Sequence[Any] = ()
     if rows:
         earliest = min(row.ended_at for row in rows) - LONGEST_OFFLINE
         latest = max(row.ended_at for row in rows) + MINUTE + MOVED_WITHIN
