@@ -89,7 +89,7 @@ def _plainly(plays: pd.DataFrame, zones: dict[str, str]) -> list[dict[str, objec
     return result
 
 
-def basis(rows: list[dict[str, Any]]) -> str:
+def basis(rows: list[dict[str, object]]) -> str:
     """What knows the plays of a day."""
     if all(pd.isna(row["ms_played"]) for row in rows):
         return "api"
