@@ -6,6 +6,7 @@ print as asterisks and leave only through `.get_secret_value()`.
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,25 @@ def _host_names(text: str) -> str:
     if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) for name in names):
         raise ValueError("must be host names without scheme and port, comma separated")
     return ",".join(names)
+
+
+def webhook_key(secret: str) -> bytes:
+    """The key of a hook's secret: base64 after `whsec_`, as Standard Webhooks has it; or its bytes.
+
+    Raises ValueError for a `whsec_` that is not base64.
+    """
+    encoded = secret.removeprefix("whsec_")
+    return secret.encode() if encoded == secret else b64decode(encoded, validate=True)
+
+
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    try:
+        webhook_key(secret.get_secret_value())
+    except ValueError:
+        raise ValueError(
+            "must be base64 after whsec_, or any text that does not begin so"
+        ) from None
+    return secret
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -160,10 +180,13 @@ class Settings(BaseModel):
         alias="SPOTIFY_PIPELINE_REVALIDATE_URL",
         description="The app's cache hook, called after new results. Unset: no call.",
     )
-    revalidate_secret: SecretStr | None = Field(
+    revalidate_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = Field(
         None,
         alias="SPOTIFY_PIPELINE_REVALIDATE_SECRET",
-        description="Signs the cache hook's calls (HMAC-SHA256).",
+        description=(
+            "Signs the cache hook's calls (HMAC-SHA256, Standard Webhooks): `whsec_` and base64, "
+            "or any other text."
+        ),
     )
     alert_url: SecretUrl | None = Field(
         None,

@@ -102,3 +102,12 @@ def test_no_secret_stands_in_the_settings_as_text() -> None:
     assert CANARY not in repr(settings)
     assert CANARY not in str(settings)
     assert CANARY not in settings.model_dump_json()
+
+
+def test_a_webhook_secret_that_claims_to_be_base64_has_to_be() -> None:
+    name = "SPOTIFY_PIPELINE_REVALIDATE_SECRET"
+    for good in ("words of any kind", "whsec_a2V5a2V5"):
+        assert load_settings({name: good}).revalidate_secret
+    with pytest.raises(ConfigurationError, match=r"base64 after whsec_") as refused:
+        load_settings({name: "whsec_not base64!"})
+    assert "not base64!" not in str(refused.value)

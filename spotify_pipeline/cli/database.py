@@ -32,16 +32,21 @@ def opened_database(settings: Settings) -> Iterator[Engine]:
     "init-db",
     epilog=example(
         "spotify-pipeline init-db",
+        "spotify-pipeline init-db --dry-run",
         "SPOTIFY_PIPELINE_DATABASE_URL=postgresql://me@db.example.com/app spotify-pipeline init-db",
     ),
 )
-def init_db() -> None:
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and change nothing.")
+def init_db(dry_run: bool) -> None:
     """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
     from spotify_pipeline.storage.postgres import schema
     from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
     from spotify_pipeline.storage.postgres.roles import AppRole, create_statement, give_rights
 
     settings = load_settings()
+    if dry_run:
+        _say_what_would_happen(settings)
+        return
     engine = open_engine(settings)
     try:
         before, newest = schema.current_revision(engine), schema.newest_revision()
@@ -74,3 +79,34 @@ def _what_happened(before: str | None, newest: str) -> str:
             "its functions, views and time zones were written again."
         )
     return f"Upgraded the schema spotify_pipeline from revision {before} to {newest}."
+
+
+def _say_what_would_happen(settings: Settings) -> None:
+    """Connects to a database that exists, and writes nothing. Raises SchemaOutdated if refused."""
+    from spotify_pipeline.storage.postgres import roles, schema
+
+    newest = schema.newest_revision()
+    if is_missing(settings):
+        click.echo(
+            f"Would create an embedded Postgres in {settings.home}, the schema spotify_pipeline at "
+            f"revision {newest} and the role {settings.app_role}."
+        )
+        return
+    engine = open_engine(settings)
+    try:
+        before = schema.upgradable_revision(engine)
+        with engine.connect() as conn:
+            has_role = roles.exists(conn, settings.app_role)
+    finally:
+        engine.dispose()
+    if before is None:
+        click.echo(f"Would create the schema spotify_pipeline at revision {newest}.")
+    elif before == newest:
+        click.echo(f"The schema is at revision {newest}: would only write its functions again.")
+    else:
+        click.echo(
+            f"Would upgrade the schema spotify_pipeline from revision {before} to {newest}: stop "
+            "the pipeline and make a backup first."
+        )
+    rights = "Would set the rights of" if has_role else "Would create"
+    click.echo(f"{rights} the role {settings.app_role}.")

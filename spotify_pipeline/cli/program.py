@@ -28,6 +28,18 @@ COMMANDS = {
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
     "keys": ("keys:keys", "Make, list, rotate and drop the keys that open refresh tokens."),
     "simulator": ("simulator:simulator", "Serve a local Spotify with synthetic listeners."),
+    "healthy": (
+        "operate.healthy:healthy",
+        "Say whether the pipeline lives, and exit 1 if it does not.",
+    ),
+    "backup": (
+        "operate.backup:backup",
+        "Write a backup of both databases; `restore` reads it.",
+    ),
+    "restore": (
+        "operate.backup:restore",
+        "Restore a backup of `backup`, upgraded to this version.",
+    ),
     "doctor": ("doctor.command:doctor", "Check configuration, database, keys, Spotify and users."),
 }
 

@@ -214,9 +214,9 @@ class _Cautious:
 
 
 def _damaged(name: str, error: Exception) -> BadExport:
-    if isinstance(error, PermissionError):
-        return BadExport(f"{name} cannot be opened: permission denied.")
-    return BadExport(f"{name} is damaged ({type(error).__name__}). Download it from Spotify again.")
+    if isinstance(error, OSError) and error.strerror:
+        return BadExport(f"{name} cannot be read: {error.strerror}.")
+    return BadExport(f"{name} is damaged. Download it from Spotify again.")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,8 +1,12 @@
 """POSTs to addresses that the operator gave: the app's cache hook, and the alert hook.
 
-The body of the cache hook is `{"user_ids": […]}`. The headers `X-Spotify-Pipeline-Timestamp` (Unix
-seconds) and `X-Spotify-Pipeline-Signature` (`sha256=` and the hex HMAC-SHA256 of timestamp + "." +
-body under the shared secret) let the app refuse forged and old calls.
+The body of the cache hook is `{"user_ids": […]}`. Its signature lets the app refuse forged and old
+calls. It comes in two forms, each with the time of the call in Unix seconds:
+
+- Standard Webhooks, which libraries of most languages verify: `webhook-id`, `webhook-timestamp` and
+  `webhook-signature` (`v1,` and the base64 HMAC-SHA256 of id + "." + timestamp + "." + body).
+- For a few lines of own code: `X-Spotify-Pipeline-Timestamp` and `X-Spotify-Pipeline-Signature`
+  (`sha256=` and the hex HMAC-SHA256 of timestamp + "." + body).
 """
 
 import hashlib
@@ -10,14 +14,16 @@ import hmac
 import json
 import logging
 import time
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import requests
 from urllib3.exceptions import HTTPError
 
-from spotify_pipeline.settings import LOOPBACK
+from spotify_pipeline.settings import LOOPBACK, webhook_key
 from spotify_pipeline.spotify.deadline_adapter import Deadline, DeadlineAdapter, keeping
 from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.pipeline import Pipeline
@@ -49,11 +55,10 @@ def revalidate_profiles(pipeline: Pipeline, user_ids: Sequence[str]) -> StepRows
     if not (user_ids and url and secret):
         return StepRows(total=0)
     body = json.dumps({"user_ids": list(user_ids)}).encode()
-    timestamp = str(int(pipeline.now().timestamp()))
-    headers = {
-        "X-Spotify-Pipeline-Timestamp": timestamp,
-        "X-Spotify-Pipeline-Signature": signature(secret.get_secret_value(), timestamp, body),
-    }
+    # The same for every try: an app may drop an id that it has seen.
+    headers = signed_headers(
+        secret.get_secret_value(), f"msg_{uuid4().hex}", int(pipeline.now().timestamp()), body
+    )
     pauses = iter(PAUSES_SECONDS)
     while complaint := post("The cache hook", url, body, TIMEOUT_SECONDS, headers):
         pause = next(pauses, None)
@@ -64,10 +69,18 @@ def revalidate_profiles(pipeline: Pipeline, user_ids: Sequence[str]) -> StepRows
     return StepRows(total=1, new=1)
 
 
-def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """What the app computes again to check a call."""
-    mac = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
-    return f"sha256={mac.hexdigest()}"
+def signed_headers(secret: str, id_: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers of a call, at `timestamp` (Unix seconds): what the app computes again."""
+    key, seconds = webhook_key(secret), str(timestamp).encode()
+    standard = hmac.digest(key, b".".join((id_.encode(), seconds, body)), "sha256")
+    own = hmac.new(secret.encode(), seconds + b"." + body, hashlib.sha256)
+    return {
+        "webhook-id": id_,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": f"v1,{b64encode(standard).decode()}",
+        "X-Spotify-Pipeline-Timestamp": str(timestamp),
+        "X-Spotify-Pipeline-Signature": f"sha256={own.hexdigest()}",
+    }
 
 
 def post(

@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import URL, Connection, Engine, text, update
+from standardwebhooks import WebhookVerificationError
 
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.webhooks import signature
+from spotify_pipeline.sync.webhooks import signed_headers
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
 
 PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()
@@ -113,11 +114,7 @@ def test_a_token_that_the_page_seals_opens() -> None:
 def call() -> tuple[dict[str, str], bytes]:
     """A call of the cache hook as the pipeline makes it."""
     body = json.dumps({"user_ids": ["mira"]}).encode()
-    timestamp = str(int(time.time()))
-    return {
-        "X-Spotify-Pipeline-Timestamp": timestamp,
-        "X-Spotify-Pipeline-Signature": signature("secret", timestamp, body),
-    }, body
+    return signed_headers("secret", "msg_1", int(time.time()), body), body
 
 
 def test_the_check_of_the_page_believes_a_genuine_call_and_no_other(
@@ -129,12 +126,30 @@ def test_the_check_of_the_page_believes_a_genuine_call_and_no_other(
     assert not is_genuine("another", headers, body)
     assert not is_genuine("secret", headers, body + b" ")
     assert not is_genuine("secret", {}, body)
-    for name in headers:
+    for name in [name for name in headers if name.startswith("X-")]:
         for wrong in ("", "sha256=", "é", headers[name] + "0"):
             assert not is_genuine("secret", headers | {name: wrong}, body)
-    old = str(int(time.time()) - 3600)
-    replayed = {
-        "X-Spotify-Pipeline-Timestamp": old,
-        "X-Spotify-Pipeline-Signature": signature("secret", old, body),
-    }
+    replayed = signed_headers("secret", "msg_1", int(time.time()) - 3600, body)
     assert not is_genuine("secret", replayed, body)
+
+
+@pytest.mark.parametrize(
+    "secret", ["a secret – of words", "whsec_" + b64encode(b"k" * 24).decode()]
+)
+def test_the_library_of_standard_webhooks_believes_a_genuine_call_and_no_other(
+    secret: str,
+) -> None:
+    verified = snippet("verified")
+    body = json.dumps({"user_ids": ["mira", "ben ✓"]}).encode()
+    headers = signed_headers(secret, "msg_1", int(time.time()), body)
+    assert verified(secret, headers, body) == {"user_ids": ["mira", "ben ✓"]}
+    old = signed_headers(secret, "msg_1", int(time.time()) - 3600, body)
+    for forged in (
+        (secret[:-4] + "BBBB", headers, body),
+        (secret, headers, body + b" "),
+        (secret, headers | {"webhook-id": "msg_2"}, body),
+        (secret, headers | {"webhook-signature": "v1,AAAA"}, body),
+        (secret, old, body),
+    ):
+        with pytest.raises(WebhookVerificationError):
+            verified(*forged)

@@ -111,3 +111,21 @@ def test_dagsters_database_is_made_on_a_server_of_ones_own_closed_to_others(
             assert "dagster" not in run("init-db").stdout
         finally:
             conn.execute(text("DROP DATABASE IF EXISTS dagster"))
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(run, environ, empty, tmp_path):
+    said = run("init-db", "--dry-run")
+    assert said.exit_code == 0
+    assert (
+        f"Would create the schema spotify_pipeline at revision {newest_revision()}" in said.stdout
+    )
+    with empty.connect() as conn:
+        assert conn.scalar(text("SELECT to_regnamespace('spotify_pipeline')")) is None
+    assert run("init-db").exit_code == 0
+    assert "would only write its functions again" in run("init-db", "--dry-run").stdout
+    with empty.begin() as conn:
+        conn.execute(text("UPDATE spotify_pipeline.alembic_version SET version_num = '9999'"))
+    assert run("init-db", "--dry-run").exit_code == 2
+    environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
+    assert "Would create an embedded Postgres" in run("init-db", "--dry-run").stdout
+    assert not (tmp_path / "home").exists()

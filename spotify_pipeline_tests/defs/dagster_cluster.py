@@ -105,9 +105,10 @@ class DagsterCluster:
         kill_tree(*processes)
         for child, environ in zip(killed, environs, strict=True):
             child.process.wait()
-            self._replace(child, environ)
+            self.start_again(child, environ)
 
-    def _replace(self, old: Child, environ: dict[str, str]) -> None:
+    def start_again(self, old: Child, environ: dict[str, str]) -> None:
+        """Starts a process that was killed."""
         with old.log.open("ab") as log:
             process = subprocess.Popen(
                 old.process.args,

@@ -1,5 +1,6 @@
 """A hostile or broken export is refused in one sentence that names it, with bounded memory."""
 
+import contextlib
 import io
 import json
 import os
@@ -10,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.exports import archives
-from spotify_pipeline_tests.exports.rows import account, extended, read, write, write_zip
+from spotify_pipeline.exports.reader import read_exports
+from spotify_pipeline_tests.exports.rows import NOW, account, extended, read, write, write_zip
 
 ROWS = json.dumps([extended() for _ in range(50)]).encode()
 HISTORY = "Streaming_History_Audio_2024_0.json"
@@ -218,7 +222,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UsageError, match=f"{HISTORY} cannot be opened: permission denied"):
+    with pytest.raises(UsageError, match=f"{HISTORY} cannot be read: Permission denied"):
         read(path)
 
 
@@ -250,3 +254,36 @@ def test_hostile_names_are_shown_without_control_characters(tmp_path: Path) -> N
     path = write_zip(tmp_path / "a.zip", {"evil\x1b[31m\n.json": [account()]})
     files, [row] = read(path)
     assert row.file == files[0].name == "a.zip/evil\ufffd[31m\ufffd.json"
+
+
+GOOD = json.dumps([extended(), account()]).encode()
+
+
+def _good_zip() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("data/StreamingHistory0.json", json.dumps([account()] * 3))
+        made.writestr("data/Userdata.json", "{}")
+    return out.getvalue()
+
+
+EDITS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_size=4)), min_size=1, max_size=8
+)
+
+
+@pytest.mark.parametrize("good", [GOOD, _good_zip()], ids=["json", "zip"])
+@given(edits=EDITS)
+def test_damaged_bytes_are_read_or_refused_and_never_anything_else(
+    good: bytes, edits: list[tuple[float, int, bytes]]
+) -> None:
+    """Bytes are cut out and others put in at random places."""
+    content = bytearray(good)
+    for share, cut, put in edits:
+        at = int(share * len(content))
+        content[at : at + cut] = put
+    upload = archives.Upload("x.zip", io.BytesIO(bytes(content)))
+    with contextlib.suppress(UsageError):
+        for found in read_exports([upload], now=NOW, include_incognito=False):
+            plays = sum(1 for _ in found.rows())
+            assert plays + found.counts.total() == found.rows_read

@@ -29,6 +29,15 @@ def is_missing(settings: Settings) -> bool:
     return settings.database_url is None and not PostgresHome(settings.home).data.exists()
 
 
+def is_running(settings: Settings) -> bool:
+    """Whether connecting starts no embedded server: it runs already, or an own one is used."""
+    if settings.database_url is not None:
+        return True
+    from spotify_pipeline.storage.embedded import client as embedded
+
+    return embedded.running_server(settings.home) is not None
+
+
 def dagster_url(settings: Settings) -> URL:
     """Dagster's own database: DAGSTER_PG_URL, or `dagster` on the same server."""
     if settings.dagster_pg_url is not None:

@@ -131,6 +131,14 @@ def _refuse_foreign(found: str) -> None:
         )
 
 
+def upgradable_revision(engine: Engine) -> str | None:
+    """The revision that init_db would begin with. Raises SchemaOutdated if it would refuse it."""
+    found = current_revision(engine)
+    if found is not None:
+        _refuse_foreign(found)
+    return found
+
+
 def current_revision(engine: Engine) -> str | None:
     """The revision that the database is at; None without our schema."""
     with engine.connect() as connection:

@@ -1,11 +1,19 @@
 """With a real code server, webserver and daemon: a request, and one run per user."""
 
-import dagster as dg
-import pytest
+import json
+import subprocess
+import sys
 
+import dagster as dg
+import psutil
+import pytest
+from sqlalchemy import text
+
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster
+from spotify_pipeline.storage.postgres.database import open_dagster_engine
+from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster, kill_tree
 from spotify_pipeline_tests.defs.definitions_fixture import materialized
 
 pytestmark = pytest.mark.xdist_group("daemon")
@@ -44,3 +52,31 @@ def test_a_user_has_one_run_at_a_time(cluster: DagsterCluster) -> None:
     assert first.end_time is not None
     assert second.start_time is not None
     assert first.end_time <= second.start_time
+
+
+def test_healthy_sees_a_daemon_that_died_a_minute_ago_and_its_successor(
+    cluster: DagsterCluster,
+) -> None:
+    def code() -> int:
+        command = [sys.executable, "-m", "spotify_pipeline.cli.main", "healthy", "--json"]
+        done = subprocess.run(
+            [*command, "--only", "daemon"], capture_output=True, text=True, check=False
+        )
+        assert json.loads(done.stdout)[0]["part"] == "daemon"
+        return done.returncode
+
+    cluster.stack.wait(SECONDS, lambda: code() == 0, "the first heartbeat")
+    (daemon,) = (child for child in cluster.stack.children if child.name == "daemon")
+    process = psutil.Process(daemon.process.pid)
+    environ = process.environ()
+    kill_tree(process)
+    daemon.process.wait()
+    engine = open_dagster_engine(load_settings())
+    with engine.begin() as conn:
+        # A minute passes.
+        minute_ago = "timestamp = timestamp - interval '61 seconds'"
+        conn.execute(text(f"UPDATE daemon_heartbeats SET {minute_ago}"))
+    engine.dispose()
+    assert code() == 1
+    cluster.start_again(daemon, environ)
+    cluster.stack.wait(SECONDS, lambda: code() == 0, "the heartbeat of another daemon")

@@ -1,0 +1,1 @@
+"""The commands of those who run the pipeline for others: is it alive, backups, metrics."""
