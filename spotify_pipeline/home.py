@@ -34,9 +34,11 @@ def private_log(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file, 0600."""
-    with private_log(path) as file:
+    """Write a file, 0600, which takes its name when it is complete: others may be reading it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with private_log(partial) as file:
         file.write(text.encode())
+    partial.replace(path)
 
 
 def open_to_others(home: Path) -> Iterator[Path]:
