@@ -6,9 +6,8 @@ them wider. The home itself is only made: as root, another account has to pass t
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 # For processes that make files by themselves, as Dagster's do.
 UMASK = 0o077
@@ -24,19 +23,12 @@ def private_folder(home: Path, name: str) -> Path:
     return folder
 
 
-@contextmanager
-def private_log(path: Path) -> Iterator[IO[bytes]]:
-    """Yields an empty file to write to, 0600."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        _close(path)
-        yield file
-
-
 def write_private(path: Path, text: str) -> None:
     """Write a file, 0600, which takes its name when it is complete: others may be reading it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with private_log(partial) as file:
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        _close(partial)
         file.write(text.encode())
     partial.replace(path)
 

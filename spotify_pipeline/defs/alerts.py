@@ -10,6 +10,7 @@ from spotify_pipeline.defs.resources import PipelineResource
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL, if that is set.",
 )
 def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
     """Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL."""
@@ -26,4 +27,4 @@ def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource
     with pipeline.opened() as opened:
         sent = notify_operator(opened, failed_runs)
     counts = ", ".join(f"{count} {event}" for event, count in sent.items())
-    return dg.SkipReason(f"Told: {counts}." if sent else "Nothing to tell.")
+    return dg.SkipReason(f"Alerted of {counts}." if sent else "Nothing is wrong.")

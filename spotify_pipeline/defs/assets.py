@@ -4,16 +4,16 @@ One Dagster step for all assets instead of ten: as fast, with a third fewer even
 failed is not materialized, all others are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from spotify_pipeline.defs.instance.event_batches import store_materializations
-from spotify_pipeline.defs.metadata import asset_key, asset_specs, lineage_metadata
+from spotify_pipeline.defs.metadata import CODE_VERSIONS, asset_key, asset_specs, lineage_metadata
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import picture_metadata, wants_picture
+from spotify_pipeline.defs.pictures import picture_metadata
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.defs.user_sync_check import (
@@ -23,9 +23,16 @@ from spotify_pipeline.defs.user_sync_check import (
     log_evaluation,
     stored_evaluation,
 )
-from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, STEPS
+from spotify_pipeline.domain.steps import (
+    DAILY_LISTENING,
+    MUSIC_PERSONALITY,
+    PROFILE_REVALIDATION,
+    RECENTLY_PLAYED,
+    STEPS,
+)
 
 if TYPE_CHECKING:
+    from spotify_pipeline.storage.listening.weeks import Week
     from spotify_pipeline.sync.outcome import StepRows, UserOutcome
     from spotify_pipeline.sync.pipeline import Pipeline
 
@@ -34,7 +41,7 @@ WAIT_SECONDS = 30
 
 
 @dg.multi_asset(
-    name="sync_listener",
+    name="sync_user_assets",
     specs=list(asset_specs()),
     check_specs=[USER_SYNC_OK],
     can_subset=True,
@@ -65,14 +72,15 @@ def user_assets(
             else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
         )
         checks = [_check(context, opened, outcome) for outcome in outcomes]
-        picture = _picture(context, opened, outcomes)
+        weeks = weeks_of(opened, outcomes)
+        picture = _picture(opened, outcomes)
     if len(outcomes) == 1:
         (outcome,) = outcomes
         for step, rows in outcome.done.items():
             yield dg.MaterializeResult(
                 asset_key(step),
                 metadata={
-                    **row_metadata(rows),
+                    **step_metadata(step, rows, weeks.get(outcome.user_id)),
                     **lineage_metadata(step),
                     **(picture if step == MUSIC_PERSONALITY else {}),
                 },
@@ -80,7 +88,10 @@ def user_assets(
     else:
         # Not yielded: Dagster would mark every partition of the run as materialized, those of
         # failed users too.
-        done = (materializations(outcome.user_id, outcome.done) for outcome in outcomes)
+        done = (
+            materializations(outcome.user_id, outcome.done, weeks.get(outcome.user_id))
+            for outcome in outcomes
+        )
         store_materializations(context, chain.from_iterable(done))
     for check in filter(None, checks):
         if len(outcomes) == 1 and context.selected_asset_check_keys:
@@ -110,38 +121,60 @@ def _check(
     return stored_evaluation(pipeline, outcome.user_id)
 
 
-def _picture(
-    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcomes: "list[UserOutcome]"
-) -> dict[str, dg.MetadataValue]:
-    """The portrait, for a run of one user from the UI with a new personality; else {}."""
+def _picture(pipeline: "Pipeline", outcomes: "list[UserOutcome]") -> dict[str, dg.MetadataValue]:
+    """The portrait, for a run of one user with a personality; else {}."""
     if len(outcomes) != 1 or MUSIC_PERSONALITY not in outcomes[0].done:
         return {}
-    return (
-        picture_metadata(pipeline, outcomes[0].user_id) if wants_picture(context.run.tags) else {}
-    )
+    return picture_metadata(pipeline, outcomes[0].user_id)
 
 
-def row_metadata(rows: "StepRows") -> dict[str, int | str]:
-    """Row counts, never titles or names, and which fields Spotify did not send."""
-    counts: dict[str, int | str] = {
-        "dagster/partition_row_count": rows.total,
-        "new": rows.new,
-        "changed": rows.changed,
-    }
+def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
+    """The last 7 days of the users of these outcomes for whom something was done."""
+    from spotify_pipeline.storage.listening.weeks import read_weeks
+
+    user_ids = [outcome.user_id for outcome in outcomes if outcome.done]
+    if not user_ids:
+        return {}
+    with pipeline.engine.connect() as conn:
+        return read_weeks(conn, user_ids, pipeline.now())
+
+
+def step_metadata(step: str, rows: "StepRows", week: "Week | None") -> dict[str, int | str]:
+    """What changed, in numbers: never titles or names. And which fields Spotify did not send."""
+    numbers: dict[str, int | str] = {}
+    if step != PROFILE_REVALIDATION:
+        numbers = {
+            "dagster/partition_row_count": rows.total,
+            "new rows": rows.new,
+            "changed rows": rows.changed,
+        }
+    elif not rows.remark:
+        numbers["the app"] = "was notified" if rows.new else "has no webhook"
+    if week and step == RECENTLY_PLAYED:
+        numbers["plays in the last 7 days"] = week.plays
+    elif week and step == DAILY_LISTENING:
+        numbers["minutes in the last 7 days"] = week.minutes
+        numbers["complete days"] = f"{week.complete_days} of {week.days} with listening"
+    elif week and week.tags and step == MUSIC_PERSONALITY:
+        numbers["tags"] = ", ".join(week.tags)
     if rows.not_provided:
-        counts["not provided by Spotify"] = ", ".join(rows.not_provided)
+        numbers["not provided by Spotify"] = ", ".join(rows.not_provided)
     if rows.remark:
-        counts["remark"] = rows.remark
-    return counts
+        numbers["remark"] = rows.remark
+    return numbers
 
 
 def materializations(
-    user_id: str, done: "Mapping[str, StepRows]"
+    user_id: str, done: "Mapping[str, StepRows]", week: "Week | None"
 ) -> Iterator[dg.AssetMaterialization]:
     """One per step, on the user's partition."""
     for step, rows in done.items():
         yield dg.AssetMaterialization(
-            asset_key(step), partition=user_id, metadata=row_metadata(rows)
+            asset_key(step),
+            partition=user_id,
+            metadata=step_metadata(step, rows, week),
+            # Dagster itself adds it to what a step yields.
+            tags={"dagster/code_version": CODE_VERSIONS[step]} if step in CODE_VERSIONS else None,
         )
 
 

@@ -1,13 +1,15 @@
 """Asset specs and their metadata in the UI: descriptions, columns and column lineage."""
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 
 import dagster as dg
 from sqlalchemy import Table
 
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain import steps as s
-from spotify_pipeline.domain.personality.definition import METRICS
+from spotify_pipeline.domain.model import DAYS_VERSION
+from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
 
 OWNERS = ["team:listening"]
@@ -18,8 +20,18 @@ TABLES: dict[str, Table] = {
     **dict.fromkeys(s.TOP_TRACKS, t.user_top_tracks),
     s.DAILY_LISTENING: t.daily_listening,
     s.MUSIC_PERSONALITY: t.music_personality,
-    s.PROFILE_REVALIDATION: t.sync_state,
 }
+
+# Of the definitions that stored values follow.
+CODE_VERSIONS = {
+    s.DAILY_LISTENING: str(DAYS_VERSION),
+    s.MUSIC_PERSONALITY: str(definition.VERSION),
+}
+
+# Some user's plays change every day: none for longer means that nothing is collected any more.
+COLLECTED_WITHIN = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=26), warn_window=timedelta(hours=13)
+)
 
 _RANGES = {
     "short_term": "about the last 4 weeks",
@@ -60,6 +72,11 @@ _KINDS: dict[str, tuple[str, ...]] = {
     s.PROFILE_REVALIDATION: ("webhook",),
 }
 
+_LAYERS: dict[str, str] = {
+    **dict.fromkeys(s.FETCHED, "fetched"),
+    **dict.fromkeys(s.REBUILT, "computed"),
+    s.PROFILE_REVALIDATION: "delivered",
+}
 
 _SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
 
@@ -87,13 +104,14 @@ LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
             ("unique_tracks", "unique_artists", "top_track_id", "top_artist_id"),
             (_TRACK, *_COUNTED),
         ),
+        "basis": _COUNTED,
         "completeness": (_PLAYED_AT,),
     },
     s.MUSIC_PERSONALITY: {
         "user_id": (f"{s.DAILY_LISTENING}.user_id",),
         "play_count": (_PLAYED_AT, *_COUNTED),
         # The default, for the metrics that are not listed below: the tracks of the window.
-        **{metric.column: (_TRACK, *_COUNTED) for metric in METRICS},
+        **{metric.column: (_TRACK, *_COUNTED) for metric in definition.METRICS},
         **dict.fromkeys(_OF_HOURS, (_PLAYED_AT, *_COUNTED)),
         **dict.fromkeys(_OF_STREAKS, _STREAK),
         "taste_stability": (f"{_SHORT}.spotify_id", f"{_LONG}.spotify_id"),
@@ -112,7 +130,6 @@ def asset_key(step: str) -> dg.AssetKey:
 def asset_specs() -> Iterator[dg.AssetSpec]:
     """One spec per step, in graph order. Skippable, because a failed step yields nothing."""
     for step, needed in s.NEEDS.items():
-        table = TABLES[step]
         yield dg.AssetSpec(
             asset_key(step),
             deps=[asset_key(other) for other in needed],
@@ -122,13 +139,20 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
             group_name=asset_key(step).path[0] if "/" in step else "listening",
             kinds=set(_KINDS[step]),
             owners=OWNERS,
+            tags={"layer": _LAYERS[step]},
+            code_version=CODE_VERSIONS.get(step),
+            freshness_policy=COLLECTED_WITHIN if step == s.RECENTLY_PLAYED else None,
             partitions_def=user_partitions,
-            metadata={
-                "dagster/table_name": table.fullname,
-                "dagster/column_schema": column_schema(table),
-                **lineage_metadata(step),
-            },
+            metadata={**table_metadata(step), **lineage_metadata(step)},
         )
+
+
+def table_metadata(step: str) -> dict[str, str | dg.TableSchema]:
+    """The name of an asset's table, and its columns."""
+    table = TABLES.get(step)
+    if table is None:
+        return {}
+    return {"dagster/table_name": table.fullname, "dagster/column_schema": column_schema(table)}
 
 
 def column_schema(table: Table) -> dg.TableSchema:

@@ -15,6 +15,10 @@ user_partitions = dg.DynamicPartitionsDefinition(name="spotify_users")
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Keeps one partition per row of the table users, and deletes what Dagster stores about "
+        "forgotten users."
+    ),
 )
 def partition_reconciler(
     context: dg.SensorEvaluationContext, pipeline: PipelineResource

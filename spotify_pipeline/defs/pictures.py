@@ -6,12 +6,10 @@ events of that partition.
 
 import base64
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
 from spotify_pipeline.portrait.picture import picture
 from spotify_pipeline.storage.listening.portrait import read_portrait
 
@@ -19,11 +17,6 @@ if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
-
-
-def wants_picture(tags: Mapping[str, str]) -> bool:
-    """Whether the run was launched in the UI: by no request, no schedule and no command."""
-    return not {DISPATCH_KEY, TRIGGER} & tags.keys()
 
 
 def picture_metadata(pipeline: "Pipeline", user_id: str) -> dict[str, dg.MetadataValue]:

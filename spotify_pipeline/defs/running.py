@@ -118,7 +118,7 @@ def new_rows(result: dg.ExecuteInProcessResult) -> dict[str, int]:
     for event in result.all_events:
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
             materialization = event.step_materialization_data.materialization
-            new = materialization.metadata.get("new")
+            new = materialization.metadata.get("new rows")
             if isinstance(new, dg.IntMetadataValue) and new.value is not None:
                 gained["/".join(materialization.asset_key.path)] = new.value
     return gained

@@ -118,6 +118,7 @@ weekly_top_refresh = _sync_schedule(
     cron_schedule="30 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Checks the record of all users and does its upkeep, every hour at half past.",
 )
 def health_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Starts the hourly job: maintenance, deletion of old logs and runs, asset checks."""

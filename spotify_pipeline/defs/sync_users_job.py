@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from spotify_pipeline.defs.assets import materializations
+from spotify_pipeline.defs.assets import materializations, weeks_of
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.instance.executors import chunk_executor
 from spotify_pipeline.defs.resources import PipelineResource
@@ -121,7 +121,11 @@ def sync_chunk(
 
     def emit(outcomes: "Sequence[UserOutcome]") -> None:
         # Only changes: an unchanged asset would cost an event per user and poll.
-        changed = (materializations(outcome.user_id, outcome.changes) for outcome in outcomes)
+        weeks = weeks_of(opened, [outcome for outcome in outcomes if outcome.changes])
+        changed = (
+            materializations(outcome.user_id, outcome.changes, weeks.get(outcome.user_id))
+            for outcome in outcomes
+        )
         store_materializations(context, chain.from_iterable(changed))
 
     with (

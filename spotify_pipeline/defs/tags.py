@@ -1,17 +1,20 @@
-"""The tags of runs: what started a run, and which requests it answers."""
+"""The tags of runs: what started a run, and which requests it answers.
+
+The UI hides tags that begin with `.dagster/`: those are for the pipeline itself.
+"""
 
 import dagster as dg
 
 # request, scheduled, manual
 TRIGGER = "spotify/trigger"
 # The rows of sync_requests that a run answers.
-DISPATCH_KEY = "spotify/dispatch_key"
+DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 # The schedule that started a run, to find out whether its previous run is in progress.
-SCHEDULE = "spotify/schedule"
+SCHEDULE = ".dagster/spotify_schedule"
 PRIORITY = "dagster/priority"
 MAX_RETRIES = "dagster/max_retries"
 # The host of a run that a command executes in its own process.
-HOST = "spotify/host"
+HOST = ".dagster/spotify_host"
 
 
 def request_key(run: dg.DagsterRun) -> str | None:

@@ -15,6 +15,10 @@ TIME_RANGES: tuple[TimeRange, ...] = ("short_term", "medium_term", "long_term")
 # The permissions that a user is asked for, exactly these and no others.
 SCOPES = ("user-read-recently-played", "user-top-read")
 
+# Of the rules of daily_listening. Raise it with every change that can change a stored day: Dagster
+# then shows which partitions to rebuild.
+DAYS_VERSION = 2
+
 # An export lists skips too; Spotify itself, and so its API, counts a play from 30 seconds on.
 COUNTED_FROM_MS = 30_000
 # Two plays that end closer than this are offline plays stamped at upload, or an echo: the time

@@ -35,11 +35,11 @@ def test_failed_runs_are_told_once_and_counted(
     assert tick(instance) == "SPOTIFY_PIPELINE_ALERT_URL is not set."
     operator = ScriptedServer([answer(204)])
     monkeypatch.setenv("SPOTIFY_PIPELINE_ALERT_URL", f"{operator.url}/hook")
-    assert tick(instance) == "Nothing to tell."
+    assert tick(instance) == "Nothing is wrong."
     for _ in range(2):
         failing.execute_in_process(instance=instance, raise_on_error=False)
-    assert tick(instance) == "Told: 2 run_failed."
-    assert tick(instance) == "Nothing to tell."
+    assert tick(instance) == "Alerted of 2 run_failed."
+    assert tick(instance) == "Nothing is wrong."
     (call,) = operator.seen
     assert json.loads(call.body)["count"] == 2
     operator.close()

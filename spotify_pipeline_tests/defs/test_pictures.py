@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from spotify_pipeline.defs import pictures
-from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
+from spotify_pipeline.defs.tags import TRIGGER
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
 from spotify_pipeline.portrait.picture import picture
 from spotify_pipeline.storage.listening.portrait import read_portrait
@@ -40,30 +40,18 @@ def portrait() -> Portrait:
     return Portrait(tuple(days), tuple(range(24)), artists, TopList(), None, ())
 
 
-def test_a_run_launched_in_the_ui_shows_a_small_picture(
-    scenario: Scenario, instance: dg.DagsterInstance
+@pytest.mark.parametrize("tags", [{}, {TRIGGER: "manual"}], ids=["the UI", "a command"])
+def test_a_run_of_one_user_shows_a_small_picture(
+    scenario: Scenario, instance: dg.DagsterInstance, tags: dict[str, str]
 ) -> None:
     scenario.connect("anna")
-    markdown = picture_of(instance, materialize(instance, "anna").run_id)
+    markdown = picture_of(instance, materialize(instance, "anna", tags=tags).run_id)
     assert markdown is not None
     head, _, data = markdown.partition("(data:image/svg+xml;base64,")
     assert head.startswith("![")
     svg = base64.b64decode(data.removesuffix(")"), validate=True)
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     assert len(svg) < LARGEST
-
-
-@pytest.mark.parametrize(
-    "tags",
-    [{DISPATCH_KEY: "request-1-1", TRIGGER: "request"}, {TRIGGER: "manual"}],
-    ids=["a request", "a command"],
-)
-def test_other_runs_show_none(
-    scenario: Scenario, instance: dg.DagsterInstance, tags: dict[str, str]
-) -> None:
-    scenario.connect("anna")
-    result = materialize(instance, "anna", tags=tags)
-    assert picture_of(instance, result.run_id) is None
 
 
 def test_a_picture_that_cannot_be_drawn_fails_no_run(

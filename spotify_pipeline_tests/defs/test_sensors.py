@@ -19,7 +19,7 @@ from spotify_pipeline_tests.defs.definitions_fixture import definitions_of, eval
 from spotify_pipeline_tests.storage.rows import sync_status
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
-DISPATCH_KEY = "spotify/dispatch_key"
+DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 
 
 @pytest.fixture(autouse=True)
@@ -302,8 +302,8 @@ def test_a_tick_says_what_it_did_in_numbers(three: Scenario, instance: dg.Dagste
     said = evaluated(sync_request_sensor, instance)
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == (
-        "0 requests assigned, 0 runs asked for; of ended runs 1 requests tried again, 0 failed, "
-        "1 cancelled; 2 open before."
+        "1 requests of crashed runs tried again, 1 requests of cancelled runs cancelled, "
+        "2 requests in progress."
     )
 
 

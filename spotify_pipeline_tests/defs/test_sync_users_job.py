@@ -105,7 +105,7 @@ def test_only_what_changed_is_shown_again(five: Scenario, instance: dg.DagsterIn
     shown = materialized(instance, result.run_id)
     assert {user_id for _, user_id in shown} == {"ben"}
     assert {step for step, _ in shown} >= {RECENTLY_PLAYED, DAILY_LISTENING}
-    assert shown[RECENTLY_PLAYED, "ben"]["new"] == 1
+    assert shown[RECENTLY_PLAYED, "ben"]["new rows"] == 1
 
 
 def test_the_failure_of_one_leaves_the_others_right_and_is_reported_in_numbers(

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import requests
 
+from spotify_pipeline.cli.local.logs import keep_log
 from spotify_pipeline.defs.running import dagster_home, opened_instance
 from spotify_pipeline.errors import PipelineError
-from spotify_pipeline.home import UMASK, private_folder, private_log, write_private
+from spotify_pipeline.home import UMASK, private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 
 READY_SECONDS = 90
@@ -40,9 +41,13 @@ class Child:
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
+    logging: threading.Thread
 
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
+        if self.process.poll() is not None:
+            # The last words of a dead process, unless a child of its own keeps the pipe open.
+            self.logging.join(timeout=1)
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
@@ -142,19 +147,19 @@ def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str
     log = private_folder(settings.home, "logs") / f"{name.replace(' ', '-')}.log"
     # When this process is killed, its children must not live on and hold the database.
     with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    with private_log(log) as out:
-        process = subprocess.Popen(
-            [*with_parent, sys.executable, "-m", *arguments],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C is for us; we stop them in order.
-            start_new_session=True,
-            umask=UMASK,
-            preexec_fn=_default_signals,
-        )
-    return Child(name, process, log)
+    process = subprocess.Popen(
+        [*with_parent, sys.executable, "-m", *arguments],
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C is for us; we stop them in order.
+        start_new_session=True,
+        umask=UMASK,
+        preexec_fn=_default_signals,
+    )
+    assert process.stdout is not None
+    return Child(name, process, log, keep_log(process.stdout, log))
 
 
 def _default_signals() -> None:

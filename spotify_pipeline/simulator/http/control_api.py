@@ -8,6 +8,7 @@ import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, get_args
 
 from starlette.middleware import Middleware
@@ -204,7 +205,13 @@ def _exported(state: SimulatorState, options: Json) -> list[ExportedFile]:
         options.get("rows_per_file", 16_000),
     )
     first = max(since, year_ago) if form == "account" else since
-    return exporter.files(form, to_ms(first), to_ms(now))
+    return _files(exporter, form, to_ms(first), to_ms(now))
+
+
+@lru_cache(maxsize=1)
+def _files(exporter: Exporter, form: ExportFormat, since: int, now: int) -> list[ExportedFile]:
+    """Computed once for the archive and its books; not to be changed."""
+    return exporter.files(form, since, now)
 
 
 def calls(state: SimulatorState, options: Json) -> list[Json]:

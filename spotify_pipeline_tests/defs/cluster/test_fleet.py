@@ -139,7 +139,7 @@ def sleep_long(instance: dg.DagsterInstance) -> None:
 
 def await_run(cluster: DagsterCluster) -> str:
     """The id of the schedule's run, when it has ended."""
-    of_schedule = dg.RunsFilter(tags={"spotify/schedule": POLL})
+    of_schedule = dg.RunsFilter(tags={".dagster/spotify_schedule": POLL})
 
     def ended() -> list[str]:
         records = cluster.instance.get_run_records(of_schedule)

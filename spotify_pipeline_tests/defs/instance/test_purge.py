@@ -18,6 +18,7 @@ from dagster._serdes import deserialize_value
 from sqlalchemy import URL, select
 
 from spotify_pipeline.defs.partitions import partition_reconciler
+from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.definitions_fixture import (
     crashing,
@@ -56,13 +57,17 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lived(scenario: Scenario, instance: dg.DagsterInstance) -> Scenario:
-    """Two users who were synced in runs of their own and in a shared run; one run failed."""
+    """Two users, synced alone and in a shared run; the first failed once and has to reconnect."""
     scenario.connect(WHO, "Europe/Oslo")
     scenario.connect("otto")
     reconcile(instance)
     assert sync_all(instance).success
-    scenario.simulator.revoke(WHO)
+    fault = scenario.simulator.add_fault(ServerError(), user_id=WHO)
     assert not materialize(instance, WHO, steps=["recently_played"]).success
+    scenario.simulator.clear_faults(fault)
+    # Their partition says so, in an observation.
+    scenario.simulator.revoke(WHO)
+    assert materialize(instance, WHO, steps=["recently_played"]).success
     return scenario
 
 
@@ -96,7 +101,7 @@ def test_forgetting_removes_the_rows_at_once_and_every_trace_in_dagster_soon(
     (receipt,) = lived.rows(t.forgotten)
     assert receipt["user_id"] is None
     assert receipt["scrubbed_at"] >= receipt["forgotten_at"]
-    assert receipt["traces"]["runs"] == 1
+    assert receipt["traces"]["runs"] == 2
     assert receipt["traces"]["events"] > 0
 
 
@@ -111,7 +116,7 @@ def test_others_keep_their_partitions_materializations_and_runs(
     lived.forget(WHO)
     reconcile(instance)
     assert of_otto() == before
-    assert instance.get_runs_count() == runs - 1
+    assert instance.get_runs_count() == runs - 2
     assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
 
 
@@ -166,7 +171,7 @@ def test_a_purge_that_crashes_at_any_statement_is_completed_by_the_next(
     naming: Callable[[], dict[str, Any]],
     no_grace: None,
 ) -> None:
-    (run,) = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO}))
+    run, _ = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": WHO}))
     # Dagster's own errors name the user like this; only the run says whose event it is.
     instance.report_engine_event(f"Could not find a partition with key `{WHO}`.", run)
     lived.forget(WHO)

@@ -170,7 +170,7 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
     assert not sync_one(instance, "anna").success
 
     stored = everything_in(dagster_database)
-    assert "sync_listener" in stored
+    assert "sync_user_assets" in stored
     assert "UndefinedColumn" in stored
     out, err = capfd.readouterr()
     for place, said in {
