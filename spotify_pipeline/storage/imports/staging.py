@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 
 _LINES_AT_ONCE = 5_000
 
@@ -43,6 +43,8 @@ def staged_line(
 
 def stage_rows(conn: Connection, lines: Iterable[str]) -> None:
     """Stage these lines of `staged_line` until the transaction ends."""
+    # The default of 4 MB would sort a history of years on disk.
+    conn.execute(select(func.set_config("work_mem", "64MB", True)))
     conn.execute(_CREATE)
     with conn.connection.cursor().copy(_COPY) as copy:
         for block in _blocks(lines):
