@@ -14,7 +14,7 @@ from spotify_pipeline_tests.exports.rows import write
 from spotify_pipeline_tests.sync.imports.export_files import extended_row
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
-COMMAND = [sys.executable, "-m", "spotify_pipeline.cli.main", "import-history", "ada"]
+PROGRAM = [sys.executable, "-m", "spotify_pipeline.cli.main"]
 TABLES = (t.plays, t.imported_plays, t.imported_tracks, t.coverage, t.daily_listening)
 ROWS = 4_000
 
@@ -27,7 +27,13 @@ def test_an_import_killed_anywhere_and_run_again_is_one_import(
         for n in range(ROWS)
     ]
     path = write(tmp_path / "endsong_0.json", *rows)
-    environment = {**os.environ, **environ, "SPOTIFY_PIPELINE_HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        **environ,
+        "SPOTIFY_PIPELINE_HOME": str(tmp_path),
+    }
+    # Makes the database of Dagster too, to which imports are reported.
+    subprocess.run([*PROGRAM, "init-db"], env=environment, check=True, capture_output=True)
 
     def register() -> None:
         with scenario.pipeline.engine.begin() as conn:
@@ -37,7 +43,7 @@ def test_an_import_killed_anywhere_and_run_again_is_one_import(
         """Runs the import, killed after so many seconds; returns how long it took."""
         began = time.monotonic()
         with subprocess.Popen(
-            [*COMMAND, str(path)],
+            [*PROGRAM, "import-history", "ada", str(path)],
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
