@@ -85,6 +85,13 @@ def sync_many(
     )
 
 
+def check_health(instance: dg.DagsterInstance) -> None:
+    """Run the job health: the checks over all users. Does not raise when it fails."""
+    build_defs().resolve_job_def("health").execute_in_process(
+        instance=instance, run_config=QUIET, tags=MANUAL, raise_on_error=False
+    )
+
+
 def partition_keys(instance: dg.DagsterInstance) -> Sequence[str]:
     """The user_ids that are partitions in Dagster."""
     return instance.get_dynamic_partitions(user_partitions.name or "")

@@ -1,19 +1,22 @@
-"""`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
+"""`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over.
+
+Of seven or more, the seventh connects only at the end, and then the sixth has to reconnect.
+"""
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.demo.request import press_sync
-from spotify_pipeline.cli.demo.results import show_listeners, show_recount
+from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.defs.running import check_health, opened_instance, sync_one
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -32,6 +35,7 @@ from spotify_pipeline.terminal import example, progress
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)
 SEED = 1
+WITH_NEW_AND_LEAVING = 7
 
 
 @click.command(
@@ -40,7 +44,7 @@ SEED = 1
 @click.option("--once", is_flag=True, help="Stop after the tables instead of serving the UI.")
 @click.option(
     "--users",
-    default=5,
+    default=7,
     show_default=True,
     type=click.IntRange(1, 200),
     help="How many synthetic listeners.",
@@ -67,14 +71,21 @@ def demo(once: bool, users: int, port: int | None) -> None:
         listeners = simulator.listeners()
         clock = Clock(simulator)
         pipeline = running.enter_context(open_pipeline(settings, clock.now))
-        kept = _introduce(pipeline, listeners)
-        _live(pipeline, clock, listeners)
+        leaving, new = listeners[5:7] if len(listeners) >= WITH_NEW_AND_LEAVING else (None, None)
+        known = _known(pipeline, listeners)
+        kept = _introduce(pipeline, known, [one for one in listeners if one is not new])
+        _live(pipeline, clock, [one for one in listeners if one is not new or one.user_id in known])
+        kept |= _introduce(pipeline, known, [new] if new else [])
         _sync_through_dagster(settings, listeners)
+        if leaving:
+            simulator.revoke(leaving.user_id)
+            _sync_through_dagster(settings, [leaving])
         stack = running.enter_context(running_stack(settings, port))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
         show_recount(pipeline.engine, simulator, listeners, kept)
         if not once:
+            show_addresses(stack.url, listeners[0], leaving)
             serve(stack)
 
 
@@ -95,15 +106,23 @@ class Clock:
         self._simulator.set_clock(instant)
 
 
-def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, set[PlayKey]]:
+def _known(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, str]:
+    """The connection of each user of an earlier demo. Raises ConfigurationError for others."""
+    with pipeline.engine.connect() as conn:
+        known = {status.user_id: status.connection for status in user_statuses(conn)}
+    if strangers := known.keys() - {listener.user_id for listener in listeners}:
+        raise ConfigurationError(
+            f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
+            "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
+        )
+    return known
+
+
+def _introduce(
+    pipeline: Pipeline, known: Mapping[str, str], listeners: Sequence[ListenerInfo]
+) -> dict[str, set[PlayKey]]:
     """Register and connect who is new or has lost the connection; return what is stored."""
     with pipeline.engine.begin() as conn:
-        known = {status.user_id: status.connection for status in user_statuses(conn)}
-        if strangers := known.keys() - {listener.user_id for listener in listeners}:
-            raise ConfigurationError(
-                f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
-                "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
-            )
         for listener in listeners:
             if known.get(listener.user_id) in ELIGIBLE:
                 continue
@@ -149,12 +168,14 @@ def _instants(engine: Engine) -> list[datetime]:
 
 
 def _sync_through_dagster(settings: Settings, listeners: Sequence[ListenerInfo]) -> None:
-    """The newest state of every listener: the job sync_user on each partition."""
+    """The newest state of every listener: the job sync_user on each partition. Then the checks."""
     with (
-        progress("Materializing partitions in Dagster", len(listeners)) as advance,
+        progress("Materializing partitions in Dagster", len(listeners) + 1) as advance,
         opened_instance(settings) as instance,
     ):
         for number, listener in enumerate(listeners, 1):
             if not sync_one(instance, listener.user_id).success:
                 raise WorkFailed(f"The Dagster run of {listener.user_id} failed.")
             advance(number)
+        check_health(instance)
+        advance(len(listeners) + 1)
