@@ -104,6 +104,7 @@ LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
             ("unique_tracks", "unique_artists", "top_track_id", "top_artist_id"),
             (_TRACK, *_COUNTED),
         ),
+        "basis": _COUNTED,
         "completeness": (_PLAYED_AT,),
     },
     s.MUSIC_PERSONALITY: {
