@@ -32,6 +32,10 @@ COMMANDS = {
     ),
     "keys": ("keys:keys", "Make, list, rotate and drop the keys that open refresh tokens."),
     "simulator": ("simulator:simulator", "Serve a local Spotify with synthetic listeners."),
+    "serve": (
+        "operate.serve:serve",
+        "Run one process of a production set, in the foreground.",
+    ),
     "healthy": (
         "operate.healthy:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",
