@@ -24,11 +24,13 @@ def private_folder(home: Path, name: str) -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file, 0600."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Write a file, 0600, which takes its name when it is complete: others may be reading it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        _close(path)
+        _close(partial)
         file.write(text.encode())
+    partial.replace(path)
 
 
 def open_to_others(home: Path) -> Iterator[Path]:

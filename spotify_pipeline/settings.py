@@ -1,6 +1,7 @@
 """The environment, read once: every variable the project knows, its default and its check.
 
-Nothing else in the package reads configuration from the environment. Secrets are `SecretStr`: they
+Nothing else in the package reads configuration from the environment. Of each variable NAME there is
+NAME_FILE too, a file that holds its value. Secrets are `SecretStr`: they
 print as asterisks and leave only through `.get_secret_value()`.
 """
 
@@ -115,6 +116,11 @@ class Settings(BaseModel):
         "spotify_app",
         alias="SPOTIFY_PIPELINE_APP_ROLE",
         description="Role of the app in our database; `init-db` makes it and sets its rights.",
+    )
+    analyst_role: RoleName = Field(
+        "spotify_analyst",
+        alias="SPOTIFY_PIPELINE_ANALYST_ROLE",
+        description="Role of data people, who only read; `init-db` makes it and sets its rights.",
     )
     spotify_client_id: str | None = Field(
         None,
@@ -289,16 +295,34 @@ def _spare_loopback(environ: MutableMapping[str, str]) -> None:
 
 def _load(environ: Mapping[str, str]) -> Settings:
     known = {name: environ[name] for name in variables() if environ.get(name)}
+    for name in variables():
+        if name not in known and (path := environ.get(f"{name}_FILE")):
+            known[name] = _content_of(f"{name}_FILE", Path(path))
+    known = {name: value for name, value in known.items() if value}
     try:
         loaded = Settings.model_validate(known)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_sentence(e) for e in error.errors())) from None
+    if loaded.app_role == loaded.analyst_role:
+        raise ConfigurationError(
+            "SPOTIFY_PIPELINE_ANALYST_ROLE is the app's role: give analysts a role of their own."
+        )
     if loaded.revalidate_url and not loaded.revalidate_secret:
         raise ConfigurationError(
             "SPOTIFY_PIPELINE_REVALIDATE_SECRET is missing: the app checks the calls of "
             "SPOTIFY_PIPELINE_REVALIDATE_URL with it. Set both or neither."
         )
     return loaded.model_copy(update={"home": loaded.home.expanduser().absolute()})
+
+
+def _content_of(variable: str, path: Path) -> str:
+    """What a file holds, as containers hand out secrets. Raises ConfigurationError."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigurationError(
+            f"{variable} names a file that cannot be read: correct or unset it."
+        ) from None
 
 
 def variables() -> dict[str, str]:

@@ -20,9 +20,10 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, text
 
 from spotify_pipeline import redaction
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.postgres.engine import make_engine, normalise_url
-from spotify_pipeline.storage.postgres.roles import give_rights
+from spotify_pipeline.storage.postgres.roles import give_all_rights
 from spotify_pipeline.storage.postgres.schema import init_db
 
 hypothesis.settings.register_profile("quick", max_examples=10, deadline=None)
@@ -131,7 +132,7 @@ def _template(_admin: Engine) -> Iterator[str]:
     with temporary_database(_admin, "template0") as url:
         engine = make_engine(url)
         init_db(engine)
-        give_rights(engine, "spotify_app")
+        give_all_rights(engine, load_settings({}))
         engine.dispose()
         yield str(url.database)
 

@@ -111,3 +111,18 @@ def test_a_webhook_secret_that_claims_to_be_base64_has_to_be() -> None:
     with pytest.raises(ConfigurationError, match=r"base64 after whsec_") as refused:
         load_settings({name: "whsec_not base64!"})
     assert "not base64!" not in str(refused.value)
+
+
+def test_a_secret_may_come_from_a_file_and_the_variable_itself_wins(tmp_path: Path) -> None:
+    file, name = tmp_path / "secret", "SPOTIFY_CLIENT_SECRET"
+    file.write_text("canary\n")
+    from_file = load_settings({f"{name}_FILE": str(file)}).spotify_client_secret
+    assert from_file is not None
+    assert from_file.get_secret_value() == "canary"
+    both = load_settings({f"{name}_FILE": str(file), name: "itself"}).spotify_client_secret
+    assert both is not None
+    assert both.get_secret_value() == "itself"
+    file.write_text("\n")
+    assert load_settings({f"{name}_FILE": str(file)}).spotify_client_secret is None
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE names a file that cannot be read"):
+        load_settings({f"{name}_FILE": str(tmp_path)})

@@ -41,7 +41,7 @@ def init_db(dry_run: bool) -> None:
     """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
     from spotify_pipeline.storage.postgres import schema
     from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
-    from spotify_pipeline.storage.postgres.roles import AppRole, create_statement, give_rights
+    from spotify_pipeline.storage.postgres.roles import create_statement, give_all_rights
 
     settings = load_settings()
     if dry_run:
@@ -52,11 +52,12 @@ def init_db(dry_run: bool) -> None:
         before, newest = schema.current_revision(engine), schema.newest_revision()
         schema.init_db(engine)
         click.echo(_what_happened(before, newest))
-        if give_rights(engine, settings.app_role) is AppRole.NOT_ALLOWED:
+        for role in give_all_rights(engine, settings):
+            whose = "the app" if role == settings.app_role else "analysts"
             click.echo(
-                f"There is no role {settings.app_role} for the app, and this user may not make "
-                f"one. Let somebody who may run: {create_statement(engine, settings.app_role)}; "
-                "then run this again, which gives it its rights."
+                f"There is no role {role} for {whose}, and this user may not make one. Let "
+                f"somebody who may run: {create_statement(engine, role)}; then run this again, "
+                "which gives it its rights."
             )
         dagster = create_dagster_database(settings, engine)
     finally:
@@ -89,14 +90,17 @@ def _say_what_would_happen(settings: Settings) -> None:
     if is_missing(settings):
         click.echo(
             f"Would create an embedded Postgres in {settings.home}, the schema spotify_pipeline at "
-            f"revision {newest} and the role {settings.app_role}."
+            f"revision {newest} and the roles {settings.app_role} and {settings.analyst_role}."
         )
         return
     engine = open_engine(settings)
     try:
         before = schema.upgradable_revision(engine)
         with engine.connect() as conn:
-            has_role = roles.exists(conn, settings.app_role)
+            found = {
+                role: roles.exists(conn, role)
+                for role in (settings.app_role, settings.analyst_role)
+            }
     finally:
         engine.dispose()
     if before is None:
@@ -108,5 +112,5 @@ def _say_what_would_happen(settings: Settings) -> None:
             f"Would upgrade the schema spotify_pipeline from revision {before} to {newest}: stop "
             "the pipeline and make a backup first."
         )
-    rights = "Would set the rights of" if has_role else "Would create"
-    click.echo(f"{rights} the role {settings.app_role}.")
+    for role, is_there in found.items():
+        click.echo(f"{'Would set the rights of' if is_there else 'Would create'} the role {role}.")

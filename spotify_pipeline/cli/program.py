@@ -26,8 +26,16 @@ COMMANDS = {
     "users": ("users.edit:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
+    "import-history": (
+        "import_history:import_history",
+        "Import the listening history that Spotify hands out to a user.",
+    ),
     "keys": ("keys:keys", "Make, list, rotate and drop the keys that open refresh tokens."),
     "simulator": ("simulator:simulator", "Serve a local Spotify with synthetic listeners."),
+    "serve": (
+        "operate.serve:serve",
+        "Run one process of a production set, in the foreground.",
+    ),
     "healthy": (
         "operate.healthy:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",

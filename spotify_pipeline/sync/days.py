@@ -14,6 +14,7 @@ from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.listening import days as day
 from spotify_pipeline.domain.listening.coverage import completeness, first_whole_day, local_day
 from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.storage.imports.merge import complete_imported_plays
 from spotify_pipeline.storage.listening.counters import recount
 from spotify_pipeline.storage.listening.days import (
     delete_days,
@@ -41,6 +42,8 @@ def refresh_days(conn: Connection, users: Sequence[StoredUser], now: datetime) -
     stale = sorted(user.user_id for user in users if user.days_stale)
     new_plays = [(user.user_id, played_at) for user in users for played_at in user.new_plays]
     new_plays += complete_plays(conn, list(zones))
+    if imported := [user.user_id for user in users if user.coverage.imported]:
+        new_plays += complete_imported_plays(conn, imported)
     new_plays = [play for play in new_plays if play[0] not in stale]
     new_plays += read_next_plays(conn, new_plays) if new_plays else []
     whole = {
@@ -128,10 +131,11 @@ def _refresh_completeness(
         fetched_at = user.plays_fetched_at
         known = completeness(
             local_day(stored.date, check_zone(user.timezone)),
-            user.coverage.covers,
+            user.coverage.known,
             user.coverage.open_gaps,
             fetched_at if fetched_at is not None and fetched_at <= latest else None,
             has_play=True,
+            imported=user.coverage.imported,
         )
         if known != stored.completeness:
             changed.append(replace(stored, completeness=known))

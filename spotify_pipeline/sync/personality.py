@@ -87,7 +87,7 @@ def _observe(user: StoredUser, now: datetime) -> _ObservedUser:
     zone = check_zone(user.timezone)
     today = now.astimezone(zone).date()
     since = definition.earlier(today)[0]
-    return _ObservedUser(zone, today, observed_days(user.coverage.covers, zone, today, since))
+    return _ObservedUser(zone, today, observed_days(user.coverage.known, zone, today, since))
 
 
 def _fingerprint_key(user: _ObservedUser, lists: Sequence[ListState], now: datetime) -> str:

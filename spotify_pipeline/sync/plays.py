@@ -16,10 +16,12 @@ from spotify_pipeline.domain.listening.coverage import (
 )
 from spotify_pipeline.domain.listening.recordings import PageMatch, match_page
 from spotify_pipeline.domain.model import PlaysPage, Track
+from spotify_pipeline.storage.imports.merge import compute_plays, users_to_compute
 from spotify_pipeline.storage.listening.coverage import (
     NO_COVERAGE,
     Coverage,
     FetchedPage,
+    close_imported_gaps,
     read_coverage,
     save_pages,
 )
@@ -84,6 +86,10 @@ def store_plays(
     ]
     save_pages(conn, logged, coverage)
     coverage |= {page.user_id: coverage[page.user_id].after(page.change) for page in logged}
+    if imported := [user_id for user_id, known in coverage.items() if known.imported]:
+        close_imported_gaps(conn, imported, now)
+        coverage |= {user_id: coverage[user_id].without_imported_gaps() for user_id in imported}
+    recomputed = _match_imported(conn, imported, new_plays, matches)
     return [
         StoredUser(
             user_id=fetched.user_id,
@@ -92,10 +98,35 @@ def store_plays(
             new_plays=tuple(new_plays[fetched.user_id]),
             plays_fetched_at=fetched.fetched_at if fetched.plays else fetched.user.plays_fetched_at,
             plays_from=fetched.user.plays_from,
-            days_stale=rebuild or fetched.user.days_stale,
+            days_stale=rebuild or fetched.user.days_stale or fetched.user_id in recomputed,
         )
         for fetched in users
     ]
+
+
+def _match_imported(
+    conn: Connection,
+    imported: Sequence[str],
+    new_plays: Mapping[str, Sequence[datetime]],
+    matches: Mapping[str, PageMatch],
+) -> set[str]:
+    """Compute plays again for users of whose imports new API plays may be a row; returns them.
+
+    Rare: an export seldom reaches to what the API still lists.
+    """
+    shown = {
+        user_id: min(
+            [*new_plays.get(user_id, ()), *(moved.play.played_at for moved in match.restamped)],
+            default=None,
+        )
+        for user_id, match in matches.items()
+        if user_id in imported
+    }
+    since = {user_id: first for user_id, first in shown.items() if first is not None}
+    users = users_to_compute(conn, since) if since else []
+    for user_id in users:
+        compute_plays(conn, user_id)
+    return set(users)
 
 
 def _match(conn: Connection, pages: Mapping[str, _Page]) -> dict[str, PageMatch]:

@@ -74,7 +74,8 @@ def database(settings: Settings) -> Iterator[Finding]:
         check_revision(engine)
         yield Finding("schema", OK, f"revision {current_revision(engine)}")
         with engine.connect() as conn:
-            yield app_role(conn, settings.app_role)
+            yield role_rights(conn, "app role", settings.app_role, roles.CONTRACT)
+            yield role_rights(conn, "analyst role", settings.analyst_role, roles.ANALYST_CONTRACT)
     finally:
         engine.dispose()
 
@@ -125,29 +126,29 @@ def access(check: str, conn: Connection) -> Iterator[Finding]:
         )
 
 
-def app_role(conn: Connection, role: str) -> Finding:
-    """The app's role is there and may do what the contract says, no less and no more."""
+def role_rights(conn: Connection, check: str, role: str, contract: frozenset[str]) -> Finding:
+    """The role is there and may do what its contract says, no less and no more."""
     if not roles.exists(conn, role):
         return Finding(
-            "app role",
+            check,
             NOTE,
-            f"there is no role {role}, so no app can ask for syncs with it",
+            f"there is no role {role}, so no login can have its rights",
             f"{roles.create_statement(conn, role)}, then `spotify-pipeline init-db`",
         )
     found = roles.rights(conn, role)
-    if lacking := sorted(roles.CONTRACT - found):
+    if lacking := sorted(contract - found):
         return Finding(
-            "app role", PROBLEM, f"{role} lacks {listed(lacking)}", "run `spotify-pipeline init-db`"
+            check, PROBLEM, f"{role} lacks {listed(lacking)}", "run `spotify-pipeline init-db`"
         )
-    if excess := sorted(found - roles.CONTRACT):
+    if excess := sorted(found - contract):
         return Finding(
-            "app role",
+            check,
             PROBLEM,
             f"{role} has more rights than the contract: {listed(excess)}",
             "run `spotify-pipeline init-db`; if they stay, they come with an attribute of the role "
             "or with a role that it is a member of",
         )
-    return Finding("app role", OK, f"{role} has the {len(found)} rights of the contract")
+    return Finding(check, OK, f"{role} has the {len(found)} rights of the contract")
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

@@ -10,7 +10,7 @@ from spotify_pipeline.cli.local.single_instance import alone
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
 from spotify_pipeline.storage.postgres.database import leave_database, open_engine
-from spotify_pipeline.storage.postgres.roles import give_rights
+from spotify_pipeline.storage.postgres.roles import give_all_rights
 from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline.terminal import example
 
@@ -45,11 +45,11 @@ def dev(port: int | None) -> None:
 
 
 def set_up(settings: Settings) -> None:
-    """What init-db makes: schema, the app's role, Dagster's database."""
+    """What init-db makes: schema, the roles, Dagster's database."""
     engine = open_engine(settings)
     try:
         init_db(engine)
-        give_rights(engine, settings.app_role)
+        give_all_rights(engine, settings)
         create_dagster_database(settings, engine)
     finally:
         engine.dispose()

@@ -26,7 +26,7 @@ from spotify_pipeline.storage.postgres.dump import (
     restore_schema,
     schema_of,
 )
-from spotify_pipeline.storage.postgres.roles import give_rights
+from spotify_pipeline.storage.postgres.roles import give_all_rights
 from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline.sync.admin.keys import KEY_FILE
 from spotify_pipeline.terminal import count, example
@@ -130,7 +130,7 @@ def restore(folder: Path, replace: bool) -> None:
             )
         restore_schema(pipeline_url(settings), folder / OURS)
         init_db(engine)
-        give_rights(engine, settings.app_role)
+        give_all_rights(engine, settings)
         create_dagster_database(settings, engine)
     finally:
         engine.dispose()

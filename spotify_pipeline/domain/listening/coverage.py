@@ -196,14 +196,19 @@ def completeness(
     fetched_at: datetime | None,
     *,
     has_play: bool,
+    imported: Sequence[Interval] = (),
 ) -> Completeness:
     """How much of a local day is known; `fetched_at` is the last successful fetch.
 
     complete: the whole day lies in one covered interval, no open gap touches it, and a fetch came 6
-    hours or more after its end, when late plays have arrived. at_least: it has a play or touches a
+    hours or more after its end, when late plays have arrived, or an imported file (`imported`)
+    covers it and the 6 hours after it. at_least: it has a play or touches a
     covered interval. Today is never complete, because its end is in the future.
     """
-    is_late_enough = fetched_at is not None and fetched_at >= day.end + COMPLETE_AFTER
+    settled = day.end + COMPLETE_AFTER
+    is_late_enough = (fetched_at is not None and fetched_at >= settled) or any(
+        span.start <= day.start and settled <= span.end for span in imported
+    )
     is_covered = any(span.start <= day.start and day.end <= span.end for span in covered)
     if is_late_enough and is_covered and not any(gap.touches(day) for gap in open_gaps):
         return "complete"

@@ -29,6 +29,7 @@ from spotify_pipeline.domain.listening.frames import (
     dates,
     days_of,
     local_times,
+    objects,
     positions,
     utc_times,
 )
@@ -47,14 +48,15 @@ def daily_listening(
     """Listening per day: one row per user and local date with a play, sorted by both.
 
     Columns: user_id (text), date (datetime.date), minutes, listened_ms, plays, unique_tracks,
-    unique_artists (int64), top_track_id, top_artist_id (text, or None). With `touched_by` (columns
-    user_id, played_at: some of the plays) only the days of those plays. Needs every stored play of
-    the returned days and each user's play before the first of them.
+    unique_artists (int64), top_track_id, top_artist_id (text, or None), basis (text). With
+    `touched_by` (columns user_id, played_at: some of the plays) only the days of those plays. Needs
+    every stored play of the returned days and each user's play before the first of them.
 
     listened_ms = Σ listened_ms(play) over all plays (see `listened_ms`); minutes = (listened_ms +
     30000) div 60000. The other columns use counted plays only (see `is_counted`). The top has the
     most plays, then the most listened ms, then the earliest play of that day, then the lowest id by
     code point. A date with only skips keeps its row, because the user listened: 0 plays and no top.
+    basis: 'api' without a play whose ms_played is known, 'export' without an API play, else 'both'.
     """
     user, track, artist = (
         TextCodes.of(plays[name]) for name in ("user_id", "track_id", "artist_id")
@@ -66,6 +68,8 @@ def daily_listening(
             "track": track.codes,
             "artist": artist.codes,
             "counted": is_counted(plays),
+            "listed": plays["source"].eq("api").to_numpy(dtype=np.bool_),
+            "exported": plays["ms_played"].notna().to_numpy(dtype=np.bool_),
             "listened_ms": _listened_ms(plays, user, track),
             "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
         }
@@ -80,6 +84,8 @@ def daily_listening(
         touched = played.merge(touching, on=["user", "at"])[["user", "day"]].drop_duplicates()
         played = played.merge(touched, on=["user", "day"])
     days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
+    by = played.groupby(["user", "day"])[["listed", "exported"]].any()
+    basis = np.where(by["exported"], np.where(by["listed"], "both", "export"), "api")
     counted = played[played["counted"]]
     tracks, artists = (_tops(counted, item).reindex(days.index) for item in ("track", "artist"))
     return pd.DataFrame(
@@ -94,6 +100,7 @@ def daily_listening(
             "unique_artists": artists["unique"].fillna(0).to_numpy(dtype=np.int64),
             "top_track_id": track.texts(tracks["top"].fillna(-1)),
             "top_artist_id": artist.texts(artists["top"].fillna(-1)),
+            "basis": objects(basis),
         }
     )
 

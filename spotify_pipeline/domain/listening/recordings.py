@@ -89,7 +89,7 @@ def match_page(
     page shows every play. Two items of one page are two plays, however close.
     """
     recordings = [Recording.of(tracks[play.track_id]) for play in plays]
-    group = _groups([*recordings, *(known.recording for known in stored)])
+    group = recording_groups([*recordings, *(known.recording for known in stored)])
     of_stored = group[len(plays) :]
     shown = {
         (instant, number): index
@@ -146,14 +146,14 @@ def without_relinked(plays: Sequence[tuple[Play, Track]]) -> Iterator[tuple[Play
     repeated: set[int] = set()
     for indexes in by_instant.values():
         if len(indexes) > 1:
-            groups = _groups([Recording.of(plays[index][1]) for index in indexes])
+            groups = recording_groups([Recording.of(plays[index][1]) for index in indexes])
             first = dict(reversed(list(zip(groups, indexes, strict=True))))
             repeated |= set(indexes) - set(first.values())
     return (pair for index, pair in enumerate(plays) if index not in repeated)
 
 
-def _groups(recordings: Sequence[Recording]) -> list[int]:
-    """A group number per recording: union-find over shared identities."""
+def recording_groups(recordings: Sequence[Recording]) -> list[int]:
+    """A group number per recording, equal for the same recordings: union-find over identities."""
     parent = list(range(len(recordings)))
 
     def root(index: int) -> int:

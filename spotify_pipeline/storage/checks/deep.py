@@ -39,6 +39,8 @@ _TABLES = t.metadata.sorted_tables
 # Ids without a foreign key, so that writers need not lock the catalogue.
 _CATALOGUE_IDS: tuple[tuple[Column[Any], Table], ...] = (
     (t.plays.c.artist_id, t.artists),
+    (t.imported_plays.c.track_id, t.tracks),
+    (t.imported_tracks.c.artist_id, t.artists),
     (t.daily_listening.c.top_track_id, t.tracks),
     (t.daily_listening.c.top_artist_id, t.artists),
     (t.music_personality.c.longest_streak_artist_id, t.artists),

@@ -1,10 +1,11 @@
 """Artists and tracks: facts about Spotify's catalogue, shared by all users."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, select, text
 
+from spotify_pipeline.domain.listening.exported import ExportedTrack
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import Row, any_of, as_row
@@ -26,7 +27,8 @@ def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
     return upsert_changed(
         conn,
         t.tracks,
-        _merged(tracks),
+        # The artist's name was that of an export: now the ids of the artists are known.
+        [{**row, "artist_name": None} for row in _merged(tracks)],
         keep_known=(
             "name",
             "duration_ms",
@@ -36,6 +38,61 @@ def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
             "popularity",
             "isrc",
         ),
+    )
+
+
+_SAVE_NAMED_ARTISTS = text("""
+INSERT INTO artists (spotify_id, name)
+SELECT DISTINCT * FROM unnest(cast(:ids AS text[]), cast(:names AS text[])) AS g (id, name)
+ORDER BY g.id
+ON CONFLICT DO NOTHING
+""")
+
+_SAVE_EXPORTED_TRACKS = text("""
+INSERT INTO tracks AS k (spotify_id, name, artist_name, album_name, artist_ids)
+SELECT g.id, g.name, g.artist_name, g.album_name, ARRAY[g.artist_id]
+FROM unnest(
+    cast(:ids AS text[]), cast(:titles AS text[]), cast(:names AS text[]),
+    cast(:albums AS text[]), cast(:artist_ids AS text[])
+) AS g (id, name, artist_name, album_name, artist_id)
+ORDER BY g.id
+ON CONFLICT (spotify_id) DO UPDATE SET
+    name = CASE WHEN k.artist_name IS NULL AND k.name <> '' THEN k.name ELSE excluded.name END,
+    artist_name = CASE WHEN k.artist_name IS NOT NULL THEN excluded.artist_name END,
+    album_name = CASE
+        WHEN k.artist_name IS NULL AND k.album_name IS NOT NULL THEN k.album_name
+        ELSE excluded.album_name
+    END,
+    artist_ids = CASE WHEN k.artist_name IS NULL THEN k.artist_ids ELSE excluded.artist_ids END
+WHERE CASE
+    WHEN k.artist_name IS NULL THEN
+        k.name = '' AND excluded.name <> ''
+        OR k.album_name IS NULL AND excluded.album_name IS NOT NULL
+    ELSE
+        (k.name COLLATE "C", k.artist_name COLLATE "C", coalesce(k.album_name, '') COLLATE "C")
+        < (excluded.name, excluded.artist_name, coalesce(excluded.album_name, ''))
+END
+""")
+
+
+def save_exported_tracks(conn: Connection, tracks: Sequence[ExportedTrack]) -> None:
+    """Store what exports say of tracks, and an artist of each name.
+
+    Values of the API stay; of two exports the greater names stay, so that their order does not
+    matter. Sorted by id, so that two writers of the catalogue cannot deadlock.
+    """
+    ids = [track.artist_id for track in tracks]
+    names = [track.artist_name for track in tracks]
+    conn.execute(_SAVE_NAMED_ARTISTS, {"ids": ids, "names": names})
+    conn.execute(
+        _SAVE_EXPORTED_TRACKS,
+        {
+            "ids": [track.track_id for track in tracks],
+            "titles": [track.name for track in tracks],
+            "names": names,
+            "albums": [track.album_name for track in tracks],
+            "artist_ids": ids,
+        },
     )
 
 

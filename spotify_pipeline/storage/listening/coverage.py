@@ -7,17 +7,28 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, func, literal, select, tuple_, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 
-from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval
+from spotify_pipeline.domain.listening.coverage import CoverageChange, Interval, merge
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import insert_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """A user's covered intervals, disjoint and in order, and open gaps, in order."""
+    """A user's covered intervals, disjoint and in order, and open gaps, in order.
+
+    `covers` are those of the API's pages; a page is never compared with `imported`, so it does not
+    matter which came first.
+    """
 
     covers: tuple[Interval, ...] = ()
     open_gaps: tuple[Interval, ...] = ()
+    # Covered by the files of imports.
+    imported: tuple[Interval, ...] = ()
+
+    @property
+    def known(self) -> tuple[Interval, ...]:
+        """The intervals that the API or an export covers, disjoint and in order."""
+        return merge((*self.covers, *self.imported)) if self.imported else self.covers
 
     def until(self, now: datetime) -> "Coverage":
         """Without what lies after `now`: a wrong clock may have stored an end in the future."""
@@ -26,18 +37,27 @@ class Coverage:
             for cover in self.covers
             if cover.start <= now
         )
-        return Coverage(covers, self.open_gaps)
+        return Coverage(covers, self.open_gaps, self.imported)
 
     def after(self, change: CoverageChange) -> "Coverage":
-        """What is stored once a page's change is written."""
+        """What is stored once a page's change is written, gaps that an import covers too."""
         gaps = {gap.start: gap for gap in self.open_gaps if gap not in change.closed}
         if opened := change.opened:
             known = gaps.get(opened.start, opened)
             gaps[opened.start] = Interval(opened.start, max(known.end, opened.end))
-        return Coverage(change.covered, tuple(gaps[start] for start in sorted(gaps)))
+        return Coverage(change.covered, tuple(gaps[start] for start in sorted(gaps)), self.imported)
+
+    def without_imported_gaps(self) -> "Coverage":
+        """Without the gaps that an import covers."""
+        gaps = tuple(gap for gap in self.open_gaps if not _lies_in(gap, self.imported))
+        return Coverage(self.covers, gaps, self.imported)
 
 
 NO_COVERAGE = Coverage()
+
+
+def _lies_in(gap: Interval, covers: Iterable[Interval]) -> bool:
+    return any(cover.start <= gap.start and gap.end <= cover.end for cover in covers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +78,20 @@ def read_coverage(conn: Connection, user_ids: Iterable[str]) -> dict[str, Covera
     """What is stored of each of these users; users without any have the empty coverage."""
     c, g = t.coverage, t.listening_gaps
     wanted = list(user_ids)
-    covers = select(c.c.user_id, literal(False).label("is_gap"), c.c.covered_from, c.c.covered_to)
-    gaps = select(g.c.user_id, literal(True), g.c.gap_start, g.c.gap_end)
+    covers = select(c.c.user_id, c.c.basis, c.c.covered_from, c.c.covered_to)
+    gaps = select(g.c.user_id, literal("gap"), g.c.gap_start, g.c.gap_end)
     statement = union_all(
         covers.where(c.c.user_id.in_(wanted)),
         gaps.where(g.c.user_id.in_(wanted), g.c.closed_at.is_(None)),
     )
-    intervals: dict[tuple[str, bool], list[Interval]] = {}
-    for user_id, is_gap, start, end in conn.execute(statement):
-        intervals.setdefault((user_id, is_gap), []).append(Interval(start, end))
+    intervals: dict[tuple[str, str], list[Interval]] = {}
+    for user_id, kind, start, end in conn.execute(statement):
+        intervals.setdefault((user_id, kind), []).append(Interval(start, end))
     return {
         user_id: Coverage(
-            covers=tuple(sorted(intervals.get((user_id, False), ()))),
-            open_gaps=tuple(sorted(intervals.get((user_id, True), ()))),
+            covers=tuple(sorted(intervals.get((user_id, "api"), ()))),
+            open_gaps=tuple(sorted(intervals.get((user_id, "gap"), ()))),
+            imported=tuple(sorted(intervals.get((user_id, "export"), ()))),
         )
         for user_id in wanted
     }
@@ -102,6 +123,46 @@ def save_pages(
     _save_gaps(conn, pages)
 
 
+def add_imported(
+    conn: Connection, user_id: str, spans: Iterable[Interval], closed_at: datetime
+) -> bool:
+    """Cover what the files of an import span, and close the gaps inside; whether that is new."""
+    c = t.coverage
+    before = read_coverage(conn, [user_id])[user_id].imported
+    after = merge((*before, *spans))
+    if after != before:
+        conn.execute(delete(c).where(c.c.user_id == user_id, c.c.basis == "export"))
+        covers = [
+            {
+                "user_id": user_id,
+                "basis": "export",
+                "covered_from": cover.start,
+                "covered_to": cover.end,
+            }
+            for cover in after
+        ]
+        conn.execute(insert_rows(c, covers))
+    close_imported_gaps(conn, [user_id], closed_at)
+    return after != before
+
+
+def close_imported_gaps(conn: Connection, user_ids: Iterable[str], closed_at: datetime) -> None:
+    """Close the gaps of these users that an import covers, be it older or newer."""
+    c, g = t.coverage, t.listening_gaps
+    conn.execute(
+        update(g)
+        .where(
+            g.c.user_id == c.c.user_id,
+            c.c.basis == "export",
+            c.c.covered_from <= g.c.gap_start,
+            g.c.gap_end <= c.c.covered_to,
+            g.c.user_id.in_(list(user_ids)),
+            g.c.closed_at.is_(None),
+        )
+        .values(closed_at=func.greatest(g.c.detected_at, closed_at), closed_by="import")
+    )
+
+
 def _save_covers(
     conn: Connection,
     pages: Sequence[FetchedPage],
@@ -112,7 +173,9 @@ def _save_covers(
     after = {(p.user_id, cover) for p in pages for cover in p.change.covered}
     if gone := stored - after:
         keys = sorted((user_id, cover.start) for user_id, cover in gone)
-        conn.execute(delete(c).where(tuple_(c.c.user_id, c.c.covered_from).in_(keys)))
+        conn.execute(
+            delete(c).where(c.c.basis == "api", tuple_(c.c.user_id, c.c.covered_from).in_(keys))
+        )
     if new := after - stored:
         covers = [
             {"user_id": user_id, "covered_from": cover.start, "covered_to": cover.end}

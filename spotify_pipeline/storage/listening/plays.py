@@ -64,6 +64,8 @@ def insert_plays(
 ) -> list[tuple[str, datetime]]:
     """Store plays that are not known yet; return (user_id, played_at) of the new ones.
 
+    One that stood there because an export holds it becomes the API's.
+
     A play keeps its track's primary artist, length and release date as they were sent with it; a
     trigger takes what was not sent from the catalogue.
     """
@@ -83,16 +85,20 @@ def insert_plays(
     ]
     if not rows:
         return []
+    statement = insert_rows(t.plays, rows)
+    facts = ("source", "context_uri", "artist_id", "duration_ms", "release_date")
     inserted = conn.execute(
-        insert_rows(t.plays, rows)
-        .on_conflict_do_nothing()
-        .returning(t.plays.c.user_id, t.plays.c.played_at)
+        statement.on_conflict_do_update(
+            index_elements=["user_id", "played_at", "track_id"],
+            set_={name: statement.excluded[name] for name in facts} | {"ms_played": None},
+            where=t.plays.c.source == "export",
+        ).returning(t.plays.c.user_id, t.plays.c.played_at)
     )
     return [(row.user_id, row.played_at) for row in inserted]
 
 
 def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[str, datetime]]:
-    """Fill in what these users' plays lack and the catalogue knows by now.
+    """Fill in what these users' API plays lack and the catalogue knows by now.
 
     For example the length of a track that Spotify once sent without one. A value that a play has
     is never changed. Returns (user_id, played_at) of the plays completed.
@@ -109,7 +115,10 @@ def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[st
         and_(p.c.release_date.is_(None), k.c.release_date.is_not(None)),
     )
     # The predicate of the partial index.
-    incomplete = or_(p.c.artist_id.is_(None), p.c.duration_ms.is_(None), p.c.release_date.is_(None))
+    incomplete = and_(
+        p.c.source == "api",
+        or_(p.c.artist_id.is_(None), p.c.duration_ms.is_(None), p.c.release_date.is_(None)),
+    )
     completed = conn.execute(
         update(p)
         .where(

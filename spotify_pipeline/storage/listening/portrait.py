@@ -68,7 +68,14 @@ def _days(
 
     def quiet(date_: date) -> Day:
         span = local_day(date_, check_zone(timezone))
-        known = completeness(span, coverage.covers, coverage.open_gaps, fetched_at, has_play=False)
+        known = completeness(
+            span,
+            coverage.known,
+            coverage.open_gaps,
+            fetched_at,
+            has_play=False,
+            imported=coverage.imported,
+        )
         # While days are stale, a play of this day may be missing from them.
         if known == "complete" and not stale:
             return Day(date_, 0, 0, known)

@@ -1,7 +1,7 @@
-"""The role of the app: every init-db grants exactly the rights of the contract and revokes others.
+"""The roles of apps and analysts: every init-db grants exactly their rights and revokes all others.
 
 A role belongs to the whole server, so several databases may create it at once, and no advisory lock
-spans two databases. The role is never dropped, and its own attributes (password, membership) are
+spans two databases. A role is never dropped, and its own attributes (password, membership) are
 never changed.
 """
 
@@ -10,6 +10,7 @@ from enum import Enum
 from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.schema import LOCK
 
@@ -42,12 +43,35 @@ FUNCTIONS = (
     "request_sync",
 )
 
+# What users listened to. Neither names of users, tokens, sessions nor queues.
+ANALYST_READABLE = (
+    "artists",
+    "coverage",
+    "daily_listening",
+    "listening_gaps",
+    "listens",
+    "music_personality",
+    "plays",
+    "top_artists_history",
+    "top_tracks_history",
+    "tracks",
+    "user_top_artists",
+    "user_top_tracks",
+)
+
 _INSUFFICIENT_PRIVILEGE = "42501"
 # CREATE ROLE that lost a race: the first if the other had committed, else the second.
 _MADE_MEANWHILE = ("42710", "23505")
 # "tuple concurrently updated": an internal error of the server without a code of its own.
 _RACE = "XX000"
 _TRIES = 5
+
+
+class Rights(Enum):
+    """Whose rights a role has."""
+
+    APP = "app"
+    ANALYST = "analyst"
 
 
 class AppRole(Enum):
@@ -62,21 +86,31 @@ def create_statement(conn: Connection | Engine, role: str) -> str:
     return f"CREATE ROLE {_quoted(conn, role)} NOLOGIN"
 
 
-def give_rights(engine: Engine, role: str) -> AppRole:
+def give_all_rights(engine: Engine, settings: Settings) -> list[str]:
+    """Give both roles their rights; returns the roles that are missing and that we may not make."""
+    wanted = {settings.app_role: Rights.APP, settings.analyst_role: Rights.ANALYST}
+    return [
+        role
+        for role, rights in wanted.items()
+        if give_rights(engine, role, rights) is AppRole.NOT_ALLOWED
+    ]
+
+
+def give_rights(engine: Engine, role: str, rights: Rights = Rights.APP) -> AppRole:
     """Make the role if it is missing, and its rights on our objects those of this module.
 
     NOT_ALLOWED, and nothing changed, when there is no such role and we may make none.
     """
     for _ in range(_TRIES - 1):
         try:
-            return _give(engine, role)
+            return _give(engine, role, rights)
         except DBAPIError as error:
             if _state(error) != _RACE:
                 raise
-    return _give(engine, role)
+    return _give(engine, role, rights)
 
 
-def _give(engine: Engine, role: str) -> AppRole:
+def _give(engine: Engine, role: str, rights: Rights) -> AppRole:
     with engine.begin() as conn:
         conn.execute(select(func.pg_advisory_xact_lock(LOCK)))
         if not exists(conn, role):
@@ -88,7 +122,7 @@ def _give(engine: Engine, role: str) -> AppRole:
                     return AppRole.NOT_ALLOWED
                 if _state(error) not in _MADE_MEANWHILE:
                     raise
-        for statement in _statements(conn, _quoted(engine, role)):
+        for statement in _statements(conn, _quoted(engine, role), rights):
             conn.exec_driver_sql(statement)
     return AppRole.READY
 
@@ -99,28 +133,32 @@ def exists(conn: Connection, role: str) -> bool:
     return conn.execute(found, {"role": role}).first() is not None
 
 
-def _statements(conn: Connection, app: str) -> list[str]:
+def _statements(conn: Connection, role: str, rights: Rights) -> list[str]:
     schema, requests = t.SCHEMA, f"{t.SCHEMA}.sync_requests"
-    everyone = f"PUBLIC, {app}"
+    everyone = f"PUBLIC, {role}"
+    readable = READABLE if rights is Rights.APP else ANALYST_READABLE
     statements = [
         f"REVOKE ALL ON SCHEMA {schema} FROM {everyone} CASCADE",
         # With a table go the rights on its columns. CASCADE: whatever was passed on goes too.
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {everyone} CASCADE",
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {everyone} CASCADE",
         f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {everyone} CASCADE",
-        f"GRANT USAGE ON SCHEMA {schema} TO {app}",
-        *(f"GRANT SELECT ON {schema}.{name} TO {app}" for name in READABLE),
-        f"GRANT INSERT ({', '.join(REQUEST_INSERTS)}) ON {requests} TO {app}",
-        f"GRANT SELECT ({', '.join(REQUEST_READS)}) ON {requests} TO {app}",
-        *(f"GRANT EXECUTE ON FUNCTION {schema}.{name} TO {app}" for name in FUNCTIONS),
+        f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+        *(f"GRANT SELECT ON {schema}.{name} TO {role}" for name in readable),
     ]
+    if rights is Rights.APP:
+        statements += [
+            f"GRANT INSERT ({', '.join(REQUEST_INSERTS)}) ON {requests} TO {role}",
+            f"GRANT SELECT ({', '.join(REQUEST_READS)}) ON {requests} TO {role}",
+            *(f"GRANT EXECUTE ON FUNCTION {schema}.{name} TO {role}" for name in FUNCTIONS),
+        ]
     if conn.scalar(_OWNS_DATABASE):
         database = conn.dialect.identifier_preparer.quote_identifier(
             str(conn.scalar(select(func.current_database())))
         )
         statements += [
-            f"REVOKE ALL ON DATABASE {database} FROM {app} CASCADE",
-            f"GRANT CONNECT ON DATABASE {database} TO {app}",
+            f"REVOKE ALL ON DATABASE {database} FROM {role} CASCADE",
+            f"GRANT CONNECT ON DATABASE {database} TO {role}",
         ]
     return statements
 
@@ -177,9 +215,13 @@ CONTRACT = frozenset(
     ]
 )
 
+ANALYST_CONTRACT = frozenset(
+    ["USAGE on schema", *(f"SELECT on {name}" for name in ANALYST_READABLE)]
+)
+
 
 def rights(conn: Connection, role: str) -> set[str]:
-    """The rights of a role on our schema, from any source; they should equal CONTRACT."""
+    """The rights of a role on our schema, from any source; they should equal its contract."""
     return set(conn.scalars(_RIGHTS, {"role": role, "schema": t.SCHEMA}))
 
 

@@ -32,6 +32,7 @@ SCRIPTS = (
     "requests.sql",
     "status.sql",
     "history.sql",
+    "listens.sql",
 )
 
 # Any number that no other program in this database uses for an advisory lock.

@@ -23,6 +23,8 @@ AS $$
 DECLARE
     target users;
     fetched_at timestamptz;
+    known tstzmultirange;
+    imported tstzmultirange;
     today date;
 BEGIN
     IF listening_history.days IS NULL OR listening_history.days NOT BETWEEN 1 AND 3660 THEN
@@ -36,6 +38,14 @@ BEGIN
     -- A wrong clock may have stored an instant in the future.
     SELECT s.plays_fetched_at INTO fetched_at FROM sync_state AS s
     WHERE s.user_id = target.user_id AND s.plays_fetched_at <= now() + interval '1 minute';
+    SELECT
+        coalesce(range_agg(c.span), '{}'),
+        coalesce(range_agg(c.span) FILTER (WHERE c.basis = 'export'), '{}')
+    INTO known, imported
+    FROM (
+        SELECT c.basis, tstzrange(c.covered_from, least(c.covered_to, now()), '[]') AS span
+        FROM coverage AS c WHERE c.user_id = target.user_id AND c.covered_from <= now()
+    ) AS c;
 
     -- The latest local date that has begun, out of three candidates.
     SELECT max(d.date) INTO today
@@ -76,23 +86,18 @@ BEGIN
                 WHEN target.days_stale AND l.completeness = 'complete' THEN 'at_least'
                 WHEN l.completeness IS NOT NULL THEN l.completeness
                 WHEN NOT target.days_stale
-                    AND fetched_at >= d.ends_at + interval '6 hours'
-                    AND EXISTS (
-                        SELECT FROM coverage AS c
-                        WHERE c.user_id = target.user_id
-                            AND c.covered_from <= d.starts_at AND least(c.covered_to, now()) >= d.ends_at
+                    AND (
+                        fetched_at >= d.ends_at + interval '6 hours'
+                        OR imported @> tstzrange(d.starts_at, d.ends_at + interval '6 hours', '[]')
                     )
+                    AND known @> tstzrange(d.starts_at, d.ends_at, '[]')
                     AND NOT EXISTS (
                         SELECT FROM listening_gaps AS g
                         WHERE g.user_id = target.user_id AND g.closed_at IS NULL
                             AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
                     )
                     THEN 'complete'
-                WHEN EXISTS (
-                    SELECT FROM coverage AS c
-                    WHERE c.user_id = target.user_id
-                        AND c.covered_from <= d.ends_at AND least(c.covered_to, now()) >= d.starts_at
-                ) THEN 'at_least'
+                WHEN known && tstzrange(d.starts_at, d.ends_at, '[]') THEN 'at_least'
                 ELSE 'unknown'
             END AS completeness
         FROM span AS d

@@ -21,7 +21,10 @@ CREATE TRIGGER move_request BEFORE UPDATE ON sync_requests
 
 CREATE TRIGGER complete_play BEFORE INSERT ON plays
     FOR EACH ROW
-    WHEN (NEW.artist_id IS NULL OR NEW.duration_ms IS NULL OR NEW.release_date IS NULL)
+    WHEN (
+        NEW.artist_id IS NULL
+        OR NEW.source = 'api' AND (NEW.duration_ms IS NULL OR NEW.release_date IS NULL)
+    )
     EXECUTE FUNCTION complete_play();
 CREATE TRIGGER tally_new_plays AFTER INSERT ON plays
     REFERENCING NEW TABLE AS changed

@@ -6,6 +6,12 @@ test proves that an upgraded one equals a new one.
 
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
+from spotify_pipeline.storage.tables.imports import (
+    history_import_files,
+    history_imports,
+    imported_plays,
+    imported_tracks,
+)
 from spotify_pipeline.storage.tables.listening import (
     artists,
     coverage,
@@ -51,6 +57,10 @@ __all__ = [
     "day_starts",
     "fetch_log",
     "forgotten",
+    "history_import_files",
+    "history_imports",
+    "imported_plays",
+    "imported_tracks",
     "listening_gaps",
     "listening_tallies",
     "metadata",

@@ -32,7 +32,12 @@ from spotify_pipeline.storage.tables.base import (
 artists = Table(
     "artists",
     metadata,
-    described("spotify_id", Text, "Spotify's id of the artist.", primary_key=True),
+    described(
+        "spotify_id",
+        Text,
+        "Spotify's id of the artist; `name:` and a hash for one that only exports name.",
+        primary_key=True,
+    ),
     described("name", Text, "Name as Spotify shows it; empty if it never sent one."),
     described(
         "genres",
@@ -43,13 +48,20 @@ artists = Table(
     described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
     described("image_url", Text, "A picture of the artist; NULL when not said.", nullable=True),
     rule("popularity", "popularity BETWEEN 0 AND 100"),
-    comment="One row per artist that was ever played or listed.",
+    # Finds the artists of a name that an export gives. Hash: names have no limit of length.
+    Index("ix_artists_name", "name", postgresql_using="hash"),
+    comment="One row per artist that was ever played or listed, and per artist's name in exports.",
 )
 
 tracks = Table(
     "tracks",
     metadata,
-    described("spotify_id", Text, "Spotify's id of the track.", primary_key=True),
+    described(
+        "spotify_id",
+        Text,
+        "Spotify's id of the track; `name:` and a hash for one of account data, which has no ids.",
+        primary_key=True,
+    ),
     described("name", Text, "Title as Spotify shows it; empty if it never sent one."),
     described(
         "duration_ms",
@@ -74,6 +86,13 @@ tracks = Table(
         "said.",
         nullable=True,
     ),
+    described(
+        "artist_name",
+        Text,
+        "Name of its artist as exports say, for a track that only exports have shown; NULL once "
+        "the API has.",
+        nullable=True,
+    ),
     rule("duration_ms", "duration_ms > 0"),
     rule("artist_ids", "cardinality(artist_ids) > 0 AND array_position(artist_ids, NULL) IS NULL"),
     rule("popularity", "popularity BETWEEN 0 AND 100"),
@@ -84,7 +103,13 @@ plays = Table(
     "plays",
     metadata,
     user_column(primary_key=True),
-    described("played_at", Instant, "End of the play, to the millisecond.", primary_key=True),
+    described(
+        "played_at",
+        Instant,
+        "End of the play, to the millisecond; of an export to the second or, in account data, the "
+        "minute (more milliseconds tell plays of one track apart).",
+        primary_key=True,
+    ),
     described(
         "track_id",
         Text,
@@ -92,11 +117,14 @@ plays = Table(
         ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
         primary_key=True,
     ),
-    described("source", Text, "api: recently played; export: the user's own data export."),
+    described(
+        "source", Text, "api: recently played; export: only the user's own data export holds it."
+    ),
     described(
         "ms_played",
         Integer,
-        "Milliseconds heard; NULL for API plays, which do not say (30 s or more).",
+        "Milliseconds heard; NULL for an API play that no export holds. An API play with it is "
+        "known from both.",
         nullable=True,
     ),
     described("context_uri", Text, "Playlist, album or artist it was played from.", nullable=True),
@@ -121,11 +149,14 @@ plays = Table(
     one_of("source", ("api", "export")),
     rule("ms_played", "ms_played >= 0"),
     rule("duration_ms", "duration_ms > 0"),
-    # Plays that still lack a fact of their track: filled in from the catalogue at the next sync.
+    # API plays that still lack a fact of their track: filled in from the catalogue at the next
+    # sync. imported_tracks lists what imported plays lack.
     Index(
         "ix_plays_incomplete",
         "user_id",
-        postgresql_where=text("artist_id IS NULL OR duration_ms IS NULL OR release_date IS NULL"),
+        postgresql_where=text(
+            "source = 'api' AND (artist_id IS NULL OR duration_ms IS NULL OR release_date IS NULL)"
+        ),
     ),
     comment="One row per play that the API lists or an export holds. Facts: never overwritten, "
     "everything else is computed from them.",
@@ -175,23 +206,34 @@ coverage = Table(
     described(
         "covered_from",
         Instant,
-        "Start of the interval: the oldest item of a page, or 7 days before a short or empty one.",
+        "Start of the interval: the oldest item of a page, or 7 days before a short or empty one; "
+        "the first row of a file.",
         primary_key=True,
     ),
     described("covered_to", Instant, "End of the interval, inclusive."),
+    described(
+        "basis",
+        Text,
+        "What shows every play: api (pages of recently played) or export (the files of an import).",
+        primary_key=True,
+        server_default="api",
+    ),
+    one_of("basis", ("api", "export")),
     rule("interval", "covered_from <= covered_to"),
     rule("finite", "isfinite(covered_from) AND isfinite(covered_to)"),
     # Closed ends: intervals that touch are one interval. Checked at the end of each statement,
     # so that one statement may replace several covers by their union.
     ExcludeConstraint(
         (text(f"{SCHEMA}.text_range(user_id, user_id, '[]')"), "&&"),
+        (text(f"{SCHEMA}.text_range(basis, basis, '[]')"), "&&"),
         (text("tstzrange(covered_from, covered_to, '[]')"), "&&"),
         using="gist",
         deferrable=True,
         initially="IMMEDIATE",
         name="ex_coverage_overlap",
     ),
-    comment="One row per interval in which every play that the API lists is known; merged.",
+    comment="One row per interval in which every play is known that the API lists (basis api) or "
+    "an export holds (basis export); merged within a basis.",
 )
 
 fetch_log = Table(

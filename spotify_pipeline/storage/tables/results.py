@@ -55,8 +55,8 @@ daily_listening = Table(
     described(
         "completeness",
         Text,
-        "complete: every play of the day that the API lists is known; at_least: there may be more; "
-        "unknown.",
+        "complete: every play of the day that the API lists, or an export holds, is known (see "
+        "basis); at_least: there may be more; unknown.",
         server_default="unknown",
     ),
     described(
@@ -65,11 +65,19 @@ daily_listening = Table(
         "When another column of the row last changed.",
         server_default=func.now(),
     ),
+    described(
+        "basis",
+        Text,
+        "What knows the day's plays: api, export, or both. They do not list the same plays: the "
+        "API leaves out some, an export has every skip.",
+        server_default="api",
+    ),
     rule(
         "counts",
         "minutes >= 0 AND listened_ms >= 0 AND plays >= 0"
         " AND unique_tracks >= 0 AND unique_artists >= 0",
     ),
+    one_of("basis", ("api", "export", "both")),
     one_of("completeness", COMPLETENESS),
     # Finds the few days that may still become complete.
     Index(

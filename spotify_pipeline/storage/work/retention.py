@@ -86,4 +86,6 @@ def cut_plays(conn: Connection, user_id: str, cut: datetime) -> int:
     # A cut never moves back: deleted plays stay deleted. greatest() ignores NULL.
     later = func.greatest(u.c.plays_from, cut)
     conn.execute(update(u).where(u.c.user_id == user_id).values(plays_from=later))
+    i = t.imported_plays
+    conn.execute(delete(i).where(i.c.user_id == user_id, i.c.ended_at < cut))
     return conn.execute(delete(p).where(p.c.user_id == user_id, p.c.played_at < cut)).rowcount

@@ -83,9 +83,17 @@ def _plainly(plays: pd.DataFrame, zones: dict[str, str]) -> list[dict[str, objec
                 "unique_artists": len({row["artist_id"] for row in heard}),
                 "top_track_id": top("track_id"),
                 "top_artist_id": top("artist_id"),
+                "basis": basis(rows),
             }
         )
     return result
+
+
+def basis(rows: list[dict[str, object]]) -> str:
+    """What knows the plays of a day."""
+    if all(pd.isna(row["ms_played"]) for row in rows):
+        return "api"
+    return "both" if any(row["source"] == "api" for row in rows) else "export"
 
 
 # --- one day, by hand ---------------------------------------------------------------------------
@@ -106,6 +114,7 @@ def test_a_day_of_two_plays():
         "unique_artists": 1,
         "top_track_id": "x",
         "top_artist_id": "p",
+        "basis": "api",
     }
 
 

@@ -68,6 +68,24 @@ PERSONALITY = {
     "definition_version": 1,
 }
 RUN_USER = {"run_id": "run", "user_id": "ada"}
+IMPORT = {"user_id": "ada", "status": "open"}
+IMPORT_FILE = {
+    "import_id": select(func.max(t.history_imports.c.id)).scalar_subquery(),
+    "number": 0,
+    "user_id": "ada",
+    "name": "endsong_0.json",
+    "source": "extended",
+    "rows_read": 1,
+    "new": 1,
+}
+IMPORTED_PLAY = {
+    "user_id": "ada",
+    "ended_at": NOON,
+    "track_id": "song",
+    "ms_played": 1,
+    "source": "extended",
+}
+IMPORTED_TRACK = {"user_id": "ada", "track_id": "song", "artist_id": "artist"}
 
 ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.artists, ARTIST),
@@ -85,6 +103,10 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.top_tracks_history, HISTORY),
     (t.music_personality, PERSONALITY),
     (t.sync_run_users, RUN_USER),
+    (t.history_imports, IMPORT),
+    (t.history_import_files, IMPORT_FILE),
+    (t.imported_plays, IMPORTED_PLAY),
+    (t.imported_tracks, IMPORTED_TRACK),
 ]
 
 WRONG: list[tuple[Table, dict[str, Any], str]] = [
@@ -147,6 +169,23 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
         "ck_sync_run_users_synced",
     ),
     (t.sync_run_users, RUN_USER | {"seconds": -1.0}, "ck_sync_run_users_figures"),
+    (t.coverage, COVER | {"basis": "both"}, "ck_coverage_basis"),
+    (t.daily_listening, DAY | {"basis": "none"}, "ck_daily_listening_basis"),
+    (
+        t.history_imports,
+        IMPORT | {"status": "done", "finished_at": NOON},
+        "ck_history_imports_status",
+    ),
+    (t.history_imports, IMPORT | {"status": "failed"}, "ck_history_imports_finished"),
+    (
+        t.history_imports,
+        IMPORT | {"status": "succeeded", "finished_at": NOON, "rows_read": 1},
+        "ck_history_imports_fates",
+    ),
+    (t.history_import_files, IMPORT_FILE | {"rows_read": 2}, "ck_history_import_files_fates"),
+    (t.history_import_files, IMPORT_FILE | {"source": "x"}, "ck_history_import_files_source"),
+    (t.imported_plays, IMPORTED_PLAY | {"ms_played": 0}, "ck_imported_plays_ms_played"),
+    (t.imported_plays, IMPORTED_PLAY | {"source": "x"}, "ck_imported_plays_source"),
     (t.api_budget, {"singleton": False}, "ck_api_budget_singleton"),
     (t.api_budget, {}, "pk_api_budget"),
     (t.settings, {"singleton": False}, "ck_settings_singleton"),
@@ -185,6 +224,7 @@ def test_deleting_a_user_deletes_their_rows_and_no_others(connection: Connection
 
 
 def test_rows_that_break_a_rule_are_refused_by_its_name(connection: Connection, ada: str) -> None:
+    connection.execute(insert(t.history_imports).values(IMPORT))
     for table, row, rule in WRONG:
         with pytest.raises(IntegrityError) as refusal:
             connection.execute(insert(table).values(row))
@@ -246,7 +286,7 @@ def test_one_statement_may_replace_covers_by_their_union(connection: Connection,
         """)
     )
     (cover,) = connection.execute(select(t.coverage)).all()
-    assert cover == ("ada", NOON, NOON + 3 * HOUR)
+    assert cover == ("ada", NOON, NOON + 3 * HOUR, "api")
 
 
 def test_the_same_gap_is_open_only_once(connection: Connection, ada: str) -> None:

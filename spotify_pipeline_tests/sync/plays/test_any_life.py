@@ -160,8 +160,9 @@ def live(conn: Connection, user_id: str, life: Life) -> dict[int, list[datetime]
 
 def read_days(conn: Connection, user_id: str) -> list[tuple[object, ...]]:
     d = t.daily_listening
-    rows = conn.execute(select(d).where(d.c.user_id == user_id).order_by(d.c.date))
-    return [tuple(row)[1:-1] for row in rows]
+    columns = [column for column in d.c if column.name not in ("user_id", "computed_at")]
+    rows = conn.execute(select(*columns).where(d.c.user_id == user_id).order_by(d.c.date))
+    return [tuple(row) for row in rows]
 
 
 def milliseconds(plays: Iterable[tuple[object, ...]], zone: str) -> dict[date, int]:

@@ -1,0 +1,1 @@
+"""Imports of users' own exports: staged rows, the merge into facts and plays, receipts."""

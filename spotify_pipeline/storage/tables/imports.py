@@ -1,0 +1,148 @@
+"""Imports of users' own exports: the receipts, and the imported rows as facts.
+
+`plays` is computed from `imported_plays` and the API plays, so it does not depend on which came
+first.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from spotify_pipeline.domain.fates import FATES
+from spotify_pipeline.storage.tables.base import (
+    SCHEMA,
+    Instant,
+    described,
+    metadata,
+    one_of,
+    rule,
+    user_column,
+)
+
+_SUM = " + ".join(FATES)
+SOURCES = ("extended", "account")
+
+
+def _receipt() -> Iterator[Column[Any]]:
+    yield described("rows_read", Integer, "Rows read.", server_default=text("0"))
+    for fate, meaning in FATES.items():
+        yield described(fate, Integer, f"Rows of them: {meaning}.", server_default=text("0"))
+    yield described("first_at", Instant, "End of the earliest row; NULL: none.", nullable=True)
+    yield described("last_at", Instant, "End of the latest row; NULL: none.", nullable=True)
+
+
+history_imports = Table(
+    "history_imports",
+    metadata,
+    described("id", BigInteger, "Number of the import.", Identity(always=True), primary_key=True),
+    user_column(),
+    described(
+        "requested_by",
+        Text,
+        "Login of the database that asked for it.",
+        server_default=text("SESSION_USER"),
+    ),
+    described(
+        "status",
+        Text,
+        "open: rows are handed over; closed: it waits for the pipeline; succeeded; failed.",
+    ),
+    described("started_at", Instant, "When it began.", server_default=func.now()),
+    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
+    *_receipt(),
+    one_of("status", ("open", "closed", "succeeded", "failed")),
+    rule("finished", "(finished_at IS NULL) = (status IN ('open', 'closed'))"),
+    rule("fates", f"status <> 'succeeded' OR rows_read = {_SUM}"),
+    Index("ix_history_imports_user_id", "user_id"),
+    comment="One row per import of a user's own listening history, with what became of its rows.",
+)
+
+history_import_files = Table(
+    "history_import_files",
+    metadata,
+    described(
+        "import_id",
+        BigInteger,
+        "The import.",
+        ForeignKey(f"{SCHEMA}.history_imports.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    described(
+        "number",
+        Integer,
+        "Position in the import, from 0.",
+        primary_key=True,
+        autoincrement=False,
+    ),
+    user_column(),
+    described("name", Text, "Name of the file, with that of its archive."),
+    described("source", Text, "extended streaming history, or account data."),
+    *_receipt(),
+    described(
+        "malformed_rows",
+        JSONB,
+        "Index and reason of the first hundred malformed rows.",
+        server_default=text("'[]'"),
+    ),
+    one_of("source", SOURCES),
+    rule("fates", f"rows_read = {_SUM}"),
+    Index("ix_history_import_files_user_id", "user_id"),
+    comment="One row per file of an import that succeeded: a receipt whose fates sum up to its "
+    "rows.",
+)
+
+imported_plays = Table(
+    "imported_plays",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "ended_at",
+        Instant,
+        "End of the play, UTC, to the second; in account data the minute.",
+        primary_key=True,
+    ),
+    # No foreign key: that of plays guards the same ids, and a check of a million rows takes 5 s.
+    described("track_id", Text, "The track.", primary_key=True),
+    described("ms_played", Integer, "Milliseconds heard.", primary_key=True, autoincrement=False),
+    described("source", Text, "extended streaming history, or account data.", primary_key=True),
+    described(
+        "offline_started_at",
+        Instant,
+        "When a play without a connection began; NULL for others. Such a play may have been "
+        "uploaded, and so have its ended_at, hours or days later.",
+        nullable=True,
+    ),
+    one_of("source", SOURCES),
+    rule("ms_played", "ms_played > 0"),
+    comment="One row per row of a user's exports that is a play. Facts: plays are computed from "
+    "them and from what the API lists.",
+)
+
+imported_tracks = Table(
+    "imported_tracks",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "track_id",
+        Text,
+        "The track.",
+        ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
+        primary_key=True,
+    ),
+    described("artist_id", Text, "The artist that the user's imported plays of the track have."),
+    comment="One row per user and track of imported plays that lacks a fact the API may still "
+    "show: its primary artist's id, its length or release date.",
+)

@@ -1,0 +1,1 @@
+"""Imports of users' own exports, on a real Postgres."""
