@@ -48,12 +48,19 @@ def import_history(
     from spotify_pipeline.sync.imports import import_history as run
     from spotify_pipeline.sync.pipeline import open_pipeline
 
-    with open_pipeline(load_settings()) as pipeline:
+    settings = load_settings()
+    with open_pipeline(settings) as pipeline:
         with pipeline.engine.connect() as conn:
             require_known(conn, [user_id])
         files = list(read_exports(paths, now=pipeline.now(), include_incognito=include_incognito))
         with progress("Reading bytes", sum(file.size for file in files)) as advance:
             receipt = run(pipeline, user_id, files, dry_run=dry_run, advance=advance)
+        if not dry_run:
+            # Dagster's modules are 100 MB, so only now. Importing again reports again.
+            from spotify_pipeline.defs.running import opened_instance, report_import
+
+            with opened_instance(settings) as instance:
+                report_import(instance, user_id, receipt)
     if as_json:
         print_json(_as_json(receipt))
     else:

@@ -132,7 +132,10 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
     for step, needed in s.NEEDS.items():
         yield dg.AssetSpec(
             asset_key(step),
-            deps=[asset_key(other) for other in needed],
+            deps=[
+                *map(asset_key, needed),
+                *([IMPORTED_HISTORY.key] if step == s.DAILY_LISTENING else ()),
+            ],
             skippable=True,
             description=DESCRIPTIONS[step],
             # The UI shows only the last part of a key; the group distinguishes the two short_term.
@@ -145,14 +148,6 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
             partitions_def=user_partitions,
             metadata={**table_metadata(step), **lineage_metadata(step)},
         )
-
-
-def table_metadata(step: str) -> dict[str, str | dg.TableSchema]:
-    """The name of an asset's table, and its columns."""
-    table = TABLES.get(step)
-    if table is None:
-        return {}
-    return {"dagster/table_name": table.fullname, "dagster/column_schema": column_schema(table)}
 
 
 def column_schema(table: Table) -> dg.TableSchema:
@@ -171,6 +166,33 @@ def column_schema(table: Table) -> dg.TableSchema:
         ],
         constraints=dg.TableConstraints(other=[table.comment] if table.comment else []),
     )
+
+
+# No run materializes it: every import reports its own.
+IMPORTED_HISTORY = dg.AssetSpec(
+    "imported_history",
+    description=(
+        "The listening history that Spotify hands out to a user, imported with `spotify-pipeline "
+        "import-history`; every import reports here what became of its rows."
+    ),
+    group_name="listening",
+    kinds={"json", "postgres"},
+    owners=OWNERS,
+    tags={"layer": "fetched"},
+    partitions_def=user_partitions,
+    metadata={
+        "dagster/table_name": t.imported_plays.fullname,
+        "dagster/column_schema": column_schema(t.imported_plays),
+    },
+)
+
+
+def table_metadata(step: str) -> dict[str, str | dg.TableSchema]:
+    """The name of an asset's table, and its columns."""
+    table = TABLES.get(step)
+    if table is None:
+        return {}
+    return {"dagster/table_name": table.fullname, "dagster/column_schema": column_schema(table)}
 
 
 def lineage_metadata(step: str) -> dict[str, dg.TableColumnLineage]:

@@ -9,8 +9,10 @@ from pathlib import Path
 import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.tags import HOST, TRIGGER
+from spotify_pipeline.domain.fates import Receipt
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
@@ -82,6 +84,15 @@ def sync_many(
             tags=MANUAL,
             raise_on_error=False,
         )
+    )
+
+
+def report_import(instance: dg.DagsterInstance, user_id: str, receipt: Receipt) -> None:
+    """Materialize the user's imported_history with what became of the rows: counts only."""
+    instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
+    counts = {"rows_read": receipt.rows_read, "files": len(receipt.files), **receipt.fates}
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(IMPORTED_HISTORY.key, partition=user_id, metadata=counts)
     )
 
 

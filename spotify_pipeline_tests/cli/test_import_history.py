@@ -4,6 +4,10 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
+
+from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.settings import load_settings
 from spotify_pipeline_tests.cli.conftest import Run
 from spotify_pipeline_tests.exports.rows import write
 from spotify_pipeline_tests.sync.imports.export_files import extended_row
@@ -32,6 +36,11 @@ def test_an_import_prints_its_receipt_and_a_dry_run_prints_the_same(
     assert "endsong_0.json, row 5: ts is not a time since 2006." in shown.output
     again = json.loads(run("import-history", "ada", path, "--json").stdout)
     assert (again["fates"]["known"], again["fates"]["new"]) == (4, 0)
+    with opened_instance(load_settings()) as instance:
+        events = instance.fetch_materializations(dg.AssetKey("imported_history"), limit=9).records
+    assert [event.partition_key for event in events] == ["ada", "ada"]
+    metadata = events[1].asset_materialization.metadata
+    assert (metadata["new"].value, metadata["rows_read"].value) == (3, 6)
     assert json.loads(dry.stdout)["rows_read"] == again["rows_read"] == 6
 
 

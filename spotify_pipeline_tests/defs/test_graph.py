@@ -18,13 +18,15 @@ LISTS = [f"{kind}/{time_range}" for kind in ("top_artists", "top_tracks") for ti
 EDGES: dict[str, list[str]] = {
     "recently_played": [],
     **{name: [] for name in LISTS},
-    "daily_listening": ["recently_played"],
+    "imported_history": [],
+    "daily_listening": ["recently_played", "imported_history"],
     "music_personality": ["daily_listening", *LISTS],
     "profile_revalidation": ["music_personality"],
 }
 TABLES = {
     "recently_played": "plays",
     **{name: f"user_{name.partition('/')[0]}" for name in LISTS},
+    "imported_history": "imported_plays",
     "daily_listening": "daily_listening",
     "music_personality": "music_personality",
 }

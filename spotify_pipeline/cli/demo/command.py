@@ -1,4 +1,4 @@
-"""`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
+"""`spotify-pipeline demo`: listeners live ten days and import half a year of history."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from spotify_pipeline.app import register_user
+from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, request_export
 from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import running_stack
@@ -49,6 +50,8 @@ SEED = 1
 def demo(once: bool, users: int, port: int | None) -> None:
     """Let synthetic listeners live ten days, and show them in Dagster.
 
+    They also import half a year of history from their exports.
+
     Uses the embedded database in SPOTIFY_PIPELINE_HOME and a simulator of Spotify on this machine;
     nothing leaves it. Run again, it continues from the kept data.
     """
@@ -68,12 +71,21 @@ def demo(once: bool, users: int, port: int | None) -> None:
         clock = Clock(simulator)
         pipeline = running.enter_context(open_pipeline(settings, clock.now))
         kept = _introduce(pipeline, listeners)
-        _live(pipeline, clock, listeners)
+        instants = _instants(pipeline.engine)
+        clock.set(instants[0])
+        exports = {
+            listener.user_id: request_export(simulator, listener.user_id) for listener in listeners
+        }
+        _live(pipeline, clock, instants, listeners)
+        # Spotify takes days to send an export; the order does not matter.
+        import_exports(pipeline, exports)
         _sync_through_dagster(settings, listeners)
         stack = running.enter_context(running_stack(settings, port))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
-        show_recount(pipeline.engine, simulator, listeners, kept)
+        show_recount(
+            pipeline.engine, simulator, listeners, kept, exports, instants[0] - HALF_A_YEAR
+        )
         if not once:
             serve(stack)
 
@@ -118,9 +130,13 @@ def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[st
         return {listener.user_id: stored_plays(conn, listener.user_id) for listener in listeners}
 
 
-def _live(pipeline: Pipeline, clock: Clock, listeners: Sequence[ListenerInfo]) -> None:
-    """Collect every three hours of the last ten days (or since the last demo), up to now."""
-    instants = _instants(pipeline.engine)
+def _live(
+    pipeline: Pipeline,
+    clock: Clock,
+    instants: Sequence[datetime],
+    listeners: Sequence[ListenerInfo],
+) -> None:
+    """Collect at these instants: every three hours of the last ten days, up to now."""
     with progress("Living and collecting every 3 hours", len(instants)) as advance:
         for number, instant in enumerate(instants):
             clock.set(instant)

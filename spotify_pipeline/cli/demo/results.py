@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from spotify_pipeline.cli.demo.audit import recount
+from spotify_pipeline.cli.demo.history import RequestedExport
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
@@ -53,11 +54,16 @@ def show_recount(
     simulator: Simulator,
     listeners: Sequence[ListenerInfo],
     kept: Mapping[str, set[PlayKey]],
+    exports: Mapping[str, RequestedExport],
+    since: datetime,
 ) -> None:
     """Count every day again from the simulator's books. Raises WorkFailed if one differs."""
+    booked = {user_id: export.plays for user_id, export in exports.items()}
     with engine.connect() as conn:
         counts = {
-            listener.user_id: recount(conn, simulator, listener, kept[listener.user_id])
+            listener.user_id: recount(
+                conn, simulator, listener, kept[listener.user_id], booked[listener.user_id], since
+            )
             for listener in listeners
         }
     days = sum(count.days for count in counts.values())
@@ -67,8 +73,11 @@ def show_recount(
         raise WorkFailed(f"Counted again from the simulator's books, days differ: {wrong}")
     missed = sum(count.never_visible for count in counts.values())
     noticed = sum(count.inside_gaps for count in counts.values())
+    imported = sum(map(len, booked.values()))
     click.echo(
-        f"\nCounted again from the simulator's books: {days} days and {plays} plays are equal.\n"
+        f"\nCounted again from the simulator's books: {days:,} days and {plays:,} plays "
+        "are equal.\n"
+        f"{imported:,} of these plays were imported from the listeners' exports.\n"
         f"{missed} plays were among Spotify's last 50 at none of the 3-hourly polls; {noticed} of "
         "them\nlie in gaps that the pipeline noticed."
     )
