@@ -9,7 +9,7 @@ ARGS ?=
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.run ## ten days of five synthetic listeners, then the Dagster UI (ARGS=--once: stop after the table)
+demo: $(VENV)/.run ## ten days and half a year of history of seven synthetic listeners, then the Dagster UI (ARGS=--once: stop after the table)
 	@$(BIN)/spotify-pipeline demo $(ARGS)
 
 dev: $(VENV)/.run ## database, Dagster UI and daemon

@@ -40,6 +40,8 @@ COMMANDS = {
         "operate.healthy:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",
     ),
+    "export": ("operate.export:export", "Write all plays as Parquet files, for data people."),
+    "metrics": ("operate.metrics:metrics", "Serve /metrics for Prometheus, until Ctrl-C."),
     "backup": (
         "operate.backup:backup",
         "Write a backup of both databases; `restore` reads it.",

@@ -106,6 +106,8 @@ def user_assets(
                     asset_key(selected[0]),
                     partition=outcome.user_id,
                     description=outcome.failure.message,
+                    # Dagster shows it beside the latest materialization.
+                    metadata={"not synced": outcome.failure.message},
                 )
             )
     raise_failures(outcomes)

@@ -87,6 +87,13 @@ def sync_many(
     )
 
 
+def check_health(instance: dg.DagsterInstance) -> None:
+    """Run the job health: the checks over all users. Does not raise when it fails."""
+    build_defs().resolve_job_def("health").execute_in_process(
+        instance=instance, run_config=QUIET, tags=MANUAL, raise_on_error=False
+    )
+
+
 def report_import(instance: dg.DagsterInstance, user_id: str, receipt: Receipt) -> None:
     """Materialize the user's imported_history with what became of the rows: counts only."""
     instance.add_dynamic_partitions(user_partitions.name or "", [user_id])

@@ -4,40 +4,50 @@ Both are zips, written as a stream: the plays are never all in memory.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import groupby, islice
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
+from spotify_pipeline.domain.listening.exported import NAMED
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, HeardPlay
-
-Writer = Callable[[IO[bytes], Iterable[HeardPlay]], int]
 
 # As Spotify cuts its own: about 12 MB.
 _ROWS_PER_FILE = 16_000
 
 
-def write_spotify(file: IO[bytes], plays: Iterable[HeardPlay]) -> int:
-    """Writes the extended streaming history as Spotify hands it out; returns the number of rows.
+def write_spotify(
+    file: IO[bytes], extended: Iterable[HeardPlay], account: Iterable[HeardPlay] = ()
+) -> int:
+    """Writes histories as Spotify hands them out; returns the number of rows.
 
-    `plays` are in the order of their end. `ts` is the second in which a play ended, so that its
-    local day stays. What is not stored (platform, country, ip address ...) is null. A play without
-    a known length has 30 s, because Spotify's own history counts plays from there.
+    `extended` and `account` are in the order of the end. `ts` is the second in which a play ended,
+    so that its local day stays. What is not stored (platform, country, ip address ...) is null. A
+    play without a known length has 30 s, because Spotify's own history counts plays from there.
+    Account data is what only its minute and names are known of.
     """
     folder = "Spotify Extended Streaming History"
     rows = 0
     with ZipFile(file, "w", ZIP_DEFLATED) as archive:
-        for year, of_year in groupby(plays, lambda play: play.played_at.year):
-            number = 0
-            while part := list(islice(of_year, _ROWS_PER_FILE)):
-                name = f"{folder}/Streaming_History_Audio_{year}_{number}.json"
-                _write_part(archive, name, "[", ",\n", "]", map(_extended, part))
-                rows += len(part)
-                number += 1
+        for year, of_year in groupby(extended, lambda play: play.played_at.year):
+            name = f"{folder}/Streaming_History_Audio_{year}"
+            rows += _write_parts(archive, name, map(_extended, of_year))
+        name = "Spotify Account Data/StreamingHistory_music"
+        rows += _write_parts(archive, name, map(_account, account))
         if not rows:
             archive.writestr(f"{folder}/Streaming_History_Audio_0.json", "[]")
     return rows
+
+
+def _write_parts(archive: ZipFile, name: str, rows: Iterator[dict[str, Any]]) -> int:
+    """Files of at most 16,000 rows each; returns the number of rows."""
+    number = total = 0
+    while part := list(islice(rows, _ROWS_PER_FILE)):
+        _write_part(archive, f"{name}_{number}.json", "[", ",\n", "]", part)
+        total += len(part)
+        number += 1
+    return total
 
 
 def write_listenbrainz(file: IO[bytes], plays: Iterable[HeardPlay]) -> int:
@@ -60,9 +70,6 @@ def write_listenbrainz(file: IO[bytes], plays: Iterable[HeardPlay]) -> int:
             name = f"listens/{year}/{month}.jsonl"
             _write_part(archive, name, "", "\n", "\n", lines(of_month))
     return rows
-
-
-WRITERS: dict[str, Writer] = {"spotify": write_spotify, "listenbrainz": write_listenbrainz}
 
 
 def _write_part(
@@ -110,9 +117,19 @@ def _extended(play: HeardPlay) -> dict[str, Any]:
     }
 
 
+def _account(play: HeardPlay) -> dict[str, Any]:
+    return {
+        "endTime": f"{play.played_at:%Y-%m-%d %H:%M}",
+        "artistName": play.artist_name,
+        "trackName": play.track_name,
+        "msPlayed": play.listened_ms,
+    }
+
+
 def _listen(play: HeardPlay) -> dict[str, Any]:
     began_at = play.played_at - timedelta(milliseconds=play.listened_ms)
-    link = f"https://open.spotify.com/track/{play.track_id}"
+    named = play.track_id.startswith(NAMED)
+    link = None if named else f"https://open.spotify.com/track/{play.track_id}"
     known = {
         "submission_client": "spotify_pipeline",
         "music_service": "spotify.com",

@@ -21,7 +21,7 @@ from spotify_pipeline.sync.webhooks import revalidate_profiles
 # Writes outcomes as materializations into Dagster's event log.
 Emit = Callable[[Sequence[UserOutcome]], None]
 
-REPLAYED = "Stored by an earlier sync, which told what was new unless it died before."
+REPLAYED = "An earlier sync stored this, and may have died before it reported what was new."
 
 # No call was made, or none may be made next, for any user.
 HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.running import check_health, opened_instance
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.process import running_simulator
@@ -25,9 +25,12 @@ pytestmark = [
 ]
 
 
+HOSTILE = "<img src=x onerror=alert(1)>'\"; DROP TABLE users; ../"
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A UI with one user whose partition has been materialized."""
+    """A UI with a user whose partition has been materialized, and one who is not connected."""
     with pytest.MonkeyPatch.context() as patch, running_simulator(listeners=1) as simulator:
         for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
             patch.delenv(name, raising=False)
@@ -52,6 +55,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             job = build_defs().resolve_job_def("sync_user")
             run = job.execute_in_process(instance=instance, partition_key=listener.user_id)
             assert run.success
+            # Another user has disconnected since, and is synced again nevertheless.
+            with open_pipeline(settings) as pipeline, pipeline.engine.begin() as conn:
+                register_user(conn, HOSTILE, "UTC", HOSTILE)
+            instance.add_dynamic_partitions("spotify_users", [HOSTILE])
+            run = job.execute_in_process(instance=instance, partition_key=HOSTILE)
+            assert run.success
+            check_health(instance)
         with running_stack(settings) as running:
             yield running
         leave_database(settings)
@@ -91,3 +101,23 @@ def test_the_checks_of_an_asset_are_listed_and_can_be_executed(
         seen.page.goto(f"{stack.url}/assets/record_health?view=checks")
         seen.page.get_by_text("days_sum_to_plays", exact=True).first.wait_for()
         assert seen.page.get_by_text("Execute all").count()
+
+
+def test_every_check_over_all_users_is_evaluated(stack: Stack, browser: Browser) -> None:
+    with opened(browser) as seen:
+        seen.page.goto(f"{stack.url}/assets/record_health?view=checks")
+        seen.page.get_by_text("days_sum_to_plays").first.wait_for()
+        seen.page.get_by_text("Succeeded").first.wait_for()
+        assert seen.page.get_by_text("Not evaluated").count() == 0
+
+
+def test_a_user_who_is_not_connected_fails_nothing_and_a_hostile_id_is_plain_text(
+    stack: Stack, browser: Browser
+) -> None:
+    with opened(browser) as seen:
+        seen.page.goto(f"{stack.url}/assets/recently_played?view=partitions")
+        # Hidden where the list shortens it.
+        seen.page.get_by_text(HOSTILE, exact=True).first.wait_for(state="attached")
+        seen.page.get_by_text("Failed (0)").first.wait_for()
+        seen.page.goto(f"{stack.url}/assets/recently_played?view=events")
+        seen.page.get_by_text("Spotify is not connected.").first.wait_for()

@@ -1,19 +1,23 @@
-"""`spotify-pipeline demo`: synthetic listeners live ten days, then Dagster takes over."""
+"""`spotify-pipeline demo`: listeners live ten days and import half a year of history.
+
+Of seven or more, the seventh connects only at the end, and then the sixth has to reconnect.
+"""
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from spotify_pipeline.app import register_user
+from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, request_export
 from spotify_pipeline.cli.demo.request import press_sync
-from spotify_pipeline.cli.demo.results import show_listeners, show_recount
+from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.defs.running import check_health, opened_instance, sync_one
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -32,6 +36,7 @@ from spotify_pipeline.terminal import example, progress
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)
 SEED = 1
+WITH_NEW_AND_LEAVING = 7
 
 
 @click.command(
@@ -40,7 +45,7 @@ SEED = 1
 @click.option("--once", is_flag=True, help="Stop after the tables instead of serving the UI.")
 @click.option(
     "--users",
-    default=5,
+    default=7,
     show_default=True,
     type=click.IntRange(1, 200),
     help="How many synthetic listeners.",
@@ -48,6 +53,8 @@ SEED = 1
 @port_of_the_ui
 def demo(once: bool, users: int, port: int | None) -> None:
     """Let synthetic listeners live ten days, and show them in Dagster.
+
+    They also import half a year of history from their exports.
 
     Uses the embedded database in SPOTIFY_PIPELINE_HOME and a simulator of Spotify on this machine;
     nothing leaves it. Run again, it continues from the kept data.
@@ -67,14 +74,31 @@ def demo(once: bool, users: int, port: int | None) -> None:
         listeners = simulator.listeners()
         clock = Clock(simulator)
         pipeline = running.enter_context(open_pipeline(settings, clock.now))
-        kept = _introduce(pipeline, listeners)
-        _live(pipeline, clock, listeners)
+        leaving, new = listeners[5:7] if len(listeners) >= WITH_NEW_AND_LEAVING else (None, None)
+        known = _known(pipeline, listeners)
+        settled = [listener for listener in listeners if listener is not new]
+        kept = _introduce(pipeline, known, settled)
+        instants = _instants(pipeline.engine)
+        clock.set(instants[0])
+        exports = {
+            listener.user_id: request_export(simulator, listener.user_id) for listener in settled
+        }
+        _live(pipeline, clock, instants, listeners if new and new.user_id in known else settled)
+        # Spotify takes days to send an export; the order does not matter.
+        import_exports(pipeline, exports)
+        kept |= _introduce(pipeline, known, [new] if new else [])
         _sync_through_dagster(settings, listeners)
+        if leaving:
+            simulator.revoke(leaving.user_id)
+            _sync_through_dagster(settings, [leaving])
         stack = running.enter_context(running_stack(settings, port))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
-        show_recount(pipeline.engine, simulator, listeners, kept)
+        show_recount(
+            pipeline.engine, simulator, listeners, kept, exports, instants[0] - HALF_A_YEAR
+        )
         if not once:
+            show_addresses(stack.url, listeners[0], leaving)
             serve(stack)
 
 
@@ -95,15 +119,23 @@ class Clock:
         self._simulator.set_clock(instant)
 
 
-def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, set[PlayKey]]:
+def _known(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[str, str]:
+    """The connection of each user of an earlier demo. Raises ConfigurationError for others."""
+    with pipeline.engine.connect() as conn:
+        known = {status.user_id: status.connection for status in user_statuses(conn)}
+    if strangers := known.keys() - {listener.user_id for listener in listeners}:
+        raise ConfigurationError(
+            f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
+            "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
+        )
+    return known
+
+
+def _introduce(
+    pipeline: Pipeline, known: Mapping[str, str], listeners: Sequence[ListenerInfo]
+) -> dict[str, set[PlayKey]]:
     """Register and connect who is new or has lost the connection; return what is stored."""
     with pipeline.engine.begin() as conn:
-        known = {status.user_id: status.connection for status in user_statuses(conn)}
-        if strangers := known.keys() - {listener.user_id for listener in listeners}:
-            raise ConfigurationError(
-                f"{pipeline.settings.home} holds {len(strangers)} other listeners. Give the demo "
-                "a home of its own: SPOTIFY_PIPELINE_HOME=.spotify_pipeline_demo make demo"
-            )
         for listener in listeners:
             if known.get(listener.user_id) in ELIGIBLE:
                 continue
@@ -118,9 +150,13 @@ def _introduce(pipeline: Pipeline, listeners: Sequence[ListenerInfo]) -> dict[st
         return {listener.user_id: stored_plays(conn, listener.user_id) for listener in listeners}
 
 
-def _live(pipeline: Pipeline, clock: Clock, listeners: Sequence[ListenerInfo]) -> None:
-    """Collect every three hours of the last ten days (or since the last demo), up to now."""
-    instants = _instants(pipeline.engine)
+def _live(
+    pipeline: Pipeline,
+    clock: Clock,
+    instants: Sequence[datetime],
+    listeners: Sequence[ListenerInfo],
+) -> None:
+    """Collect at these instants: every three hours of the last ten days, up to now."""
     with progress("Living and collecting every 3 hours", len(instants)) as advance:
         for number, instant in enumerate(instants):
             clock.set(instant)
@@ -149,12 +185,14 @@ def _instants(engine: Engine) -> list[datetime]:
 
 
 def _sync_through_dagster(settings: Settings, listeners: Sequence[ListenerInfo]) -> None:
-    """The newest state of every listener: the job sync_user on each partition."""
+    """The newest state of every listener: the job sync_user on each partition. Then the checks."""
     with (
-        progress("Materializing partitions in Dagster", len(listeners)) as advance,
+        progress("Materializing partitions in Dagster", len(listeners) + 1) as advance,
         opened_instance(settings) as instance,
     ):
         for number, listener in enumerate(listeners, 1):
             if not sync_one(instance, listener.user_id).success:
                 raise WorkFailed(f"The Dagster run of {listener.user_id} failed.")
             advance(number)
+        check_health(instance)
+        advance(len(listeners) + 1)

@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 import click
 
 from spotify_pipeline.cli.demo.audit import recount
+from spotify_pipeline.cli.demo.history import RequestedExport
+from spotify_pipeline.cli.local.dagster_processes import LOCATION
 from spotify_pipeline.domain.portrait import Day, Portrait
+from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
@@ -53,11 +56,21 @@ def show_recount(
     simulator: Simulator,
     listeners: Sequence[ListenerInfo],
     kept: Mapping[str, set[PlayKey]],
+    exports: Mapping[str, RequestedExport],
+    since: datetime,
 ) -> None:
     """Count every day again from the simulator's books. Raises WorkFailed if one differs."""
+    booked = {user_id: export.plays for user_id, export in exports.items()}
     with engine.connect() as conn:
         counts = {
-            listener.user_id: recount(conn, simulator, listener, kept[listener.user_id])
+            listener.user_id: recount(
+                conn,
+                simulator,
+                listener,
+                kept[listener.user_id],
+                booked.get(listener.user_id, []),
+                since,
+            )
             for listener in listeners
         }
     days = sum(count.days for count in counts.values())
@@ -67,8 +80,31 @@ def show_recount(
         raise WorkFailed(f"Counted again from the simulator's books, days differ: {wrong}")
     missed = sum(count.never_visible for count in counts.values())
     noticed = sum(count.inside_gaps for count in counts.values())
+    imported = sum(map(len, booked.values()))
     click.echo(
-        f"\nCounted again from the simulator's books: {days} days and {plays} plays are equal.\n"
+        f"\nCounted again from the simulator's books: {days:,} days and {plays:,} plays "
+        "are equal.\n"
+        f"{imported:,} of these plays were imported from the listeners' exports.\n"
         f"{missed} plays were among Spotify's last 50 at none of the 3-hourly polls; {noticed} of "
         "them\nlie in gaps that the pipeline noticed."
     )
+
+
+def show_addresses(url: str, listener: ListenerInfo, leaving: ListenerInfo | None) -> None:
+    """Three things to click, with their addresses."""
+    asset = f"{url}/assets/{{}}?view=partitions&partition={{}}"
+    lines = [
+        "Three things to click in the Dagster UI:",
+        f"  1. What {listener.display_name} listens to, as a picture (Show Markdown):",
+        f"     {asset.format(MUSIC_PERSONALITY, listener.user_id)}",
+        "  2. Whether the numbers can be trusted; the gaps of 3-hourly polls are a warning:",
+        f"     {url}/assets/record_health?view=checks",
+        "  3. Sync one user again: Materialize all, then choose a partition:",
+        f"     {url}/locations/{LOCATION}/jobs/sync_user",
+    ]
+    if leaving:
+        lines += [
+            f"{leaving.display_name} has to reconnect Spotify, which fails no run:",
+            f"     {asset.format(RECENTLY_PLAYED, leaving.user_id)}",
+        ]
+    click.echo("\n" + "\n".join(lines))

@@ -14,7 +14,7 @@ from spotify_pipeline.app import forget_user
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
-from spotify_pipeline.exports.writers import WRITERS
+from spotify_pipeline.exports.writers import write_listenbrainz, write_spotify
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.inspection import database_now
 from spotify_pipeline.storage.postgres.types import Connection
@@ -22,6 +22,8 @@ from spotify_pipeline.storage.users.export import (
     KEPT_BACK,
     ExportedTable,
     export_user,
+    read_account,
+    read_extended,
     read_heard,
 )
 from spotify_pipeline.terminal import count, example, printable
@@ -60,7 +62,7 @@ file raw may obey them.
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("csv", *WRITERS)),
+    type=click.Choice(("csv", "spotify", "listenbrainz")),
     default="csv",
     show_default=True,
     help="csv: every table. The plays alone, for other programs: spotify (its own extended "
@@ -80,8 +82,12 @@ def export(user_id: str, path: Path, form: str) -> None:
         with private_file(path, replace=False) as file:
             if form == "csv":
                 rows = _write(conn, user_id, file)
+            elif form == "spotify":
+                rows = write_spotify(
+                    file, read_extended(conn, user_id), read_account(conn, user_id)
+                )
             else:
-                rows = WRITERS[form](file, read_heard(conn, user_id))
+                rows = write_listenbrainz(file, read_heard(conn, user_id))
     click.echo(f"Wrote {count(rows, 'row')} about {quoted(user_id)} to {printable(str(path))}.")
 
 

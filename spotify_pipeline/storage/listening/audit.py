@@ -17,6 +17,15 @@ def stored_plays(conn: Connection, user_id: str) -> set[PlayKey]:
     return {(row.played_at, row.track_id) for row in rows}
 
 
+def first_api_play(conn: Connection, user_id: str) -> datetime | None:
+    """The end of a user's first play that the API listed; None if there is none."""
+    p = t.plays
+    first: datetime | None = conn.scalar(
+        select(func.min(p.c.played_at)).where(p.c.user_id == user_id, p.c.source == "api")
+    )
+    return first
+
+
 def stored_days(conn: Connection, user_id: str) -> dict[date, Day]:
     """All rows of daily_listening of a user, by date."""
     d = t.daily_listening

@@ -33,6 +33,7 @@ SCRIPTS = (
     "status.sql",
     "history.sql",
     "listens.sql",
+    "metrics.sql",
 )
 
 # Any number that no other program in this database uses for an advisory lock.

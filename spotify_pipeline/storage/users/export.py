@@ -4,7 +4,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Select, Table, collate, func, or_, select
+from sqlalchemy import (
+    Column,
+    CompoundSelect,
+    Connection,
+    Select,
+    Table,
+    cast,
+    collate,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
 
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, HeardPlay
 from spotify_pipeline.storage import tables as t
@@ -91,6 +105,60 @@ def read_heard(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
         .order_by(heard.c.played_at, collate(heard.c.track_id, "C"))
     )
     return (HeardPlay(*row) for row in rows)
+
+
+def read_extended(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
+    """A user's extended history in the order of the ends, streamed: what was imported, and what
+    only the API lists."""
+    i, p = t.imported_plays, t.plays
+    heard = plays_heard(p.c.user_id == user_id).add_columns(p.c.track_id).subquery("heard")
+    listed = select(
+        heard.c.played_at,
+        heard.c.listened_ms,
+        heard.c.track_id,
+        cast(null(), i.c.offline_started_at.type),
+    ).where(heard.c.source == "api", heard.c.ms_played.is_(None))
+    return _read_history(conn, union_all(_imported(user_id, "extended"), listed))
+
+
+def read_account(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
+    """The imported account data of a user in the order of the minutes, streamed."""
+    return _read_history(conn, _imported(user_id, "account"))
+
+
+def _imported(user_id: str, source: str) -> Select[Any]:
+    i = t.imported_plays
+    return select(
+        i.c.ended_at.label("ended_at"),
+        i.c.ms_played.label("ms_played"),
+        i.c.track_id.label("track_id"),
+        i.c.offline_started_at.label("offline_started_at"),
+    ).where(i.c.user_id == user_id, i.c.source == source)
+
+
+def _read_history(
+    conn: Connection, history: Select[Any] | CompoundSelect[Any]
+) -> Iterator[HeardPlay]:
+    h, k, a = history.subquery("history"), t.tracks, t.artists
+    rows = conn.execution_options(yield_per=AT_ONCE).execute(
+        select(
+            h.c.ended_at,
+            h.c.ms_played,
+            literal(True),
+            h.c.track_id,
+            k.c.name,
+            func.coalesce(k.c.artist_name, a.c.name, ""),
+            k.c.album_name,
+            k.c.duration_ms,
+            k.c.isrc,
+            h.c.offline_started_at,
+        )
+        .join_from(h, k, k.c.spotify_id == h.c.track_id)
+        .outerjoin(a, a.c.spotify_id == k.c.artist_ids[1])
+        .order_by(h.c.ended_at, collate(h.c.track_id, "C"), h.c.ms_played)
+    )
+    for row in rows:
+        yield HeardPlay(*row)
 
 
 def _history(table: Table, user_id: str) -> Select[Any]:

@@ -67,6 +67,21 @@ def mira(run: Run, engine: Engine) -> str:
                 for after, track, source, ms_played in PLAYS
             ],
         )
+        conn.execute(
+            insert(t.imported_plays),
+            [
+                {
+                    "user_id": user_id,
+                    "ended_at": (AT + after).replace(microsecond=0),
+                    "track_id": track,
+                    "ms_played": ms_played,
+                    "source": "extended",
+                }
+                for user_id in ("mira", "otto")
+                for after, track, source, ms_played in PLAYS
+                if source == "export"
+            ],
+        )
     return "mira"
 
 

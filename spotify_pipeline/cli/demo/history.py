@@ -1,0 +1,85 @@
+"""Imports half a year of history for the demo's listeners, from the simulator's exports."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+
+from spotify_pipeline.domain.fates import Receipt
+from spotify_pipeline.errors import WorkFailed
+from spotify_pipeline.exports.archives import Upload
+from spotify_pipeline.exports.reader import read_exports
+from spotify_pipeline.simulator.control import ExportLine, Simulator
+from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.terminal import progress
+
+HALF_A_YEAR = timedelta(days=182)
+# What an import makes of the rows that the books call plays, shorter ones included.
+_STORED = ("new", "short", "matched", "known")
+
+
+@dataclass(frozen=True, slots=True)
+class BookedRow:
+    """A row of an export that is a play. `played_at` (UTC) is the end of the play of the life that
+    it is; None: the feed never lists it.
+    """
+
+    ended_at: datetime
+    ms_played: int
+    track_uri: str
+    played_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedExport:
+    """An archive of the simulator, and every row of it with its truth."""
+
+    archive: bytes
+    books: Sequence[ExportLine]
+
+    @property
+    def plays(self) -> list[BookedRow]:
+        """The rows that are plays, each once."""
+        return [
+            BookedRow(
+                datetime.fromisoformat(line.row["ts"]).astimezone(UTC),
+                line.row["ms_played"],
+                line.row["spotify_track_uri"],
+                line.played_at,
+            )
+            for line in self.books
+            if line.fate in ("play", "short")
+        ]
+
+
+def request_export(simulator: Simulator, user_id: str) -> RequestedExport:
+    """The extended history of the half year until the simulator's now."""
+    since = simulator.now() - HALF_A_YEAR
+    return RequestedExport(
+        simulator.export(user_id, since=since), simulator.export_books(user_id, since=since)
+    )
+
+
+def import_exports(pipeline: Pipeline, exports: Mapping[str, RequestedExport]) -> None:
+    """Import each user's export. Raises WorkFailed if a receipt differs from the books."""
+    with progress("Importing half a year of history", len(exports)) as advance:
+        for number, (user_id, export) in enumerate(exports.items(), 1):
+            upload = Upload(f"{user_id}.zip", BytesIO(export.archive))
+            files = read_exports([upload], now=pipeline.now(), include_incognito=False)
+            receipt = import_history(pipeline, user_id, files)
+            _compare(user_id, receipt, export.books)
+            advance(number)
+
+
+def _compare(user_id: str, receipt: Receipt, books: Sequence[ExportLine]) -> None:
+    expected = Counter("stored" if line.fate in ("play", "short") else line.fate for line in books)
+    counted = Counter[str]()
+    for fate, rows in receipt.fates.items():
+        counted["stored" if fate in _STORED else fate] += rows
+    if +counted != expected:
+        raise WorkFailed(
+            f"{user_id}: of the export the import counted {dict(+counted)}, the simulator's books "
+            f"{dict(expected)}."
+        )

@@ -1,0 +1,106 @@
+"""`spotify-pipeline export`: all plays as Parquet files, one folder per month."""
+
+import shutil
+import tempfile
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from spotify_pipeline.cli.database import opened_database
+from spotify_pipeline.errors import UsageError, WorkFailed
+from spotify_pipeline.settings import load_settings
+from spotify_pipeline.storage.listening.listens import read_listens
+from spotify_pipeline.terminal import count, example
+
+FOLDER = "listens"
+
+
+@click.command(
+    epilog=example(
+        "spotify-pipeline export --parquet /data",
+        "spotify-pipeline export --parquet /data --since 2026-01-01 --user mira",
+    )
+)
+@click.option(
+    "--parquet",
+    "to",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder in which `listens` is written, and replaced if it is there.",
+)
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First local date.")
+@click.option("--user", "user_id", help="Of this user only.")
+def export(to: Path, since: datetime | None, user_id: str | None) -> None:
+    """Write all plays as Parquet files, for data people.
+
+    The columns are those of the view `listens`; the files DIR/listens/month=YYYY-MM/plays.parquet
+    are by local date. An export replaces the one before, so forgotten users are not in it.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "This needs pyarrow: install spotify_pipeline[parquet], or run pip install pyarrow."
+        ) from None
+    with opened_database(load_settings()) as engine, engine.connect() as conn:
+        try:
+            to.mkdir(mode=0o700, parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=to))
+            try:
+                parts = read_listens(conn, user_id, since.date() if since else None)
+                rows = _write(partial, parts)
+                shutil.rmtree(to / FOLDER, ignore_errors=True)
+                partial.rename(to / FOLDER)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise WorkFailed(f"{to} cannot be written: {error.strerror}.") from None
+    click.echo(f"Wrote {count(rows, 'play')} to {to / FOLDER}.")
+
+
+def _write(folder: Path, parts: Any) -> int:
+    """A file per month; rows come in order of their local date. Returns how many."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    writer: Any = None
+    schema, rows, open_month = _schema(), 0, ""
+    try:
+        for part in parts:
+            for month, plays in groupby(part, lambda row: f"{row['local_date']:%Y-%m}"):
+                if month != open_month:
+                    if writer:
+                        writer.close()
+                    (folder / f"month={month}").mkdir()
+                    path = folder / f"month={month}" / "plays.parquet"
+                    writer, open_month = parquet.ParquetWriter(path, schema), month
+                table = pa.Table.from_pylist(list(plays), schema=schema)
+                writer.write_table(table)
+                rows += table.num_rows
+    finally:
+        if writer:
+            writer.close()
+    return rows
+
+
+def _schema() -> Any:
+    """The columns with their units in the metadata of each."""
+    import pyarrow as pa
+
+    text, utc = pa.string(), pa.timestamp("ms", tz="UTC")
+    columns = (
+        ("user_id", text, "the user"),
+        ("played_at", utc, "end of the play; UTC, milliseconds"),
+        ("local_date", pa.date32(), "date of played_at in the user's zone"),
+        ("track", text, "title"),
+        ("artist", text, "name of the primary artist; null: not known"),
+        ("album", text, "title; null: not known"),
+        ("ms_listened", pa.int64(), "milliseconds heard"),
+        ("source", text, "api or export"),
+    )
+    return pa.schema(
+        [pa.field(name, kind, metadata={"description": about}) for name, kind, about in columns]
+    )
