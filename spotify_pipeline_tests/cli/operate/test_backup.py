@@ -17,12 +17,16 @@ def runs(dagster):
     """A table of Dagster's, with a row; it is what dagster.dump has to bring back."""
     engine = make_engine(dagster, settings={})
     with engine.begin() as conn:
-        conn.execute(text("CREATE TABLE IF NOT EXISTS runs (run_id text)"))
+        # Other tests may have made all of Dagster's tables in this database.
+        ours = conn.scalar(text("SELECT to_regclass('runs')")) is None
+        if ours:
+            conn.execute(text("CREATE TABLE runs (run_id text)"))
         conn.execute(text("CREATE TABLE kept AS SELECT 'run 1' AS run_id"))
     yield engine
     with engine.begin() as conn:
         conn.execute(text("DROP TABLE IF EXISTS kept"))
-        conn.execute(text("DROP TABLE runs"))
+        if ours:
+            conn.execute(text("DROP TABLE runs"))
     engine.dispose()
 
 
