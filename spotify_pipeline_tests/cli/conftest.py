@@ -31,6 +31,8 @@ def environ(database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> p
     """The environment of the program: an own server, an own home, and nothing of the machine's."""
     for name in (*variables(), "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+    # Of other tests in this process.
+    monkeypatch.setattr("spotify_pipeline.redaction._remembered", set())
     monkeypatch.setenv("SPOTIFY_PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(database))
     monkeypatch.setenv("SPOTIFY_PIPELINE_TOKEN_KEYS", TOKEN_KEY)
