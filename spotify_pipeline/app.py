@@ -15,18 +15,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
+ANOTHER_ACCOUNT, BAD_NAME = "SP403", "SP422"
+_REFUSALS = (UNKNOWN_USER, RECONNECT, TOO_SOON, ANOTHER_ACCOUNT, BAD_NAME)
 
 
 class Refused(Exception):
     """The database refuses the call; the message is for the user.
 
-    `sqlstate` is SP404 (no such user), SP409 (reconnect Spotify) or SP429 (too soon: `retry_at`
-    says when it is allowed again).
+    `sqlstate` is SP404 (no such user), SP409 (reconnect Spotify), SP429 (too soon: `retry_at` says
+    when it is allowed again), SP403 (another Spotify account's user) or SP422 (a name that cannot
+    be had).
     """
 
     def __init__(self, sqlstate: str, message: str, retry_at: datetime | None = None) -> None:
@@ -118,6 +122,69 @@ class Personality:
     computed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class UserSettings:
+    """What the user has chosen, and how much is stored; `session_key` ends sessions when changed.
+
+    `known_from`: since when plays are known; None: nothing was collected yet.
+    """
+
+    display_name: str | None
+    timezone: str
+    profile_name: str | None
+    is_public: bool
+    share_expires_at: datetime | None
+    session_key: UUID
+    plays: int
+    days: int
+    known_from: datetime | None
+    registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A profile that a visitor may see. `version` changes with every sync and every setting."""
+
+    user_id: str
+    display_name: str | None
+    timezone: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A stored play; `played_at` is its end."""
+
+    played_at: datetime
+    track_id: str
+    track_name: str
+    artist_id: str | None
+    artist_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A line of a ranking of stored plays; `artist_name` is None for an artist."""
+
+    rank: int
+    spotify_id: str
+    name: str
+    artist_name: str | None
+    plays: int
+    listened_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """An artist of whom no earlier play is stored; `total` counts all such artists."""
+
+    spotify_id: str
+    name: str
+    plays: int
+    first_played_at: datetime
+    total: int
+
+
 def request_sync(conn: Connection, user_id: str) -> SyncRequest:
     """Request a sync; while a request is open, returns that one. Raises Refused."""
     row = _call(
@@ -192,6 +259,20 @@ def music_personality(conn: Connection, user_id: str) -> Personality | None:
     return Personality(metrics=columns, **known)
 
 
+def artist_names(conn: Connection, artist_ids: Sequence[str]) -> dict[str, str]:
+    """The names of known artists by id."""
+    query = text(
+        "SELECT spotify_id, name FROM spotify_pipeline.artists WHERE spotify_id = ANY (:ids)"
+    )
+    return {row[0]: row[1] for row in conn.execute(query, {"ids": list(artist_ids)})}
+
+
+def time_zones(conn: Connection) -> list[str]:
+    """The names of all time zones that register_user takes."""
+    query = text("SELECT name FROM spotify_pipeline.time_zones ORDER BY name")
+    return [row[0] for row in conn.execute(query)]
+
+
 def register_user(
     conn: Connection, user_id: str, timezone: str | None = None, display_name: str | None = None
 ) -> None:
@@ -239,6 +320,170 @@ def forget_user(conn: Connection, user_id: str) -> None:
     _call(conn, "SELECT spotify_pipeline.forget_user(:user_id)", user_id=user_id)
 
 
+def sign_in_user(
+    conn: Connection, account_id: str, spotify_user_id: str, display_name: str | None
+) -> str:
+    """The user of a Spotify account, registered if there is none. Raises Refused, SP403.
+
+    The ids are what /v1/me answered for a token of the account, never what a browser sent.
+    """
+    row = _call(
+        conn,
+        "SELECT spotify_pipeline.sign_in_user(:account_id, :spotify_user_id, :display_name)",
+        account_id=account_id,
+        spotify_user_id=spotify_user_id,
+        display_name=display_name,
+    )
+    return str(row[0])
+
+
+def sealing_key(conn: Connection) -> tuple[str, bytes] | None:
+    """The id and the 32 bytes of the key to seal refresh tokens with; None: not published yet."""
+    row = conn.execute(
+        text("SELECT key_id, public_key FROM spotify_pipeline.sealing_key()")
+    ).one_or_none()
+    return None if row is None else (row[0], bytes(row[1]))
+
+
+def user_settings(conn: Connection, user_id: str) -> UserSettings | None:
+    """The settings of a user who has signed in; None: there is no such user."""
+    row = _rows(conn, "user_settings(:user_id)", UserSettings, user_id=user_id).one_or_none()
+    return row and UserSettings(*row)
+
+
+def end_sessions(conn: Connection, user_id: str) -> None:
+    """End every session of the user."""
+    _call(conn, "SELECT spotify_pipeline.end_sessions(:user_id)", user_id=user_id)
+
+
+def set_profile(conn: Connection, user_id: str, name: str | None, is_public: bool) -> None:
+    """Set the profile's name (None: none) and who sees it. Raises Refused, SP422 or SP404."""
+    _call(
+        conn,
+        "SELECT spotify_pipeline.set_profile(:user_id, :name, :is_public)",
+        user_id=user_id,
+        name=name,
+        is_public=is_public,
+    )
+
+
+def share_profile(
+    conn: Connection, user_id: str, digest: bytes | None, expires_at: datetime | None
+) -> None:
+    """Make the link whose token has this SHA-256 the user's share link; None revokes it."""
+    _call(
+        conn,
+        "SELECT spotify_pipeline.share_profile(:user_id, :digest, :expires_at)",
+        user_id=user_id,
+        digest=digest,
+        expires_at=expires_at,
+    )
+
+
+def find_profile(conn: Connection, name: str | None, digest: bytes | None = None) -> Profile | None:
+    """A public profile by its name, or one by its share link; None: no visitor may see one."""
+    row = _rows(conn, "find_profile(:name, :digest)", Profile, name=name, digest=digest).first()
+    return row and Profile(*row)
+
+
+def recent_plays(conn: Connection, user_id: str, plays: int) -> list[Play]:
+    """The latest plays, at most 50, newest first."""
+    rows = _rows(conn, "recent_plays(:user_id, :plays)", Play, user_id=user_id, plays=plays)
+    return [Play(*row) for row in rows]
+
+
+def listening_quarters(conn: Connection, user_id: str, days: int) -> list[tuple[int, int]]:
+    """(quarter of an hour since 1970, milliseconds heard) of the last days, at most 366."""
+    rows = conn.execute(
+        text(
+            "SELECT quarter, listened_ms"
+            " FROM spotify_pipeline.listening_quarters(:user_id, CAST(:days AS integer))"
+        ),
+        {"user_id": user_id, "days": days},
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def listening_top(
+    conn: Connection, user_id: str, kind: str, first: date, last: date, length: int
+) -> list[Ranked]:
+    """The most played "tracks" or "artists" of the local days from `first` to `last`."""
+    rows = _rows(
+        conn,
+        "listening_top(:user_id, :kind, :first, :last, CAST(:length AS integer))",
+        Ranked,
+        user_id=user_id,
+        kind=kind,
+        first=first,
+        last=last,
+        length=length,
+    )
+    return [Ranked(*row) for row in rows]
+
+
+def listening_discoveries(
+    conn: Connection, user_id: str, first: date, last: date, length: int
+) -> list[Discovery] | None:
+    """The artists first heard in these local days; None: nothing older is stored to compare."""
+    rows = _rows(
+        conn,
+        "listening_discoveries(:user_id, :first, :last, CAST(:length AS integer))",
+        Discovery,
+        user_id=user_id,
+        first=first,
+        last=last,
+        length=length,
+    )
+    return [Discovery(*row) for row in rows] or None
+
+
+def top_ranks(
+    conn: Connection, user_id: str, days_ago: int
+) -> dict[tuple[str, str], dict[str, int]]:
+    """Ranks by id in the lists of so many days ago; keys are like ("artists", "short_term")."""
+    rows = conn.execute(
+        text(
+            "SELECT kind, time_range, spotify_id, rank"
+            " FROM spotify_pipeline.top_ranks(:user_id, CAST(:days_ago AS integer))"
+        ),
+        {"user_id": user_id, "days_ago": days_ago},
+    )
+    lists: dict[tuple[str, str], dict[str, int]] = {}
+    for kind, time_range, spotify_id, rank in rows:
+        lists.setdefault((kind, time_range), {})[spotify_id] = rank
+    return lists
+
+
+def open_gaps(conn: Connection, user_id: str) -> list[tuple[datetime, datetime]]:
+    """Times in which plays may be missing, latest first."""
+    query = text("SELECT gap_start, gap_end FROM spotify_pipeline.open_gaps(:user_id)")
+    return [(row[0], row[1]) for row in conn.execute(query, {"user_id": user_id})]
+
+
+def export_rows(conn: Connection, user_id: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """(table, row) of everything stored about the user but the plays; no secrets."""
+    query = text("SELECT table_name, content FROM spotify_pipeline.export_rows(:user_id)")
+    return [(row[0], row[1]) for row in conn.execute(query, {"user_id": user_id})]
+
+
+def export_plays(
+    conn: Connection, user_id: str, after: tuple[datetime, str] | None
+) -> list[Mapping[str, Any]]:
+    """The next 10,000 plays after (played_at, track_id), oldest first; None: from the beginning."""
+    at, track_id = after or (None, None)
+    rows = conn.execute(
+        text("SELECT * FROM spotify_pipeline.export_plays(:user_id, :at, :track_id)"),
+        {"user_id": user_id, "at": at, "track_id": track_id},
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def _rows(conn: Connection, function: str, shape: type, **parameters: Any) -> Any:
+    """The rows of a function, with the columns of a dataclass in their order."""
+    columns = ", ".join(shape.__slots__)  # type: ignore[attr-defined]
+    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{function}"), parameters)  # noqa: S608
+
+
 def _call(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:
     with _refusals():
         return conn.execute(text(query), parameters).one()
@@ -251,7 +496,7 @@ def _refusals() -> Iterator[None]:
     except DBAPIError as error:
         cause: Any = error.orig
         sqlstate = getattr(cause, "sqlstate", None)
-        if sqlstate not in (UNKNOWN_USER, RECONNECT, TOO_SOON):
+        if sqlstate not in _REFUSALS:
             raise
         detail = cause.diag.message_detail
         retry_at = datetime.fromisoformat(detail) if detail else None

@@ -33,6 +33,22 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def kept_secret(home: Path, name: str, fresh: str) -> str:
+    """The content of a file in the home, 0600, which is made with `fresh` if it is missing.
+
+    Of several processes the first wins: the file appears whole or not at all.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home / name
+    if not path.exists():
+        draft = home / f"{name}.{os.getpid()}"
+        write_private(draft, fresh)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text().strip()
+
+
 def open_to_others(home: Path) -> Iterator[Path]:
     """What others could read or write: a folder that is closed to them protects what is in it.
 

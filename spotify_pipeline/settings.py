@@ -57,6 +57,12 @@ def _role(text: str) -> str:
     return text
 
 
+def _long(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < 32:
+        raise ValueError("must be 32 characters or more")
+    return secret
+
+
 def _host_names(text: str) -> str:
     """Names of hosts, without scheme and port, in lower case."""
     names = [name.strip().lower() for name in text.split(",")]
@@ -208,6 +214,38 @@ class Settings(BaseModel):
         description=(
             "Host names, comma separated, under which your proxy with a sign-in serves the Dagster "
             "UI. Unset: loopback names only."
+        ),
+    )
+    web_url: HttpUrl | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_WEB_URL",
+        description=(
+            "Address of the web page for its users, behind your proxy; `/callback` under it is to "
+            "be among the developer app's redirect URIs. Unset: `http://127.0.0.1:PORT`."
+        ),
+    )
+    web_database_url: SecretStr | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_WEB_DATABASE_URL",
+        description=(
+            "The web page's own login, a member of the app's role. Unset with the embedded "
+            "database: made by `web`."
+        ),
+    )
+    web_secret: Annotated[SecretStr, AfterValidator(_long)] | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_WEB_SECRET",
+        description=(
+            "Signs the web page's cookies, 32 characters or more; the same for all its processes. "
+            "Unset: a file in the home."
+        ),
+    )
+    web_accounts: str | None = Field(
+        None,
+        alias="SPOTIFY_PIPELINE_WEB_ACCOUNTS",
+        description=(
+            "Ids of the Spotify accounts that may sign in to the web page, comma separated. "
+            "Unset: all that Spotify lets use the developer app."
         ),
     )
     executor: Literal["multiprocess", "celery"] = Field(

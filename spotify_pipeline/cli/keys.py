@@ -14,7 +14,13 @@ from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.sync.admin.key_rotation import Rotation, tokens_by_key
 from spotify_pipeline.sync.admin.key_rotation import rotate as seal_anew
 from spotify_pipeline.sync.admin.keys import drop as drop_from
-from spotify_pipeline.sync.admin.keys import key_file, load_keyring, put_first, put_last
+from spotify_pipeline.sync.admin.keys import (
+    key_file,
+    load_keyring,
+    publish_key,
+    put_first,
+    put_last,
+)
 from spotify_pipeline.terminal import count, example, print_json, print_table, progress
 
 VARIABLE = "SPOTIFY_PIPELINE_TOKEN_KEYS"
@@ -164,4 +170,6 @@ def drop(key_id: str) -> None:
 def _opened() -> Iterator[tuple[Settings, Engine, Keyring]]:
     settings = load_settings()
     with opened_database(settings) as engine:
-        yield settings, engine, load_keyring(settings, engine)
+        keyring = load_keyring(settings, engine)
+        publish_key(engine, keyring)
+        yield settings, engine, keyring

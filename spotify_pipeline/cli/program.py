@@ -18,6 +18,10 @@ COMMANDS = {
         "Let synthetic listeners live ten days, and show them in Dagster.",
     ),
     "dev": ("local.dev:dev", "Run the database, the Dagster UI and its daemon."),
+    "web": (
+        "web:web",
+        "Serve the web page, where users sign in with Spotify and see what is kept.",
+    ),
     "init-db": (
         "database:init_db",
         "Create the schema in the database, or upgrade it, and the app's role.",

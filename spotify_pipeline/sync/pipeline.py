@@ -18,7 +18,7 @@ from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db
 from spotify_pipeline.storage.work.api_budget import quota_of
-from spotify_pipeline.sync.admin.keys import load_keyring
+from spotify_pipeline.sync.admin.keys import load_keyring, publish_key
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 
 
@@ -101,6 +101,7 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             rate_limiter=rate_limiter,
             now=now,
         )
+        publish_key(engine, pipeline.keyring)
         pipeline.check_clock()
         yield pipeline
     finally:

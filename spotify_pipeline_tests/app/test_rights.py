@@ -112,7 +112,6 @@ TABLES = (
     "sync_requests",
     "sync_run_users",
     "sync_state",
-    "time_zones",
     "top_artists_history",
     "top_tracks_history",
     "user_tokens",

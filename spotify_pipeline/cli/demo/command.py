@@ -91,7 +91,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         if leaving:
             simulator.revoke(leaving.user_id)
             _sync_through_dagster(settings, [leaving])
-        stack = running.enter_context(running_stack(settings, port))
+        stack = running.enter_context(running_stack(settings, port, with_page=not once))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
         show_recount(

@@ -20,6 +20,7 @@ from pathlib import Path
 import requests
 
 from spotify_pipeline.cli.local.logs import keep_log
+from spotify_pipeline.cli.web import hook_environment
 from spotify_pipeline.defs.running import dagster_home, opened_instance
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.home import UMASK, private_folder, write_private
@@ -28,6 +29,7 @@ from spotify_pipeline.settings import ConfigurationError, Settings
 READY_SECONDS = 90
 STOP_SECONDS = 8
 LOCATION = "spotify_pipeline"
+PAGE_PORT = 8000
 
 
 class StackFailed(PipelineError):
@@ -57,6 +59,8 @@ class Stack:
 
     url: str
     children: tuple[Child, ...]
+    # None: it was not asked for.
+    page_url: str | None = None
 
     def check(self) -> None:
         """Raises StackFailed when a process has died."""
@@ -95,10 +99,15 @@ def free_port(wanted: int | None, first: int = 3000) -> int:
 
 @contextlib.contextmanager
 def running_stack(
-    settings: Settings, port: int | None = None, environment: Mapping[str, str] | None = None
+    settings: Settings,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    with_page: bool = False,
 ) -> Iterator[Stack]:
     """Start all three, wait until the UI has loaded our code, stop all three at the end.
 
+    `with_page`: and the web page, on the first free port from 8000, with its cache hook.
     `environment` is added to ours for the children. Raises StackFailed, ConfigurationError.
     """
     # Dagster's tables are made here once, and not by three processes at the same time.
@@ -132,12 +141,20 @@ def running_stack(
         ],
         "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
     }
+    page_url = None
+    if with_page:
+        page_port = free_port(None, first=PAGE_PORT)
+        page_url = f"http://{loopback}:{page_port}"
+        env |= hook_environment(settings, page_port)
+        commands["web page"] = ["spotify_pipeline.cli.main", "web", "--port", str(page_port)]
     children: list[Child] = []
     try:
         for name, arguments in commands.items():
             children.append(_start(name, arguments, settings, env))
-        stack = Stack(f"http://{loopback}:{ui_port}", tuple(children))
+        stack = Stack(f"http://{loopback}:{ui_port}", tuple(children), page_url)
         stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
+        if page_url:
+            stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
         yield stack
     finally:
         _stop(children)
@@ -201,6 +218,13 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/healthz", timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 def _code_is_loaded(url: str) -> bool:

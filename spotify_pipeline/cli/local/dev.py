@@ -38,7 +38,8 @@ def dev(port: int | None) -> None:
         try:
             set_up(settings)
             click.echo("Starting Dagster ...")
-            with running_stack(settings, port) as stack:
+            own_login = settings.database_url is None or settings.web_database_url is not None
+            with running_stack(settings, port, with_page=own_login) as stack:
                 serve(stack)
         finally:
             leave_database(settings)
@@ -64,6 +65,8 @@ def heed_signals() -> None:
 def serve(stack: Stack) -> None:
     """Keep the stack running until Ctrl-C or SIGTERM. Raises StackFailed when a process dies."""
     try:
+        if stack.page_url:
+            click.echo(f"The page that users see is at {stack.page_url}.")
         click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
         click.echo(NEXT_STEPS)
         while True:

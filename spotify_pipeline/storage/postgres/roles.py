@@ -19,6 +19,7 @@ READABLE = (
     "daily_listening",
     "music_personality",
     "sync_status",
+    "time_zones",
     "tracks",
     "user_top_artists",
     "user_top_tracks",
@@ -37,10 +38,25 @@ REQUEST_READS = (
 FUNCTIONS = (
     "connect_user",
     "disconnect_user",
+    "end_sessions",
+    "export_plays",
+    "export_rows",
+    "find_profile",
     "forget_user",
+    "listening_discoveries",
     "listening_history",
+    "listening_quarters",
+    "listening_top",
+    "open_gaps",
+    "recent_plays",
     "register_user",
     "request_sync",
+    "sealing_key",
+    "set_profile",
+    "share_profile",
+    "sign_in_user",
+    "top_ranks",
+    "user_settings",
 )
 
 # What users listened to. Neither names of users, tokens, sessions nor queues.

@@ -34,6 +34,8 @@ SCRIPTS = (
     "history.sql",
     "listens.sql",
     "metrics.sql",
+    "profiles.sql",
+    "listening.sql",
 )
 
 # Any number that no other program in this database uses for an advisory lock.

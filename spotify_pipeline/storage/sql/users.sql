@@ -171,6 +171,9 @@ BEGIN
         consecutive_failures = 0, last_error_code = NULL, last_error_message = NULL,
         recorded_at = now()
     WHERE s.user_id = disconnect_user.user_id;
+    -- Ends the sessions of the web page.
+    UPDATE profiles AS f SET session_key = gen_random_uuid()
+    WHERE f.user_id = disconnect_user.user_id;
 END
 $$;
 

@@ -22,6 +22,7 @@ from spotify_pipeline.storage.tables.listening import (
     tracks,
 )
 from spotify_pipeline.storage.tables.personality import music_personality
+from spotify_pipeline.storage.tables.profiles import profiles, sealing_key
 from spotify_pipeline.storage.tables.requests import (
     api_budget,
     request_locks,
@@ -66,8 +67,10 @@ __all__ = [
     "metadata",
     "music_personality",
     "plays",
+    "profiles",
     "request_locks",
     "restamped_plays",
+    "sealing_key",
     "settings",
     "sync_requests",
     "sync_run_chunks",

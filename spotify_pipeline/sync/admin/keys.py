@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nacl.public import PrivateKey
 from sqlalchemy import Engine, select
+from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.domain.sealing import BadKeys, Keyring, new_key
 from spotify_pipeline.settings import ConfigurationError, Settings
@@ -54,6 +55,17 @@ def load_keyring(settings: Settings, engine: Engine) -> Keyring:
                 )
         _create(path)
     return read_key_file(path)
+
+
+def publish_key(engine: Engine, keyring: Keyring) -> None:
+    """Make the public half of the current key the one that apps find in the database."""
+    k = t.sealing_key
+    current = {"key_id": keyring.current_id, "public_key": keyring.public_key(keyring.current_id)}
+    with engine.begin() as conn:
+        known = conn.execute(select(k.c.key_id, k.c.public_key)).one_or_none()
+        if known is None or known._asdict() != current:
+            made = insert(k).values(current)
+            conn.execute(made.on_conflict_do_update(index_elements=[k.c.singleton], set_=current))
 
 
 def key_file(settings: Settings) -> Path | None:

@@ -86,6 +86,8 @@ IMPORTED_PLAY = {
     "source": "extended",
 }
 IMPORTED_TRACK = {"user_id": "ada", "track_id": "song", "artist_id": "artist"}
+PROFILE = {"user_id": "ada", "name": "ada"}
+KEY = {"key_id": "k1", "public_key": bytes(32)}
 
 ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.artists, ARTIST),
@@ -107,6 +109,7 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.history_import_files, IMPORT_FILE),
     (t.imported_plays, IMPORTED_PLAY),
     (t.imported_tracks, IMPORTED_TRACK),
+    (t.profiles, PROFILE),
 ]
 
 WRONG: list[tuple[Table, dict[str, Any], str]] = [
@@ -190,6 +193,18 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
     (t.api_budget, {}, "pk_api_budget"),
     (t.settings, {"singleton": False}, "ck_settings_singleton"),
     (t.settings, {}, "pk_settings"),
+    (t.profiles, PROFILE | {"name": "settings"}, "ck_profiles_name"),
+    (t.profiles, PROFILE | {"name": "Ada"}, "ck_profiles_name"),
+    (t.profiles, PROFILE | {"name": "-ada"}, "ck_profiles_name"),
+    (t.profiles, PROFILE | {"name": None, "is_public": True}, "ck_profiles_public"),
+    (t.profiles, PROFILE | {"share_expires_at": NOON}, "ck_profiles_share"),
+    (
+        t.profiles,
+        PROFILE | {"share_expires_at": NOON, "share_digest": b"short"},
+        "ck_profiles_share_digest",
+    ),
+    (t.sealing_key, KEY | {"public_key": b"short"}, "ck_sealing_key_public_key"),
+    (t.sealing_key, KEY | {"singleton": False}, "ck_sealing_key_singleton"),
 ]
 
 

@@ -36,7 +36,8 @@ def outdated(empty_database: URL) -> Iterator[Engine]:
     engine = make_engine(empty_database)
     with engine.begin() as conn:
         conn.exec_driver_sql(REVISION_0007, execution_options={"no_parameters": True})
-        # The view of metrics reads a table that is younger.
+        # Today's functions read tables that 0007 did not have, and so does the view of metrics.
+        conn.execute(text("SET LOCAL check_function_bodies = off"))
         schema._run_scripts(conn, *(name for name in schema.SCRIPTS if name != "metrics.sql"))
         conn.execute(insert(t.time_zones), [{"name": "UTC"}, {"name": "Europe/Oslo"}])
     yield engine

@@ -1,0 +1,187 @@
+"""The settings: time zone, profile, share link, download, disconnect and forget."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from spotify_pipeline import app
+from spotify_pipeline.web.forms import form, signed_in, text, to
+from spotify_pipeline.web.sessions import Session
+from spotify_pipeline.web.site import Site, site_of
+from spotify_pipeline.web.views import PRIVATE, message, private_page
+
+SHARE_DAYS = (1, 7, 30, 365)
+FORGET_WORDS = "forget me"
+
+
+@signed_in
+def settings(request: Request, session: Session) -> Response:
+    """The page."""
+    said = request.query_params.get("saved", "")
+    return _page(request, session, saved=said in ("zone", "profile", "link"))
+
+
+def _page(
+    request: Request,
+    session: Session,
+    *,
+    saved: bool = False,
+    complaint: str = "",
+    status: int = 200,
+) -> Response:
+    site, chosen = site_of(request), session.settings
+    with site.engine.connect() as conn:
+        zones = app.time_zones(conn)
+    link = None
+    if chosen.share_expires_at is not None:
+        token = _share_token(site, session.user_id, chosen.share_expires_at)
+        link = f"{site.config.url}/shared/{token}"
+    return private_page(
+        "settings.html",
+        session,
+        status,
+        zones=zones,
+        link=link,
+        share_days=SHARE_DAYS,
+        saved=saved,
+        complaint=complaint,
+        forget_words=FORGET_WORDS,
+        address=f"{site.config.url}/",
+        keep_plays_days=site.config.keep_plays_days,
+    )
+
+
+@form
+def set_zone(request: Request, session: Session, sent: FormData) -> Response:
+    """Count days in another time zone."""
+    try:
+        with site_of(request).engine.begin() as conn:
+            app.register_user(conn, session.user_id, text(sent, "timezone"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != "22023":
+            raise
+        # The database's sentence suggests the zone that was meant.
+        said = getattr(getattr(error.orig, "diag", None), "message_primary", None) or ""
+        return _page(request, session, complaint=said, status=400)
+    return to("/settings?saved=zone")
+
+
+@form
+def set_profile(request: Request, session: Session, sent: FormData) -> Response:
+    """Set the displayed name, the name in the address, and who sees the profile."""
+    site, name = site_of(request), text(sent, "name").lower()
+    try:
+        with site.engine.begin() as conn:
+            if shown := text(sent, "display_name"):
+                app.register_user(conn, session.user_id, display_name=shown[:255])
+            app.set_profile(conn, session.user_id, name or None, "public" in sent)
+    except app.Refused as refused:
+        return _page(request, session, complaint=refused.message, status=400)
+    site.cache.drop_users([session.user_id])
+    return to("/settings?saved=profile")
+
+
+@form
+def share(request: Request, session: Session, sent: FormData) -> Response:
+    """Make a share link in place of the last, or revoke it."""
+    site, days = site_of(request), text(sent, "days")
+    digest = until = None
+    if days in map(str, SHARE_DAYS):
+        until = datetime.now(UTC) + timedelta(days=int(days))
+        token = _share_token(site, session.user_id, until)
+        digest = hashlib.sha256(token.encode()).digest()
+    with site.engine.begin() as conn:
+        app.share_profile(conn, session.user_id, digest, until)
+    return to("/settings?saved=link")
+
+
+@form
+def disconnect(request: Request, session: Session, sent: FormData) -> Response:
+    """Delete the token, keep the history, end every session."""
+    site = site_of(request)
+    with site.engine.begin() as conn:
+        app.disconnect_user(conn, session.user_id)
+    site.cache.drop_users([session.user_id])
+    response = message(
+        "Spotify is disconnected",
+        "Nothing more is collected, and you are signed out everywhere. Your history is kept: sign "
+        "in again to go on, or to delete it.",
+        link=("/sign-in", "Sign in with Spotify"),
+    )
+    site.cookies.sign_out(response)
+    return response
+
+
+@form
+def forget(request: Request, session: Session, sent: FormData) -> Response:
+    """Delete every row of the user, after a typed confirmation."""
+    site = site_of(request)
+    if text(sent, "words").lower() != FORGET_WORDS:
+        complaint = f'Nothing was deleted: type "{FORGET_WORDS}" to confirm.'
+        return _page(request, session, complaint=complaint, status=400)
+    with site.engine.begin() as conn:
+        app.forget_user(conn, session.user_id)
+    site.cache.drop_users([session.user_id])
+    response = message(
+        "You are forgotten",
+        "Every play, list and number of yours was deleted, and so was the connection to Spotify. "
+        "Backups of the owner keep them until they are replaced.",
+    )
+    site.cookies.sign_out(response)
+    return response
+
+
+@signed_in
+def download(request: Request, session: Session) -> Response:
+    """Everything that is stored about the user, as one JSON file."""
+    headers = {**PRIVATE, "Content-Disposition": 'attachment; filename="my-listening.json"'}
+    return StreamingResponse(
+        _exported(site_of(request), session.user_id), media_type="application/json", headers=headers
+    )
+
+
+def _exported(site: Site, user_id: str) -> Iterator[str]:
+    """The document in parts: 10,000 plays at a time, no connection held between them."""
+    with site.engine.connect() as conn:
+        rows = app.export_rows(conn, user_id)
+    tables: dict[str, list[Any]] = {}
+    for table, row in rows:
+        tables.setdefault(table, []).append(row)
+    yield f'{{"user_id": {_json(user_id)},\n"tables": {_json(tables)},\n"plays": ['
+    after, separator = None, "\n"
+    while True:
+        with site.engine.connect() as conn:
+            plays = app.export_plays(conn, user_id, after)
+        if not plays:
+            break
+        yield separator + ",\n".join(map(_json, plays))
+        separator, after = ",\n", (plays[-1]["played_at"], plays[-1]["track_id"])
+    yield "\n]}\n"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=datetime.isoformat)
+
+
+def _share_token(site: Site, user_id: str, until: datetime) -> str:
+    """Derived, so that the settings can show the link again while the database has its digest."""
+    return site.cookies.share_token(user_id, until.astimezone(UTC).isoformat())
+
+
+ROUTES = [
+    Route("/settings", settings),
+    Route("/settings/zone", set_zone, methods=["POST"]),
+    Route("/settings/profile", set_profile, methods=["POST"]),
+    Route("/settings/share", share, methods=["POST"]),
+    Route("/settings/download", download),
+    Route("/settings/disconnect", disconnect, methods=["POST"]),
+    Route("/settings/forget", forget, methods=["POST"]),
+]

@@ -1,0 +1,159 @@
+"""The application: its routes, the headers of every response, and what is refused before them."""
+
+import logging
+from urllib.parse import quote, urlsplit
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from spotify_pipeline.web import account, dashboard, profile, signin, year
+from spotify_pipeline.web.site import Config, Site, site_of
+from spotify_pipeline.web.views import message, not_found, static_file
+
+MAX_BODY_BYTES = 1_000_000
+# Called by machines, under whatever name they know this one by.
+_FOR_MACHINES = ("/healthz", "/hooks/revalidate")
+_HEADERS = {
+    # Nothing of another origin, no code or style inside a page, no frame around it.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Addresses hold codes and share links.
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+log = logging.getLogger(__name__)
+
+
+def make_application(config: Config) -> ASGIApp:
+    """The page as an ASGI application."""
+    application = Starlette(
+        routes=[
+            Route("/", dashboard.home),
+            Route("/sync", dashboard.sync, methods=["POST"]),
+            Route("/status", dashboard.status),
+            Route("/sign-in", signin.start),
+            Route("/callback", signin.callback),
+            Route("/sign-out", signin.sign_out, methods=["POST"]),
+            *account.ROUTES,
+            *year.ROUTES,
+            Route("/me", profile.mine),
+            Route("/shared/{token}", profile.shared),
+            Route("/hooks/revalidate", profile.revalidate, methods=["POST"]),
+            Route("/healthz", healthz),
+            Route("/static/{digest}/{name}", static),
+            Route("/{name}", profile.public),
+        ],
+        exception_handlers={
+            HTTPException: _refused,
+            SQLAlchemyError: _no_database,
+            500: _failed,
+        },
+    )
+    application.state.site = Site(config)
+    # Not as Starlette's middleware, which stands inside the handler of unexpected errors.
+    return Guard(application, config.url)
+
+
+class Guard:
+    """Puts the headers on every response, limits bodies, and serves pages under one name only."""
+
+    def __init__(self, app: ASGIApp, url: str) -> None:
+        self._app = app
+        self._url = url
+        self._host = urlsplit(url).netloc
+        self._headers = dict(_HEADERS)
+        if url.startswith("https:"):
+            self._headers["Strict-Transport-Security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        left = MAX_BODY_BYTES
+
+        async def limited() -> Message:
+            nonlocal left
+            received = await receive()
+            left -= len(received.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, "This is more than is taken here.")
+            return received
+
+        async def with_headers(sent: Message) -> None:
+            if sent["type"] == "http.response.start":
+                headers = MutableHeaders(scope=sent)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(sent)
+
+        answer = self._elsewhere(scope) or self._app
+        await answer(scope, limited, with_headers)
+
+    def _elsewhere(self, scope: Scope) -> Response | None:
+        """Against DNS rebinding, and so that cookies and the callback have the same host."""
+        path = scope["path"]
+        if path in _FOR_MACHINES or Headers(scope=scope).getlist("host") == [self._host]:
+            return None
+        if scope["method"] not in ("GET", "HEAD") or not path.startswith("/"):
+            return PlainTextResponse(f"This page is at {self._url}.\n", 421)
+        query = scope["query_string"].decode("latin-1")
+        return RedirectResponse(f"{self._url}{quote(path)}{'?' + query if query else ''}", 307)
+
+
+def healthz(request: Request) -> Response:
+    """200 while the database answers; else the handler of database errors answers 503."""
+    with site_of(request).engine.connect() as conn:
+        conn.execute(text("SELECT 1"))
+    return PlainTextResponse("ok\n")
+
+
+def static(request: Request) -> Response:
+    """The style or the script; their addresses change with their content."""
+    name = request.path_params["name"]
+    if name not in ("page.js", "style.css"):
+        raise HTTPException(404)
+    content, media_type, address = static_file(name)
+    if address != request.url.path:
+        raise HTTPException(404)
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return not_found()
+    response = message("That did not work", error.detail, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _no_database(request: Request, error: Exception) -> Response:
+    # Its text may hold a statement, its parameters never.
+    cause = getattr(error, "orig", None) if isinstance(error, DBAPIError) else None
+    log.error("database: %s (SQLSTATE %s)", type(error).__name__, getattr(cause, "sqlstate", None))
+    if request.url.path in _FOR_MACHINES:
+        return PlainTextResponse("The database does not answer.\n", 503)
+    return message(
+        "The database does not answer", "Nothing was lost. Try again in a few minutes.", 503
+    )
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return message(
+        "Something failed on our side", "It was written down. Try again in a few minutes.", 500
+    )

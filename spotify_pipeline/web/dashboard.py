@@ -1,0 +1,92 @@
+"""The start page: what this is, or the signed-in user's week and the Sync button."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from spotify_pipeline import app
+from spotify_pipeline.portrait.drawings import hatching, in_words, week
+from spotify_pipeline.web.days import as_days, summed
+from spotify_pipeline.web.forms import form, signed_in, to
+from spotify_pipeline.web.sessions import Session
+from spotify_pipeline.web.site import site_of
+from spotify_pipeline.web.toasts import Button, button
+from spotify_pipeline.web.views import PRIVATE, drawn, private_page, wants_json
+
+RECENT = 8
+
+
+def home(request: Request) -> Response:
+    """The signed-in user's page, or that of everybody else."""
+    site = site_of(request)
+    with site.engine.connect() as conn:
+        session = site.cookies.session(request, conn)
+        if session is None:
+            return private_page("home.html", None)
+        return _dashboard(request, session, conn)
+
+
+def _dashboard(request: Request, session: Session, conn: Connection) -> Response:
+    user_id, zone = session.user_id, session.settings.timezone
+    status = app.sync_status(conn, user_id)
+    history = as_days(app.listening_history(conn, user_id, 7))
+    span = history[0].date, history[-1].date
+    artists = app.listening_top(conn, user_id, "artists", *span, 5)
+    tracks = app.listening_top(conn, user_id, "tracks", *span, 5)
+    local = ZoneInfo(zone)
+    recent = [
+        (play, play.played_at.astimezone(local)) for play in app.recent_plays(conn, user_id, RECENT)
+    ]
+    reconnect_by = status.reconnect_by if status.connection == "expiring" else None
+    return private_page(
+        "dashboard.html",
+        session,
+        sync=status,
+        button=button(status, asked(request)),
+        sum=summed(history),
+        week=drawn(week(history)),
+        hatching=drawn(hatching()),
+        days=[(day, in_words(day)) for day in history],
+        today=summed(history[-1:]),
+        artists=artists,
+        tracks=tracks,
+        recent=recent,
+        reconnect_by=reconnect_by and reconnect_by.astimezone(local).date(),
+        now=datetime.now(UTC).astimezone(local),
+    )
+
+
+@form
+def sync(request: Request, session: Session, sent: FormData) -> Response:
+    """Request a sync; while one is open or the cooldown runs, that one's state is shown."""
+    request_id: int | None = None
+    try:
+        with site_of(request).engine.begin() as conn:
+            request_id = app.request_sync(conn, session.user_id).request_id
+    except app.Refused:
+        pass  # the button says until when, or asks to reconnect
+    if wants_json(request):
+        shown = _button(request, session, request_id)
+        return JSONResponse({"request": request_id, **shown.as_json()}, headers=PRIVATE)
+    return to("/" if request_id is None else f"/?sync={request_id}")
+
+
+@signed_in
+def status(request: Request, session: Session) -> Response:
+    """The button's state, for our script."""
+    return JSONResponse(_button(request, session, asked(request)).as_json(), headers=PRIVATE)
+
+
+def _button(request: Request, session: Session, request_id: int | None) -> Button:
+    with site_of(request).engine.connect() as conn:
+        return button(app.sync_status(conn, session.user_id), request_id)
+
+
+def asked(request: Request) -> int | None:
+    """The request whose end is to be shown."""
+    number = request.query_params.get("sync", "")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else None

@@ -1,0 +1,203 @@
+"""The profile: public under its name, cached; by a share link; and the user's own."""
+
+import hashlib
+import hmac
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from spotify_pipeline import app
+from spotify_pipeline.domain.portrait import TopItem, TopList, minutes_by_hour, movement
+from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend
+from spotify_pipeline.portrait.meanings import meanings
+from spotify_pipeline.web.cache import MAX_AGE_SECONDS, CachedPage
+from spotify_pipeline.web.days import as_days, streaks, summed
+from spotify_pipeline.web.forms import signed_in
+from spotify_pipeline.web.sessions import Session
+from spotify_pipeline.web.site import Site, site_of
+from spotify_pipeline.web.views import PRIVATE, drawn, not_found, private_page, render
+
+SHOWN = 20
+DAYS = 365
+COMPARED_DAYS = 28
+# A top list that is older was not refreshed for a week: the page says so.
+LIST_TTL = timedelta(days=7)
+RANGES = {
+    "short_term": "4 weeks",
+    "medium_term": "6 months",
+    "long_term": "year",
+}
+# Seconds by which the clocks of the pipeline and of this process may differ.
+HOOK_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The top artists and tracks of a time range, each line with its movement in four weeks."""
+
+    time_range: str
+    name: str
+    artists: list[tuple[int, TopItem, str]]
+    tracks: list[tuple[int, TopItem, str]]
+    fetched_at: datetime | None
+    is_old: bool
+
+
+async def public(request: Request) -> Response:
+    """The profile of a name, from the cache for at most an hour.
+
+    Answers the same for a private name and for one that does not exist.
+    """
+    site, name = site_of(request), request.path_params["name"].lower()
+    page = site.cache.get(name)
+    if page is None or not site.cache.is_fresh(page):
+        page = await run_in_threadpool(_current, site, name, page)
+    if page is None:
+        return not_found()
+    left = max(0, int(MAX_AGE_SECONDS - site.cache.age(page)))
+    headers = {"Cache-Control": f"public, max-age={left}", "ETag": page.etag}
+    if page.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(page.body, headers=headers)
+
+
+def _current(site: Site, name: str, cached: CachedPage | None) -> CachedPage | None:
+    """The page as the database has it now; None: no visitor may see it."""
+    with site.engine.connect() as conn:
+        found = app.find_profile(conn, name)
+        if found is None:
+            site.cache.drop(name)
+            return None
+        if cached is not None and cached.version == found.version:
+            return site.cache.confirm(name, cached)
+        body = _rendered(conn, found, None).encode()
+    return site.cache.put(name, found.user_id, found.version, body)
+
+
+def shared(request: Request) -> Response:
+    """The profile of a share link: of the address and nothing else, and kept by no cache."""
+    digest = hashlib.sha256(request.path_params["token"].encode()).digest()
+    with site_of(request).engine.connect() as conn:
+        found = app.find_profile(conn, None, digest)
+        if found is None:
+            return not_found()
+        return HTMLResponse(_rendered(conn, found, None), headers=PRIVATE)
+
+
+@signed_in
+def mine(request: Request, session: Session) -> Response:
+    """The signed-in user's own profile, whoever else may see it."""
+    settings = session.settings
+    profile = app.Profile(session.user_id, settings.display_name, settings.timezone, "")
+    with site_of(request).engine.connect() as conn:
+        return private_page("profile.html", session, **_content(conn, profile))
+
+
+async def revalidate(request: Request) -> Response:
+    """The pipeline's cache hook: drops what is cached of the users that it names."""
+    site, body = site_of(request), await request.body()
+    if not site.config.hook_secret or not is_genuine(
+        site.config.hook_secret, request.headers, body
+    ):
+        raise HTTPException(403, "The signature is wrong or too old.")
+    try:
+        user_ids = json.loads(body)["user_ids"]
+        site.cache.drop_users([str(user_id) for user_id in user_ids])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise HTTPException(400, "The body is not the one of the cache hook.") from None
+    return PlainTextResponse("dropped\n")
+
+
+def is_genuine(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether the pipeline sent this within five minutes; another copy of it only drops again."""
+    timestamp = headers.get("x-spotify-pipeline-timestamp", "")
+    signed = headers.get("x-spotify-pipeline-signature", "")
+    mac = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
+    if not hmac.compare_digest(signed.encode(), b"sha256=" + mac.hexdigest().encode()):
+        return False
+    return timestamp.isdecimal() and abs(time.time() - int(timestamp)) < HOOK_SECONDS
+
+
+def _rendered(conn: Connection, profile: app.Profile, session: Session | None) -> str:
+    return render("profile.html", session=session, **_content(conn, profile))
+
+
+def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
+    """What the template shows."""
+    user_id, zone = profile.user_id, ZoneInfo(profile.timezone)
+    days = as_days(app.listening_history(conn, user_id, DAYS))
+    hours = minutes_by_hour(app.listening_quarters(conn, user_id, COMPARED_DAYS), zone)
+    personality = app.music_personality(conn, user_id)
+    kinds = Counter(day.completeness for day in days)
+    return {
+        "name": profile.display_name or profile.user_id,
+        "zone": profile.timezone,
+        "now": datetime.now(UTC).astimezone(zone),
+        "hatching": drawn(hatching()),
+        "sum": summed(days),
+        "streaks": streaks(days),
+        "calendar": drawn(calendar(days)),
+        "legend": drawn(legend()),
+        "days": [(day, in_words(day)) for day in reversed(days)],
+        "hours": hours,
+        "clock": drawn(clock(hours)) if hours else None,
+        "lists": _lists(conn, user_id),
+        "personality": personality,
+        "metrics": _metrics(conn, personality) if personality else [],
+        "kinds": kinds,
+        "gaps": [
+            (start.astimezone(zone), end.astimezone(zone))
+            for start, end in app.open_gaps(conn, user_id)
+        ],
+    }
+
+
+def _lists(conn: Connection, user_id: str) -> list[Lists]:
+    before = app.top_ranks(conn, user_id, COMPARED_DAYS)
+    shown = []
+    for time_range, name in RANGES.items():
+        artists = app.top_artists(conn, user_id, time_range)[:SHOWN]
+        tracks = app.top_tracks(conn, user_id, time_range)[:SHOWN]
+        fetched = [*(line.fetched_at for line in artists), *(line.fetched_at for line in tracks)]
+        oldest = min(fetched, default=None)
+        shown.append(
+            Lists(
+                time_range,
+                name,
+                _lines(
+                    [TopItem(line.spotify_id, line.name) for line in artists],
+                    before.get(("artists", time_range)),
+                ),
+                _lines(
+                    [TopItem(line.spotify_id, line.name, line.artist_name) for line in tracks],
+                    before.get(("tracks", time_range)),
+                ),
+                oldest,
+                oldest is not None and datetime.now(UTC) - oldest > LIST_TTL,
+            )
+        )
+    return shown
+
+
+def _lines(items: list[TopItem], before: dict[str, int] | None) -> list[tuple[int, TopItem, str]]:
+    top = TopList(tuple(items), before)
+    return [(rank, item, movement(top.moved(rank))) for rank, item in enumerate(items, 1)]
+
+
+def _metrics(conn: Connection, personality: app.Personality) -> list[Any]:
+    """Every metric with its value and a sentence, or the reason why it is missing."""
+    row = {**asdict(personality), **personality.metrics}
+    ids = {row.get(name) for name in ("longest_streak_artist_id", "streak_artist_id")}
+    names = app.artist_names(conn, [str(id_) for id_ in ids if id_])
+    return list(meanings(row, names))

@@ -1,0 +1,166 @@
+"""Sign in with Spotify, and sign out."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from spotify_pipeline import app
+from spotify_pipeline.domain.sealing import seal
+from spotify_pipeline.web.forms import form, to
+from spotify_pipeline.web.sessions import Session
+from spotify_pipeline.web.site import Site, site_of
+from spotify_pipeline.web.spotify import Account, SignInRefused, account_of, authorize_address
+from spotify_pipeline.web.views import PRIVATE, message
+
+# Reason: status, title, what to do.
+REFUSALS: Mapping[str, tuple[int, str, str]] = {
+    "denied": (
+        403,
+        "You did not agree",
+        "Without your permission on Spotify's page nothing is collected, and nothing was stored. "
+        "If that was a slip, sign in again and agree.",
+    ),
+    "state": (
+        403,
+        "This sign-in is not yours, or too old",
+        "It began in another browser, or more than ten minutes ago. Nothing was stored: sign in "
+        "again in this browser.",
+    ),
+    "expired": (
+        403,
+        "Spotify did not take the answer",
+        "An answer of Spotify is good once and for a short time. Sign in again.",
+    ),
+    "scope": (
+        403,
+        "A permission is missing",
+        "Both permissions are needed: your recent plays, and your top artists and tracks. Sign in "
+        "again and accept both.",
+    ),
+    "allowlist": (
+        403,
+        "Your Spotify account is not enabled yet",
+        "The owner of this page first has to add your account to the app in the Spotify developer "
+        "dashboard. Ask the owner, then sign in again.",
+    ),
+    "invited": (
+        403,
+        "This page is for invited accounts",
+        "Your Spotify account is not among them, and nothing was stored. Ask the owner of this "
+        "page to add it, then sign in again.",
+    ),
+    "another": (
+        403,
+        "That is another Spotify account",
+        "You are signed in here as another user, and two users' listening must not be mixed. Log "
+        "in at Spotify with the account you had before, or sign out here first.",
+    ),
+    "row": (
+        403,
+        "Your name is in use here",
+        "A user with the name of your Spotify account exists, and it is not known that this is "
+        "you. If it is, wait for the first sync and sign in again; otherwise ask the owner.",
+    ),
+    "owner": (
+        503,
+        "This page is not set up yet",
+        "The owner has to set SPOTIFY_CLIENT_ID and to start the pipeline once, so that its public "
+        "key is known. Then sign in again.",
+    ),
+    "spotify": (
+        502,
+        "Spotify did not answer",
+        "Nothing was stored. Try again in a few minutes.",
+    ),
+}
+
+
+def start(request: Request) -> Response:
+    """Send the browser to Spotify's page."""
+    site = site_of(request)
+    if not site.config.client_id:
+        return refusal("owner")
+    browser = site.cookies.browser(request)
+    state = site.cookies.new_state(browser)
+    address = authorize_address(site.config, state, site.cookies.code_verifier(state))
+    response = RedirectResponse(address, 303, headers=PRIVATE)
+    site.cookies.remember_browser(response, browser)
+    return response
+
+
+def callback(request: Request) -> Response:
+    """Spotify sent the browser back: store the connection and start a session, or say why not."""
+    site, states = site_of(request), request.query_params.getlist("state")
+    try:
+        if len(states) != 1 or not site.cookies.owns_state(request, states[0]):
+            raise SignInRefused("state")
+        verifier = site.cookies.code_verifier(states[0])
+        # No connection of the pool is held while Spotify is asked.
+        account = account_of(site.config, request.url.query, states[0], verifier)
+        return _welcome(request, site, account)
+    except SignInRefused as refused:
+        return refusal(refused.reason)
+
+
+def refusal(reason: str) -> Response:
+    """The page of a refusal."""
+    status, title, sentence = REFUSALS[reason]
+    return message(title, sentence, status, link=("/sign-in", "Sign in with Spotify"))
+
+
+def _welcome(request: Request, site: Site, account: Account) -> Response:
+    profile = account.profile
+    if site.config.accounts and not site.config.accounts.intersection(profile.ids):
+        raise SignInRefused("invited")
+    with site.engine.connect() as conn:
+        session, key = site.cookies.session(request, conn), app.sealing_key(conn)
+    if key is None:
+        raise SignInRefused("owner")
+    user_id = _user_of(site, account, session)
+    with site.engine.begin() as conn:
+        app.connect_user(
+            conn,
+            user_id,
+            client_id=site.config.client_id or "",
+            sealed_refresh_token=seal(key[1], user_id, account.refresh_token),
+            key_id=key[0],
+            scopes=account.scopes,
+            authorized_at=datetime.now(UTC),
+        )
+    with site.engine.connect() as conn:
+        settings = app.user_settings(conn, user_id)
+    if settings is None:  # forgotten at this moment
+        raise SignInRefused("expired")
+    response = to("/")
+    site.cookies.sign_in(response, user_id, settings)
+    return response
+
+
+def _user_of(site: Site, account: Account, session: Session | None) -> str:
+    profile = account.profile
+    try:
+        with site.engine.begin() as conn:
+            user_id = app.sign_in_user(
+                conn, profile.account, profile.spotify_user_id, profile.display_name
+            )
+            # Raised inside the transaction: a user who was made just now is not kept.
+            if session is not None and session.user_id != user_id:
+                raise SignInRefused("another")
+    except app.Refused as refused:
+        raise SignInRefused("row") from refused
+    return user_id
+
+
+@form
+def sign_out(request: Request, session: Session, sent: FormData) -> Response:
+    """End the session in this browser, or with `everywhere` in all."""
+    site = site_of(request)
+    if "everywhere" in sent:
+        with site.engine.begin() as conn:
+            app.end_sessions(conn, session.user_id)
+    response = to("/")
+    site.cookies.sign_out(response)
+    return response

@@ -1,0 +1,99 @@
+// Improves what works without it: the Sync button, the time zone, the picture to share.
+"use strict";
+
+const POLL_MS = 2000;
+const sync = document.querySelector("[data-sync]");
+const form = sync && sync.querySelector("form");
+
+if (form) {
+  const button = form.querySelector("button");
+  const toast = document.querySelector("[data-toast]");
+  let asked = new URLSearchParams(location.search).get("sync");
+  let ends = 0;
+
+  const ask = async (address, options) => {
+    const response = await fetch(address, {
+      ...options, headers: { Accept: "application/json" }, redirect: "manual",
+    });
+    // Signed out meanwhile: the start page says so.
+    if (!response.ok) { location.assign("/"); throw new Error("not signed in"); }
+    return response.json();
+  };
+
+  const countdown = () => {
+    const left = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
+    if (!left) { poll(); return; }
+    const minutes = Math.floor(left / 60);
+    button.textContent = `Sync again in ${minutes}:${String(left % 60).padStart(2, "0")}`;
+    setTimeout(countdown, 1000);
+  };
+
+  const show = (now) => {
+    const wasBusy = ["queued", "running"].includes(sync.dataset.state);
+    const isBusy = ["queued", "running"].includes(now.state);
+    if (wasBusy && !isBusy && now.state !== "blocked") {
+      // The numbers are new: load the page with them and its toast.
+      location.assign(asked ? `/?sync=${asked}` : "/");
+      return;
+    }
+    if (now.needs_reconnect) { location.assign("/"); return; }
+    sync.dataset.state = now.state;
+    button.textContent = now.label;
+    button.disabled = !now.is_enabled;
+    toast.textContent = now.toast;
+    toast.className = `toast ${now.kind}`;
+    if (isBusy || now.state === "blocked") setTimeout(poll, POLL_MS);
+    else if (now.seconds) { ends = performance.now() + now.seconds * 1000; countdown(); }
+  };
+
+  const poll = () => ask(asked ? `/status?sync=${asked}` : "/status").then(show)
+    .catch(() => setTimeout(poll, 5 * POLL_MS));
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (button.disabled) return;
+    button.disabled = true;
+    button.textContent = "Syncing…";
+    ask("/sync", { method: "POST", body: new URLSearchParams(new FormData(form)) })
+      .then((now) => { if (now.request) asked = now.request; show(now); })
+      .catch(() => { toast.textContent = "The page did not answer. Try again."; button.disabled = false; });
+  });
+
+  const seconds = Number(sync.dataset.seconds);
+  if (["queued", "running", "blocked"].includes(sync.dataset.state)) setTimeout(poll, POLL_MS);
+  else if (seconds) { ends = performance.now() + seconds * 1000; countdown(); }
+}
+
+const here = Intl.DateTimeFormat().resolvedOptions().timeZone;
+for (const hint of document.querySelectorAll("[data-zone]")) {
+  if (!here || here === hint.dataset.zone) continue;
+  hint.querySelector("b").textContent = here;
+  hint.hidden = false;
+  const use = hint.querySelector("[data-use-zone]");
+  if (use) use.addEventListener("click", () => { document.querySelector("#timezone").value = here; });
+}
+
+for (const link of document.querySelectorAll("[data-link]")) {
+  link.addEventListener("focus", () => link.select());
+}
+
+// A PNG, because few places take an SVG.
+for (const save of document.querySelectorAll("[data-picture]")) {
+  save.addEventListener("click", (event) => {
+    event.preventDefault();
+    const picture = new Image();
+    picture.onload = () => {
+      const canvas = document.createElement("canvas");
+      canvas.width = canvas.height = 1080;
+      canvas.getContext("2d").drawImage(picture, 0, 0, 1080, 1080);
+      canvas.toBlob((blob) => {
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(blob);
+        link.download = save.dataset.picture;
+        link.click();
+        URL.revokeObjectURL(link.href);
+      });
+    };
+    picture.src = save.href;
+  });
+}
