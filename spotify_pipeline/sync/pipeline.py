@@ -101,8 +101,8 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
             rate_limiter=rate_limiter,
             now=now,
         )
-        publish_key(engine, pipeline.keyring)
         pipeline.check_clock()
+        publish_key(engine, pipeline.keyring)
         yield pipeline
     finally:
         engine.dispose()
