@@ -64,7 +64,7 @@ def make_application(config: Config) -> ASGIApp:
         },
     )
     application.state.site = Site(config)
-    # Not as Starlette's middleware, which stands inside the handler of unexpected errors.
+    # Not as Starlette's middleware, which the handler of unexpected errors wraps.
     return Guard(application, config.url)
 
 

@@ -21,7 +21,7 @@ RECENT = 8
 
 
 def home(request: Request) -> Response:
-    """The signed-in user's page, or that of everybody else."""
+    """The signed-in user's page, or that of visitors."""
     site = site_of(request)
     with site.engine.connect() as conn:
         session = site.cookies.session(request, conn)

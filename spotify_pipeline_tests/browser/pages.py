@@ -5,8 +5,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from spotify_pipeline.settings import Settings, load_settings
+from spotify_pipeline.simulator.control import Simulator
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Works without a graphics card or user namespaces, and without background network calls.
@@ -25,6 +30,17 @@ class Seen:
     page: Page
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+
+def own_home(patch: pytest.MonkeyPatch, home: Path, simulator: Simulator) -> Settings:
+    """Settings of an embedded database in this home, with the simulator as Spotify."""
+    for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
+        patch.delenv(name, raising=False)
+    patch.setenv("SPOTIFY_PIPELINE_HOME", str(home))
+    patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
+    for name, value in simulator.environment.items():
+        patch.setenv(name, value)
+    return load_settings()
 
 
 @contextmanager

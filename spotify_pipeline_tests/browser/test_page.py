@@ -1,6 +1,6 @@
 """The page of `users show --html` as a user opens it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
 from spotify_pipeline.portrait.page import page
 from spotify_pipeline.storage.users.status import UserStatus
-from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
+from spotify_pipeline_tests.browser.pages import CHROMIUM, opened
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,12 +23,6 @@ pytestmark = [
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC)
 EVIL = "<img src=x onerror=alert(1)><script>alert(1)</script>\"'& 🎵 שלום עולם"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

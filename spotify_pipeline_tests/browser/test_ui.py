@@ -1,6 +1,5 @@
 """What a data engineer sees in the Dagster UI of the graph and of a user's partition."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,12 +10,11 @@ from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.running import check_health, opened_instance
 from spotify_pipeline.domain.steps import STEPS
-from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import open_pipeline
-from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
+from spotify_pipeline_tests.browser.pages import CHROMIUM, opened, own_home
 
 pytestmark = [
     pytest.mark.browser,
@@ -32,13 +30,7 @@ HOSTILE = "<img src=x onerror=alert(1)>'\"; DROP TABLE users; ../"
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A UI with a user whose partition has been materialized, and one who is not connected."""
     with pytest.MonkeyPatch.context() as patch, running_simulator(listeners=1) as simulator:
-        for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
-            patch.delenv(name, raising=False)
-        patch.setenv("SPOTIFY_PIPELINE_HOME", str(tmp_path_factory.mktemp("ui") / "home"))
-        patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
-        for name, value in simulator.environment.items():
-            patch.setenv(name, value)
-        settings = load_settings()
+        settings = own_home(patch, tmp_path_factory.mktemp("ui") / "home", simulator)
         (listener,) = simulator.listeners()
         with open_pipeline(settings) as pipeline, pipeline.engine.begin() as conn:
             register_user(conn, listener.user_id, listener.timezone, listener.display_name)
@@ -65,12 +57,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         with running_stack(settings) as running:
             yield running
         leave_database(settings)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def test_the_graph_shows_every_asset_of_the_contract(stack: Stack, browser: Browser) -> None:

@@ -1,6 +1,5 @@
 """The web page in Chromium, with a running pipeline and a simulated Spotify."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +19,7 @@ from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.postgres.web_login import web_url
 from spotify_pipeline.sync.pipeline import open_pipeline
-from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium, opened
+from spotify_pipeline_tests.browser.pages import CHROMIUM, opened, own_home
 
 pytestmark = [
     pytest.mark.browser,
@@ -42,13 +41,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """`spotify-pipeline dev` without users: database, Dagster, the page."""
     with pytest.MonkeyPatch.context() as patch, running_simulator(listeners=3) as simulator:
-        for name in ("SPOTIFY_PIPELINE_DATABASE_URL", "DAGSTER_PG_URL"):
-            patch.delenv(name, raising=False)
-        patch.setenv("SPOTIFY_PIPELINE_HOME", str(tmp_path_factory.mktemp("web") / "home"))
-        patch.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
-        for name, value in simulator.environment.items():
-            patch.setenv(name, value)
-        settings = load_settings()
+        settings = own_home(patch, tmp_path_factory.mktemp("web") / "home", simulator)
         set_up(settings)
         with (
             open_pipeline(settings) as pipeline,
@@ -57,12 +50,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             assert stack.page_url
             yield Site(stack.page_url, pipeline.engine, simulator)
         leave_database(settings)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def sign_in(page: Page, site: Site, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import IO, Any
 LARGEST_BYTES = 5_000_000
 OLD_FILES = 3
 
-# Dagster colours its log whether or not somebody reads it in a terminal.
+# Dagster colours its log in files too.
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
 
 

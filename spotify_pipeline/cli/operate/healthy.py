@@ -23,7 +23,7 @@ from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.api_budget import quota_of
 from spotify_pipeline.terminal import example, print_json, printable
 
-# For each database, of which there are two; a connection that nobody answers takes 10 of them.
+# For each database, of which there are two; a connection without an answer takes 10 of them.
 SECONDS = 20
 CONNECT_SECONDS = "10"
 

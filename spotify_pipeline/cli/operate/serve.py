@@ -38,7 +38,7 @@ def serve() -> None:
 def code_server(host: str, port: int) -> None:
     """Serve our definitions over gRPC, and run the jobs. Start it first: it makes Dagster's tables.
 
-    The port has no sign-in: whoever reaches it can run jobs.
+    The port has no sign-in: all who reach it can run jobs.
     """
     settings = load_settings()
     with opened_instance(settings):

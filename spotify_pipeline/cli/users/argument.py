@@ -8,7 +8,7 @@ import click
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.storage.postgres.types import Connection
-from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.storage.users.queries import ENDED, load_users
 from spotify_pipeline.storage.users.status import UserStatus
 from spotify_pipeline.terminal import printable
 
@@ -56,8 +56,7 @@ def unknown(*user_ids: str) -> UsageError:
 
 def has_failed(status: UserStatus) -> bool:
     """Whether the user's last sync failed; connecting Spotify again is up to the user."""
-    ended = status.connection in ("disconnected", "needs_reauth")
-    return status.last_error_code is not None and not ended
+    return status.last_error_code is not None and status.connection not in ENDED
 
 
 def trouble(status: UserStatus) -> tuple[str, str] | None:

@@ -8,6 +8,7 @@ from spotify_pipeline.cli.users.argument import one_user, quoted, require_known,
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.connection import reset_connection
+from spotify_pipeline.storage.users.queries import ENDED
 from spotify_pipeline.terminal import example
 
 
@@ -42,7 +43,7 @@ def reset(user_id: str) -> None:
     if connection is None:
         raise unknown(user_id)
     user = quoted(user_id)
-    if connection in ("disconnected", "needs_reauth"):
+    if connection in ENDED:
         why = "has no token" if connection == "disconnected" else "has a token that is past its end"
         raise WorkFailed(
             f"{user} {why}, so there is nothing to try. Connect again: "

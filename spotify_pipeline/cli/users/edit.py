@@ -16,7 +16,7 @@ from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage.users.connection import store_connection
-from spotify_pipeline.storage.users.queries import update_user
+from spotify_pipeline.storage.users.queries import ENDED, update_user
 from spotify_pipeline.storage.users.status import UserStatus, user_statuses
 from spotify_pipeline.sync.admin.keys import load_keyring
 from spotify_pipeline.terminal import example
@@ -122,7 +122,7 @@ def _say_added(status: UserStatus, before: UserStatus | None, timezone: str | No
         _say_stale(user)
     if before is None and timezone is None:
         click.echo(f"Another time zone: spotify-pipeline users set {user} --timezone Europe/Berlin")
-    if status.connection in ("disconnected", "needs_reauth"):
+    if status.connection in ENDED:
         click.echo(f"Connect: spotify-pipeline connect {user}")
     else:
         click.echo(f"Next: spotify-pipeline sync {user}")

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, column, func, literal, select, table, text
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.users.queries import ENDED
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 
 
@@ -145,7 +146,7 @@ def failures_by_code(conn: Connection) -> dict[str, int]:
         .join_from(s, u, u.c.user_id == s.c.user_id)
         .where(
             s.c.last_error_code.is_not(None),
-            u.c.connection.not_in(("disconnected", "needs_reauth")),
+            u.c.connection.not_in(ENDED),
         )
         .group_by(s.c.last_error_code)
         .order_by(failures.desc(), s.c.last_error_code)

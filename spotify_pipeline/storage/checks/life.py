@@ -34,7 +34,7 @@ class Sign:
 
 
 def database(conn: Connection) -> Sign:
-    """Our database answers; whoever opens the connection has checked its revision."""
+    """Our database answers; the caller has checked its revision."""
     return Sign("database", False, f"PostgreSQL {server_version(conn)} answers")
 
 

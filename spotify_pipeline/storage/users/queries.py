@@ -12,6 +12,8 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of
 
 ELIGIBLE = ("connected", "expiring", "suspect")
+# Only the user can connect Spotify again.
+ENDED = ("disconnected", "needs_reauth")
 ACTIVE_FOR = timedelta(days=7)
 
 
