@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,6 @@ from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.process import running_simulator
 
 NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
-_numbers = count(1)
 
 
 class ListenerClient:
@@ -72,13 +72,20 @@ def simulator(shared_simulator: Simulator) -> Simulator:
 
 
 @pytest.fixture
-def add_listener(simulator: Simulator) -> Callable[..., ListenerClient]:
-    """Adds a listener with an id that no other test uses."""
+def add_listener(
+    simulator: Simulator, request: pytest.FixtureRequest
+) -> Callable[..., ListenerClient]:
+    """Adds a listener with an id that no other test uses.
+
+    A life follows from its id, so the id follows from the test, not from the order of the tests.
+    """
+    test = sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    numbers = count(1)
 
     def add(
         user_id: str | None = None, timezone: str = "Europe/Oslo", **more: Any
     ) -> ListenerClient:
-        name = user_id or f"person-{next(_numbers)}"
+        name = user_id or f"person-{test}-{next(numbers)}"
         return ListenerClient(simulator, simulator.add_listener(name, timezone, **more))
 
     return add
