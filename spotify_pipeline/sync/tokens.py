@@ -43,7 +43,6 @@ from spotify_pipeline.storage.users.queries import SealedToken, User, load_users
 from spotify_pipeline.storage.users.spotify_account import (
     learn_account,
     refuse_account,
-    withhold_access,
 )
 
 # A token that ends during the sync would cost a 401 and a second refresh.
@@ -131,6 +130,10 @@ class UserTokens:
             sealed_access_token=self._seal(grant.access_token),
             access_seconds_left=float(grant.expires_in_seconds),
         )
+        # Before the account is known, the next process shall check it again. Not deleted by another
+        # UPDATE: of a row that a transaction has changed before, Postgres checks the foreign key,
+        # which locks the user after the token (deadlock).
+        refreshed = replace(fresh, sealed_access_token=None) if self._is_first_use else fresh
 
         def save(conn: Connection) -> None:
             # The person before the token, as in connect_user: no two wait in a circle.
@@ -138,12 +141,10 @@ class UserTokens:
                 clear_suspect(conn, self._user_id)
             # Without a new refresh token nothing would be lost, and what is stored by now may be
             # the work of somebody who took this user over.
-            if not self._save(conn, used, fresh) and rotated:
+            if not self._save(conn, used, refreshed) and rotated:
                 anew = self._sealed_anew(conn, refresh_token)
                 if anew is not None:
-                    self._save(conn, anew, fresh)
-            if self._is_first_use:
-                withhold_access(conn, self._user_id)
+                    self._save(conn, anew, refreshed)
 
         self._commit(save, must_be_kept=rotated)
         if self._is_first_use:
@@ -154,7 +155,6 @@ class UserTokens:
 
     def _save(self, conn: Connection, stored: SealedToken, fresh: SealedToken) -> bool:
         """Put the fresh tokens in the place of the stored ones, if they are still there."""
-        assert fresh.sealed_access_token is not None
         return save_grant(
             conn,
             self._user_id,

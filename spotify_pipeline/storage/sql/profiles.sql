@@ -21,9 +21,11 @@ BEGIN
     WHERE u.account_id IN (sign_in_user.account_id, sign_in_user.spotify_user_id)
     ORDER BY u.account_id <> sign_in_user.account_id LIMIT 1;
     IF NOT FOUND THEN
+        -- Before register_user, whose lock is weaker: the account is a key.
+        PERFORM FROM users AS u WHERE u.user_id = sign_in_user.spotify_user_id FOR UPDATE;
         PERFORM register_user(sign_in_user.spotify_user_id, NULL, NULL);
         SELECT * INTO known FROM users AS u
-        WHERE u.user_id = sign_in_user.spotify_user_id FOR NO KEY UPDATE;
+        WHERE u.user_id = sign_in_user.spotify_user_id FOR UPDATE;
         IF known.account_id IS DISTINCT FROM sign_in_user.account_id AND (
             known.account_id IS NOT NULL
             OR EXISTS (SELECT FROM user_tokens AS k WHERE k.user_id = known.user_id)
@@ -40,6 +42,12 @@ BEGIN
     END IF;
     INSERT INTO profiles (user_id) VALUES (known.user_id) ON CONFLICT DO NOTHING;
     RETURN known.user_id;
+EXCEPTION WHEN unique_violation THEN
+    -- Another session has just stored this account for another user id.
+    RETURN (SELECT u.user_id FROM users AS u WHERE u.account_id = sign_in_user.account_id);
+WHEN foreign_key_violation THEN
+    -- Another session has just deleted the user.
+    RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
 END
 $$;
 
@@ -87,6 +95,7 @@ $$;
 CREATE OR REPLACE FUNCTION end_sessions(user_id text) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
+    SELECT FROM users AS u WHERE u.user_id = end_sessions.user_id FOR KEY SHARE;
     UPDATE profiles AS f SET session_key = gen_random_uuid() WHERE f.user_id = end_sessions.user_id
 $$;
 
@@ -96,6 +105,7 @@ CREATE OR REPLACE FUNCTION set_profile(user_id text, name text, is_public boolea
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM FROM users AS u WHERE u.user_id = set_profile.user_id FOR KEY SHARE;
     UPDATE profiles AS f SET name = set_profile.name, is_public = set_profile.is_public
     WHERE f.user_id = set_profile.user_id;
     IF NOT FOUND THEN
@@ -124,6 +134,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'A share link has a digest of 32 bytes and expires within a year.';
     END IF;
+    PERFORM FROM users AS u WHERE u.user_id = share_profile.user_id FOR KEY SHARE;
     UPDATE profiles AS f SET share_digest = digest, share_expires_at = expires_at
     WHERE f.user_id = share_profile.user_id;
     IF NOT FOUND THEN

@@ -6,6 +6,8 @@
 --   1. users, with the strongest lock it will need, because upgrading a lock later deadlocks with a
 --      waiting forget_user: NO KEY UPDATE to write a user's data, KEY SHARE to request a sync;
 --   2. sync_state; 3. request_locks; 4. user_tokens, sync_requests and all else of the user.
+-- A second UPDATE of a row in one transaction makes Postgres check the row's foreign key, which locks
+-- the user: where that may happen, begin with 1.
 -- A transaction skips steps that it does not need. A sync's write begins with 1 and 2, a request with
 -- 1 and 3, so a click never waits for a sync.
 --

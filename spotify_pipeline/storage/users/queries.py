@@ -147,13 +147,14 @@ def save_grant(
     *,
     key_id: str,
     sealed_refresh_token: bytes,
-    sealed_access_token: bytes,
+    sealed_access_token: bytes | None,
     expires_in: timedelta,
 ) -> bool:
     """Replace the tokens that were `used` for a refresh by what it returned.
 
-    False, and nothing written, if they are no longer the stored ones: the user has reconnected or
-    was forgotten meanwhile, and the response belongs to an older connection.
+    Without an access token the next process gets a new one. False, and nothing written, if they are
+    no longer the stored ones: the user has reconnected or was forgotten meanwhile, and the response
+    belongs to an older connection.
     """
     k = t.user_tokens
     saved = conn.execute(
@@ -163,7 +164,7 @@ def save_grant(
             key_id=key_id,
             sealed_refresh_token=sealed_refresh_token,
             sealed_access_token=sealed_access_token,
-            access_expires_at=func.now() + expires_in,
+            access_expires_at=func.now() + expires_in if sealed_access_token else None,
             last_refreshed_at=func.now(),
             last_error_code=None,
         )

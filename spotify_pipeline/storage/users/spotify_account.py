@@ -32,16 +32,6 @@ def owner_of(conn: Connection, profile: Profile) -> str | None:
     return owner
 
 
-def withhold_access(conn: Connection, user_id: str) -> None:
-    """Delete the access token: the next process gets a new one, and checks its account again."""
-    k = t.user_tokens
-    conn.execute(
-        update(k)
-        .where(k.c.user_id == user_id)
-        .values(sealed_access_token=None, access_expires_at=None)
-    )
-
-
 def refuse_account(conn: Connection, user_id: str, token: SealedToken) -> None:
     """Mark the user needs_reauth, because this token, if still stored, is of another account."""
     u = t.users

@@ -192,10 +192,12 @@ def leased(
         with engine.begin() as conn:
             held = take(conn, wanted, lease_id)
             busy = existing_users(conn, wanted - held) if wanted - held else set()
-            if not busy or monotonic() >= deadline:
-                break
-            # Only users before the one that is waited for are kept meanwhile: of two workers that
-            # each kept what they got, each waited a minute for what the other had.
+        if not busy or monotonic() >= deadline:
+            break
+        # Only users before the one that is waited for are kept meanwhile: of two workers that each
+        # kept what they got, each waited a minute for what the other had. In a transaction of its
+        # own: a second UPDATE of the rows would lock their users (deadlock).
+        with engine.begin() as conn:
             release(conn, lease_id, {user_id for user_id in held if user_id > min(busy)})
         sleep(RETRY_SECONDS)
     with Lease(engine, lease_id, held) as lease:

@@ -1,0 +1,139 @@
+"""Sign-in and profiles: who is whose user, and two sessions at once."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, insert, select, text
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.storage.rows import add_track, add_user, connect
+
+SIGN_IN = "SELECT spotify_pipeline.sign_in_user(:account, :spotify_id, :name)"
+
+
+def sign_in(conn: Connection, account: str, spotify_id: str, name: str | None = None) -> Any:
+    statement = text(SIGN_IN)
+    values = {"account": account, "spotify_id": spotify_id, "name": name}
+    return conn.execute(statement, values).scalar_one()
+
+
+def refusal(call: Callable[[], object]) -> str | None:
+    with pytest.raises(Exception) as refused:  # noqa: PT011
+        call()
+    return getattr(refused.value.orig, "sqlstate", None)  # type: ignore[attr-defined]
+
+
+def accounts(conn: Connection) -> dict[str, str | None]:
+    u = t.users
+    return {
+        row.user_id: row.account_id for row in conn.execute(select(u.c.user_id, u.c.account_id))
+    }
+
+
+def test_the_first_sign_in_registers_and_later_ones_find_the_user(
+    app: Connection, connection: Connection
+) -> None:
+    assert sign_in(app, "acc", "eve", "Eve") == "eve"
+    # The account stays the same when Spotify's old id changes, and the name is not replaced.
+    assert sign_in(app, "acc", "eve2", "Somebody") == "eve"
+    assert accounts(connection) == {"eve": "acc"}
+    assert connection.scalar(select(t.users.c.display_name)) == "Eve"
+
+
+@pytest.mark.parametrize("what", ["account", "token", "play"])
+def test_a_user_who_may_be_somebody_else_is_refused(
+    app: Connection, connection: Connection, what: str
+) -> None:
+    add_user(connection, "eve", account_id="other" if what == "account" else None)
+    if what == "token":
+        connect(connection, "eve")
+    if what == "play":
+        play = {
+            "user_id": "eve",
+            "track_id": add_track(connection),
+            "artist_id": "artist",
+            "source": "api",
+        }
+        connection.execute(insert(t.plays).values(play | {"played_at": "2026-03-01T12:00Z"}))
+    assert refusal(lambda: sign_in(app, "acc", "eve")) == "SP403"
+
+
+class Waiting:
+    """A statement that another session runs and that waits for ours."""
+
+    def __init__(self, engine: Engine, threads: ThreadPoolExecutor, statement: str) -> None:
+        address = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._session = psycopg.connect(address, autocommit=True)
+        self.result: Future[Any] = threads.submit(self._run, statement)
+        query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        with psycopg.connect(address, autocommit=True) as watcher:
+            while watcher.execute(query, [self._session.info.backend_pid]).fetchone() != (True,):
+                assert not self.result.done(), self.result
+                time.sleep(0.005)
+
+    def _run(self, statement: str) -> Any:
+        with self._session as session:
+            return session.execute(statement).fetchone()
+
+
+@pytest.mark.timeout(60)
+def test_two_sign_ins_of_one_account_under_two_ids_find_one_user(
+    app_engine: Engine, connection: Connection
+) -> None:
+    with ThreadPoolExecutor(1) as threads, app_engine.connect() as first:
+        sign_in(first, "acc", "eve")
+        second = Waiting(
+            app_engine, threads, "SELECT spotify_pipeline.sign_in_user('acc', 'eve2', NULL)"
+        )
+        first.commit()
+        assert second.result.result(timeout=10) == ("eve",)
+    assert accounts(connection) == {"eve": "acc"}
+
+
+@pytest.mark.timeout(60)
+def test_a_user_deleted_while_signing_in_is_refused_without_a_raw_error(
+    app_engine: Engine, connection: Connection
+) -> None:
+    add_user(connection, "eve", account_id="acc")
+    with ThreadPoolExecutor(1) as threads, app_engine.connect() as first:
+        first.execute(text("SELECT spotify_pipeline.forget_user('eve')"))
+        second = Waiting(
+            app_engine, threads, "SELECT spotify_pipeline.sign_in_user('acc', 'eve', NULL)"
+        )
+        first.commit()
+        with pytest.raises(psycopg.Error, match="There is no such user") as refused:
+            second.result.result(timeout=10)
+        assert refused.value.sqlstate == "SP404"
+
+
+@pytest.mark.timeout(60)
+def test_two_changes_of_a_profile_in_one_transaction_wait_for_no_one_who_forgets_the_user(
+    app_engine: Engine, connection: Connection
+) -> None:
+    with app_engine.begin() as conn:
+        sign_in(conn, "acc", "eve")
+    with ThreadPoolExecutor(1) as threads, app_engine.connect() as first:
+        first.execute(text("SELECT spotify_pipeline.set_profile('eve', 'eve', true)"))
+        second = Waiting(app_engine, threads, "SELECT spotify_pipeline.forget_user('eve')")
+        first.execute(text("SELECT spotify_pipeline.share_profile('eve', NULL, NULL)"))
+        first.execute(text("SELECT spotify_pipeline.end_sessions('eve')"))
+        first.commit()
+        second.result.result(timeout=10)
+    assert accounts(connection) == {}
+
+
+def test_a_taken_and_an_odd_profile_name_are_refused_in_one_sentence(
+    app: Connection, connection: Connection
+) -> None:
+    for user_id in ("eve", "finn"):
+        sign_in(app, f"account of {user_id}", user_id)
+    call = "SELECT spotify_pipeline.set_profile(:u, :n, true)"
+    app.execute(text(call), {"u": "eve", "n": "music"})
+    for name in ("music", "Music", "-", "a b", "", "x" * 41, None):
+        values = {"u": "finn", "n": name}
+        assert refusal(lambda values=values: app.execute(text(call), values)) == "SP422", name
+    assert refusal(lambda: app.execute(text(call), {"u": "nobody", "n": "n"})) == "SP404"
