@@ -128,6 +128,8 @@ SESSION = {
     **PORTABLE,
     # No table or function of another schema is found in place of ours.
     "search_path": "spotify_pipeline, pg_temp",
+    # An app that locked a user and does not commit shall hold up no command for ever.
+    "lock_timeout": "30s",
     # A session that hangs in a transaction keeps its rows locked until the server ends it. Our
     # longest pause, computing the days of 100 users, is seconds.
     "idle_in_transaction_session_timeout": "60s",

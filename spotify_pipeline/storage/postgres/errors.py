@@ -72,7 +72,10 @@ _STATES = {
     "53300": NONE_LEFT,
     "25P03": "it ended a session that was silent for too long; nothing is half-done, try again",
     "25006": "it is read-only, as a standby is; correct {variable}",
-    "55P03": "somebody else holds a lock for too long; try again",
+    "55P03": (
+        "another session keeps rows locked, as pg_stat_activity shows; end its transaction, then "
+        "try again"
+    ),
     "57014": "it cancelled a statement; try again",
 }
 
