@@ -17,6 +17,11 @@ from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
 
+# The name of our code location.
+LOCATION = "spotify_pipeline"
+# Dagster's code server, webserver and daemon as we start them.
+PROCESSES = "spotify_pipeline.defs.instance.processes"
+
 MANUAL = {TRIGGER: "manual", HOST: socket.gethostname()}
 # The command prints the failure itself; the run's log in Dagster has the rest.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page
 
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium
-from spotify_pipeline_tests.defs.instance.webserver_process import guarded_webserver
+from spotify_pipeline_tests.defs.instance.processes.webserver_process import guarded_webserver
 
 pytestmark = [
     pytest.mark.browser,

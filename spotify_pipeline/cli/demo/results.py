@@ -7,7 +7,7 @@ import click
 
 from spotify_pipeline.cli.demo.audit import recount
 from spotify_pipeline.cli.demo.history import RequestedExport
-from spotify_pipeline.cli.local.dagster_processes import LOCATION
+from spotify_pipeline.defs.running import LOCATION
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed

@@ -21,14 +21,13 @@ import requests
 
 from spotify_pipeline.cli.local.logs import keep_log
 from spotify_pipeline.cli.web import hook_environment
-from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.defs.running import LOCATION, PROCESSES, dagster_home, opened_instance
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.home import UMASK, private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 
 READY_SECONDS = 90
 STOP_SECONDS = 8
-LOCATION = "spotify_pipeline"
 PAGE_PORT = 8000
 
 
@@ -132,14 +131,14 @@ def running_stack(
     loopback = "127.0.0.1"
     commands: dict[str, list[str]] = {
         "code server": [
-            *("dagster", "api", "grpc", "-m", "spotify_pipeline.definitions"),
+            *(f"{PROCESSES}.code_server", "-m", "spotify_pipeline.definitions"),
             *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
         ],
         "webserver": [
-            *("spotify_pipeline.defs.instance.webserver", "-h", loopback, "-p", str(ui_port)),
+            *(f"{PROCESSES}.webserver", "-h", loopback, "-p", str(ui_port)),
             *("-w", str(workspace)),
         ],
-        "daemon": ["dagster._daemon", "run", "-w", str(workspace)],
+        "daemon": [f"{PROCESSES}.daemon", "run", "-w", str(workspace)],
     }
     page_url = None
     if with_page:

@@ -9,12 +9,11 @@ from typing import NoReturn
 
 import click
 
-from spotify_pipeline.defs.running import dagster_home, opened_instance
+from spotify_pipeline.defs.running import LOCATION, PROCESSES, dagster_home, opened_instance
 from spotify_pipeline.home import UMASK, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.terminal import example
 
-LOCATION = "spotify_pipeline"
 CODE_SERVER = "127.0.0.1:4266"
 
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -43,9 +42,8 @@ def code_server(host: str, port: int) -> None:
     settings = load_settings()
     with opened_instance(settings):
         pass
-    arguments = ("dagster", "api", "grpc", "-m", "spotify_pipeline.definitions")
     where = ("--host", host, "--port", str(port), "--location-name", LOCATION)
-    _become(settings, *arguments, *where)
+    _become(settings, "code_server", "-m", "spotify_pipeline.definitions", *where)
 
 
 @serve.command(epilog=example("spotify-pipeline serve webserver --code-server code-server:4266"))
@@ -55,8 +53,8 @@ def code_server(host: str, port: int) -> None:
 def webserver(host: str, port: int, code_server: str) -> None:
     """Serve the Dagster UI. It has no sign-in: put a proxy with one in front of it."""
     settings = load_settings()
-    module = ("spotify_pipeline.defs.instance.webserver", "-h", host, "-p", str(port))
-    _become(settings, *module, "-w", _workspace(settings, "webserver", code_server))
+    where = ("-h", host, "-p", str(port))
+    _become(settings, "webserver", *where, "-w", _workspace(settings, "webserver", code_server))
 
 
 @serve.command(epilog=example("spotify-pipeline serve daemon"))
@@ -64,7 +62,7 @@ def webserver(host: str, port: int, code_server: str) -> None:
 def daemon(code_server: str) -> None:
     """Run Dagster's daemon: schedules, sensors, the queue of runs. One at a time."""
     settings = load_settings()
-    _become(settings, "dagster._daemon", "run", "-w", _workspace(settings, "daemon", code_server))
+    _become(settings, "daemon", "run", "-w", _workspace(settings, "daemon", code_server))
 
 
 def _workspace(settings: Settings, process: str, code_server: str) -> str:
@@ -78,10 +76,11 @@ def _workspace(settings: Settings, process: str, code_server: str) -> str:
     return str(path)
 
 
-def _become(settings: Settings, *module: str) -> NoReturn:
-    """Replace this process by `python -m module …`, so that signals reach it."""
+def _become(settings: Settings, process: str, *arguments: str) -> NoReturn:
+    """Replace this process by one of Dagster's, so that signals reach it."""
     os.umask(UMASK)
     os.environ |= {"DAGSTER_HOME": str(dagster_home(settings)), "PYTHONUNBUFFERED": "1"}
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", *module])  # noqa: S606 the arguments are ours
+    command = [sys.executable, "-m", f"{PROCESSES}.{process}", *arguments]
+    os.execv(sys.executable, command)  # noqa: S606 the arguments are ours

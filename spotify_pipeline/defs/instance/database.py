@@ -35,17 +35,20 @@ _TABLES = text(
 )
 
 
-def check_dagster_database(settings: Settings) -> None:
-    """Raises ConfigurationError when DAGSTER_PG_URL's schema holds tables of others."""
+def check_dagster_database(settings: Settings) -> bool:
+    """Whether Dagster's tables are all there: then nothing has to be created.
+
+    Raises ConfigurationError when DAGSTER_PG_URL's schema holds tables of others.
+    """
     engine = open_dagster_engine(settings)
     try:
         with engine.connect() as conn:
-            _check(conn)
+            return _check(conn)
     finally:
         engine.dispose()
 
 
-def _check(conn: Connection) -> None:
+def _check(conn: Connection) -> bool:
     if conn.scalar(text("SELECT current_schema()")) is None:
         raise ConfigurationError(
             "DAGSTER_PG_URL names a database in which Dagster cannot make tables, because no "
@@ -58,7 +61,8 @@ def _check(conn: Connection) -> None:
     if is_versioned:
         versions = set(conn.scalars(text("SELECT version_num FROM alembic_version")))
         if versions and versions <= _revisions():
-            return  # Dagster's tables exist already, perhaps beside others from before this check
+            # Perhaps beside others from before this check.
+            return found >= dagsters_tables()
         foreign.add(VERSION_TABLE)
     if foreign:
         left = len(found & dagsters_tables() - {VERSION_TABLE})
@@ -67,6 +71,7 @@ def _check(conn: Connection) -> None:
             f"DAGSTER_PG_URL names a place with tables that are not Dagster's ({len(foreign)} of "
             f"them{also}). {REMEDY}"
         )
+    return False
 
 
 @cache

@@ -32,11 +32,16 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         install()
         # dagster-postgres needs psycopg2; SQLAlchemy 2.1 would choose psycopg 3 for postgresql://.
         settings = load_settings()
-        check_dagster_database(settings)
+        is_complete = check_dagster_database(settings)
         url = dagster_url(settings).set(drivername="postgresql+psycopg2")
         if url.password:
             remember(str(url.password))
-        super().__init__(url.render_as_string(hide_password=False), inst_data=inst_data)
+        super().__init__(
+            url.render_as_string(hide_password=False),
+            # Each of its three parts would connect twice to look for its tables.
+            should_autocreate_tables=not is_complete,
+            inst_data=inst_data,
+        )
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage.optimize_for_webserver(
                 statement_timeout=0, pool_recycle=pool_recycle, max_overflow=POOL_OVERFLOW

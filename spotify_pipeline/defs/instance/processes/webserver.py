@@ -1,4 +1,4 @@
-"""Dagster's webserver behind a guard: `python -m spotify_pipeline.defs.instance.webserver`.
+"""Dagster's webserver behind a guard: `python -m` this module, with its options.
 
 Dagster's own accepts every Host and Origin, form posts, and mutations by GET, so any web page that
 is open in a browser on this machine could launch runs or end the code server (CSRF, DNS rebinding).

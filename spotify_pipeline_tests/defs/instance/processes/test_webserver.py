@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 import requests
 
-from spotify_pipeline_tests.defs.instance.webserver_process import guarded_webserver
+from spotify_pipeline_tests.defs.instance.processes.webserver_process import guarded_webserver
 
 MUTATION = "mutation { stopSensor(id: 1) { __typename } }"
 QUERY = "{ version }"

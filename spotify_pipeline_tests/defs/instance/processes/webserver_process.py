@@ -20,7 +20,7 @@ def guarded_webserver(home: Path) -> Iterator[int]:
     port = free_port(None, first=21_000)
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "spotify_pipeline.defs.instance.webserver"),
+            *(sys.executable, "-m", "spotify_pipeline.defs.instance.processes.webserver"),
             *("-h", "127.0.0.1", "-p", str(port), "-w", str(home / "workspace.yaml")),
         ],
         env={

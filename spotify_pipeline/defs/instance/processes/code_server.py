@@ -1,0 +1,39 @@
+"""Dagster's code server with forked runs.
+
+    python -m spotify_pipeline.defs.instance.processes.code_server -m MODULE --port PORT
+
+Takes the options of `dagster api grpc`. Everything else about runs is Dagster's: their start over
+gRPC, cancellation, exit codes and the report of runs whose process has died.
+"""
+
+# Nothing is imported here but what a run has imported already: Python imports the main module of
+# the code server in every run.
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    from spotify_pipeline.defs.instance.dagster_private_processes import grpc_command, grpc_server
+    from spotify_pipeline.defs.instance.processes.warm_process import RunStarter
+    from spotify_pipeline.defs.instance.redaction import install
+
+    class CodeServer(grpc_server.DagsterApiServer):
+        """Starts each run in the context that RunStarter chooses."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._starter = RunStarter(Path(__file__).resolve().parents[3])
+
+        def StartRun(self, request: Any, context: Any) -> Any:
+            self._mp_ctx = self._starter.context()  # type: ignore[assignment]
+            return super().StartRun(request, context)
+
+    install()
+    # Patched, because the command line takes no class.
+    grpc_server.DagsterApiServer = CodeServer  # type: ignore[misc]
+    grpc_command()
+
+
+if __name__ == "__main__":
+    main()

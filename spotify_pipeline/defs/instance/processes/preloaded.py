@@ -1,0 +1,43 @@
+"""Imports every module that a run needs, in the warm process before it forks runs."""
+
+import gc
+import os
+from contextlib import suppress
+from importlib import import_module
+
+# Before numpy: OpenBLAS would start threads, and only a process with one thread may fork.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+MODULES = [
+    "dagster._core.execution.plan.active",
+    "dagster._core.executor.in_process",
+    "dagster._core.instance.factory",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.root",
+    "dagster._core.workspace.autodiscovery",
+    "dagster._grpc.impl",
+    "pandas.core.methods.to_dict",
+    "psycopg",
+    "psycopg2.extras",
+    "spotify_pipeline.definitions",
+    "spotify_pipeline.defs.instance.launcher",
+    "spotify_pipeline.defs.instance.storage",
+    "spotify_pipeline.storage.embedded.client",
+    "spotify_pipeline.storage.postgres.errors",
+    "spotify_pipeline.storage.users.status",
+    "spotify_pipeline.sync.requests",
+    "spotify_pipeline.sync.runs",
+    "tzdata.zoneinfo",
+    "upath.implementations.local",
+]
+
+# What is wrong with a module is reported by the run that imports it; here it would end the process.
+with suppress(Exception):
+    for name in MODULES:
+        import_module(name)
+    # Definitions import more while they are made.
+    import_module("spotify_pipeline.defs.build").build_defs().resolve_job_def("sync_user")
+
+# Otherwise every run's collector scans some 200,000 objects of modules, and copies their pages.
+gc.collect()
+gc.freeze()
