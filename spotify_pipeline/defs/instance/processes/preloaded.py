@@ -5,8 +5,10 @@ import os
 from contextlib import suppress
 from importlib import import_module
 
-# Before numpy: OpenBLAS would start threads, and only a process with one thread may fork.
+# Before numpy and pyarrow: OpenBLAS and Arrow's allocator would start threads, and only a process
+# with one thread may fork.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 
 MODULES = [
     "dagster._core.execution.plan.active",

@@ -1,0 +1,97 @@
+"""Runs forked from the warm process: what they inherit, and what its death means for them."""
+
+import os
+import random
+import signal
+import time
+
+import dagster as dg
+import psutil
+import pytest
+
+from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster, midway, pid_of
+
+pytestmark = pytest.mark.xdist_group("daemon")
+
+SOAK = os.environ.get("SOAK") == "1"
+
+
+def warm_process(cluster: DagsterCluster) -> psutil.Process:
+    """The one from which the code server has runs forked."""
+    (server,) = (child for child in cluster.stack.children if child.name == "code server")
+
+    def found() -> list[psutil.Process]:
+        children = psutil.Process(server.process.pid).children()
+        return [child for child in children if "forkserver" in " ".join(child.cmdline())]
+
+    cluster.stack.wait(SECONDS, lambda: bool(found()), "a warm process")
+    (only,) = found()
+    return only
+
+
+def test_a_run_is_forked_and_has_nothing_of_others_to_inherit(cluster: DagsterCluster) -> None:
+    mia = midway(cluster, "mia")
+    warm = warm_process(cluster)
+    assert psutil.Process(pid_of(cluster.instance, mia.run_id)).ppid() == warm.pid
+    # Only a process with one thread may fork; a connection that two processes use is broken.
+    assert warm.num_threads() == 1
+    assert warm.net_connections("inet") == []
+    assert warm.open_files() == []
+    cluster.scenario.simulator.clear_faults()
+    assert mia.ends()[0] == "succeeded"
+
+
+def test_a_run_dies_with_the_warm_process_and_the_next_attempt_answers(
+    cluster: DagsterCluster,
+) -> None:
+    nora = midway(cluster, "nora")
+    run = psutil.Process(pid_of(cluster.instance, nora.run_id))
+    first = warm_process(cluster)
+    os.kill(first.pid, signal.SIGKILL)
+    # Otherwise it would work on while its run counts as failed.
+    cluster.stack.wait(
+        SECONDS,
+        lambda: not run.is_running() or run.status() == psutil.STATUS_ZOMBIE,
+        "the end of the run's process",
+    )
+    assert cluster.scenario.rows(t.plays, "nora") == []
+    assert nora.ends() == ("succeeded", None, 2)
+    assert len(cluster.scenario.rows(t.plays, "nora")) == 50
+    dead = cluster.instance.get_run_by_id(nora.run_id)
+    assert dead is not None
+    assert dead.status is dg.DagsterRunStatus.FAILURE
+    assert warm_process(cluster).pid != first.pid
+
+
+@pytest.mark.skipif(not SOAK, reason="in make soak")
+@pytest.mark.timeout(3600)
+def test_the_warm_process_is_killed_again_and_again(cluster: DagsterCluster) -> None:
+    kills, seed = 50, random.randrange(10**6)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    cluster.scenario.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
+    people = ["otto", "paula", "rosa"]
+    for user_id in people:
+        cluster.connect(user_id)
+    asked = dict.fromkeys(people, 0)
+    for _ in range(kills):
+        for user_id in people:
+            if not asked[user_id] or cluster.request(user_id)["status"] == "succeeded":
+                cluster.ask(user_id)
+                asked[user_id] += 1
+        time.sleep(moments.uniform(0, 4))
+        os.kill(warm_process(cluster).pid, signal.SIGKILL)
+    for user_id in people:
+        cluster.await_status(user_id, "succeeded", "failed")
+        rows = cluster.scenario.rows(t.sync_requests, user_id)
+        assert [row["status"] for row in rows] == ["succeeded"] * asked[user_id]
+        # One run per attempt, and the last one has answered.
+        runs = {record.dagster_run.run_id for record in cluster.runs(user_id)}
+        assert len(runs) == sum(int(row["attempts"]) for row in rows)
+        assert {row["run_id"] for row in rows} <= runs
+        plays = cluster.scenario.rows(t.plays, user_id)
+        truth = cluster.scenario.simulator.ledger(
+            user_id, min(row["played_at"] for row in plays), None
+        )
+        assert len(plays) == len({line.played_at for line in truth if line.visible})

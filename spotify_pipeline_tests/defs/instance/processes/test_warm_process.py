@@ -1,0 +1,37 @@
+"""How a run starts: forked with TLS of its own, or spawned once the code has changed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spotify_pipeline.defs.instance.processes.warm_process import RunStarter
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+
+
+def test_once_the_code_has_changed_runs_are_spawned(tmp_path: Path) -> None:
+    module = tmp_path / "assets.py"
+    module.write_text("A = 1\n")
+    starter = RunStarter(tmp_path)
+    assert starter.context().get_start_method() == "forkserver"
+    module.write_text("A = 22\n")
+    assert starter.context().get_start_method() == "spawn"
+    # A new code server has the new code.
+    assert RunStarter(tmp_path).context().get_start_method() == "forkserver"
+
+
+def test_two_forked_processes_speak_tls_with_keys_of_their_own() -> None:
+    """Two processes with one state of the random generator would send the same nonce."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.tls_after_fork"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.split()
+    assert len(first) == len(second) == 64
+    assert first != second
