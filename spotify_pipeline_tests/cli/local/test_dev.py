@@ -67,7 +67,9 @@ def test_killed_by_sigkill_it_leaves_no_process_whatever_signals_were_ignored(de
     children = below(program)
     assert len(children) >= 3
     for child in children:
-        assert inherited(child) == set()
+        # Those of multiprocessing ignore signals by themselves, and end with the code server.
+        if "multiprocessing" not in " ".join(child.cmdline()):
+            assert inherited(child) == set()
     program.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     try:
