@@ -1,6 +1,6 @@
 """Syncs a set of users: the one use case behind every job, command and request."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from spotify_pipeline.domain.error_codes import ErrorCode
@@ -42,6 +42,27 @@ def sync_users(
     # Again at each sync: the clock may have changed since the process began.
     pipeline.check_clock()
     user_ids = list(dict.fromkeys(user_ids))
+    delivered: dict[str, UserOutcome] = {}
+
+    def finish(outcomes: Sequence[UserOutcome]) -> None:
+        # A user who was forgotten meanwhile is not delivered.
+        with pipeline.engine.connect() as conn:
+            existing = existing_users(conn, [outcome.user_id for outcome in outcomes])
+        outcomes = [
+            outcome if outcome.user_id in existing else UserOutcome(outcome.user_id, gone=True)
+            for outcome in outcomes
+        ]
+        deliver(
+            pipeline,
+            outcomes,
+            steps,
+            scheduled=scheduled,
+            retried=retried,
+            emit=emit,
+            dispatch_key=dispatch_key,
+        )
+        delivered.update({outcome.user_id: outcome for outcome in outcomes})
+
     with leased(
         pipeline.engine,
         user_ids,
@@ -53,27 +74,14 @@ def sync_users(
         if others := set(user_ids) - lease.held:
             with pipeline.engine.connect() as conn:
                 syncing = leased_users(conn, others)
-        by_user = {o.user_id: o for o in _fetch_and_write(pipeline, lease, steps, scheduled)}
-    # A user who was forgotten meanwhile is not delivered.
-    with pipeline.engine.connect() as conn:
-        existing = existing_users(conn, user_ids)
-    outcomes = [
-        UserOutcome(user_id, gone=True)
-        if user_id not in existing
-        else by_user.get(user_id)
-        or UserOutcome(user_id, skipped=BUSY if user_id in syncing else BLOCKED)
-        for user_id in user_ids
-    ]
-    deliver(
-        pipeline,
-        outcomes,
-        steps,
-        scheduled=scheduled,
-        retried=retried,
-        emit=emit,
-        dispatch_key=dispatch_key,
-    )
-    return outcomes
+        # Delivered as soon as they are written, while the next ones are fetched.
+        with closing(_fetch_and_write(pipeline, lease, steps, scheduled)) as written:
+            for outcomes in written:
+                lease.release([outcome.user_id for outcome in outcomes])
+                finish(outcomes)
+    if left := [user_id for user_id in user_ids if user_id not in delivered]:
+        finish([UserOutcome(u, skipped=BUSY if u in syncing else BLOCKED) for u in left])
+    return [delivered[user_id] for user_id in user_ids]
 
 
 def rebuild_users(
@@ -89,19 +97,18 @@ def rebuild_users(
 
 def _fetch_and_write(
     pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool
-) -> list[UserOutcome]:
+) -> Generator[list[UserOutcome]]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
         refresh_connection_states(conn, sorted(lease.held))
         users = load_users(conn, lease.held)
     if not users:
-        return []
-    outcomes: list[UserOutcome] = []
+        return
     with closing(fetch_users(pipeline, users, steps, scheduled)) as batches:
         for batch in batches:
-            outcomes += write(pipeline, lease, batch, steps)
-    _mark_outage(pipeline, outcomes)
-    return outcomes
+            outcomes = write(pipeline, lease, batch, steps)
+            _mark_outage(pipeline, outcomes)
+            yield outcomes
 
 
 def _mark_outage(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> None:

@@ -150,16 +150,32 @@ class Lease:
         self.lease_id = lease_id
         self.held = held
         self._stop = threading.Event()
+        # Otherwise a renewal could take a user again who has just been released.
+        self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_SECONDS):
             try:
-                with self.engine.begin() as conn:
+                with self._one_at_a_time, self.engine.begin() as conn:
                     take(conn, self.held, self.lease_id)
             except SQLAlchemyError as error:
                 # The next round may still be in time; if not, the fence refuses our writes.
                 log.warning("Could not renew the lease: %s", type(error).__name__)
+
+    def release(self, user_ids: Iterable[str]) -> None:
+        """Release these users before the others."""
+        with self._one_at_a_time:
+            self.held = self.held - set(user_ids)
+            self._release(user_ids)
+
+    def _release(self, user_ids: Iterable[str] | None = None) -> None:
+        try:
+            with self.engine.begin() as conn:
+                release(conn, self.lease_id, user_ids)
+        except SQLAlchemyError as error:
+            # It ends by itself.
+            log.warning("Could not release the lease: %s", type(error).__name__)
 
     def __enter__(self) -> "Lease":
         self._thread.start()
@@ -168,11 +184,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        try:
-            with self.engine.begin() as conn:
-                release(conn, self.lease_id)
-        except SQLAlchemyError as error:
-            log.warning("Could not release the lease: %s", type(error).__name__)
+        self._release()
 
 
 @contextmanager

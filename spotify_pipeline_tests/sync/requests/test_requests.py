@@ -1,7 +1,7 @@
 """Sync requests: their assignment to runs, their answers, and retries."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -385,9 +385,11 @@ def test_many_are_answered_with_a_statement_per_outcome(
     reconnect, down = ErrorCode.RECONNECT, ErrorCode.SPOTIFY_UNAVAILABLE
     codes = (None, reconnect, down)
 
-    def fetch_and_write(_: object, lease: Lease, *__: object) -> list[UserOutcome]:
+    def fetch_and_write(
+        _: object, lease: Lease, *__: object
+    ) -> Generator[list[UserOutcome], None, None]:
         failures = cycle({RECENTLY_PLAYED: StepFailure(code, "")} if code else {} for code in codes)
-        return [UserOutcome(user_id, failures=next(failures)) for user_id in sorted(lease.held)]
+        yield [UserOutcome(user_id, failures=next(failures)) for user_id in sorted(lease.held)]
 
     monkeypatch.setattr(users, "_fetch_and_write", fetch_and_write)
 
