@@ -69,4 +69,7 @@ def _name(url: str) -> str | None:
         parts = urlsplit(url)
     except ValueError:
         return None
-    return None if "@" in parts.netloc or any(parts[2:]) else parts.hostname
+    # Of an IPv6 address nothing but a port follows.
+    _, bracket, rest = parts.netloc.rpartition("]")
+    is_odd = "@" in parts.netloc or (bracket and rest[:1] not in ("", ":"))
+    return None if is_odd or any(parts[2:]) else parts.hostname

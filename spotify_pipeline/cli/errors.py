@@ -4,6 +4,7 @@ What is expected is a PipelineError and says both itself. Of anything else only 
 and the redacted traceback goes into HOME/logs/last-error.log.
 """
 
+import errno
 import io
 import os
 import sys
@@ -58,15 +59,26 @@ def explain(error: BaseException) -> tuple[str, int]:
     for cause in _chain(error):
         if isinstance(cause, PipelineError):
             return redact(str(cause)), cause.exit_code
+        if sentence := _of_argument(cause):
+            return sentence, UsageError.exit_code
         if type(cause).__module__.startswith("sqlalchemy."):
             # Only now: whoever raised it has imported SQLAlchemy already.
             from spotify_pipeline.storage.postgres.errors import explain_database
 
-            if sentence := explain_database(cause):
-                return redact(sentence[0]), sentence[1]
+            if explained := explain_database(cause):
+                return redact(explained[0]), explained[1]
     return redact(
         f"Something unexpected failed: {type(error).__name__}. {_log(error)}"
     ), PipelineError.exit_code
+
+
+def _of_argument(error: BaseException) -> str | None:
+    """A sentence about what no system or database takes, or None."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "A file's name is longer than this system can have one. Correct the path."
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return "An argument has bytes that are no text in UTF-8. Write it in UTF-8."
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

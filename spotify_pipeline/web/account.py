@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from spotify_pipeline import app
-from spotify_pipeline.web.forms import form, signed_in, text, to
+from spotify_pipeline.web.forms import Sent, form, signed_in, text, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
 from spotify_pipeline.web.views import PRIVATE, message, private_page
@@ -60,7 +59,7 @@ def _page(
 
 
 @form
-def set_zone(request: Request, session: Session, sent: FormData) -> Response:
+def set_zone(request: Request, session: Session, sent: Sent) -> Response:
     """Count days in another time zone."""
     try:
         with site_of(request).engine.begin() as conn:
@@ -75,7 +74,7 @@ def set_zone(request: Request, session: Session, sent: FormData) -> Response:
 
 
 @form
-def set_profile(request: Request, session: Session, sent: FormData) -> Response:
+def set_profile(request: Request, session: Session, sent: Sent) -> Response:
     """Set the displayed name, the name in the address, and who sees the profile."""
     site, name = site_of(request), text(sent, "name").lower()
     try:
@@ -90,7 +89,7 @@ def set_profile(request: Request, session: Session, sent: FormData) -> Response:
 
 
 @form
-def share(request: Request, session: Session, sent: FormData) -> Response:
+def share(request: Request, session: Session, sent: Sent) -> Response:
     """Make a share link in place of the last, or revoke it."""
     site, days = site_of(request), text(sent, "days")
     digest = until = None
@@ -104,7 +103,7 @@ def share(request: Request, session: Session, sent: FormData) -> Response:
 
 
 @form
-def disconnect(request: Request, session: Session, sent: FormData) -> Response:
+def disconnect(request: Request, session: Session, sent: Sent) -> Response:
     """Delete the token, keep the history, end every session."""
     site = site_of(request)
     with site.engine.begin() as conn:
@@ -121,7 +120,7 @@ def disconnect(request: Request, session: Session, sent: FormData) -> Response:
 
 
 @form
-def forget(request: Request, session: Session, sent: FormData) -> Response:
+def forget(request: Request, session: Session, sent: Sent) -> Response:
     """Delete every row of the user, after a typed confirmation."""
     site = site_of(request)
     if text(sent, "words").lower() != FORGET_WORDS:

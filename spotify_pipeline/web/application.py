@@ -18,6 +18,7 @@ from spotify_pipeline.web.site import Config, Site, site_of
 from spotify_pipeline.web.views import message, not_found, static_file
 
 MAX_BODY_BYTES = 1_000_000
+MAX_PATH = 500
 # Called by machines, under whatever name they know this one by.
 _FOR_MACHINES = ("/healthz", "/hooks/revalidate")
 _HEADERS = {
@@ -106,6 +107,8 @@ class Guard:
     def _elsewhere(self, scope: Scope) -> Response | None:
         """Against DNS rebinding, and so that cookies and the callback have the same host."""
         path = scope["path"]
+        if "\0" in path or len(path) > MAX_PATH:
+            return PlainTextResponse("There is no such page.\n", 404)
         if path in _FOR_MACHINES or Headers(scope=scope).getlist("host") == [self._host]:
             return None
         if scope["method"] not in ("GET", "HEAD") or not path.startswith("/"):

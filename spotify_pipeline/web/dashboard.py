@@ -4,14 +4,13 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from spotify_pipeline import app
 from spotify_pipeline.portrait.drawings import hatching, in_words, week
 from spotify_pipeline.web.days import as_days, summed
-from spotify_pipeline.web.forms import form, signed_in, to
+from spotify_pipeline.web.forms import Sent, form, signed_in, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import site_of
 from spotify_pipeline.web.toasts import Button, button
@@ -61,7 +60,7 @@ def _dashboard(request: Request, session: Session, conn: Connection) -> Response
 
 
 @form
-def sync(request: Request, session: Session, sent: FormData) -> Response:
+def sync(request: Request, session: Session, sent: Sent) -> Response:
     """Request a sync; while one is open or the cooldown runs, that one's state is shown."""
     request_id: int | None = None
     try:

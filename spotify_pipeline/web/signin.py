@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from starlette.datastructures import FormData
+from sqlalchemy.exc import DataError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from spotify_pipeline import app
 from spotify_pipeline.domain.sealing import seal
-from spotify_pipeline.web.forms import form, to
+from spotify_pipeline.web.forms import Sent, form, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
 from spotify_pipeline.web.spotify import Account, SignInRefused, account_of, authorize_address
@@ -63,6 +63,12 @@ REFUSALS: Mapping[str, tuple[int, str, str]] = {
         "Your name is in use here",
         "A user with the name of your Spotify account exists, and it is not known that this is "
         "you. If it is, wait for the first sync and sign in again; otherwise ask the owner.",
+    ),
+    "odd": (
+        403,
+        "Your account cannot be taken here",
+        "Its Spotify id has characters, or a length, that no user of this page may have. Nothing "
+        "was stored.",
     ),
     "owner": (
         503,
@@ -144,18 +150,25 @@ def _user_of(site: Site, account: Account, session: Session | None) -> str:
     try:
         with site.engine.begin() as conn:
             user_id = app.sign_in_user(
-                conn, profile.account, profile.spotify_user_id, profile.display_name
+                conn, profile.account, profile.spotify_user_id, _shown_name(profile.display_name)
             )
             # Raised inside the transaction: a user who was made just now is not kept.
             if session is not None and session.user_id != user_id:
                 raise SignInRefused("another")
     except app.Refused as refused:
         raise SignInRefused("row") from refused
+    except DataError as odd:
+        raise SignInRefused("odd") from odd
     return user_id
 
 
+def _shown_name(name: str | None) -> str | None:
+    """As much of a name as the pipeline stores."""
+    return name.replace("\0", "")[:255] if name else None
+
+
 @form
-def sign_out(request: Request, session: Session, sent: FormData) -> Response:
+def sign_out(request: Request, session: Session, sent: Sent) -> Response:
     """End the session in this browser, or with `everywhere` in all."""
     site = site_of(request)
     if "everywhere" in sent:

@@ -137,3 +137,60 @@ def test_a_taken_and_an_odd_profile_name_are_refused_in_one_sentence(
         values = {"u": "finn", "n": name}
         assert refusal(lambda values=values: app.execute(text(call), values)) == "SP422", name
     assert refusal(lambda: app.execute(text(call), {"u": "nobody", "n": "n"})) == "SP404"
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_an_account_stored_after_the_snapshot_is_to_be_tried_again(
+    app_engine: Engine, app: Connection, level: str
+) -> None:
+    with app_engine.connect().execution_options(isolation_level=level) as old:
+        old.execute(text("SELECT 1 FROM spotify_pipeline.sync_status"))
+        sign_in(app, "acc", "eve")
+        assert refusal(lambda: sign_in(old, "acc", "eve2")) == "40001"
+
+
+def test_a_spotify_id_equal_to_somebodys_account_id_is_not_that_user(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection, "vic", account_id="abc")
+    assert sign_in(app, "another account", "abc") == "abc"
+    assert accounts(connection) == {"vic": "abc", "abc": "another account"}
+
+
+def test_a_user_whose_spotify_id_stands_for_the_account_is_found(
+    app: Connection, connection: Connection
+) -> None:
+    # Spotify sent no account ids before.
+    add_user(connection, "eve", account_id="eve")
+    assert sign_in(app, "account", "eve") == "eve"
+
+
+def test_a_share_links_digest_belongs_to_one_user(app: Connection) -> None:
+    call = text("SELECT spotify_pipeline.share_profile(:u, :d, now() + interval '1 day')")
+    for user_id in ("eve", "finn"):
+        sign_in(app, user_id, user_id)
+    digest = bytes(32)
+    app.execute(call, {"u": "eve", "d": digest})
+    assert refusal(lambda: app.execute(call, {"u": "finn", "d": digest})) == "22023"
+
+
+FAR = [
+    "top_ranks('eve', 2147483647)",
+    "top_ranks('eve', -2147483648)",
+    "listening_top('eve', 'tracks', '2026-01-01', '5874897-12-31', 5)",
+    "listening_top('eve', 'artists', '4713-01-01 BC', '294277-01-01', 5)",
+    "listening_top('eve', 'tracks', 'infinity', 'infinity', 5)",
+    "listening_discoveries('eve', '4713-01-01 BC', '5874897-12-31', 5)",
+    "listening_quarters('eve', 2147483647)",
+]
+
+
+@pytest.mark.parametrize("call", FAR)
+def test_days_far_away_are_no_error(app: Connection, call: str) -> None:
+    sign_in(app, "acc", "eve")
+    app.execute(text(f"SELECT * FROM spotify_pipeline.{call}")).all()
+
+
+def test_a_kind_that_is_missing_is_refused(app: Connection) -> None:
+    call = "SELECT * FROM spotify_pipeline.listening_top('eve', NULL, now()::date, now()::date, 5)"
+    assert refusal(lambda: app.execute(text(call))) == "22023"

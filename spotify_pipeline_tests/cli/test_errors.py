@@ -180,3 +180,14 @@ def test_scrubbing_leaves_ordinary_sentences_alone(environ):
         "run 7d66630b-52c7-401d-ac31-7439f8d2a24d at https://api.spotify.com",
     ):
         assert redact(sentence) == sentence
+
+
+def test_a_path_that_is_too_long_and_a_text_that_is_none_are_wrong_arguments(process):
+    add = ("users", "add", "mira", "--timezone", "UTC")
+    assert process(*add).returncode == 0
+    result = process("import-history", "mira", "a" * 5000)
+    assert result.returncode == 2
+    assert "Correct the path" in result.stderr
+    result = process(*add, "--display-name", "\udcff")
+    assert result.returncode == 2
+    assert "Write it in UTF-8" in result.stderr

@@ -261,6 +261,32 @@ def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
     assert state["next_due_at"] == two.clock() + timedelta(minutes=15)
 
 
+FAR = [
+    "user_tokens SET expires_at",
+    "user_tokens SET authorized_at",
+    "user_tokens SET access_expires_at",
+    "sync_state SET plays_fetched_at",
+    "sync_state SET tops_fetched_at",
+    "users SET plays_from",
+]
+
+
+@pytest.mark.parametrize("instant", ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"])
+@pytest.mark.parametrize("column", FAR)
+def test_an_instant_that_python_has_none_for_fails_no_other_user(
+    two: Scenario, column: str, instant: str
+) -> None:
+    two.execute(f"UPDATE spotify_pipeline.{column} = '{instant}' WHERE user_id = 'anna'")
+    found = results(two.sync("anna", "ben"))
+    assert found["ben"] == ("synced", None)
+    assert found["anna"][0] in ("synced", "failed")
+
+
+def test_an_instant_that_python_has_none_for_in_the_budget_fails_nobody(two: Scenario) -> None:
+    two.execute("UPDATE spotify_pipeline.api_budget SET rate_tat = '-infinity'")
+    two.sync_well("anna", "ben")
+
+
 def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Scenario) -> None:
     # As on a machine whose tz database is older than the one used by init-db.
     two.execute("INSERT INTO spotify_pipeline.time_zones VALUES ('Mars/Olympus')")

@@ -31,7 +31,6 @@ from spotify_pipeline.terminal import count, example, printable
 # Makes a spreadsheet run a text as a formula, in the widths of East Asian keyboards too. The
 # apostrophe is among them so that a program may always take the first one away.
 _FORMULA = re.compile("[=+@'\t\r\n\uff1d\uff0b\uff0d\uff20-]")
-
 README = """\
 Everything that spotify_pipeline stores about the user {user}, as of {now}.
 
@@ -40,8 +39,9 @@ Instants are in UTC, ISO 8601. Lists and objects are JSON. Not here, because the
 data: {hidden}.
 
 A text that begins with = + - @ (also in full width), a tab, a line break or an apostrophe has one
-apostrophe more before it, so that no spreadsheet runs it as a formula: a program takes the first
-apostrophe of a text away.
+apostrophe more before it, so that no spreadsheet runs it as a formula; so has each part of a text
+after a semicolon, where some spreadsheets split lines. A program takes the first apostrophe of each
+part away.
 
 All other characters of a text are as they were stored, also control characters and those that turn
 the direction of writing: a name may look different from what it is, and a terminal that shows a
@@ -119,8 +119,9 @@ def _write_csv(table: ExportedTable, file: IO[str]) -> int:
 
 def _cell(value: Any) -> str:
     text = _text(value)
-    if isinstance(value, str) and _FORMULA.match(text):
-        text = f"'{text}"
+    if isinstance(value, str | list | dict):
+        parts = text.split(";")
+        text = ";".join(f"'{part}" if _FORMULA.match(part) else part for part in parts)
     return '"' + text.replace('"', '""') + '"'
 
 

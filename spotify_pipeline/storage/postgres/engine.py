@@ -4,9 +4,14 @@ No error of this module contains a URL, because a URL may contain a password.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
+import psycopg
+from psycopg.abc import AdaptContext
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -23,7 +28,7 @@ class BadDatabaseUrl(UsageError):
 
 
 class UnsupportedServer(UsageError):
-    """The server is too old, or the database cannot hold every character."""
+    """The server is too old, or set up so that our rules or characters would be lost."""
 
 
 def normalise_url(text: str | URL) -> URL:
@@ -164,16 +169,48 @@ def apply_settings(
         cursor.execute(_APPLY, (only_this_transaction, list(settings), list(settings.values())))
 
 
+class _FiniteLoader(Loader):
+    """Reads instants that Python has none for, such as infinity, as far away.
+
+    Only a hand can have written one. Otherwise it would fail everybody in the same result.
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._load = _INSTANTS(oid, context).load
+
+    def load(self, data: Any) -> Any:
+        """The instant, or one before or after all others."""
+        try:
+            return self._load(data)
+        except psycopg.DataError:
+            text = bytes(data)
+            return _EARLIEST if text.startswith(b"-") or text.endswith(b"BC") else _LATEST
+
+
+_loader = psycopg.adapters.get_loader(psycopg.adapters.types["timestamptz"].oid, Format.TEXT)
+assert _loader is not None
+_INSTANTS = _loader
+_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(9990, 1, 1, tzinfo=UTC)
+
+
 def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
     """Applies the settings to a new connection; whether a pooler stands before the server.
 
     In a pooler's transaction mode each transaction may have another server session, which other
     clients use too: nothing may be left in it, and prepared statements are not found again.
     """
-    pid, *modes = connection.execute(
-        "SELECT pg_backend_pid(), "
+    pid, role, *modes = connection.execute(
+        "SELECT pg_backend_pid(), current_setting('session_replication_role'), "
         + ", ".join(f"current_setting('{name}')" for name in _TRANSACTION_MODES)
     ).fetchone()
+    if role == "replica":
+        raise UnsupportedServer(
+            "session_replication_role is 'replica' here, so no trigger and no foreign key works, "
+            "and nothing was done: run ALTER DATABASE … RESET session_replication_role, or ALTER "
+            "ROLE … RESET session_replication_role, where it was set."
+        )
+    connection.adapters.register_loader("timestamptz", _FiniteLoader)
     # A pooler tells its client a number of its own.
     pooled = bool(pid != connection.info.backend_pid)
     if pooled:

@@ -1,12 +1,14 @@
 -- What the web page shows of a user's stored plays. Unknown users have no rows.
 
--- When a local day begins, by the pipeline's own rules of time zones.
+-- When a local day begins, by the pipeline's own rules of time zones. A date far away is taken as the
+-- first or the last day on which anybody can have listened.
 CREATE OR REPLACE FUNCTION day_begins(timezone text, date date) RETURNS timestamptz
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
-    SELECT (day_begins.date + z.begins) AT TIME ZONE 'UTC'
+    SELECT (d.date + z.begins) AT TIME ZONE 'UTC'
     FROM day_starts AS z
-    WHERE z.timezone = day_begins.timezone AND z.since <= day_begins.date
+    CROSS JOIN (SELECT least(greatest(day_begins.date, '1970-01-02'), '9999-12-31') AS date) AS d
+    WHERE z.timezone = day_begins.timezone AND z.since <= d.date
     ORDER BY z.since DESC LIMIT 1
 $$;
 
@@ -97,7 +99,7 @@ DECLARE
     zone text := (SELECT u.timezone FROM users AS u WHERE u.user_id = listening_top.user_id);
     lines int := least(greatest(listening_top.length, 0), 100);
 BEGIN
-    IF kind NOT IN ('tracks', 'artists') THEN
+    IF kind IS NULL OR kind NOT IN ('tracks', 'artists') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'The kind is tracks or artists.';
     END IF;
@@ -109,7 +111,9 @@ BEGIN
             sum(h.listened_ms)::bigint AS heard,
             min(h.played_at) AS first_at
         FROM heard_plays(
-            listening_top.user_id, day_begins(zone, first), day_begins(zone, last + 1)
+            listening_top.user_id,
+            day_begins(zone, first),
+            day_begins(zone, least(last, '9999-12-30') + 1)
         ) AS h
         WHERE h.counted
         GROUP BY 1
@@ -145,7 +149,7 @@ AS $$
 DECLARE
     zone text := (SELECT u.timezone FROM users AS u WHERE u.user_id = listening_discoveries.user_id);
     since timestamptz := day_begins(zone, first);
-    until timestamptz := day_begins(zone, last + 1);
+    until timestamptz := day_begins(zone, least(last, '9999-12-30') + 1);
 BEGIN
     IF NOT EXISTS (
         SELECT FROM plays AS p
@@ -187,13 +191,13 @@ CREATE OR REPLACE FUNCTION top_ranks(user_id text, days_ago int)
 AS $$
     SELECT 'artists', h.time_range, h.spotify_id, h.rank FROM top_artists_history AS h
     WHERE h.user_id = top_ranks.user_id
-        AND h.valid_from <= now() - top_ranks.days_ago * interval '1 day'
-        AND (h.valid_to IS NULL OR h.valid_to > now() - top_ranks.days_ago * interval '1 day')
+        AND h.valid_from <= now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day'
+        AND (h.valid_to IS NULL OR h.valid_to > now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day')
     UNION ALL
     SELECT 'tracks', h.time_range, h.spotify_id, h.rank FROM top_tracks_history AS h
     WHERE h.user_id = top_ranks.user_id
-        AND h.valid_from <= now() - top_ranks.days_ago * interval '1 day'
-        AND (h.valid_to IS NULL OR h.valid_to > now() - top_ranks.days_ago * interval '1 day')
+        AND h.valid_from <= now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day'
+        AND (h.valid_to IS NULL OR h.valid_to > now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day')
 $$;
 
 -- Times in which plays may be missing, because more were played than Spotify keeps; latest first.

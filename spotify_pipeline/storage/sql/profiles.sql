@@ -4,7 +4,8 @@
 -- what /v1/me answered for a token of the account: the app must have asked Spotify itself.
 --
 -- Without a user of this account, the account's Spotify id becomes the user id. A user of that id who
--- has data, but no known account, may be another person (an app chooses ids of its own): refused.
+-- has data, but no known account, may be another person (an app chooses ids of its own): refused. While
+-- Spotify sent no account ids, the Spotify id was stored in their place.
 CREATE OR REPLACE FUNCTION sign_in_user(account_id text, spotify_user_id text, display_name text)
     RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
@@ -18,7 +19,9 @@ BEGIN
             MESSAGE = 'An account id has 1 to 255 characters.';
     END IF;
     SELECT * INTO known FROM users AS u
-    WHERE u.account_id IN (sign_in_user.account_id, sign_in_user.spotify_user_id)
+    WHERE u.account_id = sign_in_user.account_id
+        -- Not of any user: somebody's account id may be another person's Spotify id.
+        OR u.account_id = sign_in_user.spotify_user_id AND u.user_id = u.account_id
     ORDER BY u.account_id <> sign_in_user.account_id LIMIT 1;
     IF NOT FOUND THEN
         -- Before register_user, whose lock is weaker: the account is a key.
@@ -44,7 +47,12 @@ BEGIN
     RETURN known.user_id;
 EXCEPTION WHEN unique_violation THEN
     -- Another session has just stored this account for another user id.
-    RETURN (SELECT u.user_id FROM users AS u WHERE u.account_id = sign_in_user.account_id);
+    SELECT * INTO known FROM users AS u WHERE u.account_id = sign_in_user.account_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'serialization_failure',
+            MESSAGE = 'This account was stored after this transaction began: repeat it.';
+    END IF;
+    RETURN known.user_id;
 WHEN foreign_key_violation THEN
     -- Another session has just deleted the user.
     RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
@@ -140,6 +148,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'SP404', MESSAGE = 'There is no such user.';
     END IF;
+EXCEPTION WHEN unique_violation THEN
+    RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+        MESSAGE = 'Another share link has this digest: make one of random bytes.';
 END
 $$;
 

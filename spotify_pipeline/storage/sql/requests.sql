@@ -21,7 +21,8 @@ SELECT
     END AS next_allowed_at
 FROM users AS u
 LEFT JOIN LATERAL (
-    SELECT r.finished_at + s.request_cooldown AS until
+    -- In UTC: in a session's zone a day may have 23 or 25 hours.
+    SELECT (r.finished_at AT TIME ZONE 'UTC' + s.request_cooldown) AT TIME ZONE 'UTC' AS until
     FROM sync_requests AS r CROSS JOIN settings AS s
     WHERE r.user_id = u.user_id AND r.status = 'succeeded'
         -- A wrong clock may have written an end in the future.

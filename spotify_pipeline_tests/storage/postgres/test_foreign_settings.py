@@ -7,7 +7,12 @@ import pytest
 from sqlalchemy import URL, Engine, text
 
 from spotify_pipeline.storage.postgres import schema
-from spotify_pipeline.storage.postgres.engine import SESSION, make_engine, normalise_url
+from spotify_pipeline.storage.postgres.engine import (
+    SESSION,
+    UnsupportedServer,
+    make_engine,
+    normalise_url,
+)
 from spotify_pipeline.storage.postgres.roles import give_rights
 from spotify_pipeline.storage.work.api_budget import read_state
 
@@ -94,3 +99,11 @@ def test_a_socket_directory_is_understood_where_libpq_takes_it(form: str) -> Non
         assert again == named
     _, options = url.get_dialect()().create_connect_args(url)
     assert (options["host"], options["port"]) == ("/tmp/x", "5433")
+
+
+def test_a_database_whose_triggers_are_off_is_not_used(empty_database: URL) -> None:
+    set_for_all(empty_database, {"session_replication_role": "'replica'"})
+    engine = make_engine(empty_database)
+    with pytest.raises(UnsupportedServer, match="RESET session_replication_role"):
+        engine.connect()
+    engine.dispose()

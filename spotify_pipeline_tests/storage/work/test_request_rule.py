@@ -175,3 +175,21 @@ def test_a_request_that_ends_while_it_is_asked_for_again_is_answered_with_its_en
     answer = request_sync(connection)
     assert (answer.request_id, answer.status) == (first, "succeeded")
     assert answer.message == "Your sync has just ended."
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Apia"])
+def test_the_sessions_time_zone_does_not_move_the_cooldown(
+    connection: Connection, ada: str, zone: str
+) -> None:
+    # New York had a day of 25 hours on 1 November 2026.
+    connection.execute(update(t.settings).values(request_cooldown=timedelta(days=30)))
+    connection.execute(text(f"SET LOCAL TimeZone = '{zone}'"))
+    finished = datetime(2026, 10, 20, 12, tzinfo=UTC)
+    request = request_sync(connection)
+    connection.execute(
+        update(t.sync_requests)
+        .where(t.sync_requests.c.id == request.request_id)
+        .values(status="succeeded", finished_at=finished)
+    )
+    after = text("SELECT after_success FROM spotify_pipeline.request_cooldown")
+    assert connection.scalar(after) == finished + timedelta(days=30)

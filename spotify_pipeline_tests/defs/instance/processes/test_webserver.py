@@ -75,6 +75,7 @@ def test_a_proxy_that_the_settings_name_is_served(port: int) -> None:
         "127.0.0.1.evil.example",
         "localhost.evil.example:3000",
         "[::1",
+        "[::1]evil.example",
         "",
         "10.0.0.1",
         "evil@127.0.0.1",
