@@ -17,7 +17,13 @@ from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, sh
 from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.defs.running import check_health, opened_instance, sync_one
+from spotify_pipeline.defs.running import (
+    check_health,
+    opened_instance,
+    report_import,
+    sync_one,
+)
+from spotify_pipeline.domain.fates import Receipt
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -85,12 +91,12 @@ def demo(once: bool, users: int, port: int | None) -> None:
         }
         _live(pipeline, clock, instants, listeners if new and new.user_id in known else settled)
         # Spotify takes days to send an export; the order does not matter.
-        import_exports(pipeline, exports)
+        receipts = import_exports(pipeline, exports)
         kept |= _introduce(pipeline, known, [new] if new else [])
-        _sync_through_dagster(settings, listeners)
+        _sync_through_dagster(settings, listeners, receipts)
         if leaving:
             simulator.revoke(leaving.user_id)
-            _sync_through_dagster(settings, [leaving])
+            _sync_through_dagster(settings, [leaving], {})
         stack = running.enter_context(running_stack(settings, port, with_page=not once))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
@@ -184,12 +190,19 @@ def _instants(engine: Engine) -> list[datetime]:
     return instants[::-1]
 
 
-def _sync_through_dagster(settings: Settings, listeners: Sequence[ListenerInfo]) -> None:
-    """The newest state of every listener: the job sync_user on each partition. Then the checks."""
+def _sync_through_dagster(
+    settings: Settings, listeners: Sequence[ListenerInfo], receipts: Mapping[str, Receipt]
+) -> None:
+    """The imports, then the newest state of every listener: the job sync_user on each partition.
+
+    Then the checks.
+    """
     with (
         progress("Materializing partitions in Dagster", len(listeners) + 1) as advance,
         opened_instance(settings) as instance,
     ):
+        for user_id, receipt in receipts.items():
+            report_import(instance, user_id, receipt)
         for number, listener in enumerate(listeners, 1):
             if not sync_one(instance, listener.user_id).success:
                 raise WorkFailed(f"The Dagster run of {listener.user_id} failed.")

@@ -62,15 +62,20 @@ def request_export(simulator: Simulator, user_id: str) -> RequestedExport:
     )
 
 
-def import_exports(pipeline: Pipeline, exports: Mapping[str, RequestedExport]) -> None:
+def import_exports(
+    pipeline: Pipeline, exports: Mapping[str, RequestedExport]
+) -> dict[str, Receipt]:
     """Import each user's export. Raises WorkFailed if a receipt differs from the books."""
+    receipts = {}
     with progress("Importing half a year of history", len(exports)) as advance:
         for number, (user_id, export) in enumerate(exports.items(), 1):
             upload = Upload(f"{user_id}.zip", BytesIO(export.archive))
             files = read_exports([upload], now=pipeline.now(), include_incognito=False)
             receipt = import_history(pipeline, user_id, files)
             _compare(user_id, receipt, export.books)
+            receipts[user_id] = receipt
             advance(number)
+    return receipts
 
 
 def _compare(user_id: str, receipt: Receipt, books: Sequence[ExportLine]) -> None:

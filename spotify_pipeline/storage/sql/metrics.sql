@@ -31,8 +31,10 @@ FROM unnest('{open,closed,succeeded,failed}'::text[]) AS c (status)
 LEFT JOIN history_imports AS i ON i.status = c.status
 GROUP BY c.status
 UNION ALL
-SELECT 'failed_users', s.last_error_code, count(*) FROM sync_state AS s
-WHERE s.last_error_code IS NOT NULL
+-- Who has to reconnect is counted under `users`: that is no failure of a sync.
+SELECT 'failed_users', s.last_error_code, count(*)
+FROM sync_state AS s JOIN users AS u ON u.user_id = s.user_id
+WHERE s.last_error_code IS NOT NULL AND u.connection NOT IN ('disconnected', 'needs_reauth')
 GROUP BY s.last_error_code;
 
 COMMENT ON VIEW metrics IS 'One row per figure that is exported to Prometheus; never a user id.';

@@ -68,6 +68,15 @@ def test_every_figure_is_that_of_the_database_and_none_names_a_user(engine, conn
     assert re.search(r"\bada\b", body, re.IGNORECASE) is None
 
 
+def test_a_user_who_has_to_reconnect_is_no_failed_user(engine, connection):
+    add_rows(connection)
+    connection.execute(text("UPDATE spotify_pipeline.users SET connection = 'needs_reauth'"))
+    connection.execute(text("UPDATE spotify_pipeline.sync_state SET last_error_code = 'RECONNECT'"))
+    found = scraped(engine)[1]
+    assert found["users", "needs_reauth"] == 1
+    assert [key for key in found if key[0] == "failed_users"] == []
+
+
 def test_a_block_and_a_database_that_is_gone_are_figures_too(engine, connection, database):
     connection.execute(
         text(
