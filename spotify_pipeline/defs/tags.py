@@ -12,6 +12,8 @@ DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 # The schedule that started a run, to find out whether its previous run is in progress.
 SCHEDULE = ".dagster/spotify_schedule"
 PRIORITY = "dagster/priority"
+# Dagster ends a run that takes longer, in seconds.
+MAX_RUNTIME = "dagster/max_runtime"
 MAX_RETRIES = "dagster/max_retries"
 # The host of a run that a command executes in its own process.
 HOST = ".dagster/spotify_host"

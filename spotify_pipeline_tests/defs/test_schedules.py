@@ -187,6 +187,8 @@ def test_two_runs_are_kept_for_people_who_wait_and_they_go_first(
     (request,) = evaluate(instance, "nightly_sync", last_tick(3))
     assert request.tags["spotify/trigger"] == "scheduled"
     assert int(request.tags["dagster/priority"]) < 0
+    # A night may take as long as the calls of all users need.
+    assert request.tags["dagster/max_runtime"] == "79200"
 
 
 def test_the_schedules_have_the_names_that_the_readme_promises() -> None:

@@ -6,7 +6,9 @@ from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, prob
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
+from spotify_pipeline.storage.checks.inspection import database_now
 from spotify_pipeline.storage.postgres.types import Engine
+from spotify_pipeline.storage.users.queries import select_users
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
@@ -33,6 +35,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     with engine.connect() as conn:
         state = api_budget.budget_state(conn, settings)
         ignored = api_budget.ignored_instants(conn)
+        active = len(select_users(conn, "active", database_now(conn)))
     if ignored:
         yield Finding(
             "api budget",
@@ -52,13 +55,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     elif state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
         if state.calls_per_day is not None:
-            users = state.calls_per_day // CALLS_PER_USER_AND_DAY
-            yield Finding(
-                "daily calls",
-                OK,
-                f"{state.calls_per_day:,} serve about {count(users, 'user')} at "
-                f"{CALLS_PER_USER_AND_DAY} calls a day",
-            )
+            yield _capacity(state.calls_per_day, active)
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -95,6 +92,22 @@ def probed(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "probe", NOTE, "no call was made: nobody is connected, or all are being synced now"
         )
+
+
+def _capacity(calls_per_day: int, active: int) -> Finding:
+    """How many users the day's calls serve, beside those who are active."""
+    users = calls_per_day // CALLS_PER_USER_AND_DAY
+    each = f"at {CALLS_PER_USER_AND_DAY} calls a day"
+    serve = f"{calls_per_day:,} serve about {count(users, 'user')} {each}"
+    if active <= users:
+        return Finding("daily calls", OK, serve)
+    return Finding(
+        "daily calls",
+        NOTE,
+        f"{serve}, and {active:,} are active: top lists, then plays, are fetched less often",
+        "ask Spotify for a larger quota, then raise SPOTIFY_PIPELINE_CALLS_PER_DAY "
+        "(docs/scaling.md)",
+    )
 
 
 def _left(state: api_budget.Budget) -> str:

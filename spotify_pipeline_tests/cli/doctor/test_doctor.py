@@ -28,6 +28,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.work.api_budget import read_state, take
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, with_password
+from spotify_pipeline_tests.storage.rows import add_user, connect
 
 SOON = datetime.now(UTC) + timedelta(minutes=50)
 KEY_ID = TOKEN_KEY.partition(":")[0]
@@ -311,6 +312,18 @@ def test_it_says_how_many_calls_are_left(healthy, findings, engine, environ):
         "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
     )
     assert found["daily calls"]["detail"] == "2,000 serve about 66 users at 30 calls a day"
+
+
+def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, findings, engine, environ):
+    environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_DAY", "30")
+    with engine.begin() as conn:
+        for user_id in ("dora", "emil"):
+            add_user(conn, user_id)
+            connect(conn, user_id)
+        conn.execute(update(t.user_tokens).values(authorized_at=func.now()))
+    found = findings()[1]["daily calls"]
+    assert found["detail"].startswith("30 serve about 1 user at 30 calls a day, and 2 are active")
+    assert "larger quota" in found["to_do"]
 
 
 @pytest.mark.parametrize(
