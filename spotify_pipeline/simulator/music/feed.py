@@ -182,14 +182,16 @@ class Feed:
     def _joins(self, play: Play, before: Entry) -> bool:
         """Whether a play is served at the instant of the play before it.
 
-        Never three in a row: the first and the third could be the same song.
+        Never three in a row: the first and the third could be the same song. Nor two songs of one
+        title, which count as one recording when the artist is the same.
         """
         share = self.oddities.same_instant
+        track = self.listener.catalogue.track
         return (
             self._chosen(share, "same instant", play.end_ms)
             and not self._chosen(share, "same instant", before.play.end_ms)
             and not self._chosen(self.oddities.offline, "offline", _stretch(before.play))
-            and before.play.track != play.track
+            and track(before.play.track).name != track(play.track).name
             and play.end_ms - before.play.end_ms < HOUR_MS
         )
 
