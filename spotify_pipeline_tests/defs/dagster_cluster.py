@@ -150,7 +150,7 @@ class Life:
             "WITH paused AS (UPDATE spotify_pipeline.sync_requests SET not_before = now()"
             " WHERE status = 'queued' AND not_before > now() RETURNING user_id)"
             " UPDATE spotify_pipeline.sync_state SET lease_until = least(lease_until, now())"
-            " WHERE user_id IN (SELECT user_id FROM paused)"
+            " WHERE lease_id IS NOT NULL AND user_id IN (SELECT user_id FROM paused)"
         )
 
     def ends(self) -> tuple[object, object, object]:
