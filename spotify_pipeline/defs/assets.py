@@ -4,10 +4,9 @@ One Dagster step for all assets instead of ten: as fast, with a third fewer even
 failed is not materialized, all others are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -52,7 +51,7 @@ WAIT_SECONDS = 30
 )
 def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> Iterator[dg.AssetCheckResult]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     from spotify_pipeline.sync.requests import answer_requests
     from spotify_pipeline.sync.users import sync_users
@@ -66,27 +65,34 @@ def user_assets(
                 if check := stored_evaluation(opened, user_id):
                     log_evaluation(context, check)
             return
-
-        def emit(outcomes: "Sequence[UserOutcome]") -> None:
-            # Before a request is answered, because nobody looks at it again. Not yielded: Dagster
-            # would store it later, and on every partition of the run, those of failed users too.
-            weeks = weeks_of(opened, outcomes)
-            of_run = _metadata_of_run(context, opened, outcomes)
-            done = (
-                materializations(outcome.user_id, outcome.done, weeks.get(outcome.user_id), of_run)
-                for outcome in outcomes
-            )
-            store_materializations(context, chain.from_iterable(done))
-
         outcomes = (
             # Requests wait for others by themselves.
-            answer_requests(opened, dispatch_key, context.run.run_id, steps=selected, emit=emit)
+            answer_requests(opened, dispatch_key, context.run.run_id, steps=selected)
             if dispatch_key
-            else sync_users(
-                opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS, emit=emit
-            )
+            else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
         )
         checks = [_check(context, opened, outcome) for outcome in outcomes]
+        weeks = weeks_of(opened, outcomes)
+        picture = _picture(opened, outcomes)
+    if len(outcomes) == 1:
+        (outcome,) = outcomes
+        for step, rows in outcome.done.items():
+            yield dg.MaterializeResult(
+                asset_key(step),
+                metadata={
+                    **step_metadata(step, rows, weeks.get(outcome.user_id)),
+                    **lineage_metadata(step),
+                    **(picture if step == MUSIC_PERSONALITY else {}),
+                },
+            )
+    else:
+        # Not yielded: Dagster would mark every partition of the run as materialized, those of
+        # failed users too.
+        done = (
+            materializations(outcome.user_id, outcome.done, weeks.get(outcome.user_id))
+            for outcome in outcomes
+        )
+        store_materializations(context, chain.from_iterable(done))
     for check in filter(None, checks):
         if len(outcomes) == 1 and context.selected_asset_check_keys:
             yield as_result(check)
@@ -117,17 +123,11 @@ def _check(
     return stored_evaluation(pipeline, outcome.user_id)
 
 
-def _metadata_of_run(
-    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcomes: "Sequence[UserOutcome]"
-) -> Mapping[str, Mapping[str, Any]]:
-    """Metadata that only a run of one user has, by step: lineage of columns, and the portrait."""
-    if len(context.partition_keys) != 1:
+def _picture(pipeline: "Pipeline", outcomes: "list[UserOutcome]") -> dict[str, dg.MetadataValue]:
+    """The portrait, for a run of one user with a personality; else {}."""
+    if len(outcomes) != 1 or MUSIC_PERSONALITY not in outcomes[0].done:
         return {}
-    metadata: dict[str, dict[str, Any]] = {step: lineage_metadata(step) for step in STEPS}
-    for outcome in outcomes:
-        if MUSIC_PERSONALITY in outcome.done:
-            metadata[MUSIC_PERSONALITY] |= picture_metadata(pipeline, outcome.user_id)
-    return metadata
+    return picture_metadata(pipeline, outcomes[0].user_id)
 
 
 def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
@@ -167,17 +167,14 @@ def step_metadata(step: str, rows: "StepRows", week: "Week | None") -> dict[str,
 
 
 def materializations(
-    user_id: str,
-    done: "Mapping[str, StepRows]",
-    week: "Week | None",
-    more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    user_id: str, done: "Mapping[str, StepRows]", week: "Week | None"
 ) -> Iterator[dg.AssetMaterialization]:
-    """One per step, on the user's partition; with `more` metadata by step."""
+    """One per step, on the user's partition."""
     for step, rows in done.items():
         yield dg.AssetMaterialization(
             asset_key(step),
             partition=user_id,
-            metadata={**step_metadata(step, rows, week), **more.get(step, {})},
+            metadata=step_metadata(step, rows, week),
             # Dagster itself adds it to what a step yields.
             tags={"dagster/code_version": CODE_VERSIONS[step]} if step in CODE_VERSIONS else None,
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -21,10 +20,10 @@ from spotify_pipeline.domain.steps import (
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.storage.work.leases import leased
 from spotify_pipeline_tests.defs.definitions_fixture import (
     failure_of,
+    key,
     materialize,
     materialized,
     staged_defs,
@@ -216,24 +215,6 @@ def test_a_run_answers_the_request_that_it_was_started_for(
     assert (request["status"], request["run_id"]) == ("succeeded", result.run_id)
 
 
-def test_what_was_done_is_in_dagster_before_the_request_is_answered(
-    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A process that dies in between is not repeated: the request is answered.
-    scenario.connect("anna")
-    scenario.execute("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES ('anna')")
-    scenario.execute("UPDATE spotify_pipeline.sync_requests SET dispatch_key = 'request-1-1'")
-    finish, before = sync_requests.finish, list[object]()
-
-    def finish_and_note(*arguments: Any, **options: Any) -> int:
-        before.append(set(materialized(instance)))
-        return finish(*arguments, **options)
-
-    monkeypatch.setattr(sync_requests, "finish", finish_and_note)
-    materialize(instance, "anna", tags={".dagster/spotify_dispatch_key": "request-1-1"})
-    assert before == [{(step, "anna") for step in STEPS}]
-
-
 def test_no_event_tells_what_somebody_listened_to(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
@@ -258,3 +239,6 @@ def test_every_asset_can_be_materialized_alone(
         run = materialize(instance, "anna", [step])
         assert run.success, step
         assert set(materialized(instance, run.run_id)) == {(step, "anna")}
+        assert {event.asset_key for event in run.all_events if event.is_step_materialization} == {
+            key(step)
+        }
