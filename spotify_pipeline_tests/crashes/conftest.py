@@ -1,13 +1,15 @@
 """The scale of the crash tests, their scenario, and the report of figures.
 
-`make test` kills a little, `make soak` (SOAK=1) a lot. CRASH_SEED repeats a run's random times,
-though not the statement that a process was executing at those times.
+`make test` kills a little, at times that each test's name chooses, so that a change is what makes
+it fail. `make soak` (SOAK=1) kills a lot, at other times in every run. CRASH_SEED repeats the times
+of one run, though not the statement that a process was executing at those times.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random, SystemRandom
+from zlib import crc32
 
 import pytest
 from sqlalchemy import URL
@@ -41,9 +43,10 @@ def scale() -> Scale:
 
 
 @pytest.fixture
-def seed() -> int:
-    """Different in every run; pytest shows it if the test fails."""
-    chosen = int(os.environ.get("CRASH_SEED") or SystemRandom().randrange(10**6))
+def seed(request: pytest.FixtureRequest, scale: Scale) -> int:
+    """The test's own, or one drawn anew by a soak; pytest shows it if the test fails."""
+    usual = SystemRandom().randrange(10**6) if scale.soak else crc32(request.node.name.encode())
+    chosen = int(os.environ.get("CRASH_SEED") or usual)
     print(f"CRASH_SEED={chosen}")
     return chosen
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -100,6 +100,13 @@ class ForgettingScenario:
             evaluated(partition_reconciler, self.instance)
         self.crashes += crashed[0]
 
+    def days_of_others(self) -> dict[str, set[date]]:
+        """The stored days of each user whom nobody forgets."""
+        days: dict[str, set[date]] = {}
+        for row in self.case.scenario.rows(t.daily_listening):
+            days.setdefault(row["user_id"], set()).add(row["date"])
+        return days
+
     def naming(self) -> dict[str, object]:
         """Rows and files that contain the id of a forgotten user."""
         found: dict[str, object] = {}
@@ -129,6 +136,8 @@ def forgetting(
         forgetting = ForgettingScenario(
             case, instance, environ, (database, dagster_database), tmp_path
         )
+        for user_id in case.zones:
+            sync_one(instance, user_id)
         yield forgetting
         for worker in forgetting.workers:
             worker.close()
@@ -138,6 +147,8 @@ def forgetting(
 def test_users_forgotten_while_syncs_and_purges_crash_are_named_nowhere(
     forgetting: ForgettingScenario, scale: Scale, rng: Random, figure: Callable[[str], None]
 ) -> None:
+    listened = forgetting.days_of_others()
+    assert listened.keys() == forgetting.case.zones.keys()
     for number in range(scale.forgets):
         user_id = f"{MARKER}-{number}"
         forgetting.case.scenario.connect(user_id, seed=number)
@@ -161,8 +172,8 @@ def test_users_forgotten_while_syncs_and_purges_crash_are_named_nowhere(
     )
     assert forgetting.naming() == {}
     assert [receipt["user_id"] for receipt in receipts] == [None] * scale.forgets
-    # The other users have lost nothing.
-    assert forgetting.case.scenario.rows(t.daily_listening, "anna")
+    kept = forgetting.days_of_others()
+    assert {user_id: kept[user_id] & dates for user_id, dates in listened.items()} == listened
     assert sorted(forgetting.instance.get_dynamic_partitions("spotify_users")) == sorted(
         forgetting.case.zones
     )
