@@ -4,7 +4,7 @@ One Dagster step for all assets instead of ten: as fast, with a third fewer even
 failed is not materialized, all others are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,15 @@ import dagster as dg
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import CODE_VERSIONS, asset_key, asset_specs, lineage_metadata
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import picture_metadata
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.defs.user_sync_check import (
+    NO_SUCH_USER,
     USER_SYNC_OK,
     as_result,
     evaluation,
     log_evaluation,
+    no_such_user,
     stored_evaluation,
 )
 from spotify_pipeline.domain.steps import (
@@ -62,8 +63,8 @@ def user_assets(
         if not selected:
             # Only the check was asked for.
             for user_id in context.partition_keys:
-                if check := stored_evaluation(opened, user_id):
-                    log_evaluation(context, check)
+                check = stored_evaluation(opened, user_id) or no_such_user(user_id)
+                log_evaluation(context, check)
             return
         outcomes = (
             # Requests wait for others by themselves.
@@ -73,7 +74,6 @@ def user_assets(
         )
         checks = [_check(context, opened, outcome) for outcome in outcomes]
         weeks = weeks_of(opened, outcomes)
-        picture = _picture(opened, outcomes)
     if len(outcomes) == 1:
         (outcome,) = outcomes
         for step, rows in outcome.done.items():
@@ -82,7 +82,6 @@ def user_assets(
                 metadata={
                     **step_metadata(step, rows, weeks.get(outcome.user_id)),
                     **lineage_metadata(step),
-                    **(picture if step == MUSIC_PERSONALITY else {}),
                 },
             )
     else:
@@ -98,18 +97,8 @@ def user_assets(
             yield as_result(check)
         else:
             log_evaluation(context, check)
-    for outcome in outcomes:
-        if outcome.must_reconnect and outcome.failure:
-            # On the partition's page, without a failure: connecting is up to the user.
-            context.log_event(
-                dg.AssetObservation(
-                    asset_key(selected[0]),
-                    partition=outcome.user_id,
-                    description=outcome.failure.message,
-                    # Dagster shows it beside the latest materialization.
-                    metadata={"not synced": outcome.failure.message},
-                )
-            )
+    for observation in not_synced(outcomes, selected):
+        context.log_event(observation)
     raise_failures(outcomes)
 
 
@@ -118,16 +107,11 @@ def _check(
 ) -> dg.AssetCheckEvaluation | None:
     """The check of the user: always if the run plans it, else after a failure or recovery."""
     found = evaluation(outcome)
-    if found or outcome.gone or not context.selected_asset_check_keys:
+    if found or not context.selected_asset_check_keys:
         return found
+    if outcome.gone:
+        return no_such_user(outcome.user_id)
     return stored_evaluation(pipeline, outcome.user_id)
-
-
-def _picture(pipeline: "Pipeline", outcomes: "list[UserOutcome]") -> dict[str, dg.MetadataValue]:
-    """The portrait, for a run of one user with a personality; else {}."""
-    if len(outcomes) != 1 or MUSIC_PERSONALITY not in outcomes[0].done:
-        return {}
-    return picture_metadata(pipeline, outcomes[0].user_id)
 
 
 def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
@@ -180,6 +164,25 @@ def materializations(
         )
 
 
+def not_synced(
+    outcomes: "Iterable[UserOutcome]", steps: Sequence[str]
+) -> Iterator[dg.AssetObservation]:
+    """Why users who have to connect Spotify again were not synced, on their partitions' pages.
+
+    No failure, because only the user can reconnect. Dagster shows it beside the latest
+    materialization until the next one.
+    """
+    for outcome in outcomes:
+        if outcome.must_reconnect and outcome.failure:
+            for step in steps:
+                yield dg.AssetObservation(
+                    asset_key(step),
+                    partition=outcome.user_id,
+                    description=outcome.failure.message,
+                    metadata={"not synced": outcome.failure.message},
+                )
+
+
 def raise_failures(outcomes: "list[UserOutcome]") -> None:
     """Fail the step when any user failed, saying what happened and what to do.
 
@@ -187,9 +190,7 @@ def raise_failures(outcomes: "list[UserOutcome]") -> None:
     """
     total = len(outcomes)
     if total == 1 and outcomes[0].gone:
-        raise dg.Failure(
-            "There is no such user (any more). Nothing was stored.", allow_retries=False
-        )
+        raise dg.Failure(f"{NO_SUCH_USER} Nothing was stored.", allow_retries=False)
     if total == 1 and outcomes[0].skipped:
         raise dg.Failure(f"{outcomes[0].skipped} Materialize again later.", allow_retries=False)
     failed = [outcome for outcome in outcomes if outcome.failures and not outcome.must_reconnect]
