@@ -13,6 +13,8 @@ import dagster as dg
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import CODE_VERSIONS, asset_key, asset_specs, lineage_metadata
 from spotify_pipeline.defs.partitions import user_partitions
+from spotify_pipeline.defs.pictures import LISTENING_PICTURE, NOT_DRAWN, draw_all
+from spotify_pipeline.defs.pictures import SPEC as LISTENING_PICTURE_SPEC
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.defs.user_sync_check import (
@@ -43,7 +45,7 @@ WAIT_SECONDS = 30
 
 @dg.multi_asset(
     name="sync_user_assets",
-    specs=list(asset_specs()),
+    specs=[*asset_specs(), LISTENING_PICTURE_SPEC],
     check_specs=[USER_SYNC_OK],
     can_subset=True,
     partitions_def=user_partitions,
@@ -54,26 +56,13 @@ def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
-    from spotify_pipeline.sync.requests import answer_requests
-    from spotify_pipeline.sync.users import sync_users
-
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
-    dispatch_key = request_key(context.run)
+    drawn = LISTENING_PICTURE in context.selected_asset_keys
     with pipeline.opened() as opened:
-        if not selected:
-            # Only the check was asked for.
-            for user_id in context.partition_keys:
-                check = stored_evaluation(opened, user_id) or no_such_user(user_id)
-                log_evaluation(context, check)
-            return
-        outcomes = (
-            # Requests wait for others by themselves.
-            answer_requests(opened, dispatch_key, context.run.run_id, steps=selected)
-            if dispatch_key
-            else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
-        )
-        checks = [_check(context, opened, outcome) for outcome in outcomes]
+        outcomes = _synced(context, opened, selected) if selected else []
+        checks = _checks(context, opened, outcomes)
         weeks = weeks_of(opened, outcomes)
+        pictures = draw_all(opened, context.partition_keys) if drawn else []
     if len(outcomes) == 1:
         (outcome,) = outcomes
         for step, rows in outcome.done.items():
@@ -92,7 +81,12 @@ def user_assets(
             for outcome in outcomes
         )
         store_materializations(context, chain.from_iterable(done))
-    for check in filter(None, checks):
+    if len(context.partition_keys) == 1:
+        for picture in pictures:
+            yield dg.MaterializeResult(LISTENING_PICTURE, metadata=picture.metadata)
+    else:
+        store_materializations(context, pictures)
+    for check in checks:
         if len(outcomes) == 1 and context.selected_asset_check_keys:
             yield as_result(check)
         else:
@@ -100,18 +94,34 @@ def user_assets(
     for observation in not_synced(outcomes, selected):
         context.log_event(observation)
     raise_failures(outcomes)
+    if drawn and not selected and len(pictures) < len(context.partition_keys):
+        raise dg.Failure(f"{NOT_DRAWN} The run's log says why.", allow_retries=False)
 
 
-def _check(
-    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcome: "UserOutcome"
-) -> dg.AssetCheckEvaluation | None:
-    """The check of the user: always if the run plans it, else after a failure or recovery."""
-    found = evaluation(outcome)
-    if found or not context.selected_asset_check_keys:
-        return found
-    if outcome.gone:
-        return no_such_user(outcome.user_id)
-    return stored_evaluation(pipeline, outcome.user_id)
+def _synced(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", steps: Sequence[str]
+) -> "list[UserOutcome]":
+    """Syncs the users of the run's partitions, or of its requests, and delivers."""
+    from spotify_pipeline.sync.requests import answer_requests
+    from spotify_pipeline.sync.users import sync_users
+
+    if dispatch_key := request_key(context.run):
+        # Requests wait for others by themselves.
+        return answer_requests(pipeline, dispatch_key, context.run.run_id, steps=steps)
+    return sync_users(pipeline, context.partition_keys, steps, wait_seconds=WAIT_SECONDS)
+
+
+def _checks(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcomes: "Sequence[UserOutcome]"
+) -> list[dg.AssetCheckEvaluation]:
+    """The check of every user if the run plans it, else of those who failed or recovered."""
+    found = {outcome.user_id: evaluation(outcome) for outcome in outcomes}
+    if not context.selected_asset_check_keys:
+        return list(filter(None, found.values()))
+    return [
+        found.get(user_id) or stored_evaluation(pipeline, user_id) or no_such_user(user_id)
+        for user_id in found or context.partition_keys
+    ]
 
 
 def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
@@ -140,9 +150,11 @@ def step_metadata(step: str, rows: "StepRows", week: "Week | None") -> dict[str,
         numbers["plays in the last 7 days"] = week.plays
     elif week and step == DAILY_LISTENING:
         numbers["minutes in the last 7 days"] = week.minutes
-        numbers["complete days"] = f"{week.complete_days} of {week.days} with listening"
-    elif week and week.tags and step == MUSIC_PERSONALITY:
-        numbers["tags"] = ", ".join(week.tags)
+        if week.days:
+            numbers["complete days"] = f"{week.complete_days} of {week.days} with plays"
+    elif week and week.tags is not None and step == MUSIC_PERSONALITY:
+        numbers["plays in its 28 days"] = week.play_count
+        numbers["tags"] = ", ".join(week.tags) or "none fits"
     if rows.not_provided:
         numbers["not provided by Spotify"] = ", ".join(rows.not_provided)
     if rows.remark:

@@ -10,7 +10,6 @@ from spotify_pipeline.defs.checks import record_health
 from spotify_pipeline.defs.instance.executors import check_executor
 from spotify_pipeline.defs.jobs import health, sync_user, sync_users
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
-from spotify_pipeline.defs.pictures import listening_picture
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
@@ -25,7 +24,7 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
     """
     check_executor(load_settings(os.environ))
     return dg.Definitions(
-        assets=[user_assets, IMPORTED_HISTORY, listening_picture, record_health],
+        assets=[user_assets, IMPORTED_HISTORY, record_health],
         jobs=[sync_user, sync_users, health],
         schedules=SCHEDULES,
         sensors=[*SENSORS, alert_sensor],

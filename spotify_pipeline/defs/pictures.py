@@ -9,72 +9,53 @@ events of that partition.
 """
 
 import base64
-from collections import Counter
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from sqlalchemy.exc import NoResultFound
 
-from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import OWNERS, asset_key
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER
 from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY, TOP_ARTISTS
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
+log = logging.getLogger(__name__)
+
+NOT_DRAWN = "A user's picture could not be drawn."
 LISTENING_PICTURE = dg.AssetKey("listening_picture")
 
 
-@dg.multi_asset(
-    name="listening_picture",
-    specs=[
-        dg.AssetSpec(
-            LISTENING_PICTURE,
-            deps=[asset_key(step) for step in (DAILY_LISTENING, *TOP_ARTISTS, MUSIC_PERSONALITY)],
-            skippable=True,
-            description=(
-                "The user's listening as a picture: minutes per day, hours and top artists, as "
-                "they are stored when it is drawn. Materialize a partition to draw it anew."
-            ),
-            group_name="listening",
-            kinds={"svg"},
-            owners=OWNERS,
-            tags={"layer": "delivered"},
-            partitions_def=user_partitions,
-        )
-    ],
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=200),
+SPEC = dg.AssetSpec(
+    LISTENING_PICTURE,
+    deps=[asset_key(step) for step in (DAILY_LISTENING, *TOP_ARTISTS, MUSIC_PERSONALITY)],
+    skippable=True,
+    description=(
+        "The user's listening as a picture: minutes per day, hours and top artists, as they are "
+        "stored when it is drawn. Materialize a partition to draw it anew."
+    ),
+    group_name="listening",
+    kinds={"svg"},
+    owners=OWNERS,
+    tags={"layer": "delivered"},
+    partitions_def=user_partitions,
 )
-def listening_picture(
-    context: dg.AssetExecutionContext, pipeline: PipelineResource
-) -> Iterator[dg.MaterializeResult[None]]:
-    """Draws the picture of each user of the run; a failure stops no other user's."""
-    drawn, failures = [], Counter[str]()
-    with pipeline.opened() as opened:
-        for user_id in context.partition_keys:
-            try:
-                drawn.append(draw(opened, user_id))
-            except NoResultFound:
-                failures[NO_SUCH_USER] += 1
-            except Exception as error:
-                context.log.exception("The picture of a user could not be drawn.")
-                failures[f"{type(error).__name__}: the run's log has the rest."] += 1
-    if len(context.partition_keys) == 1:
-        for picture in drawn:
-            yield dg.MaterializeResult(LISTENING_PICTURE, metadata=picture.metadata)
-    else:
-        # Not yielded: Dagster would mark every partition of the run.
-        store_materializations(context, drawn)
-    if failures:
-        total = len(context.partition_keys)
-        lines = [
-            f"{n} of {total} users: {why}" if total > 1 else why for why, n in failures.items()
-        ]
-        raise dg.Failure("\n".join(lines), allow_retries=False)
+
+
+def draw_all(pipeline: "Pipeline", user_ids: Iterable[str]) -> list[dg.AssetMaterialization]:
+    """The pictures of these users, but for those that cannot be drawn, which the log says.
+
+    Everything else is stored by then, so a picture fails no run but its own.
+    """
+    drawn = []
+    for user_id in user_ids:
+        try:
+            drawn.append(draw(pipeline, user_id))
+        except Exception as error:
+            log.warning("%s %s", NOT_DRAWN, type(error).__name__)
+    return drawn
 
 
 def draw(pipeline: "Pipeline", user_id: str) -> dg.AssetMaterialization:

@@ -1,6 +1,7 @@
 """What a data engineer sees in the Dagster UI of the graph and of a user's partition."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser
@@ -110,3 +111,24 @@ def test_a_user_who_is_not_connected_fails_nothing_and_a_hostile_id_is_plain_tex
         seen.page.get_by_text("Failed (0)").first.wait_for()
         seen.page.goto(f"{stack.url}/assets/recently_played?view=events")
         seen.page.get_by_text("Spotify is not connected.").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "assets/daily_listening?view=partitions&partition={}",
+        "assets/listening_picture?view=partitions&partition={}",
+        "assets/recently_played?view=checks",
+        "runs?q[]=partition:{}",
+    ],
+)
+def test_a_hostile_id_runs_no_script_where_it_is_shown(
+    stack: Stack, browser: Browser, path: str
+) -> None:
+    with opened(browser) as seen:
+        alerts = list[str]()
+        seen.page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+        seen.page.goto(f"{stack.url}/{path.format(quote(HOSTILE, safe=''))}")
+        seen.page.get_by_text(HOSTILE, exact=False).first.wait_for(state="attached")
+        assert seen.page.locator("img[src='x']").count() == 0
+        assert alerts == []
