@@ -76,7 +76,9 @@ def test_the_whole_stack_starts_and_talks_to_itself_without_the_proxy(dagster, p
 
 
 @pytest.mark.parametrize("before", ["", "*", "db.example, 10.0.0.0/8"])
-def test_every_library_is_told_and_what_was_spared_before_stays(environ, proxy, before):
+def test_every_http_library_bypasses_the_proxy_for_loopback_and_keeps_no_proxy(
+    environ, proxy, before
+):
     environ.setenv("NO_PROXY", before)
     environ.delenv("no_proxy")
     for _ in range(2):

@@ -108,7 +108,7 @@ def test_a_subset_asks_for_what_it_needs_and_materializes_only_that(
     assert set(materialized(instance)) == {(step, "anna") for step in steps}
 
 
-def test_exactly_what_succeeded_is_materialized_and_the_run_fails_with_what_to_do(
+def test_only_succeeded_assets_are_materialized_and_the_run_fails_with_the_remedy(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")
@@ -222,9 +222,7 @@ def test_a_run_answers_the_request_that_it_was_started_for(
     assert (request["status"], request["run_id"]) == ("succeeded", result.run_id)
 
 
-def test_no_event_tells_what_somebody_listened_to(
-    scenario: Scenario, instance: dg.DagsterInstance
-) -> None:
+def test_no_event_contains_listening_data(scenario: Scenario, instance: dg.DagsterInstance) -> None:
     scenario.connect("anna")
     heard = [f"secret song {number}" for number in range(3)]
     scenario.serve_plays(

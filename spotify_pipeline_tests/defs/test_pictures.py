@@ -137,7 +137,7 @@ def test_unknown_days_do_not_look_like_silent_ones(portrait: Portrait) -> None:
     "name",
     ["</text><script>alert(1)</script>", "$x^2$ & <b>", "名前", "🎵", "مغني", "M" * 255, "a\nb\0c"],
 )
-def test_any_name_is_text_and_nothing_else(portrait: Portrait, name: str) -> None:
+def test_any_name_is_escaped_as_text(portrait: Portrait, name: str) -> None:
     artists = TopList((TopItem("a", name),) * 8, {"a": 3})
     svg = picture(replace(portrait, artists=artists))
     shown = [node.text or "" for node in ElementTree.fromstring(svg).iter() if node.text]
@@ -145,7 +145,7 @@ def test_any_name_is_text_and_nothing_else(portrait: Portrait, name: str) -> Non
     assert "<script" not in svg
 
 
-def test_a_user_of_whom_nothing_is_known_has_a_picture_too(portrait: Portrait) -> None:
+def test_a_user_without_data_has_a_picture(portrait: Portrait) -> None:
     days = tuple(replace(day, minutes=None, completeness="unknown") for day in portrait.days)
     svg = picture(Portrait(days, (), TopList(), TopList(), None, ()))
     assert "No plays in these days." in svg
@@ -165,7 +165,7 @@ def test_the_busiest_picture_is_small_enough(portrait: Portrait) -> None:
     assert len(picture(busy)) < LARGEST
 
 
-def test_movement_is_told_against_the_list_of_four_weeks_ago(scenario: Scenario) -> None:
+def test_movement_compares_with_the_list_of_four_weeks_ago(scenario: Scenario) -> None:
     scenario.connect("anna")
     scenario.sync_well("anna")
     history = (

@@ -71,7 +71,7 @@ def five(scenario: Scenario) -> Scenario:
     return scenario
 
 
-def test_everybody_is_synced_in_chunks_and_shown_on_their_partition(
+def test_all_users_are_synced_in_chunks_and_materialized(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     result = run(instance)
@@ -110,7 +110,7 @@ def test_only_what_changed_is_shown_again(five: Scenario, instance: dg.DagsterIn
     assert shown[RECENTLY_PLAYED, "ben"]["new rows"] == 1
 
 
-def test_the_failure_of_one_leaves_the_others_right_and_is_reported_in_numbers(
+def test_a_failed_user_leaves_other_users_correct_and_is_counted(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     five.simulator.revoke("ben")
@@ -218,11 +218,13 @@ def test_no_user_is_named_but_on_their_partition(
             assert named(entry) == [], entry
 
 
-def test_nobody_to_sync_is_a_success(scenario: Scenario, instance: dg.DagsterInstance) -> None:
+def test_a_run_without_users_succeeds(scenario: Scenario, instance: dg.DagsterInstance) -> None:
     assert run(instance).success
 
 
-def test_a_chunk_can_be_told_its_steps(five: Scenario, instance: dg.DagsterInstance) -> None:
+def test_a_chunk_syncs_only_the_configured_steps(
+    five: Scenario, instance: dg.DagsterInstance
+) -> None:
     config = {
         "ops": {
             "choose_users": {"config": {"selection": "eligible"}},
@@ -234,7 +236,7 @@ def test_a_chunk_can_be_told_its_steps(five: Scenario, instance: dg.DagsterInsta
     assert {call.endpoint for call in five.calls()} == {"token", "me", "recently_played"}
 
 
-def test_who_could_not_be_shown_at_the_first_try_is_shown_before_the_request_is_answered(
+def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
     five: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is stored already, so the second try asks Spotify for nobody of the chunk."""
@@ -279,7 +281,7 @@ def in_this_process() -> dg.JobDefinition:
     )
 
 
-def test_a_second_try_goes_on_with_the_chunks_that_are_missing(
+def test_a_retry_resumes_with_the_unfinished_chunks(
     five: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Dagster does when a run's process dies: only failed steps, under another run id."""
@@ -335,7 +337,7 @@ def test_chunks_are_of_one_to_a_thousand_users(
     assert failure_of(result) == f"chunk_size is {size}: choose 1 to 1000."
 
 
-def test_enlisted_users_need_somebody_who_enlisted_them(
+def test_the_selection_enlisted_needs_users_enlisted_before(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
@@ -343,7 +345,7 @@ def test_enlisted_users_need_somebody_who_enlisted_them(
     assert five.calls() == []
 
 
-def test_a_repetition_of_a_whole_run_syncs_everybody_again(
+def test_re_executing_a_whole_run_syncs_all_its_users_again(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     """As "Re-execute all" in the UI does; also of a run whose users somebody had enlisted."""
