@@ -48,11 +48,15 @@ _COVER = """
     INSERT INTO spotify_pipeline.coverage (user_id, covered_from, covered_to)
     VALUES (:user_id, :since, :until)"""
 _TOP_ARTISTS = """
-    INSERT INTO spotify_pipeline.user_top_artists
-        (user_id, time_range, rank, spotify_id, name, fetched_at)
-    SELECT :user_id, r, n, 'artist' || n, 'Artist ' || n, :until
-    FROM unnest(ARRAY['short_term', 'medium_term', 'long_term']) AS r,
-        generate_series(1, 20) AS n"""
+    WITH received AS (
+        INSERT INTO spotify_pipeline.top_lists (user_id, kind, time_range, fetched_at)
+        SELECT :user_id, 'artists', r, :until
+        FROM unnest(ARRAY['short_term', 'medium_term', 'long_term']) AS r
+        RETURNING time_range
+    )
+    INSERT INTO spotify_pipeline.top_list_artists (user_id, time_range, rank, spotify_id, name)
+    SELECT :user_id, r.time_range, n, 'artist' || n, 'Artist ' || n
+    FROM received AS r, generate_series(1, 20) AS n"""
 # Other users, with 20 plays each, so many days ago.
 _CROWD = (
     """INSERT INTO spotify_pipeline.users (user_id, timezone)

@@ -84,8 +84,8 @@ def _replay(pipeline: Pipeline, outcomes: Sequence[UserOutcome], steps: Sequence
     user_ids = [outcome.user_id for outcome in existing]
     with pipeline.engine.connect() as conn:
         counts = read_counts(conn, user_ids)
-        artists = count_ranks(conn, t.user_top_artists, user_ids)
-        tracks = count_ranks(conn, t.user_top_tracks, user_ids)
+        artists = count_ranks(conn, t.top_list_artists, user_ids)
+        tracks = count_ranks(conn, t.top_list_tracks, user_ids)
     for outcome in existing:
         user_id = outcome.user_id
         if outcome.skipped and not counts[user_id].plays:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline import app as helper
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.storage.rows import NOON, add_user, cause, finish_request
+from spotify_pipeline_tests.storage.rows import NOON, add_top, add_user, cause, finish_request
 
 
 def test_the_helper_imports_only_sqlalchemy() -> None:
@@ -139,12 +139,17 @@ def test_a_connection_that_cannot_be_used_is_not_stored(
 
 def test_top_lists_come_in_their_order(app: Connection, connection: Connection) -> None:
     add_user(connection, "mira")
-    line = {"user_id": "mira", "time_range": "short_term", "fetched_at": NOON}
     for rank in (2, 1):
-        artist = {"rank": rank, "spotify_id": f"a{rank}", "name": f"Artist {rank}"}
-        connection.execute(insert(t.user_top_artists).values(line | artist))
-        track = artist | {"artist_name": "Artist 1", "album_name": "Album"}
-        connection.execute(insert(t.user_top_tracks).values(line | track))
+        line = ("mira", rank, f"a{rank}")
+        add_top(connection, "artists", *line, name=f"Artist {rank}")
+        add_top(
+            connection,
+            "tracks",
+            *line,
+            name=f"Artist {rank}",
+            artist_name="Artist 1",
+            album_name="Album",
+        )
     artists = helper.top_artists(app, "mira", "short_term")
     assert artists[0] == helper.TopArtist(1, "a1", "Artist 1", None, None, None, NOON)
     assert [artist.rank for artist in artists] == [1, 2]

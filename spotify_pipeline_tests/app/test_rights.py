@@ -113,11 +113,15 @@ TABLES = (
     "sync_run_users",
     "sync_state",
     "top_artists_history",
+    "top_list_artists",
+    "top_list_tracks",
+    "top_list_versions",
+    "top_lists",
     "top_tracks_history",
     "user_tokens",
     "users",
 )
-RESULTS = ("artists", "daily_listening", "music_personality", "tracks", "user_top_artists")
+RESULTS = ("artists", "daily_listening", "music_personality", "tracks", "top_list_artists")
 DENIED = "42501"
 
 PROBES = {

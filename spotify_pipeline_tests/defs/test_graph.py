@@ -37,6 +37,9 @@ TABLES = {
 }
 
 
+TABLES_AND_VIEWS = {**t.metadata.tables, **t.views.tables}
+
+
 @pytest.fixture(scope="module")
 def definitions() -> dg.Definitions:
     return defs()
@@ -77,7 +80,7 @@ def test_every_asset_has_a_description(specs: dict[str, dg.AssetSpec], name: str
     schema = spec.metadata["dagster/column_schema"]
     assert isinstance(schema, dg.TableSchema)
     columns = {column.name: column for column in schema.columns}
-    assert list(columns) == [column.name for column in t.metadata.tables[table].columns]
+    assert list(columns) == [column.name for column in TABLES_AND_VIEWS[table].columns]
     assert all(column.description for column in columns.values())
     assert columns["user_id"].constraints.nullable is False
 

@@ -169,10 +169,10 @@ def test_movement_compares_with_the_list_of_four_weeks_ago(scenario: Scenario) -
     scenario.connect("anna")
     scenario.sync_well("anna")
     history = (
-        "INSERT INTO spotify_pipeline.top_artists_history"
-        " (user_id, time_range, valid_from, valid_to, rank, spotify_id)"
-        " SELECT user_id, time_range, :since, :until, :ranks - rank, spotify_id"
-        " FROM spotify_pipeline.user_top_artists"
+        "INSERT INTO spotify_pipeline.top_list_versions"
+        " (user_id, kind, time_range, valid_from, valid_to, spotify_ids)"
+        " SELECT 'anna', 'artists', 'short_term', :since, :until,"
+        " array_agg(spotify_id ORDER BY rank DESC) FROM spotify_pipeline.user_top_artists"
         " WHERE user_id = 'anna' AND time_range = 'short_term' AND rank < :ranks"
     )
 

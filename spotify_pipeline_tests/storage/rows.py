@@ -5,6 +5,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Row, insert, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.app import connect_user
@@ -25,6 +26,34 @@ def add_track(connection: Connection, track_id: str = "song") -> str:
         )
     )
     return track_id
+
+
+def add_top(
+    connection: Connection,
+    kind: str,
+    user_id: str,
+    rank: int,
+    spotify_id: str,
+    *,
+    time_range: str = "short_term",
+    fetched_at: datetime = NOON,
+    **columns: object,
+) -> None:
+    """A line of a user's top list of `kind` artists or tracks; `fetched_at` is the whole list's."""
+    key = {"user_id": user_id, "time_range": time_range}
+    table = t.top_list_artists if kind == "artists" else t.top_list_tracks
+    columns = {"name": spotify_id, **columns}
+    if kind == "tracks":
+        columns.setdefault("artist_name", "Artist")
+    connection.execute(
+        insert(table).values({**key, "rank": rank, "spotify_id": spotify_id} | columns)
+    )
+    received = postgresql.insert(t.top_lists).values(**key, kind=kind, fetched_at=fetched_at)
+    connection.execute(
+        received.on_conflict_do_update(
+            index_elements=list(t.top_lists.primary_key), set_={"fetched_at": fetched_at}
+        )
+    )
 
 
 def request_sync(connection: Connection, user_id: str | None = "ada") -> Row[Any]:

@@ -228,7 +228,7 @@ RULES = {
     "catalogue": "tracks ADD CHECK (name <> 'refused')",
     "plays": "plays ADD CHECK (user_id <> 'ben' OR played_at <= '2026-03-04 12:00+00')",
     "days": "daily_listening ADD CHECK (user_id <> 'ben' OR date <= '2026-03-04')",
-    "top lists": "user_top_tracks ADD CHECK (user_id <> 'ben' OR name <> 'refused')",
+    "top lists": "top_list_tracks ADD CHECK (user_id <> 'ben' OR name <> 'refused')",
 }
 
 

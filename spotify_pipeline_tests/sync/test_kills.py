@@ -16,8 +16,9 @@ from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 RESULTS = (
     "plays",
     "daily_listening",
-    "user_top_artists",
-    "user_top_tracks",
+    "top_lists",
+    "top_list_artists",
+    "top_list_tracks",
     "music_personality",
     "coverage",
 )

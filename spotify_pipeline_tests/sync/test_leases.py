@@ -151,7 +151,7 @@ def test_a_worker_whose_lease_was_taken_writes_nothing(three: Scenario) -> None:
     ).sync("anna", "ben")
     assert [(o.result, o.error_code) for o in outcomes] == [("failed", "CRASHED"), ("synced", None)]
     after = three.dump()
-    for name in ("plays", "daily_listening", "user_top_artists", "music_personality"):
+    for name in ("plays", "daily_listening", "top_list_artists", "music_personality"):
         assert {row[0] for row in after[name]} == {"ben"}, name
     # The rows of the new lease holder are not changed either.
     now = three.row(t.sync_state, "anna") | three.row(t.users, "anna")

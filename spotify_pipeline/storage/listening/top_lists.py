@@ -72,8 +72,7 @@ def replace_top_artists(
     """
     rows = [row for fetched in lists for row in _rows(fetched, fetched.top.artists)]
     rows = _with_known_names(conn, rows, "name", t.artists)
-    keys = [fetched.key for fetched in lists]
-    return _replace(conn, t.user_top_artists, t.top_artists_history, keys, rows)
+    return _replace(conn, "artists", t.top_list_artists, lists, rows)
 
 
 def replace_top_tracks(
@@ -86,18 +85,14 @@ def replace_top_tracks(
         track.spotify_id: track.artist_ids[0] for fetched in lists for track in fetched.top.tracks
     }
     rows = _with_known_names(conn, rows, "artist_name", t.artists, artist_of)
-    keys = [fetched.key for fetched in lists]
-    return _replace(conn, t.user_top_tracks, t.top_tracks_history, keys, rows)
+    return _replace(conn, "tracks", t.top_list_tracks, lists, rows)
 
 
 def _rows(fetched: FetchedList[Top], items: Sequence[Artist | TopTrack]) -> list[Row]:
     """The rows of a list; the fields of an item are named as the table's columns."""
     user_id, time_range = fetched.key
     key = {"user_id": user_id, "time_range": time_range}
-    return [
-        {**key, "rank": rank, **as_row(item), "fetched_at": fetched.fetched_at}
-        for rank, item in enumerate(items, start=1)
-    ]
+    return [{**key, "rank": rank, **as_row(item)} for rank, item in enumerate(items, start=1)]
 
 
 def count_ranks(conn: Connection, table: Table, user_ids: Collection[str]) -> dict[ListKey, int]:
@@ -133,28 +128,37 @@ def _with_known_names(
 
 
 def _replace(
-    conn: Connection, table: Table, history: Table, keys: Sequence[ListKey], rows: Sequence[Row]
+    conn: Connection,
+    kind: str,
+    table: Table,
+    lists: Sequence[FetchedList[Any]],
+    rows: Sequence[Row],
 ) -> dict[ListKey, ListRows]:
+    keys = [fetched.key for fetched in lists]
     before = _read_ids(conn, table, {user_id for user_id, _ in keys})
     after: dict[ListKey, list[str]] = {}
-    fetched_at: dict[ListKey, datetime] = {}
     for row in rows:
-        key = row["user_id"], row["time_range"]
-        after.setdefault(key, []).append(row["spotify_id"])
-        fetched_at[key] = row["fetched_at"]
-    # fetched_at alone is no change; _stamp writes it to unchanged rows, too.
-    written = upsert_changed(conn, table, rows, stamps=("fetched_at",))
-    _stamp(conn, table, fetched_at)
+        after.setdefault((row["user_id"], row["time_range"]), []).append(row["spotify_id"])
+    fetched_at = {fetched.key: fetched.fetched_at for fetched in lists if fetched.key in after}
+    written = upsert_changed(conn, table, rows)
+    received = [{**_of(kind, key), "fetched_at": at} for key, at in fetched_at.items()]
+    upsert_changed(conn, t.top_lists, received)
     lost = {k for k, ids in before.items() if k in after and len(after[k]) < len(ids)}
     _cut(conn, table, {key: len(after[key]) for key in lost})
-    moved = {key: fetched_at[key] for key, ids in after.items() if ids != before.get(key)}
-    _keep_history(conn, history, moved, rows)
+    moved = [key for key, ids in after.items() if ids != before.get(key)]
+    _keep_versions(conn, kind, {key: (fetched_at[key], after[key]) for key in moved})
     new = Counter((row[0], row[1]) for row in written.inserted)
     changed = Counter((row[0], row[1]) for row in written.changed)
     return {
         key: ListRows(len(after.get(key) or before.get(key, [])), new[key], changed[key])
         for key in keys
     }
+
+
+def _of(kind: str, key: ListKey) -> Row:
+    """The key columns of a list in top_lists and top_list_versions."""
+    user_id, time_range = key
+    return {"user_id": user_id, "kind": kind, "time_range": time_range}
 
 
 def _read_ids(conn: Connection, table: Table, user_ids: set[str]) -> dict[ListKey, list[str]]:
@@ -167,16 +171,6 @@ def _read_ids(conn: Connection, table: Table, user_ids: set[str]) -> dict[ListKe
     return {(user_id, time_range): ranked for user_id, time_range, ranked in rows}
 
 
-def _stamp(conn: Connection, table: Table, fetched_at: Mapping[ListKey, datetime]) -> None:
-    if fetched_at:
-        of = _lists("at", DateTime(timezone=True), fetched_at)
-        conn.execute(
-            update(table)
-            .where(_belongs(table, of), table.c.fetched_at.is_distinct_from(of.c.at))
-            .values(fetched_at=of.c.at)
-        )
-
-
 def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None:
     """Delete the ranks beyond the end of lists that have become shorter."""
     if lengths:
@@ -184,27 +178,25 @@ def _cut(conn: Connection, table: Table, lengths: Mapping[ListKey, int]) -> None
         conn.execute(delete(table).where(_belongs(table, of), table.c.rank > of.c.length))
 
 
-def _keep_history(
-    conn: Connection, history: Table, moved: Mapping[ListKey, datetime], rows: Sequence[Row]
+def _keep_versions(
+    conn: Connection, kind: str, lists: Mapping[ListKey, tuple[datetime, list[str]]]
 ) -> None:
-    """Close the current version of these lists and insert the new one."""
-    if not moved:
+    """Close the present version of these lists and insert the new one, received at an instant."""
+    if not lists:
         return
-    of = _lists("at", DateTime(timezone=True), moved)
-    h = history.c
+    of = _lists("at", DateTime(timezone=True), {key: at for key, (at, _) in lists.items()})
+    v = t.top_list_versions
     conn.execute(
-        update(history)
-        .where(_belongs(history, of), h.valid_to.is_(None), h.valid_from < of.c.at)
+        update(v)
+        .where(v.c.kind == kind, _belongs(v, of), v.c.valid_to.is_(None), v.c.valid_from < of.c.at)
         .values(valid_to=of.c.at)
     )
-    kept = ("user_id", "time_range", "rank", "spotify_id")
     upsert_changed(
         conn,
-        history,
+        v,
         [
-            {**{name: row[name] for name in kept}, "valid_from": row["fetched_at"]}
-            for row in rows
-            if (row["user_id"], row["time_range"]) in moved
+            {**_of(kind, key), "valid_from": at, "spotify_ids": ids}
+            for key, (at, ids) in lists.items()
         ],
     )
 

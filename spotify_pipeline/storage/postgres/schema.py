@@ -26,6 +26,7 @@ from spotify_pipeline.storage.postgres.engine import check_server
 # The order matters: a function may use a view, and a view another view.
 SCRIPTS = (
     "user_triggers.sql",
+    "top_lists.sql",
     "plays.sql",
     "counters.sql",
     "users.sql",
@@ -204,9 +205,13 @@ def _write_comments(connection: Connection) -> None:
         {"schema": t.SCHEMA},
     )
     found = {(relation, attribute): comment for relation, attribute, comment in rows}
-    for ours in t.metadata.sorted_tables:
+    for ours in (*t.metadata.sorted_tables, *t.views.sorted_tables):
         if found.get((ours.name, None)) != ours.comment:
-            connection.execute(SetTableComment(ours))
+            if ours.metadata is t.views:
+                quoted = (ours.comment or "").replace("'", "''")
+                connection.exec_driver_sql(f"COMMENT ON VIEW {ours.fullname} IS '{quoted}'")
+            else:
+                connection.execute(SetTableComment(ours))
         for column_ in ours.columns:
             if found.get((ours.name, column_.name)) != column_.comment:
                 connection.execute(SetColumnComment(column_))

@@ -5,7 +5,7 @@ test proves that an upgraded one equals a new one.
 """
 
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
-from spotify_pipeline.storage.tables.base import SCHEMA, metadata
+from spotify_pipeline.storage.tables.base import SCHEMA, metadata, views
 from spotify_pipeline.storage.tables.imports import (
     history_import_files,
     history_imports,
@@ -34,6 +34,10 @@ from spotify_pipeline.storage.tables.results import (
     daily_listening,
     listening_tallies,
     top_artists_history,
+    top_list_artists,
+    top_list_tracks,
+    top_list_versions,
+    top_lists,
     top_tracks_history,
     user_top_artists,
     user_top_tracks,
@@ -78,10 +82,15 @@ __all__ = [
     "sync_state",
     "time_zones",
     "top_artists_history",
+    "top_list_artists",
+    "top_list_tracks",
+    "top_list_versions",
+    "top_lists",
     "top_tracks_history",
     "tracks",
     "user_tokens",
     "user_top_artists",
     "user_top_tracks",
     "users",
+    "views",
 ]

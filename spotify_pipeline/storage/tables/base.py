@@ -22,6 +22,9 @@ metadata = MetaData(
     },
 )
 
+# Views that apps and analysts read, as tables to select from; storage/sql makes them.
+views = MetaData(schema=SCHEMA)
+
 Instant = DateTime(timezone=True)
 
 

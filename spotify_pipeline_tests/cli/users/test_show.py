@@ -17,6 +17,7 @@ from spotify_pipeline.domain.portrait import Day, by_weeks, level, minutes_by_ho
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.portrait.meanings import MEANINGS, meanings
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline_tests.storage.rows import add_top
 
 EVIL = "<script>alert(1)</script>\"' onload=x &amp; 🎵 \u202eevil\u202c שלום\x1b[2J"
 NOW = datetime.now(UTC)
@@ -76,15 +77,17 @@ def mira(run, engine: Engine) -> None:
                 user_id="mira", played_at=NOW - timedelta(days=2), track_id="song", source="api"
             )
         )
-        top = {"user_id": "mira", "time_range": "short_term", "fetched_at": NOW}
         for rank, name in enumerate((EVIL, "Second", "Third"), 1):
-            artist = {"spotify_id": f"a{rank}", "name": name, "rank": rank}
-            conn.execute(insert(t.user_top_artists).values(top | artist))
-        before = {"user_id": "mira", "time_range": "short_term"}
-        before["valid_from"] = NOW - timedelta(days=30)
-        for rank, artist_id in enumerate(("a2", "a1"), 1):
-            line = {"rank": rank, "spotify_id": artist_id}
-            conn.execute(insert(t.top_artists_history).values(before | line))
+            add_top(conn, "artists", "mira", rank, f"a{rank}", name=name, fetched_at=NOW)
+        conn.execute(
+            insert(t.top_list_versions).values(
+                user_id="mira",
+                kind="artists",
+                time_range="short_term",
+                valid_from=NOW - timedelta(days=30),
+                spotify_ids=["a2", "a1"],
+            )
+        )
         conn.execute(
             insert(t.music_personality).values(
                 user_id="mira",

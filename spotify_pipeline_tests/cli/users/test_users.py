@@ -9,6 +9,7 @@ from sqlalchemy import select, text, update
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.cli.conftest import TOKEN_KEY, only_line
+from spotify_pipeline_tests.storage.rows import add_top
 
 TOKEN = "AQ" + "canary-refresh-token" * 5
 
@@ -216,13 +217,7 @@ def test_show_prints_recent_days_tops_and_why_a_metric_is_missing(run, engine):
                 " 'complete')"
             )
         )
-        conn.execute(
-            text(
-                "INSERT INTO user_top_tracks (user_id, time_range, rank, spotify_id, name,"
-                " artist_name, fetched_at) VALUES ('mira', 'short_term', 1, 't1', 'A Song',"
-                " 'A Band', now())"
-            )
-        )
+        add_top(conn, "tracks", "mira", 1, "t1", name="A Song", artist_name="A Band")
         conn.execute(
             text(
                 "INSERT INTO music_personality (user_id, window_start, window_end, play_count,"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, Table, insert, text, update
+from sqlalchemy import Connection, Engine, insert, text, update
 
 from spotify_pipeline.domain.model import TIME_RANGES
 from spotify_pipeline.domain.personality.definition import METRICS
@@ -16,7 +16,7 @@ from spotify_pipeline.storage.checks.scopes import all_users, slice_of_the_hour
 from spotify_pipeline.storage.listening.counters import recount
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline_tests.conftest import temporary_database
-from spotify_pipeline_tests.storage.rows import NOON, add_track, add_user
+from spotify_pipeline_tests.storage.rows import NOON, add_top, add_track, add_user
 
 ARTIST, ANNA, BEN = "artist", "anna", "ben"
 
@@ -50,9 +50,9 @@ def add_user_with_rows(db: Connection, user_id: str, zone: str, day: date) -> No
     add_user(db, user_id, timezone=zone)
     add_play(db, user_id)
     add_day(db, user_id, day)
-    for table in (t.user_top_artists, t.user_top_tracks):
-        for time_range in TIME_RANGES:
-            add_line(db, table, time_range, user_id, 1)
+    for time_range in TIME_RANGES:
+        add_top(db, "artists", user_id, 1, ARTIST, time_range=time_range)
+        add_top(db, "tracks", user_id, 1, "song", time_range=time_range)
     db.execute(insert(t.music_personality).values(personality(user_id)))
     db.execute(insert(t.user_tokens).values(token(user_id)))
     db.execute(
@@ -80,15 +80,6 @@ def add_day(db: Connection, user_id: str, day: date, **values: object) -> None:
     row |= {"unique_tracks": 1, "unique_artists": 1}
     row |= {"top_track_id": "song", "top_artist_id": ARTIST}
     db.execute(insert(t.daily_listening).values(row | values))
-
-
-def add_line(db: Connection, table: Table, time_range: str, user_id: str, rank: int) -> None:
-    row = {"user_id": user_id, "time_range": time_range, "rank": rank, "fetched_at": NOON}
-    if table is t.user_top_artists:
-        row |= {"spotify_id": ARTIST, "name": "Artist"}
-    else:
-        row |= {"spotify_id": "song", "name": "Song", "artist_name": "Artist"}
-    db.execute(insert(table).values(row))
 
 
 def personality(user_id: str, **values: object) -> dict[str, object]:
@@ -191,15 +182,15 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         {"days_sum_to_plays", "minutes_fit_in_the_day"},
     ),
     "a list with a hole": (
-        lambda db: add_line(db, t.user_top_artists, "short_term", ANNA, 3),
+        lambda db: add_top(db, "artists", ANNA, 3, ARTIST),
         {"ranks_are_contiguous"},
     ),
     "a list that Spotify sent empty": (
-        change("user_top_artists", "fetched_at = fetched_at - interval '1 day'", HER_SHORT_LIST),
+        change("top_lists", "fetched_at = fetched_at - interval '1 day'", HER_SHORT_LIST),
         {"lists_are_not_empty"},
     ),
     "a list that was never sent": (
-        sql(f"DELETE FROM our.user_top_artists WHERE {HER_SHORT_LIST}"),
+        sql(f"DELETE FROM our.top_list_artists WHERE {HER_SHORT_LIST}"),
         {"lists_are_not_empty"},
     ),
     "a play of nobody": (
@@ -207,7 +198,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         {"no_orphan_rows"},
     ),
     "a line of nobody, in the list of whatever time range": (
-        lambda db: add_line(db, t.user_top_artists, "long_term", "ghost", 1),
+        lambda db: add_top(db, "artists", "ghost", 1, ARTIST, time_range="long_term"),
         {"no_orphan_rows"},
     ),
     "a play of a track that is not stored": (
@@ -219,7 +210,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         {"no_orphan_rows"},
     ),
     "a list with a lost artist": (
-        change("user_top_artists", "spotify_id = 'lost'", HER_SHORT_LIST),
+        change("top_list_artists", "spotify_id = 'lost'", HER_SHORT_LIST),
         {"no_orphan_rows"},
     ),
     "a personality of nobody": (

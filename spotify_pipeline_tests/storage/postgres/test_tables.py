@@ -50,14 +50,19 @@ TOP_ARTIST = {
     "rank": 1,
     "spotify_id": "a",
     "name": "A",
-    "fetched_at": NOON,
 }
 TOP_TRACK = TOP_ARTIST | {"artist_name": "A"}
-HISTORY = {
+TOP_LIST = {
     "user_id": "ada",
+    "kind": "artists",
     "time_range": "short_term",
-    "rank": 1,
-    "spotify_id": "a",
+    "fetched_at": NOON,
+}
+VERSION = {
+    "user_id": "ada",
+    "kind": "artists",
+    "time_range": "short_term",
+    "spotify_ids": ["a"],
     "valid_from": NOON,
 }
 PERSONALITY = {
@@ -99,10 +104,10 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.restamped_plays, RESTAMPED),
     (t.listening_gaps, GAP),
     (t.daily_listening, DAY),
-    (t.user_top_artists, TOP_ARTIST),
-    (t.user_top_tracks, TOP_TRACK),
-    (t.top_artists_history, HISTORY),
-    (t.top_tracks_history, HISTORY),
+    (t.top_lists, TOP_LIST),
+    (t.top_list_artists, TOP_ARTIST),
+    (t.top_list_tracks, TOP_TRACK),
+    (t.top_list_versions, VERSION),
     (t.music_personality, PERSONALITY),
     (t.sync_run_users, RUN_USER),
     (t.history_imports, IMPORT),
@@ -145,13 +150,15 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
     (t.daily_listening, DAY | {"minutes": -1}, "ck_daily_listening_counts"),
     (t.daily_listening, DAY | {"listened_ms": -1}, "ck_daily_listening_counts"),
     (t.daily_listening, DAY | {"completeness": "yes"}, "ck_daily_listening_completeness"),
-    (t.user_top_artists, TOP_ARTIST | {"rank": 0}, "ck_user_top_artists_rank"),
-    (t.user_top_artists, TOP_ARTIST | {"rank": 51}, "ck_user_top_artists_rank"),
-    (t.user_top_artists, TOP_ARTIST | {"time_range": "ever"}, "ck_user_top_artists_time_range"),
-    (t.user_top_artists, TOP_ARTIST | {"popularity": 101}, "ck_user_top_artists_popularity"),
-    (t.user_top_tracks, TOP_TRACK | {"rank": 0}, "ck_user_top_tracks_rank"),
-    (t.top_artists_history, HISTORY | {"valid_to": NOON}, "ck_top_artists_history_interval"),
-    (t.top_tracks_history, HISTORY | {"rank": 0}, "ck_top_tracks_history_rank"),
+    (t.top_lists, TOP_LIST | {"kind": "albums"}, "ck_top_lists_kind"),
+    (t.top_lists, TOP_LIST | {"time_range": "ever"}, "ck_top_lists_time_range"),
+    (t.top_list_artists, TOP_ARTIST | {"rank": 0}, "ck_top_list_artists_rank"),
+    (t.top_list_artists, TOP_ARTIST | {"rank": 51}, "ck_top_list_artists_rank"),
+    (t.top_list_artists, TOP_ARTIST | {"time_range": "ever"}, "ck_top_list_artists_time_range"),
+    (t.top_list_artists, TOP_ARTIST | {"popularity": 101}, "ck_top_list_artists_popularity"),
+    (t.top_list_tracks, TOP_TRACK | {"rank": 0}, "ck_top_list_tracks_rank"),
+    (t.top_list_versions, VERSION | {"valid_to": NOON}, "ck_top_list_versions_interval"),
+    (t.top_list_versions, VERSION | {"spotify_ids": []}, "ck_top_list_versions_spotify_ids"),
     (
         t.music_personality,
         PERSONALITY | {"window_end": NOON.date() - timedelta(days=1)},

@@ -226,7 +226,7 @@ def test_a_rebuild_restores_what_was_computed_and_asks_spotify_nothing(scenario:
     for user_id in ("anna", "ben"):
         scenario.connect(user_id, "Europe/Oslo")
     scenario.sync_well("anna", "ben")
-    results = ("daily_listening", "music_personality", "plays", "user_top_artists")
+    results = ("daily_listening", "music_personality", "plays", "top_list_artists")
     results += ("listening_tallies",)
     good = {name: rows for name, rows in scenario.dump("computed_at").items() if name in results}
     scenario.simulator.revoke("anna")

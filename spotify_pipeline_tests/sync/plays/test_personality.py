@@ -26,6 +26,7 @@ from spotify_pipeline.sync.days import refresh_days
 from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.personality import refresh_personality
 from spotify_pipeline.sync.plays import StoredUser
+from spotify_pipeline_tests.storage.rows import add_top
 
 # Shortly before midnight in UTC, so that a little later is another day in some zones.
 START = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
@@ -84,15 +85,12 @@ class Life:
 
     def be_listed(self, time_range: str, first: int, genre: str = "g0") -> None:
         """Stores a newly fetched list of 20 artists, from the `first`."""
-        of = t.user_top_artists
+        of = t.top_list_artists
         self.conn.execute(delete(of).where(of.c.time_range == time_range))
-        rows = [
-            {"rank": rank, "spotify_id": name, "name": name, "popularity": rank, "genres": [genre]}
-            for rank, name in enumerate(ARTISTS[first : first + 20], start=1)
-        ]
-        rows[0]["genres"] = ["g9"]
-        about = {"user_id": ANNA, "time_range": time_range, "fetched_at": self.now}
-        self.conn.execute(insert(of), [row | about for row in rows])
+        for rank, name in enumerate(ARTISTS[first : first + 20], start=1):
+            genres = [genre if rank > 1 else "g9"]
+            columns = {"popularity": rank, "genres": genres, "fetched_at": self.now}
+            add_top(self.conn, "artists", ANNA, rank, name, time_range=time_range, **columns)
 
     def move(self, zone: str) -> None:
         """Changes the zone; all days are recomputed."""

@@ -100,9 +100,9 @@ def test_no_secret_is_in_logs_errors_or_tables_whatever_fails(
     simulator.add_fault(ServerError(), endpoint="top_tracks", user_id="anna")
     simulator.revoke("cleo")
     # Rows that stand as they are would not be written again.
-    scenario.execute("DELETE FROM spotify_pipeline.user_top_artists WHERE user_id = 'dora'")
+    scenario.execute("DELETE FROM spotify_pipeline.top_list_artists WHERE user_id = 'dora'")
     scenario.execute(
-        "ALTER TABLE spotify_pipeline.user_top_artists ADD CHECK (user_id <> 'dora') NOT VALID"
+        "ALTER TABLE spotify_pipeline.top_list_artists ADD CHECK (user_id <> 'dora') NOT VALID"
     )
     with scenario.pipeline.engine.begin() as conn:
         for user_id in ("anna", "ben", "cleo", "dora"):

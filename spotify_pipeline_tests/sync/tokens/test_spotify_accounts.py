@@ -72,7 +72,7 @@ def test_a_token_of_another_account_stores_no_plays_and_is_not_used_again(linked
     assert len(linked.calls()) == calls
     assert linked.calls("recently_played", "ben") == []
     after = linked.dump()
-    for table in ("plays", "daily_listening", "user_top_tracks", "coverage"):
+    for table in ("plays", "daily_listening", "top_list_tracks", "coverage"):
         assert after[table] == before[table]
     # The way out.
     reconnect(linked)
