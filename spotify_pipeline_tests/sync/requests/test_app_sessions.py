@@ -47,6 +47,7 @@ LEVELS = {
 READERS = {
     "export_plays": ", NULL, NULL",
     "export_rows": "",
+    "incomplete_days": ", 30",
     "listening_discoveries": ", '2026-02-01', '2026-03-31', 10",
     "listening_history": ", 30",
     "listening_quarters": ", 30",
