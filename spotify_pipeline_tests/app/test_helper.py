@@ -15,7 +15,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import NOON, add_user, cause, finish_request
 
 
-def test_it_brings_along_nothing_but_sqlalchemy() -> None:
+def test_the_helper_imports_only_sqlalchemy() -> None:
     program = (
         "import sys, spotify_pipeline.app\n"
         "ours = {name for name in sys.modules if name.startswith('spotify_pipeline')}\n"
@@ -179,7 +179,7 @@ def test_a_personality_has_every_metric_of_the_table(
     assert personality.metrics.keys() == set(t.music_personality.c.keys()) - named - {"user_id"}
 
 
-def test_it_names_every_column_that_the_view_and_the_functions_have(
+def test_the_helper_names_every_column_of_the_view_and_the_functions(
     connection: Connection,
 ) -> None:
     for shape, query in {

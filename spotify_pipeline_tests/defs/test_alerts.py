@@ -29,7 +29,7 @@ def tick(instance: dg.DagsterInstance) -> str | None:
     return said.skip_message
 
 
-def test_failed_runs_are_told_once_and_counted(
+def test_failed_runs_are_alerted_once_with_their_count(
     scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tick(instance) == "SPOTIFY_PIPELINE_ALERT_URL is not set."

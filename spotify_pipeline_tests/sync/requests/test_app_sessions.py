@@ -244,7 +244,7 @@ UNFINISHED += ["SELECT spotify_pipeline.register_user('eve', 'Europe/Oslo')"]
 
 
 @pytest.mark.parametrize("statement", UNFINISHED)
-def test_an_app_that_does_not_commit_keeps_only_its_own_user_waiting(
+def test_an_uncommitted_app_transaction_delays_only_its_own_user(
     two: Scenario, statement: str
 ) -> None:
     def begin_and_leave() -> None:
@@ -363,7 +363,9 @@ def test_a_token_of_a_suspect_user_is_stored_while_a_request_is_not_committed(
 
 
 @pytest.mark.timeout(60)
-def test_a_user_whose_account_cannot_be_noted_is_left_out_and_no_other_waits(two: Scenario) -> None:
+def test_a_user_whose_account_cannot_be_stored_is_skipped_without_delaying_others(
+    two: Scenario,
+) -> None:
     began = time.monotonic()
     with unfinished(two, REQUEST):
         assert results(two.sync("eve", "finn")) == {
