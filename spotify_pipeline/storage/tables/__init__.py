@@ -47,6 +47,7 @@ from spotify_pipeline.storage.tables.users import (
     user_tokens,
     users,
 )
+from spotify_pipeline.storage.tables.views import listens, views
 
 __all__ = [
     "EVENTS",
@@ -66,6 +67,7 @@ __all__ = [
     "imported_tracks",
     "listening_gaps",
     "listening_tallies",
+    "listens",
     "metadata",
     "music_personality",
     "plays",
@@ -86,4 +88,5 @@ __all__ = [
     "user_top_artists",
     "user_top_tracks",
     "users",
+    "views",
 ]
