@@ -103,7 +103,7 @@ fail()
 """
 
 
-def test_what_a_process_or_thread_dies_of_is_printed_redacted() -> None:
+def test_uncaught_exceptions_of_processes_and_threads_are_redacted() -> None:
     died = subprocess.run(
         [sys.executable, "-c", LAST_WORDS],
         env=os.environ,

@@ -39,7 +39,7 @@ def analyst(_admin: Engine, _template: str) -> Iterator[Connection]:
         server.execute(text(f"DROP ROLE {name}"))
 
 
-def test_it_has_exactly_the_rights_of_its_contract_and_so_has_the_role(
+def test_the_analyst_has_exactly_the_rights_of_the_contract(
     analyst: Connection,
 ) -> None:
     assert rights(analyst, ROLE) == ANALYST_CONTRACT
@@ -47,7 +47,7 @@ def test_it_has_exactly_the_rights_of_its_contract_and_so_has_the_role(
 
 
 @pytest.mark.parametrize("name", ANALYST_READABLE)
-def test_it_reads_what_users_listened_to(analyst: Connection, name: str) -> None:
+def test_the_analyst_reads_listening_data(analyst: Connection, name: str) -> None:
     analyst.exec_driver_sql(f"SELECT * FROM spotify_pipeline.{name}").all()
 
 
@@ -81,7 +81,7 @@ def test_it_reads_what_users_listened_to(analyst: Connection, name: str) -> None
         "SELECT pg_read_file('/etc/passwd')",
     ],
 )
-def test_everything_else_is_denied(analyst: Connection, statement: str) -> None:
+def test_all_other_statements_are_denied(analyst: Connection, statement: str) -> None:
     with pytest.raises(DBAPIError) as refused:
         analyst.exec_driver_sql(statement)
     assert cause(refused.value).sqlstate in (DENIED, "0LP01")

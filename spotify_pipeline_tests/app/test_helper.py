@@ -16,7 +16,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import NOON, add_user, cause, finish_request
 
 
-def test_it_brings_along_nothing_but_sqlalchemy() -> None:
+def test_the_helper_imports_only_sqlalchemy() -> None:
     program = (
         "import sys, spotify_pipeline.app\n"
         "ours = {name for name in sys.modules if name.startswith('spotify_pipeline')}\n"
@@ -210,7 +210,7 @@ def test_the_last_12_months_of_the_personality_come_oldest_first(
     assert months[0].reasons == {"newness": "no release dates"}
 
 
-def test_it_names_every_column_that_the_view_and_the_functions_have(
+def test_the_helper_names_every_column_of_the_view_and_the_functions(
     connection: Connection,
 ) -> None:
     for shape, query in {

@@ -138,7 +138,7 @@ def test_there_are_exactly_as_many_days_as_were_asked_for_without_a_hole(
 
 
 @pytest.mark.parametrize("days", [0, -1, 3661, 2**31 - 1])
-def test_another_number_of_days_is_refused_in_a_sentence(
+def test_an_invalid_number_of_days_is_refused_in_a_sentence(
     app: Connection, connection: Connection, days: int
 ) -> None:
     add_user(connection)

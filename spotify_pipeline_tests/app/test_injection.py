@@ -57,7 +57,7 @@ def refused(call: Callable[[], object]) -> str | None:
     return None
 
 
-def test_a_hundred_payloads_alter_nothing(
+def test_a_hundred_hostile_payloads_change_nothing(
     connection: Connection, app: Connection, bystander: str
 ) -> None:
     assert len(set(PAYLOADS)) == 100
@@ -79,7 +79,7 @@ def test_a_hundred_payloads_alter_nothing(
     assert everything(connection) == before
 
 
-def test_a_requester_may_be_called_whatever_it_likes(
+def test_requested_by_accepts_any_text(
     connection: Connection, app_engine: Engine, bystander: str
 ) -> None:
     add_user(connection, "bob")

@@ -45,7 +45,7 @@ def test_the_first_sign_in_registers_and_later_ones_find_the_user(
 
 
 @pytest.mark.parametrize("what", ["account", "token", "play"])
-def test_a_user_who_may_be_somebody_else_is_refused(
+def test_a_user_with_another_account_is_refused(
     app: Connection, connection: Connection, what: str
 ) -> None:
     add_user(connection, "eve", account_id="other" if what == "account" else None)
@@ -111,7 +111,7 @@ def test_a_user_deleted_while_signing_in_is_refused_without_a_raw_error(
 
 
 @pytest.mark.timeout(60)
-def test_two_changes_of_a_profile_in_one_transaction_wait_for_no_one_who_forgets_the_user(
+def test_two_profile_changes_in_one_transaction_do_not_deadlock_with_forgetting(
     app_engine: Engine, connection: Connection
 ) -> None:
     with app_engine.begin() as conn:
@@ -149,7 +149,7 @@ def test_an_account_stored_after_the_snapshot_is_to_be_tried_again(
         assert refusal(lambda: sign_in(old, "acc", "eve2")) == "40001"
 
 
-def test_a_spotify_id_equal_to_somebodys_account_id_is_not_that_user(
+def test_a_spotify_id_equal_to_a_users_account_id_is_not_that_user(
     app: Connection, connection: Connection
 ) -> None:
     add_user(connection, "vic", account_id="abc")
@@ -191,6 +191,6 @@ def test_days_far_away_are_no_error(app: Connection, call: str) -> None:
     app.execute(text(f"SELECT * FROM spotify_pipeline.{call}")).all()
 
 
-def test_a_kind_that_is_missing_is_refused(app: Connection) -> None:
+def test_a_missing_kind_is_refused(app: Connection) -> None:
     call = "SELECT * FROM spotify_pipeline.listening_top('eve', NULL, now()::date, now()::date, 5)"
     assert refusal(lambda: app.execute(text(call))) == "22023"

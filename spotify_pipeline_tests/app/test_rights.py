@@ -193,14 +193,14 @@ NOT_INSTALLED = {"0A000", "58P01"}
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_an_app_cannot(intruder: Connection, shared: URL, name: str) -> None:
+def test_an_app_is_denied(intruder: Connection, shared: URL, name: str) -> None:
     with pytest.raises(DBAPIError) as refused:
         intruder.execute(text(PROBES[name].replace("OWNER", f'"{shared.username}"')))
     expected = {DENIED} | (NOT_INSTALLED if name in ("a new extension", "a language") else set())
     assert cause(refused.value).sqlstate in expected, refused.value
 
 
-def test_a_right_passed_on_to_public_goes_nowhere(
+def test_granting_a_right_to_public_has_no_effect(
     intruder: Connection, shared: URL, login: tuple[str, str]
 ) -> None:
     # Without the grant option, Postgres warns and grants nothing.
@@ -239,7 +239,7 @@ def test_a_statement_of_the_login_ends_after_the_limit_that_was_set_for_it(
     assert cause(refused.value).sqlstate == "57014"
 
 
-def test_what_others_search_first_does_not_lead_our_functions_astray(
+def test_a_hostile_search_path_does_not_affect_our_functions(
     app: Connection, connection: Connection
 ) -> None:
     """Search path hijacking: the session's search_path and objects in it must not matter."""

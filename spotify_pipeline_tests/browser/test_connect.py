@@ -97,7 +97,7 @@ def accounts(engine: object) -> dict[str, str]:
         return {row.user_id: row.connection for row in rows}
 
 
-def test_who_clicks_their_name_is_connected_and_the_page_says_so(connect, mira, engine) -> None:
+def test_choosing_an_account_connects_it_and_the_page_says_so(connect, mira, engine) -> None:
     seen: list[str] = []
 
     def act(page: Page) -> None:
@@ -113,7 +113,7 @@ def test_who_clicks_their_name_is_connected_and_the_page_says_so(connect, mira, 
     assert not any("Content Security Policy" in line for line in seen)
 
 
-def test_who_refuses_reads_why_nothing_is_connected(connect, mira, engine) -> None:
+def test_a_refused_consent_page_says_why_nothing_is_connected(connect, mira, engine) -> None:
     result = connect(agree("Nobody: refuse"))
     assert result.exit_code == 1
     assert DENIED in result.stderr
@@ -144,7 +144,7 @@ def test_a_refusal_by_spotify_is_on_the_page_in_the_same_words(
     assert accounts(engine) == {}
 
 
-def test_an_address_of_another_try_is_refused_and_the_right_one_goes_on(
+def test_a_pasted_address_of_another_attempt_is_refused_and_the_right_one_still_works(
     connect, mira, engine
 ) -> None:
     seen: list[str] = []
@@ -176,7 +176,7 @@ def test_a_redirect_that_is_not_registered_is_spotifys_page_and_our_sentence(con
     assert f"add exactly http://127.0.0.1:{port}/callback" in result.stderr
 
 
-def test_another_persons_account_does_not_take_over(connect, mira, engine) -> None:
+def test_a_second_spotify_account_does_not_take_over_a_user(connect, mira, engine) -> None:
     assert connect(agree("Mira Solberg"), "app-17").exit_code == 0
     result = connect(agree("Kenji A."), "app-17")
     assert result.exit_code == 1

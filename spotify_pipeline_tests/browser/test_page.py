@@ -62,7 +62,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_opens_without_a_complaint_and_asks_the_network_for_nothing(
+def test_the_page_opens_without_console_errors_and_requests(
     browser: Browser, file: Path, scheme: str
 ) -> None:
     with opened(browser, scheme) as seen:
@@ -86,7 +86,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_its_texts_can_be_read(browser: Browser, file: Path, scheme: str) -> None:
+def test_texts_have_enough_contrast(browser: Browser, file: Path, scheme: str) -> None:
     with opened(browser, scheme) as seen:
         seen.page.goto(file.as_uri())
 
@@ -104,14 +104,14 @@ def test_its_texts_can_be_read(browser: Browser, file: Path, scheme: str) -> Non
         assert contrast(colour("svg text.small", "fill"), card) >= 4.5
 
 
-def test_it_fits_a_telephone(browser: Browser, file: Path) -> None:
+def test_the_page_fits_a_phone(browser: Browser, file: Path) -> None:
     with opened(browser, width=390) as seen:
         seen.page.goto(file.as_uri())
         widths: Callable[[str], object] = seen.page.evaluate
         assert widths("document.documentElement.scrollWidth") == 390
 
 
-def test_on_a_telephone_the_calendar_opens_at_its_newest_week(browser: Browser, file: Path) -> None:
+def test_the_calendar_opens_at_its_newest_week_on_a_phone(browser: Browser, file: Path) -> None:
     with opened(browser, width=390) as seen:
         seen.page.goto(file.as_uri())
         newest = seen.page.locator(".calendar rect").last.bounding_box()

@@ -155,7 +155,7 @@ def test_forms_of_other_pages_other_hosts_and_unsigned_hooks_are_refused(
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 390)])
-def test_every_page_can_be_read_and_used_by_everybody(
+def test_every_page_passes_the_accessibility_check(
     site: Site, browser: Browser, scheme: str, width: int
 ) -> None:
     with opened(browser, scheme, width) as seen:

@@ -91,7 +91,7 @@ def stored(engine):
     return stored
 
 
-def test_who_agrees_is_connected_under_spotifys_id_and_name(connect, browser, mira, stored):
+def test_consent_connects_the_user_under_spotifys_id_and_name(connect, browser, mira, stored):
     result = connect(as_person("mira"), "--timezone", "Europe/Oslo")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == "mira (Mira Solberg) is connected to Spotify."
@@ -134,7 +134,7 @@ def test_the_first_sync_can_follow_at_once(connect, mira, dagster):
     assert "mira is up to date" in result.stdout
 
 
-def test_a_new_user_without_a_zone_is_told_how_to_set_it(connect, mira, stored):
+def test_adding_a_user_without_a_zone_says_how_to_set_it(connect, mira, stored):
     result = connect(as_person("mira"))
     assert "users set mira --timezone" in result.stdout
     assert stored("mira")[0].timezone == "UTC"
@@ -152,7 +152,7 @@ def test_a_user_id_of_the_apps_own_can_be_given(connect, mira, stored):
     assert stored("mira")[0] is None
 
 
-def test_connecting_again_waits_for_a_write_and_for_no_circle(connect, mira, stored, engine):
+def test_reconnecting_waits_for_a_write_without_a_deadlock(connect, mira, stored, engine):
     """The write held the person and wanted their state; connect held the state and wanted them."""
     connect(as_person("mira"), "--timezone", "Europe/Oslo")
     person, state = (select(a).where(a.c.user_id == "mira") for a in (t.users, t.sync_state))
@@ -217,7 +217,7 @@ def test_connecting_again_keeps_history_name_and_zone_and_clears_failures(
         assert conn.execute(select(t.daily_listening)).one().minutes == 1
 
 
-def test_another_account_cannot_take_over_a_users_row(connect, browser, mira, kenji, stored):
+def test_a_second_spotify_account_cannot_take_over_a_user(connect, browser, mira, kenji, stored):
     connect(as_person("mira"))
     before = stored("mira")
     result = connect(as_person("kenji"), "mira")
@@ -267,7 +267,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_failure_is_told_alike_in_the_browser_and_the_terminal_and_stores_nothing(
+def test_a_failure_shows_one_message_in_browser_and_terminal_and_stores_nothing(
     connect, browser, mira, stored, simulator, failure
 ):
     person, fault, sentence = FAILURES[failure]
@@ -281,7 +281,7 @@ def test_a_failure_is_told_alike_in_the_browser_and_the_terminal_and_stores_noth
     assert stored("mira")[0] is None
 
 
-def test_an_app_whose_secret_is_wrong_here_stops_no_other_process(connect, mira, simulator, engine):
+def test_a_wrong_secret_in_one_process_blocks_no_other(connect, mira, simulator, engine):
     simulator.add_fault(InvalidClient())
     connect(as_person("mira"))
     with engine.connect() as conn:
@@ -289,7 +289,7 @@ def test_an_app_whose_secret_is_wrong_here_stops_no_other_process(connect, mira,
     assert set(blocked) <= {None}
 
 
-def test_an_answer_of_another_try_is_refused_and_the_right_one_still_counts(
+def test_a_callback_of_another_attempt_is_refused_and_the_right_one_still_works(
     connect, browser, mira, stored
 ):
     refused: list[Page] = []
@@ -337,7 +337,7 @@ def test_only_the_first_answer_counts_and_nothing_else_is_served(
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_a_second_answer_while_the_first_is_worked_on_changes_nothing(
+def test_a_second_callback_during_the_first_changes_nothing(
     connect, browser, mira, kenji, stored, simulator
 ):
     second: list[Page] = []
@@ -377,7 +377,7 @@ def test_a_port_that_is_taken_exits_2_and_says_what_to_register(connect, mira, p
     assert "http://127.0.0.1:PORT/callback" in result.stderr
 
 
-def test_when_nobody_comes_it_ends_and_says_which_address_has_to_be_registered(
+def test_connect_times_out_and_names_the_address_to_register(
     connect, browser, mira, simulator, port
 ):
     simulator.register_redirects([f"http://127.0.0.1:{port}/another"])
@@ -407,7 +407,7 @@ def test_without_a_browser_the_address_is_there_to_be_opened(connect, browser, m
         ("SPOTIFY_CLIENT_ID", "SPOTIFY_CLIENT_ID"),
     ],
 )
-def test_what_is_not_configured_is_said_before_anybody_agrees(
+def test_missing_configuration_is_reported_before_the_browser_opens(
     connect, browser, mira, environ, variable, named
 ):
     environ.delenv(variable)

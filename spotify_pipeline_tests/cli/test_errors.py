@@ -80,7 +80,7 @@ def test_a_url_of_no_postgres_exits_2_and_is_not_repeated(run, environ, url):
     assert "canary" not in result.output
 
 
-def test_an_option_of_the_url_that_nobody_knows_is_said_to_be_one(run, environ, database):
+def test_an_unknown_url_option_is_reported(run, environ, database):
     url = with_password(database.update_query_dict({"canary_option": "1"}))
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", url)
     result = run("users", "list")
@@ -109,9 +109,7 @@ def test_each_wrong_variable_is_named_and_its_value_is_not(process):
     assert "canary" not in result.stderr
 
 
-def test_what_is_unexpected_is_told_by_its_type_and_written_down_for_us_alone(
-    run, engine, tmp_path
-):
+def test_an_unexpected_error_prints_its_type_and_writes_a_private_log(run, engine, tmp_path):
     secrets = f"{CLIENT_SECRET} {TOKEN_KEY} postgresql://u:{PASSWORD}@h/d"
     with engine.begin() as conn:
         conn.execute(text("SET LOCAL search_path = spotify_pipeline"))
@@ -134,7 +132,7 @@ def test_what_is_unexpected_is_told_by_its_type_and_written_down_for_us_alone(
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
 
 
-def test_a_log_that_cannot_be_written_is_no_second_error(run, engine, environ, tmp_path):
+def test_an_unwritable_log_raises_no_second_error(run, engine, environ, tmp_path):
     Path(tmp_path / "home").write_text("a file, where the home should be")
     with engine.begin() as conn:
         conn.execute(text("ALTER TABLE spotify_pipeline.users RENAME COLUMN timezone TO zone"))
@@ -160,20 +158,20 @@ def test_a_token_typed_as_an_argument_by_mistake_is_not_repeated(run):
         "token AQDf3_canary0123456789abcdefghijklmnopqrstuvwXYZ end",
     ],
 )
-def test_scrubbing_knows_the_forms_of_secrets(leak):
+def test_redaction_recognizes_the_forms_of_secrets(leak):
     redacted = redact(leak)
     assert "canary" not in redacted
     assert TOKEN_KEY.partition(":")[2] not in redacted
     assert MASK in redacted
 
 
-def test_scrubbing_knows_the_values_in_the_environment(environ):
+def test_redaction_recognizes_values_of_the_environment(environ):
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", "postgresql://me:p%40ss@host/db")
     environ.setenv("SPOTIFY_CLIENT_SECRET", "short")
     assert redact("p%40ss p@ss short") == f"{MASK} {MASK} {MASK}"
 
 
-def test_scrubbing_leaves_ordinary_sentences_alone(environ):
+def test_redaction_leaves_ordinary_sentences_unchanged(environ):
     for sentence in (
         "There is no user 0123456789abcdef0123456789abcdef.",
         "The details are in /home/me/a_long_path_of_many_words/logs/last-error.log.",
@@ -182,7 +180,7 @@ def test_scrubbing_leaves_ordinary_sentences_alone(environ):
         assert redact(sentence) == sentence
 
 
-def test_a_path_that_is_too_long_and_a_text_that_is_none_are_wrong_arguments(process):
+def test_a_too_long_path_and_undecodable_text_are_wrong_usage(process):
     add = ("users", "add", "mira", "--timezone", "UTC")
     assert process(*add).returncode == 0
     result = process("import-history", "mira", "a" * 5000)

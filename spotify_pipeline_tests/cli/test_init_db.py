@@ -18,7 +18,7 @@ def empty(environ, empty_database, dagster):
     engine.dispose()
 
 
-def test_it_creates_the_schema_and_the_second_time_says_that_it_is_there(run, empty):
+def test_init_db_creates_the_schema_and_reports_an_existing_one(run, empty):
     first = run("init-db")
     assert first.exit_code == 0
     assert first.stdout.startswith(
@@ -39,7 +39,7 @@ def test_a_newer_database_is_left_alone(run, engine):
         assert "upgrade spotify_pipeline" in only_line(result)
 
 
-def test_a_user_without_the_right_is_told_so(run, environ, empty, empty_database):
+def test_a_login_without_the_right_gets_a_clear_error(run, environ, empty, empty_database):
     role = f"{empty_database.database}_reader"
     with empty.begin() as conn:
         conn.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'canary'"))
@@ -55,7 +55,7 @@ def test_a_user_without_the_right_is_told_so(run, environ, empty, empty_database
     assert "canary" not in result.output
 
 
-def test_it_makes_the_apps_role_under_the_name_that_is_configured(run, environ, empty):
+def test_init_db_creates_the_app_role_under_the_configured_name(run, environ, empty):
     role = f"App-{uuid4().hex}"
     environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", role)
     try:
@@ -67,7 +67,7 @@ def test_it_makes_the_apps_role_under_the_name_that_is_configured(run, environ, 
             conn.exec_driver_sql(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
-def test_who_may_make_no_role_gets_the_statement_and_the_schema(
+def test_init_db_without_createrole_prints_the_statement_and_creates_the_schema(
     run, environ, empty, empty_database
 ):
     owner, role = f"owner_{uuid4().hex}", f"app_{uuid4().hex}"

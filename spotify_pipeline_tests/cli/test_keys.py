@@ -120,7 +120,7 @@ def test_tokens_whose_key_is_missing_or_that_were_tampered_with_stay_and_are_cou
         ("users", "add", "anna", "--refresh-token-stdin"),
     ],
 )
-def test_without_a_key_beside_an_own_database_commands_name_the_one_to_run(run, environ, arguments):
+def test_without_a_key_commands_name_keys_new(run, environ, arguments):
     environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
     result = run(*arguments, stdin=TOKEN)
     assert result.exit_code == 2

@@ -43,7 +43,7 @@ def test_help_lists_all_commands_without_importing_what_they_need():
         assert f"\n  {name} " in said
 
 
-def test_help_starts_in_a_third_of_a_second_of_processor_time():
+def test_help_takes_at_most_a_third_of_a_second_of_cpu():
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
@@ -102,7 +102,7 @@ def test_wrong_usage_exits_2_and_says_how_to_get_help(process, arguments):
     assert result.stdout == ""
 
 
-def test_streams_that_are_closed_are_no_surprise(environ, database):
+def test_closed_standard_streams_are_handled(environ, database):
     add = f"{shlex.join(COMMAND)} users add mira"
     for closed, code in (("--refresh-token-stdin <&-", 2), (">&-", 0), ("<&- >&- 2>&-", 0)):
         ended = subprocess.run(
@@ -111,7 +111,7 @@ def test_streams_that_are_closed_are_no_surprise(environ, database):
         assert (ended.returncode, "unexpected" in ended.stderr) == (code, False), closed
 
 
-def test_a_reader_that_leaves_is_no_error_to_talk_about(environ):
+def test_a_closed_pipe_prints_no_error(environ):
     left = subprocess.run(
         ["bash", "-c", f"{shlex.join(COMMAND)} --help | head -c 1"],
         capture_output=True,

@@ -47,7 +47,7 @@ def test_one_user_is_synced_by_the_job_sync_user(run, listener, engine, dagster_
     assert dagster_runs()[0][:2] == ("sync_user", "SUCCESS")
 
 
-def test_several_users_are_synced_in_one_run_that_names_nobody_and_failures_are_told(
+def test_several_users_are_synced_in_one_run_that_names_no_user_and_failures_are_printed(
     run, listener, engine, dagster_runs
 ):
     listener("mira")
@@ -91,7 +91,7 @@ def test_the_bar_goes_on_while_dagster_redirects_the_output(
     assert max(later - earlier for earlier, later in pairwise(drawn_at)) < 3
 
 
-def test_a_single_user_who_fails_is_told_with_code_and_what_to_do(run, listener, dagster):
+def test_a_failed_sync_of_one_user_prints_code_and_remedy(run, listener, dagster):
     listener("mira", token="AQ-not-a-token-of-anybody")
     result = run("sync", "mira")
     assert result.exit_code == 1
@@ -117,7 +117,7 @@ def test_a_selection_is_synced_and_an_empty_one_is_no_failure(run, listener, eng
     assert run("sync", "--all").stdout == "1 of 1 user synced, 0 new plays.\n"
 
 
-def test_a_user_nobody_knows_stops_everything_before_it_starts(run, listener, engine, simulator):
+def test_an_unknown_user_stops_the_command_before_any_sync(run, listener, engine, simulator):
     listener("mira")
     simulator.forget_calls()
     for arguments in (("mira", "nobody"), ("nobody",)):
@@ -185,7 +185,7 @@ def test_rebuild_moves_the_days_of_a_user_who_moved(run, listener, engine, dagst
     assert sum(row.plays for row in after) == sum(row.plays for row in before) == 50
 
 
-def test_rebuilding_a_user_nobody_knows_exits_2(run):
+def test_rebuilding_an_unknown_user_exits_2(run):
     result = run("rebuild", "nobody")
     assert result.exit_code == 2
     assert "There is no user nobody" in only_line(result)

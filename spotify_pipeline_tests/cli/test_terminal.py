@@ -49,7 +49,7 @@ def test_a_table_in_a_pipe_has_a_line_per_row_however_long_it_is(run, environ):
     assert line.endswith(" –")
 
 
-def test_a_table_that_is_too_wide_for_a_terminal_is_told_row_by_row(run, on_a_terminal):
+def test_a_table_too_wide_for_the_terminal_is_printed_row_by_row(run, on_a_terminal):
     run("users", "add", "mira", "--timezone", "America/Argentina/Buenos_Aires")
     rows = [line.split()[:1] for line in on_a_terminal("users", "list", COLUMNS="200").splitlines()]
     assert ["mira"] in rows
@@ -103,7 +103,7 @@ def test_no_output_lets_a_name_steer_the_terminal(run):
     assert user["display_name"] == name
 
 
-def test_one_user_is_not_one_users():
+def test_counts_of_one_use_the_singular():
     assert [count(number, "user") for number in (0, 1, 2000)] == [
         "0 users",
         "1 user",

@@ -83,7 +83,7 @@ def test_no_line_of_the_code_and_no_setting_switches_verification_off() -> None:
         assert re.search(SWITCHES, line)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_in_one_sentence(
+def test_an_untrusted_certificate_is_refused_in_one_sentence(
     listener: Callable[..., object],
     process: Callable[..., "subprocess.CompletedProcess[str]"],
     impostor: ScriptedServer,
@@ -102,7 +102,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_in_one_sentence(
     assert impostor.seen == []
 
 
-def test_a_hook_is_not_told_to_somebody_who_reads_along(
+def test_a_webhook_with_an_untrusted_certificate_gets_no_request(
     impostor: ScriptedServer, hostile: None
 ) -> None:
     complaint = post("The cache hook", f"{impostor.url}/hook", b"{}", 5)

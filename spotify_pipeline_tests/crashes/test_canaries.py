@@ -39,7 +39,7 @@ def case() -> Iterator[SecretScenario]:
         yield run_secret_scenario(Path(folder) / "home")
 
 
-def test_every_leak_that_is_searched_for_was_provoked(case: SecretScenario) -> None:
+def test_every_leak_scenario_was_executed(case: SecretScenario) -> None:
     names = " ".join(case.canaries.names)
     for name in ("token 9", "token key", "database password", "client secret", "code"):
         assert name in names

@@ -65,7 +65,7 @@ def test_a_worker_resumed_after_others_took_over_writes_nothing(
     assert stats.unexpected == {}
 
 
-def test_the_harness_finds_what_the_obvious_design_loses(
+def test_the_audit_detects_the_losses_of_the_obvious_design(
     case: CrashScenario, rng: Random, figure: Figure
 ) -> None:
     stats = kill_workers_repeatedly(case, run_obvious_design, 5, rng)
@@ -90,7 +90,7 @@ def run_in_two_steps(orders: Connection, environ: dict[str, str]) -> None:
             orders.send(Report({o.user_id: (o.result, o.error_code) for o in outcomes}))
 
 
-def test_the_harness_finds_days_that_are_not_written_together_with_their_plays(
+def test_the_audit_detects_days_written_apart_from_their_plays(
     case: CrashScenario, rng: Random
 ) -> None:
     # About one kill in three falls between the two; 60 misses in a row are practically impossible.

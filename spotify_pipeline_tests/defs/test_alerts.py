@@ -5,8 +5,8 @@ import json
 import dagster as dg
 import pytest
 
-from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.sensors import alert_sensor
 from spotify_pipeline_tests.spotify.server import ScriptedServer, answer
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
@@ -29,7 +29,7 @@ def tick(instance: dg.DagsterInstance) -> str | None:
     return said.skip_message
 
 
-def test_failed_runs_are_told_once_and_counted(
+def test_failed_runs_are_alerted_once_with_their_count(
     scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tick(instance) == "SPOTIFY_PIPELINE_ALERT_URL is not set."

@@ -172,7 +172,7 @@ def test_a_run_over_several_users_evaluates_the_check_of_each(
 
 
 @pytest.mark.parametrize("spec", [*CHECKS, USER_SYNC_OK], ids=lambda spec: spec.name)
-def test_a_check_explains_itself_and_blocks_nothing(spec: dg.AssetCheckSpec) -> None:
+def test_every_check_has_a_description_and_blocks_nothing(spec: dg.AssetCheckSpec) -> None:
     assert spec.description
     assert spec.description.endswith(".")
     assert spec.blocking is False

@@ -22,6 +22,11 @@ EDGES: dict[str, list[str]] = {
     "daily_listening": ["recently_played", "imported_history"],
     "music_personality": ["daily_listening", *LISTS],
     "profile_revalidation": ["music_personality"],
+    "listening_picture": [
+        "daily_listening",
+        *(name for name in LISTS if name.startswith("top_artists")),
+        "music_personality",
+    ],
 }
 TABLES = {
     "recently_played": "plays",
@@ -42,7 +47,7 @@ def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
     return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
 
 
-def test_the_graph_is_the_one_that_was_promised(specs: dict[str, dg.AssetSpec]) -> None:
+def test_the_graph_has_the_assets_of_the_contract(specs: dict[str, dg.AssetSpec]) -> None:
     edges = {
         name: sorted(dep.asset_key.to_user_string() for dep in spec.deps)
         for name, spec in specs.items()
@@ -53,7 +58,7 @@ def test_the_graph_is_the_one_that_was_promised(specs: dict[str, dg.AssetSpec]) 
 
 
 @pytest.mark.parametrize("name", EDGES)
-def test_an_asset_explains_itself(specs: dict[str, dg.AssetSpec], name: str) -> None:
+def test_every_asset_has_a_description(specs: dict[str, dg.AssetSpec], name: str) -> None:
     spec = specs[name]
     assert spec.description
     assert spec.description.endswith(".")
@@ -106,7 +111,7 @@ def test_the_column_types_are_those_of_postgres(specs: dict[str, dg.AssetSpec]) 
     assert types["listened_ms"] == "bigint"
 
 
-def test_what_runs_by_itself_runs_from_the_start(definitions: dg.Definitions) -> None:
+def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> None:
     repository = definitions.get_repository_def()
     schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}

@@ -81,7 +81,7 @@ def people(scenario: Scenario) -> None:
     scenario.simulator.forget_calls()
 
 
-def test_the_nightly_tick_syncs_exactly_the_active_users_and_everything_of_them(
+def test_the_nightly_tick_syncs_all_steps_of_exactly_the_active_users(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     people(scenario)
@@ -127,7 +127,7 @@ def test_a_poll_asks_for_the_plays_of_those_who_are_due(
     assert scenario.minutes("due")
 
 
-def test_the_weekly_tick_asks_for_the_lists_of_everybody_who_can_be_asked(
+def test_the_weekly_tick_fetches_the_lists_of_all_eligible_users(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     people(scenario)
@@ -151,7 +151,7 @@ def why_skipped(instance: dg.DagsterInstance, name: str, moment: datetime) -> st
     return result.skip_message or ""
 
 
-def test_a_tick_that_would_be_for_nothing_says_why_it_starts_no_run(
+def test_a_tick_without_work_is_skipped_with_the_reason(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     tick = last_tick(3)
@@ -174,7 +174,7 @@ def test_a_tick_that_would_be_for_nothing_says_why_it_starts_no_run(
     assert why_skipped(instance, "nightly_sync", tick).startswith("No call can be made now")
 
 
-def test_two_runs_are_kept_for_people_who_wait_and_they_go_first(
+def test_two_run_slots_are_reserved_for_requests_which_have_priority(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")

@@ -125,7 +125,7 @@ def test_each_request_asks_for_one_run_on_its_users_partition(
     ]
 
 
-def test_while_spotify_is_not_to_be_asked_requests_wait_and_then_each_gets_its_run(
+def test_requests_wait_during_a_block_and_then_each_gets_its_run(
     three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     three.execute(
@@ -268,7 +268,7 @@ def test_an_answer_is_not_overwritten_by_the_end_of_its_run(
     assert closed(three) == {"anna": ("succeeded", None)}
 
 
-def test_five_hundred_requests_are_one_run_that_names_nobody(
+def test_five_hundred_requests_are_one_run_that_names_no_user(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.execute(
@@ -294,7 +294,7 @@ def test_five_hundred_requests_are_one_run_that_names_nobody(
     assert {row["attempts"] for row in scenario.rows(t.sync_requests)} == {2}
 
 
-def test_a_tick_says_what_it_did_in_numbers(three: Scenario, instance: dg.DagsterInstance) -> None:
+def test_a_tick_reports_counts(three: Scenario, instance: dg.DagsterInstance) -> None:
     ask(three, "anna", "ben")
     tick(instance)
     a_run(instance, key(three, "request-1-1"), Status.CANCELED)
@@ -318,7 +318,7 @@ def test_a_tick_waits_for_a_request_and_takes_it_at_once(
     assert [run.partition_key for run in runs] == ["anna"]
 
 
-def test_a_repetition_of_a_run_in_the_ui_syncs_and_answers_no_request(
+def test_re_executing_a_run_in_the_ui_syncs_and_answers_no_request(
     three: Scenario, instance: dg.DagsterInstance
 ) -> None:
     run = a_run(instance, "request-1-1", Status.FAILURE)

@@ -13,6 +13,7 @@ from spotify_pipeline.defs import sync_users_job
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.sync_users_job import ChunkNumbers, sync_users
 from spotify_pipeline.defs.tags import DISPATCH_KEY
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
@@ -21,6 +22,7 @@ from spotify_pipeline.sync import runs
 from spotify_pipeline_tests.defs.definitions_fixture import (
     StagedPipeline,
     failure_of,
+    key,
     materialize,
     materialized,
     staged_defs,
@@ -69,7 +71,7 @@ def five(scenario: Scenario) -> Scenario:
     return scenario
 
 
-def test_everybody_is_synced_in_chunks_and_shown_on_their_partition(
+def test_all_users_are_synced_in_chunks_and_materialized(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     result = run(instance)
@@ -108,7 +110,7 @@ def test_only_what_changed_is_shown_again(five: Scenario, instance: dg.DagsterIn
     assert shown[RECENTLY_PLAYED, "ben"]["new rows"] == 1
 
 
-def test_the_failure_of_one_leaves_the_others_right_and_is_reported_in_numbers(
+def test_a_failed_user_leaves_other_users_correct_and_is_counted(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     five.simulator.revoke("ben")
@@ -167,6 +169,26 @@ def test_the_check_of_a_user_is_evaluated_when_a_sync_fails_and_when_it_recovers
     assert user_sync_ok(instance)["anna"] == (True, None)
 
 
+def test_a_user_who_has_to_reconnect_is_a_sentence_on_every_asset_of_their_partition(
+    five: Scenario, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    five.simulator.revoke("ben")
+    result = run(instance)
+    assert result.success
+    seen = [
+        event.asset_observation_data.asset_observation
+        for event in result.all_events
+        if event.is_asset_observation
+    ]
+    assert {observation.partition for observation in seen} == {"ben"}
+    assert {observation.asset_key for observation in seen} == {key(step) for step in STEPS}
+    (sentence,) = {observation.description for observation in seen}
+    assert str(sentence).startswith(WHAT_TO_DO[ErrorCode.RECONNECT])
+    # Chosen no more, so nothing is repeated.
+    assert not any(event.is_asset_observation for event in run(instance).all_events)
+
+
 def test_no_user_is_named_but_on_their_partition(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
@@ -189,15 +211,20 @@ def test_no_user_is_named_but_on_their_partition(
         elif event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             assert named((found.description, found.metadata)) == []
+        elif event and event.is_asset_observation:
+            seen = event.asset_observation_data.asset_observation
+            assert named((seen.description, seen.metadata)) == []
         else:
             assert named(entry) == [], entry
 
 
-def test_nobody_to_sync_is_a_success(scenario: Scenario, instance: dg.DagsterInstance) -> None:
+def test_a_run_without_users_succeeds(scenario: Scenario, instance: dg.DagsterInstance) -> None:
     assert run(instance).success
 
 
-def test_a_chunk_can_be_told_its_steps(five: Scenario, instance: dg.DagsterInstance) -> None:
+def test_a_chunk_syncs_only_the_configured_steps(
+    five: Scenario, instance: dg.DagsterInstance
+) -> None:
     config = {
         "ops": {
             "choose_users": {"config": {"selection": "eligible"}},
@@ -209,7 +236,7 @@ def test_a_chunk_can_be_told_its_steps(five: Scenario, instance: dg.DagsterInsta
     assert {call.endpoint for call in five.calls()} == {"token", "me", "recently_played"}
 
 
-def test_who_could_not_be_shown_at_the_first_try_is_shown_before_the_request_is_answered(
+def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
     five: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is stored already, so the second try asks Spotify for nobody of the chunk."""
@@ -254,7 +281,7 @@ def in_this_process() -> dg.JobDefinition:
     )
 
 
-def test_a_second_try_goes_on_with_the_chunks_that_are_missing(
+def test_a_retry_resumes_with_the_unfinished_chunks(
     five: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Dagster does when a run's process dies: only failed steps, under another run id."""
@@ -310,7 +337,7 @@ def test_chunks_are_of_one_to_a_thousand_users(
     assert failure_of(result) == f"chunk_size is {size}: choose 1 to 1000."
 
 
-def test_enlisted_users_need_somebody_who_enlisted_them(
+def test_the_selection_enlisted_needs_users_enlisted_before(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
@@ -318,7 +345,7 @@ def test_enlisted_users_need_somebody_who_enlisted_them(
     assert five.calls() == []
 
 
-def test_a_repetition_of_a_whole_run_syncs_everybody_again(
+def test_re_executing_a_whole_run_syncs_all_its_users_again(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     """As "Re-execute all" in the UI does; also of a run whose users somebody had enlisted."""

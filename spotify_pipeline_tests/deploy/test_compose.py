@@ -28,7 +28,7 @@ def test_the_compose_file_follows_the_specification() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_dockerfile_has_nothing_to_complain_of() -> None:
+def test_the_dockerfile_passes_its_linter() -> None:
     if not (BIN / "hadolint").exists():
         pytest.skip("hadolint has no build for this machine")
     done = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
@@ -80,7 +80,7 @@ def test_the_secrets_are_made_once_and_can_be_used(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
 
 
-def test_what_the_image_copies_is_sent_to_the_builder_and_secrets_are_not() -> None:
+def test_the_build_context_has_the_copied_files_and_no_secrets() -> None:
     sent = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
     names = {name for line in copied for name in line.split()}

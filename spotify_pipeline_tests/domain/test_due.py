@@ -59,7 +59,7 @@ def page(pauses: list[int]) -> list[datetime]:
         "a burst before a quiet evening",
     ],
 )
-def test_who_listens_faster_is_polled_sooner(
+def test_faster_listeners_are_polled_sooner(
     item_times: list[datetime] | None, wait: timedelta
 ) -> None:
     assert next_due_at(NOON, item_times) == NOON + wait
@@ -75,7 +75,7 @@ def test_who_listens_faster_is_polled_sooner(
     ],
     ids=["first day", "never listened", "reconnected", "away"],
 )
-def test_who_has_just_connected_or_asked_is_polled_hourly_also_without_plays(
+def test_recently_connected_or_requesting_users_are_polled_hourly_without_plays(
     item_times: list[datetime], ago: timedelta, wait: timedelta
 ) -> None:
     assert next_due_at(NOON, item_times, heard_at=NOON - ago) == NOON + wait

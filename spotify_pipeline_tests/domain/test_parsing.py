@@ -77,7 +77,7 @@ def test_a_page_becomes_plays_and_the_catalogue_they_bring():
     assert (result.items, result.has_more, result.skipped) == (2, True, {})
 
 
-def test_an_empty_page_is_a_page():
+def test_an_empty_page_is_parsed():
     result = parse_recently_played(page(next=None, cursors=None), NOW)
     assert (result.plays, result.item_times, result.items) == ((), (), 0)
     assert result.has_more is False
@@ -197,7 +197,7 @@ def test_the_form_spotify_sends_is_read_exactly(moment):
     assert play.played_at.isoformat(timespec="milliseconds") == sent[:-1] + "+00:00"
 
 
-def test_the_same_play_twice_on_a_page_is_one():
+def test_a_play_repeated_on_a_page_counts_once():
     result = parsed(item(), item(context=None))
     assert result.plays == (Play(utc("2026-11-20 11:00:00.123"), "t1", "spotify:playlist:p1"),)
     assert result.skipped == {"duplicate": 1}
@@ -206,7 +206,7 @@ def test_the_same_play_twice_on_a_page_is_one():
 @pytest.mark.parametrize(
     "same", [{"name": "Song"}, {"external_ids": {"isrc": "USX9P1234567"}}], ids=["name", "isrc"]
 )
-def test_of_one_recording_at_one_millisecond_the_first_id_as_sent_is_the_play(same):
+def test_a_relinked_duplicate_at_one_millisecond_keeps_the_first_id(same):
     """A relinked track is sent under both ids; 0.1237 and 0.1231 s are the same millisecond."""
     result = parsed(
         item("2026-11-20T11:00:00.1237Z", track=track("new", **same)),
@@ -224,7 +224,7 @@ def test_different_recordings_at_one_millisecond_are_both_plays():
 
 
 @pytest.mark.parametrize(("sent", "length"), [(86_400_000, 86_400_000), (86_400_001, None)])
-def test_a_length_of_more_than_a_day_is_none(sent, length):
+def test_a_track_length_of_more_than_a_day_is_missing(sent, length):
     assert parsed(item(track=track(duration_ms=sent))).tracks[0].duration_ms == length
 
 
@@ -251,7 +251,7 @@ def test_artists_without_an_id_are_dropped_and_the_play_is_kept():
     assert result.tracks[0].artist_ids == ("a5", "a6")
 
 
-def test_what_postgres_cannot_store_is_cut_out_of_texts_and_counted():
+def test_characters_that_postgres_cannot_store_are_removed_and_counted():
     odd = track(name="A\x00B\ud83d", album={"name": "\x00", "release_date": "19\x0099"})
     result = parsed(item(track=odd))
     kept = result.tracks[0]
@@ -280,7 +280,7 @@ def test_a_play_without_a_usable_context_is_still_a_play(context):
 
 
 @pytest.mark.parametrize("popularity", [None, True, -1, 101, "50", 50.0])
-def test_a_popularity_that_is_none_is_missing_not_0(popularity):
+def test_an_invalid_popularity_is_missing_not_0(popularity):
     assert parsed(item(track=track(popularity=popularity))).tracks[0].popularity is None
     assert parsed(item(track=track(popularity=0))).tracks[0].popularity == 0
 
@@ -362,7 +362,7 @@ def test_a_full_artist_has_genres_popularity_and_a_picture():
     )
 
 
-def test_what_development_mode_leaves_out_is_missing_and_an_empty_list_is_empty():
+def test_fields_left_out_are_null_and_empty_lists_are_empty():
     sent = page(artist("a1"), artist("a2", genres=None), artist("a3", genres=[], popularity=0))
     genres = [kept.genres for kept in parse_top_artists(sent, "short_term").artists]
     assert genres == [None, None, ()]

@@ -36,7 +36,7 @@ def state(
     return BudgetState(NOON, tat, slot, calls, until, block[0] if block else None)
 
 
-def test_what_nobody_waits_for_is_split_into_plays_and_top_lists() -> None:
+def test_scheduled_calls_have_a_priority_for_plays_and_one_for_top_lists() -> None:
     assert {priority_of(step, scheduled=False) for step in FETCHED} == {"request"}
     assert priority_of(RECENTLY_PLAYED, scheduled=True) == "plays"
     assert {priority_of(step, scheduled=True) for step in FETCHED[1:]} == {"tops"}
@@ -82,7 +82,7 @@ def test_top_lists_stop_first_and_a_fifth_of_the_day_is_kept_for_requests(
     assert {found.reason for found in hindered.values() if found} <= {"DAY"}
 
 
-def test_it_is_said_when_the_day_has_room_again() -> None:
+def test_the_throttle_reason_says_when_the_day_has_room_again() -> None:
     spent = state(0, 400, 600)
     assert throttle_reason(spent, DAY, "request") == ThrottleReason(
         "DAY", (SLOTS - 2) * SLOT_SECONDS
@@ -94,7 +94,7 @@ def test_it_is_said_when_the_day_has_room_again() -> None:
     )
 
 
-def test_a_day_that_nobody_of_a_priority_may_use_is_refused_for_good() -> None:
+def test_a_priority_without_a_share_of_the_day_is_always_refused() -> None:
     one = Quota(0, 1)
     assert throttle_reason(state(), one, "request") is None
     assert throttle_reason(state(), one, "plays") == ThrottleReason("DAY", 86_400)
@@ -108,7 +108,7 @@ def test_without_limits_only_a_block_holds_back() -> None:
 
 
 @pytest.mark.parametrize("reason", ["RATE", "QUOTA", "APP"])
-def test_a_block_holds_back_everybody_until_it_has_passed(reason: BlockReason) -> None:
+def test_a_block_delays_all_calls_until_it_ends(reason: BlockReason) -> None:
     for priority in ("request", "plays", "tops", None):
         assert throttle_reason(state(block=(reason, 7)), DAY, priority) == ThrottleReason(reason, 7)
         assert throttle_reason(state(block=(reason, 0)), DAY, priority) is None

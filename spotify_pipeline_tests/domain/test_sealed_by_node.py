@@ -23,7 +23,7 @@ def opened(sealed: str) -> str:
     return KEYRING.open("testkey01", base64.b64decode(sealed), USER_ID)
 
 
-def test_what_a_node_script_sealed_opens() -> None:
+def test_a_token_sealed_by_node_opens() -> None:
     assert opened((HERE / "sealed.txt").read_text()) == TOKEN
 
 
@@ -35,7 +35,7 @@ def has_libsodium() -> bool:
     return bool(tried) and tried.returncode == 0
 
 
-def test_what_a_node_script_seals_now_opens() -> None:
+def test_a_token_sealed_by_the_installed_node_opens() -> None:
     if not has_libsodium():
         pytest.skip("needs Node and `npm install libsodium-wrappers` (NODE_PATH says where)")
     assert NODE is not None

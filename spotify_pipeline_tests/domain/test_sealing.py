@@ -40,7 +40,7 @@ def test_sealing_twice_never_gives_the_same_bytes(entry):
     assert seal(public_key, "anna", TOKEN) != seal(public_key, "anna", TOKEN)
 
 
-def test_what_is_sealed_is_the_documented_json(entry):
+def test_the_sealed_text_is_the_documented_json(entry):
     key_id, text = entry
     keyring = Keyring.parse(text)
     sealed = seal(keyring.public_key(key_id), "anna é", TOKEN)
@@ -52,7 +52,7 @@ def test_what_is_sealed_is_the_documented_json(entry):
     }
 
 
-def test_another_key_does_not_open_it(entry):
+def test_a_token_does_not_open_with_another_key(entry):
     key_id, text = entry
     sealed = seal(Keyring.parse(text).public_key(key_id), "anna", TOKEN)
     other = new_key()[1].partition(":")[2]
@@ -124,7 +124,7 @@ def test_an_unknown_key_id_is_named(entry):
 
 
 @pytest.mark.parametrize(("user_id", "token"), [("", "t"), ("anna", ""), ("\ud800", "t")])
-def test_what_cannot_be_opened_again_is_not_sealed(entry, user_id, token):
+def test_a_token_that_could_not_be_opened_is_not_sealed(entry, user_id, token):
     public_key = Keyring.parse(entry[1]).public_key(entry[0])
     with pytest.raises(SealError):
         seal(public_key, user_id, token)

@@ -154,7 +154,7 @@ def test_a_row_that_is_no_play_is_counted_under_its_fate(
         account(trackName="Unknown Track", artistName="Unknown Artist"),
     ],
 )
-def test_unusual_plays_are_plays(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_unusual_plays_are_stored(tmp_path: Path, row: dict[str, Any]) -> None:
     [file], rows = read(write(tmp_path / "a.json", row))
     assert len(rows) == file.rows_read == 1
     assert not file.counts
@@ -225,7 +225,7 @@ def test_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     assert [found.name for found in files] == ["a.json"]
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_files_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -> None:
     paths = [write(tmp_path / folder / "data" / "a.json", extended()) for folder in ("x", "y")]
     files, rows = read(*(path.parent for path in paths))
     assert [file.name for file in files] == ["data/a.json", "data/a.json (2)"]

@@ -13,7 +13,7 @@ from spotify_pipeline_tests.simulator.conftest import ListenerClient
 COMMAND = [sys.executable, "-m", "spotify_pipeline.simulator"]
 
 
-def test_it_prints_the_environment_and_every_refresh_token() -> None:
+def test_the_simulator_prints_the_environment_and_every_refresh_token() -> None:
     command = [*COMMAND, "--port", "0", "--listeners", "2", "--seed", "4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -36,7 +36,7 @@ def test_it_prints_the_environment_and_every_refresh_token() -> None:
             process.terminate()
 
 
-def test_trouble_can_be_there_from_the_start() -> None:
+def test_faults_can_be_set_at_the_start() -> None:
     latency = json.dumps({"kind": "latency", "endpoint": "me", "options": {"seconds": 0.01}})
     command = [*COMMAND, "--child", "--port", "0", "--listeners", "1", "--calls-per-30s", "1"]
     command += ["--fault", "odd_text", "--fault", latency, "--longest-delay", "7200"]

@@ -182,7 +182,7 @@ def test_the_control_interface_refuses_pages_of_other_origins(
         assert requests.get(url, headers=headers, timeout=20).status_code == 403
 
 
-def test_a_call_that_is_still_being_answered_is_forgotten_too(
+def test_forgetting_calls_includes_calls_in_flight(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()

@@ -98,7 +98,7 @@ def test_items_out_of_order(simulator: Simulator, add_listener: AddListener) -> 
 
 
 @pytest.mark.parametrize("path", ["player/recently-played", "top/artists", "top/tracks"])
-def test_odd_text_survives_the_wire(
+def test_hostile_text_is_served_unchanged(
     simulator: Simulator, add_listener: AddListener, path: str
 ) -> None:
     _, odd = pages(simulator, add_listener(), edits.OddText(), path)
@@ -130,7 +130,7 @@ def test_a_page_can_suddenly_be_empty(simulator: Simulator, add_listener: AddLis
         edits.Put(("items", 0, "track", "duration_ms"), "long"),
     ],
 )
-def test_any_value_can_be_put_anywhere(
+def test_a_fault_can_replace_any_field_by_any_value(
     simulator: Simulator, add_listener: AddListener, fault: edits.Put
 ) -> None:
     _, odd = pages(simulator, add_listener(), fault)
@@ -146,7 +146,7 @@ def test_a_field_can_be_missing(simulator: Simulator, add_listener: AddListener)
     assert set(good["items"][1]["track"]) - set(odd["items"][1]["track"]) == {"album"}
 
 
-def test_what_cannot_be_read_from_an_answer_does_not_count_as_served(
+def test_unreadable_items_do_not_count_as_served(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()

@@ -268,7 +268,7 @@ def test_short_tracks_that_ended_by_themselves_are_listed() -> None:
 
 
 @pytest.mark.parametrize("longest_delay_ms", [0, 5 * HOUR_MS])
-def test_entries_do_not_depend_on_how_much_is_asked_for(longest_delay_ms: int) -> None:
+def test_entries_do_not_depend_on_the_interval_asked_for(longest_delay_ms: int) -> None:
     odd = feed(Oddities.everything(), longest_delay_ms=longest_delay_ms)
     whole = odd.entries(NOW - 20 * DAY_MS, NOW)
     assert whole == feed(Oddities.everything(), longest_delay_ms=longest_delay_ms).entries(

@@ -128,7 +128,7 @@ def test_a_heavy_years_favourites_and_long_tail_are_those_of_a_real_one(
     assert 0.14 < share_of_top(tracks, 100) < 0.28  # 0.21
 
 
-def test_what_follows_a_play_is_as_often_the_same_artist_or_track_as_in_a_real_year(
+def test_repeats_of_artist_and_track_are_as_frequent_as_in_a_real_year(
     heavy_year: list[Play],
 ) -> None:
     pairs = [(before.track, after.track) for before, after in pairwise(heavy_year)]

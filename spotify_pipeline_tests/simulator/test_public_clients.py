@@ -84,7 +84,7 @@ def test_tekore_checks_every_field_of_plays_and_top_lists(
             assert len(top(time_range, limit=20).items) == 20
 
 
-def test_in_development_mode_tekore_misses_only_what_spotify_leaves_out(
+def test_tekore_reports_only_the_fields_that_development_mode_omits(
     client: Callable[[ListenerClient], tekore.Spotify], add_listener: Callable[..., ListenerClient]
 ) -> None:
     spotify = client(add_listener(shape="development"))

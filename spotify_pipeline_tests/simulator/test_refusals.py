@@ -231,7 +231,7 @@ def test_a_window_of_30_seconds_allows_so_many_calls_of_all_users_together(
     assert people[0].refresh().status_code == 200  # not counted for accounts.spotify.com
 
 
-def test_a_quota_of_a_day_ends_with_hours_to_wait(
+def test_an_exceeded_day_quota_asks_to_wait_for_hours(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()

@@ -117,9 +117,7 @@ def test_a_huge_body_comes_in_pieces(
     assert size > 20 << 20
 
 
-def test_a_client_may_stop_reading_a_huge_body(
-    simulator: Simulator, listener: ListenerClient
-) -> None:
+def test_a_client_can_abort_a_huge_body(simulator: Simulator, listener: ListenerClient) -> None:
     simulator.add_fault(wire.HugeBody(), times=1)
     with listener.get("/v1/me", stream=True) as answer:
         assert next(answer.iter_content(1 << 16))
@@ -140,7 +138,7 @@ def test_json_can_be_nested_too_deep(simulator: Simulator, listener: ListenerCli
         listener.recently().json()
 
 
-def test_what_never_arrived_does_not_count_as_served(
+def test_an_aborted_response_does_not_count_as_served(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()

@@ -18,7 +18,7 @@ from spotify_pipeline.spotify.messages import BaseUrl
         ("HTTPS://API.spotify.com", "https://api.spotify.com", False),
     ],
 )
-def test_accepted(text, kept, loopback):
+def test_safe_addresses_are_parsed(text, kept, loopback):
     assert BaseUrl.parse(text) == BaseUrl(kept, loopback)
 
 
@@ -44,7 +44,7 @@ def test_accepted(text, kept, loopback):
         "",
     ],
 )
-def test_refused_in_one_sentence_that_repeats_no_secret(text):
+def test_unsafe_addresses_are_refused_without_repeating_a_secret(text):
     with pytest.raises(ValueError, match=r"^[^\n]+\.$") as caught:
         BaseUrl.parse(text)
     assert "canary" not in str(caught.value)

@@ -44,7 +44,7 @@ def test_plain_http_elsewhere_is_refused() -> None:
         Authorization("http://accounts.example", "client-1", HOME)
 
 
-def test_only_an_answer_with_its_own_state_is_its_own(asked: Authorization) -> None:
+def test_only_a_callback_with_the_own_state_is_accepted(asked: Authorization) -> None:
     state = state_of(asked)
     assert asked.owns(f"code=x&state={state}")
     for query in (
@@ -57,7 +57,7 @@ def test_only_an_answer_with_its_own_state_is_its_own(asked: Authorization) -> N
         assert not asked.owns(query)
 
 
-def test_an_answer_without_a_code_says_whether_the_person_refused(asked: Authorization) -> None:
+def test_a_callback_without_a_code_says_whether_the_user_refused(asked: Authorization) -> None:
     state = state_of(asked)
     assert asked.code_in(f"code=the-code&state={state}") == "the-code"
     for query, denied in (
@@ -71,7 +71,7 @@ def test_an_answer_without_a_code_says_whether_the_person_refused(asked: Authori
         assert caught.value.__context__ is None
 
 
-def test_nothing_of_it_is_in_its_repr(asked: Authorization) -> None:
+def test_the_repr_of_an_authorization_shows_no_secret(asked: Authorization) -> None:
     assert asked.code_verifier not in repr(asked)
     assert state_of(asked) not in repr(asked)
 
@@ -95,7 +95,7 @@ def test_a_code_is_redeemed_with_its_verifier(server, transport, secret: str | N
 @pytest.mark.parametrize(
     ("error", "means"), [("invalid_grant", Reconnect), ("invalid_client", AppBlocked)]
 )
-def test_a_refused_code_is_told_by_its_meaning(server, transport, error, means) -> None:
+def test_a_refused_code_has_a_sentence_for_its_meaning(server, transport, error, means) -> None:
     server.script(answer(400, {"error": error, "error_description": "Invalid redirect URI"}))
     with pytest.raises(means) as caught:
         OAuthClient(server.url, "client-1", None, transport).redeem("the-code", HOME, "verifier")

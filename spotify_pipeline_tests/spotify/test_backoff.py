@@ -32,7 +32,7 @@ def test_jitter_is_full_so_that_callers_who_failed_together_spread_out():
 
 
 @given(st.text() | st.integers().map(str) | st.floats().map(str) | st.none())
-def test_whatever_the_header_holds_the_wait_is_between_one_second_and_a_week(header):
+def test_any_retry_after_gives_a_wait_between_one_second_and_a_week(header):
     assert 1 <= retry_after_seconds(header, NOW) <= 7 * 86_400
 
 

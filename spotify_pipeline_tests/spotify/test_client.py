@@ -38,7 +38,7 @@ def test_recently_played_takes_the_whole_window_and_no_cursor(server, api):
     assert seen.headers["user-agent"] == "spotify_pipeline/" + metadata.version("spotify_pipeline")
 
 
-def test_an_empty_page_is_an_answer(server, api):
+def test_an_empty_page_is_returned(server, api):
     server.script(answer(200, bodies.NO_PLAYS))
     page = api.recently_played("token", NOW)
     assert (page.plays, page.has_more) == ((), False)
@@ -103,7 +103,7 @@ def test_a_refusal_means_and_is_asked_only_once(server, api, status, body, error
     assert len(server.seen) == 1
 
 
-def test_the_gate_is_told_who_waits(server):
+def test_the_rate_limiter_gets_the_priority_of_each_call(server):
     class Doorman:
         def __init__(self):
             self.heard = []

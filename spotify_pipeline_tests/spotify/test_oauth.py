@@ -121,9 +121,7 @@ def test_a_refused_client_blocks_the_app_and_blames_no_user(server, oauth, statu
         (raw(), SpotifyUnavailable),
     ],
 )
-def test_whatever_is_not_plainly_invalid_grant_costs_no_user_the_connection(
-    server, oauth, step, error
-):
+def test_only_a_plain_invalid_grant_ends_a_connection(server, oauth, step, error):
     server.script(step)
     with pytest.raises(error):
         oauth.refresh("old")

@@ -100,7 +100,7 @@ def test_a_cookie_of_one_listener_is_not_sent_with_the_call_of_the_next(
     assert all("cookie" not in seen.headers for seen in server.seen)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path, transport):
+def test_an_untrusted_certificate_is_refused(tmp_path, transport):
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -75,7 +75,7 @@ def test_a_second_401_is_a_bad_response_and_disconnects_nobody(server, api, toke
     assert (len(server.seen), tokens.refreshes) == (2, 1)
 
 
-def test_a_revoked_connection_shows_itself_at_the_refresh(server, api, tokens):
+def test_a_revoked_connection_is_detected_at_the_refresh(server, api, tokens):
     tokens.revoked = True
     server.script(answer(401, bodies.EXPIRED))
     with pytest.raises(Reconnect):
@@ -83,7 +83,7 @@ def test_a_revoked_connection_shows_itself_at_the_refresh(server, api, tokens):
     assert len(server.seen) == 1
 
 
-def test_another_refusal_refreshes_nothing(server, api, tokens):
+def test_a_refusal_other_than_401_triggers_no_refresh(server, api, tokens):
     server.script(answer(403, bodies.SCOPE))
     with pytest.raises(MissingScope):
         call_with_token(tokens, api.profile)

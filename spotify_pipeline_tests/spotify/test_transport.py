@@ -37,7 +37,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_one_fault_is_survived_by_one_more_try(server, transport, request_to, naps, fault):
+def test_one_fault_is_survived_by_one_retry(server, transport, request_to, naps, fault):
     server.script(fault, OK)
     assert transport.send(request_to).payload == {"id": "listener"}
     assert len(server.seen) == 2
@@ -55,14 +55,14 @@ def test_a_lasting_fault_ends_after_few_tries_with_growing_pauses(server, naps, 
     assert naps.seconds == [0.25, 0.5]
 
 
-def test_silence_is_cut_short_and_asked_again(server, naps, request_to):
+def test_a_silent_connection_times_out_and_is_retried(server, naps, request_to):
     transport = Transport(limits=replace(SMALL, read_seconds=0.3, tries=9), sleep=naps)
     server.script(silence(), OK)
     assert transport.send(request_to).payload == {"id": "listener"}
     assert len(server.seen) >= 2
 
 
-def test_nobody_listening_is_spotify_unavailable(server, transport, request_to, naps):
+def test_a_refused_connection_is_spotify_unavailable(server, transport, request_to, naps):
     server.close()
     with pytest.raises(SpotifyUnavailable, match="profile: the connection failed"):
         transport.send(request_to)
@@ -178,7 +178,7 @@ def test_retry_after_may_be_an_http_date(server, naps, request_to):
     assert caught.value.retry_after_seconds == 120
 
 
-def test_a_gate_that_waits_gives_a_short_429_one_more_try(server, naps, request_to):
+def test_a_rate_limiter_that_waits_gives_a_short_429_one_more_try(server, naps, request_to):
     rate_limiter = WaitingGate()
     transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.RATE_LIMIT, {"Retry-After": "60"}), OK)
@@ -199,7 +199,7 @@ def test_a_second_429_after_the_pause_ends_the_call(server, naps, request_to):
 
 
 @pytest.mark.parametrize("wait", ["61", "86400"])
-def test_a_long_429_ends_the_call_whatever_the_gate_says(server, naps, request_to, wait):
+def test_a_long_429_ends_the_call_whatever_the_rate_limiter_returns(server, naps, request_to, wait):
     rate_limiter = WaitingGate()
     transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.QUOTA, {"Retry-After": wait}))
@@ -219,7 +219,7 @@ def test_a_429_in_a_storm_of_faults_does_not_stretch_the_number_of_tries(server,
     assert len(server.seen) == SMALL.tries
 
 
-def test_what_the_gate_raises_keeps_the_call_from_going_out(server, naps, request_to):
+def test_an_error_of_the_rate_limiter_prevents_the_call(server, naps, request_to):
     class ClosedGate(WaitingGate):
         def acquire(self, priority: str) -> None:
             raise RateLimited(3600, "QUOTA")

@@ -217,7 +217,7 @@ def test_a_list_that_became_shorter_loses_its_tail(two: Scenario) -> None:
     assert {row["spotify_id"] for row in history if row["valid_to"] is None} == {"only"}
 
 
-def test_names_that_break_printing_and_storing_are_stored(two: Scenario) -> None:
+def test_hostile_names_are_stored(two: Scenario) -> None:
     two.simulator.add_fault(OddText(), user_id="anna")
     (outcome,) = two.sync_well("anna")
     assert outcome.new_plays > 0
@@ -273,7 +273,7 @@ FAR = [
 
 @pytest.mark.parametrize("instant", ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"])
 @pytest.mark.parametrize("column", FAR)
-def test_an_instant_that_python_has_none_for_fails_no_other_user(
+def test_an_instant_outside_pythons_range_fails_no_other_user(
     two: Scenario, column: str, instant: str
 ) -> None:
     two.execute(f"UPDATE spotify_pipeline.{column} = '{instant}' WHERE user_id = 'anna'")
@@ -282,12 +282,12 @@ def test_an_instant_that_python_has_none_for_fails_no_other_user(
     assert found["anna"][0] in ("synced", "failed")
 
 
-def test_an_instant_that_python_has_none_for_in_the_budget_fails_nobody(two: Scenario) -> None:
+def test_an_instant_outside_pythons_range_in_the_budget_fails_no_user(two: Scenario) -> None:
     two.execute("UPDATE spotify_pipeline.api_budget SET rate_tat = '-infinity'")
     two.sync_well("anna", "ben")
 
 
-def test_a_zone_that_is_not_known_here_fails_exactly_its_user(two: Scenario) -> None:
+def test_an_unknown_zone_fails_exactly_its_user(two: Scenario) -> None:
     # As on a machine whose tz database is older than the one used by init-db.
     two.execute("INSERT INTO spotify_pipeline.time_zones VALUES ('Mars/Olympus')")
     two.execute("UPDATE spotify_pipeline.users SET timezone = 'Mars/Olympus' WHERE user_id = 'ben'")
@@ -310,7 +310,7 @@ def test_slow_responses_are_awaited_in_parallel(scenario: Scenario) -> None:
     assert elapsed < sum(seconds) / 2
 
 
-def test_a_user_who_does_not_exist_is_gone_and_the_others_are_synced(two: Scenario) -> None:
+def test_a_missing_user_has_outcome_gone_and_others_are_synced(two: Scenario) -> None:
     assert results(two.sync("anna", "nobody", "anna")) == {
         "anna": ("synced", None),
         "nobody": ("gone", None),

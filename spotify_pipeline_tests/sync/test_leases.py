@@ -116,7 +116,7 @@ def test_a_busy_user_is_synced_as_soon_as_the_other_worker_ends(three: Scenario)
     assert patience.seconds <= 2 * leases.RETRY_SECONDS
 
 
-def test_a_worker_that_waits_for_a_user_releases_the_users_after_that_one(three: Scenario) -> None:
+def test_a_worker_waiting_for_a_lease_releases_the_later_users(three: Scenario) -> None:
     """Otherwise two workers, each holding a part of the same set, would deadlock."""
     held: list[tuple[UUID | None, ...]] = []
     patience = Patience(
@@ -217,7 +217,7 @@ def test_a_user_forgotten_during_a_sync_leaves_nothing_and_the_others_are_stored
     assert not [row for rows in after.values() for row in rows if "ben" in row]
 
 
-def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three: Scenario) -> None:
+def test_workers_that_start_together_divide_a_set_of_users(three: Scenario) -> None:
     """Overlapping sets: no deadlock, and no user is leased twice."""
     first, second = uuid4(), uuid4()
     with three.pipeline.engine.connect() as one, three.pipeline.engine.connect() as two:
@@ -230,7 +230,7 @@ def test_a_set_of_users_is_shared_out_between_workers_that_start_together(three:
     assert held == {"anna", "cleo"}
 
 
-def test_a_lease_that_ends_in_six_hours_keeps_nobody_busy(three: Scenario) -> None:
+def test_a_lease_that_ends_in_six_hours_is_ignored(three: Scenario) -> None:
     steal(three, "anna")
     assert three.sync("anna")[0].skipped == BUSY
     three.execute(

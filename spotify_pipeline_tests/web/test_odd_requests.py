@@ -83,7 +83,7 @@ def site(database: URL) -> Iterator[Site]:
         thread.join()
 
 
-def test_eve_is_signed_in_and_a_form_needs_its_token(site: Site) -> None:
+def test_the_attacker_is_signed_in_and_a_form_needs_its_token(site: Site) -> None:
     assert site.send("GET", "/settings") == 200
     assert site.send("POST", "/sync", data={"csrf": "wrong"}) == 403
     assert site.send("POST", "/sync", signed_in=False, data={"csrf": "wrong"}) == 303
@@ -111,12 +111,12 @@ def test_the_charset_of_a_form_is_not_the_clients_choice(
 
 
 @pytest.mark.parametrize("path", ["/%00", "/a%00b", "/year/" + "9" * 5000, "/year/" + "9" * 100])
-def test_an_odd_address_is_no_page(site: Site, path: str) -> None:
+def test_an_unknown_address_is_not_found(site: Site, path: str) -> None:
     assert site.send("GET", path) == 404
     assert site.send("GET", path, signed_in=False) in (303, 404)
 
 
 @pytest.mark.parametrize("body", [b"csrf=%00", b"csrf=\xff", b"a=1&" * 30, b"%00=1"])
-def test_an_odd_form_is_refused(site: Site, body: bytes) -> None:
+def test_a_malformed_form_is_refused(site: Site, body: bytes) -> None:
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     assert site.send("POST", "/sync", data=body, headers=kind) in (400, 403)

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, Date, Float, Integer, SmallInteger, Table, Text, func, text
+from sqlalchemy import ARRAY, Column, Date, Double, Integer, SmallInteger, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from spotify_pipeline.domain.personality.definition import LISTENING_METRICS
 from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
-
-Double = Float(53)
 
 
 def _share(name: str, comment: str) -> Column[float]:

@@ -60,7 +60,7 @@ def test_tables_of_an_app_are_found_before_any_is_made(
     assert "problem  dagster storage: DAGSTER_PG_URL names a place with tables" in told.stdout
 
 
-def test_what_an_earlier_version_left_among_the_apps_tables_is_found(
+def test_dagster_tables_of_an_earlier_version_in_the_app_schema_are_detected(
     run, environ, database, of_the_app
 ):
     of_the_app(*MIGRATED, "CREATE TABLE public.customers (id int)", "CREATE TABLE public.runs ()")
@@ -91,7 +91,7 @@ def test_a_schema_of_its_own_in_the_apps_database_works(
     assert "its tables are there" in run("doctor").stdout
 
 
-def test_dagster_that_was_there_first_may_stay_among_others(run, environ, empty_database, listener):
+def test_an_existing_dagster_database_may_gain_other_tables(run, environ, empty_database, listener):
     environ.setenv("DAGSTER_PG_URL", with_password(empty_database))
     listener("mira")
     assert run("sync", "mira").exit_code == 0

@@ -83,7 +83,7 @@ def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listen
         assert words in result.stdout
 
 
-def test_it_shows_no_secret(healthy, listener, run, environ, database):
+def test_doctor_shows_no_secret(healthy, listener, run, environ, database):
     environ.setenv("SPOTIFY_PIPELINE_REVALIDATE_URL", "https://me:canary-password@app.example.com")
     environ.setenv("SPOTIFY_PIPELINE_REVALIDATE_SECRET", "canary-revalidate")
     token = listener("mira").refresh_token
@@ -96,9 +96,7 @@ def test_it_shows_no_secret(healthy, listener, run, environ, database):
             assert str(database.password) not in output
 
 
-def test_a_role_that_may_connect_though_it_need_not_is_worth_a_note(
-    healthy, findings, engine, database
-):
+def test_a_role_with_a_needless_connect_right_is_a_note(healthy, findings, engine, database):
     assert findings()[1]["database access"]["status"] == "note"
     with engine.begin() as conn:
         conn.execute(text(f'REVOKE CONNECT ON DATABASE "{database.database}" FROM PUBLIC'))
@@ -124,9 +122,7 @@ def test_an_app_role_with_other_rights_than_the_contract_is_a_problem_that_init_
     assert findings()[1]["app role"]["status"] == "ok"
 
 
-def test_a_missing_app_role_is_worth_a_note_with_the_statement_that_makes_it(
-    healthy, findings, environ
-):
+def test_a_missing_app_role_is_a_note_with_its_create_statement(healthy, findings, environ):
     environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", "nobody-made.me")
     code, found = findings()
     assert code == 0
@@ -134,7 +130,7 @@ def test_a_missing_app_role_is_worth_a_note_with_the_statement_that_makes_it(
     assert 'CREATE ROLE "nobody-made.me" NOLOGIN' in found["app role"]["to_do"]
 
 
-def test_wrong_configuration_is_all_it_can_say(run, environ):
+def test_with_wrong_configuration_doctor_reports_only_that(run, environ):
     environ.setenv("SPOTIFY_API_URL", "http://canary.example.com")
     environ.setenv("SPOTIFY_PIPELINE_CONNECTIONS", "many")
     result = run("doctor")
@@ -144,14 +140,14 @@ def test_wrong_configuration_is_all_it_can_say(run, environ):
     assert "canary" not in result.output
 
 
-def test_a_variable_that_is_probably_misspelt_is_worth_a_note(healthy, findings, environ):
+def test_a_probably_misspelt_variable_is_a_note(healthy, findings, environ):
     environ.setenv("SPOTIFY_PIPELINE_DATBASE_URL", "x")
     code, found = findings()
     assert code == 0
     assert found["SPOTIFY_PIPELINE_DATBASE_URL"]["status"] == "note"
 
 
-def test_without_a_client_id_nobody_can_be_synced(healthy, findings, environ):
+def test_without_a_client_id_no_user_can_be_synced(healthy, findings, environ):
     environ.delenv("SPOTIFY_CLIENT_ID")
     code, found = findings()
     assert code == 1
@@ -180,7 +176,7 @@ def test_files_that_an_older_version_left_open_are_a_problem(run, healthy, tmp_p
     assert "other accounts" not in run("doctor").stdout
 
 
-def test_a_ui_behind_a_proxy_is_noted(healthy, findings, environ):
+def test_doctor_notes_a_ui_behind_a_proxy(healthy, findings, environ):
     environ.setenv("SPOTIFY_PIPELINE_UI_HOSTS", "UI.example.org, dagster.internal")
     code, found = findings()
     assert code == 0
@@ -199,7 +195,7 @@ def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
     assert problems(found)["home"].startswith("/dev/null is no directory")
 
 
-def test_a_database_that_is_down_hides_nothing_else(healthy, findings, environ):
+def test_an_unreachable_database_hides_no_other_finding(healthy, findings, environ):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", f"postgresql://u:p@127.0.0.1:{port}/x")
@@ -283,14 +279,14 @@ def test_a_probe_that_spotify_refuses_leaves_the_block_as_long_as_spotify_says(
     assert state.blocked_seconds == pytest.approx(7200, abs=60)
 
 
-def test_a_probe_without_anybody_connected_makes_no_call(healthy, run, engine):
+def test_a_probe_without_connected_users_makes_no_call(healthy, run, engine):
     block(engine, "QUOTA")
     result = run("doctor", "--probe")
     assert "note     probe: no call was made" in result.stdout
     assert result.exit_code == 1
 
 
-def test_instants_that_cannot_be_are_named_and_ignored(healthy, findings, engine, listener):
+def test_impossible_instants_are_reported_and_ignored(healthy, findings, engine, listener):
     listener("mira")
     later = func.now() + timedelta(hours=6)
     with engine.begin() as conn:
@@ -302,7 +298,7 @@ def test_instants_that_cannot_be_are_named_and_ignored(healthy, findings, engine
     assert found["instants"]["detail"].startswith("1 lease of sync_state end later")
 
 
-def test_it_says_how_many_calls_are_left(healthy, findings, engine, environ):
+def test_doctor_reports_the_remaining_calls(healthy, findings, engine, environ):
     environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_DAY", "2000")
     environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
     with engine.begin() as conn:
@@ -340,7 +336,7 @@ def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, finding
         ("The clocks differ: nothing was written. Set both clocks.", "set both clocks"),
     ],
 )
-def test_what_to_do_is_told_apart_from_what_is_wrong(sentence: str, to_do: str) -> None:
+def test_a_finding_separates_the_remedy_from_the_problem(sentence: str, to_do: str) -> None:
     found = problem("x", sentence)
     assert found.to_do is not None
     assert found.to_do.startswith(to_do)
@@ -434,9 +430,7 @@ def switched_off(name, kind):
     return InstigatorState(origin, InstigatorType[kind], InstigatorStatus.STOPPED, data)
 
 
-def test_refused_users_are_worth_a_note_and_suspects_are_a_problem(
-    healthy, listener, findings, engine
-):
+def test_refused_users_are_a_note_and_suspects_a_problem(healthy, listener, findings, engine):
     listener("mira")
     u = t.users
     with engine.begin() as conn:
@@ -471,7 +465,7 @@ def test_failed_users_are_counted_by_code_with_the_command_that_names_them(
     assert found["last syncs"]["detail"] == "1 user failed: 1 INTERNAL"
 
 
-def test_deep_finds_what_a_restore_without_constraints_and_triggers_left(
+def test_deep_checks_detect_a_restore_without_constraints_and_triggers(
     healthy, listener, run, engine
 ):
     listener("mira")
@@ -512,7 +506,7 @@ def test_a_spotify_that_cannot_be_reached_is_a_problem(healthy, findings, enviro
     assert problems(found)["spotify"].startswith(f"{url} cannot be reached")
 
 
-def test_a_port_without_tls_is_no_spotify(healthy, findings, environ, simulator):
+def test_a_port_without_tls_is_refused_as_spotify(healthy, findings, environ, simulator):
     environ.setenv("SPOTIFY_API_URL", simulator.url.replace("http://", "https://"))
     code, found = findings()
     assert code == 1
@@ -531,7 +525,7 @@ def test_behind_a_proxy_only_the_proxy_is_looked_for_and_its_password_not_shown(
     assert "canary" not in result.output
 
 
-def test_without_any_database_it_makes_none(run, environ, tmp_path):
+def test_doctor_creates_no_database(run, environ, tmp_path):
     environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
     environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
     result = run("doctor")
@@ -541,7 +535,7 @@ def test_without_any_database_it_makes_none(run, environ, tmp_path):
 
 
 @pytest.mark.parametrize("command", [("users", "list"), ("users", "show", "x"), ("keys", "list")])
-def test_commands_that_only_read_make_no_database(run, environ, tmp_path, command):
+def test_read_only_commands_create_no_database(run, environ, tmp_path, command):
     environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
     environ.delenv("SPOTIFY_PIPELINE_TOKEN_KEYS")
     result = run(*command)

@@ -14,7 +14,7 @@ def hold(url, number: int) -> list[psycopg.Connection]:
     return [psycopg.connect(plain) for _ in range(number)]
 
 
-def test_no_connection_left_is_said_where_the_sync_fails(
+def test_exhausted_connections_are_reported_where_the_sync_fails(
     database, dagster, run, listener, engine, environ
 ):
     for name in ("ann", "bob"):

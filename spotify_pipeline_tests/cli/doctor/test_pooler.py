@@ -98,7 +98,7 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(database, poo
     other.dispose()
 
 
-def test_people_are_synced_again_and_again_through_it(
+def test_repeated_syncs_succeed_through_the_pooler(
     database, dagster, pooler, environ, run, listener, simulator
 ) -> None:
     for variable, url in (("SPOTIFY_PIPELINE_DATABASE_URL", database), ("DAGSTER_PG_URL", dagster)):

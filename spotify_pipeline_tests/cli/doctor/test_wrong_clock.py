@@ -106,7 +106,7 @@ def history(engine):
         return dict(rows.all())
 
 
-def test_what_a_wrong_clock_left_is_found_and_taken_back(left_behind, run, engine):
+def test_rows_of_a_wrong_clock_are_detected_and_repaired(left_behind, run, engine):
     result = run("doctor")
     assert result.exit_code == 1
     assert "problem  instants: 1 user were fetched, are covered or due in the future" in (
@@ -130,9 +130,7 @@ def test_what_a_wrong_clock_left_is_found_and_taken_back(left_behind, run, engin
     assert history(engine)[now.date()] != "complete"
 
 
-def test_what_a_wrong_clock_left_keeps_nobody_from_being_due_and_completes_no_day(
-    left_behind, run, engine
-):
+def test_rows_of_a_wrong_clock_block_no_poll_and_complete_no_day(left_behind, run, engine):
     with engine.begin() as conn:
         # Nothing was heard, so that only coverage can say how complete a day is.
         conn.execute(text("DELETE FROM spotify_pipeline.daily_listening"))

@@ -62,7 +62,7 @@ def inherited(process: psutil.Process) -> set[int]:
     return {number for number in IGNORING for mask in masks if mask >> (number - 1) & 1}
 
 
-def test_killed_by_sigkill_it_leaves_no_process_whatever_signals_were_ignored(dev) -> None:
+def test_killing_dev_leaves_no_process_whatever_signals_were_ignored(dev) -> None:
     program = dev()
     children = below(program)
     assert len(children) >= 3
@@ -79,7 +79,7 @@ def test_killed_by_sigkill_it_leaves_no_process_whatever_signals_were_ignored(de
             process.kill()
 
 
-def test_it_leaves_nothing_that_others_can_read_and_says_that_it_stops(dev, tmp_path: Path) -> None:
+def test_dev_leaves_only_private_files_and_reports_its_stop(dev, tmp_path: Path) -> None:
     home = tmp_path / "home"
     for folder in (home, home / "dagster", home / "logs"):
         folder.mkdir()

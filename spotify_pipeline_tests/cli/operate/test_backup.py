@@ -111,7 +111,7 @@ def test_a_backup_that_fails_deletes_and_leaves_nothing(
     assert sorted(to.rglob("*")) == before
 
 
-def test_without_a_database_there_is_nothing_to_back_up_and_nothing_is_made(run, environ, tmp_path):
+def test_a_backup_without_a_database_creates_nothing(run, environ, tmp_path):
     environ.delenv("SPOTIFY_PIPELINE_DATABASE_URL")
     result = run("backup", "--to", str(tmp_path / "backups"))
     assert result.exit_code == 2

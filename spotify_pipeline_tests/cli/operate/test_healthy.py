@@ -101,7 +101,7 @@ def test_a_heartbeat_of_61_seconds_or_a_thread_that_hangs_is_stale(stale, beat):
     assert stale() == set()
 
 
-def test_a_daemon_that_never_ran_is_stale(stale, beat, connection):
+def test_a_daemon_without_a_heartbeat_is_stale(stale, beat, connection):
     beat(timedelta(days=1))
     assert stale("--only", "daemon") == {"daemon"}
 
@@ -183,7 +183,7 @@ def test_a_postgres_that_is_killed_or_hangs_is_stale_until_it_is_back(process, e
         assert process(*ours).returncode == 0
 
 
-def test_it_imports_nothing_heavy():
+def test_healthy_imports_no_heavy_library():
     asks = (
         "import sys, spotify_pipeline.cli.operate.healthy;"
         "print([m for m in ('dagster', 'pandas', 'requests', 'alembic') if m in sys.modules])"

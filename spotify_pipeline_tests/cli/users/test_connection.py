@@ -66,7 +66,7 @@ def test_disconnecting_deletes_the_token_and_keeps_the_data(run, engine, sql, mi
 
 
 @pytest.mark.parametrize("command", ["disconnect", "reset"])
-def test_nobody_known_exits_2(run, command):
+def test_an_unknown_user_exits_2(run, command):
     result = run("users", command, "nobody")
     assert result.exit_code == 2
     assert only_line(result).startswith("Error: There is no user nobody.")
@@ -109,7 +109,7 @@ def test_a_reset_lets_the_token_be_tried_again(run, engine, sql, mira, state):
         ("200 days", "needs_reauth", "spotify-pipeline connect mira"),
     ],
 )
-def test_a_reset_does_not_make_an_old_token_younger(
+def test_a_reset_keeps_the_authorization_date_of_the_token(
     run, engine, sql, mira, age, becomes, next_step
 ):
     sql(f"UPDATE spotify_pipeline.user_tokens SET authorized_at = now() - interval '{age}'")
@@ -120,7 +120,7 @@ def test_a_reset_does_not_make_an_old_token_younger(
     assert connection(engine) == becomes
 
 
-def test_there_is_nothing_to_reset_for_who_has_no_token(run, engine, mira):
+def test_a_user_without_a_token_has_nothing_to_reset(run, engine, mira):
     run("users", "disconnect", "mira")
     result = run("users", "reset", "mira")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -149,7 +149,7 @@ def test_adding_a_token_after_a_failure_clears_it_and_keeps_the_data(run, engine
     "command",
     ["reset mira", "disconnect mira", "forget mira --yes", "set mira --timezone Asia/Tokyo"],
 )
-def test_no_command_waits_for_ever_for_an_app_that_does_not_commit(
+def test_no_command_waits_forever_for_an_uncommitted_app_transaction(
     run, engine, mira, monkeypatch, command
 ):
     monkeypatch.setitem(SESSION, "lock_timeout", "200ms")

@@ -62,7 +62,7 @@ def rows(file: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(file, newline="")))
 
 
-def test_an_export_holds_a_file_for_every_table_that_speaks_of_people(
+def test_an_export_has_a_file_for_every_table_with_user_data(
     run: Run, mira: str, tmp_path: Path
 ) -> None:
     files = exported(run, mira, tmp_path / "mira.zip")
@@ -104,7 +104,7 @@ def test_no_cell_of_an_export_is_a_formula_and_none_is_lost(
     assert not any(cell[:1] in "=+@\t\r\n" and cell for cell in cells)
 
 
-def test_characters_that_are_not_shown_come_back_too_and_the_readme_warns_of_them(
+def test_invisible_characters_are_exported_and_the_readme_warns_of_them(
     run: Run, mira: str, engine: Engine, tmp_path: Path
 ) -> None:
     name = "a\x1b[2J\x9b\x85\x7f\u2028\u202egnp.\u2066b"
@@ -115,9 +115,7 @@ def test_characters_that_are_not_shown_come_back_too_and_the_readme_warns_of_the
     assert "also control characters" in files["README.txt"]
 
 
-def test_an_export_tells_what_is_not_known_from_what_is_empty(
-    run: Run, mira: str, tmp_path: Path
-) -> None:
+def test_an_export_distinguishes_null_from_empty(run: Run, mira: str, tmp_path: Path) -> None:
     line = exported(run, mira, tmp_path / "mira.zip")["tracks.csv"]
     heading = line.split("\r\n")[0].split(",")
     values = dict(zip(heading[4:6], line.rsplit('"]"', 1)[1].split(",")[1:3], strict=True))
@@ -134,7 +132,7 @@ def test_the_readme_of_an_export_explains_every_table_and_column(
         assert all(f"  {one.name}: {one.comment}" in readme for one in table.columns)
 
 
-def test_an_export_holds_neither_tokens_nor_anything_of_others(
+def test_an_export_holds_neither_tokens_nor_data_of_other_users(
     run: Run, mira: str, tmp_path: Path
 ) -> None:
     everything = "".join(exported(run, mira, tmp_path / "mira.zip").values())
@@ -147,9 +145,7 @@ def test_an_export_holds_neither_tokens_nor_anything_of_others(
     )
 
 
-def test_an_export_is_for_the_eyes_of_its_owner_and_replaces_no_file(
-    run: Run, mira: str, tmp_path: Path
-) -> None:
+def test_an_export_has_mode_0600_and_replaces_no_file(run: Run, mira: str, tmp_path: Path) -> None:
     path = tmp_path / "mira.zip"
     before = os.umask(0)
     try:
@@ -165,7 +161,9 @@ def test_an_export_is_for_the_eyes_of_its_owner_and_replaces_no_file(
     assert [one.name for one in tmp_path.glob("*mira*")] == ["mira.zip"]
 
 
-def test_nobody_unknown_is_exported_or_forgotten(run: Run, mira: str, tmp_path: Path) -> None:
+def test_exporting_or_forgetting_an_unknown_user_is_refused(
+    run: Run, mira: str, tmp_path: Path
+) -> None:
     for arguments in (["export", "nobody", "--out", str(tmp_path / "x.zip")], ["forget", "nobody"]):
         result = run("users", *arguments)
         assert result.exit_code == 2
@@ -173,7 +171,7 @@ def test_nobody_unknown_is_exported_or_forgotten(run: Run, mira: str, tmp_path: 
     assert not (tmp_path / "x.zip").exists()
 
 
-def test_forgetting_deletes_every_row_about_the_person_and_nobody_else(
+def test_forgetting_deletes_every_row_of_the_user_and_of_no_other(
     run: Run, mira: str, engine: Engine
 ) -> None:
     assert run("users", "forget", mira, stdin="n\n").exit_code == 1
@@ -191,7 +189,7 @@ def test_forgetting_deletes_every_row_about_the_person_and_nobody_else(
         assert conn.scalars(select(t.forgotten.c.user_id)).all() == [mira]
 
 
-def test_whoever_deletes_the_row_of_a_person_leaves_a_tombstone(engine: Engine) -> None:
+def test_deleting_a_users_row_by_any_statement_leaves_a_tombstone(engine: Engine) -> None:
     with engine.begin() as conn:
         for user_id in ("anna", "ben"):
             register_user(conn, user_id, None, None)

@@ -46,7 +46,7 @@ def test_each_user_of_a_run_is_listed_with_outcome_code_and_what_to_do(run: Run)
 
 
 @pytest.mark.usefixtures("noted")
-def test_only_the_failed_ones_in_json(run: Run) -> None:
+def test_failed_users_of_a_run_are_listed_in_json(run: Run) -> None:
     rows = json.loads(run("users", "list", "--run", RUN, "--failed", "--json").stdout)
     assert [(row["user_id"], row["outcome"], row["error_code"]) for row in rows] == [
         ("ben", "failed", "RECONNECT"),

@@ -142,7 +142,7 @@ def test_the_page_has_everything_and_loads_nothing(page: Page) -> None:
     assert "@import" not in page.text
 
 
-def test_a_name_is_text_whatever_it_consists_of(page: Page) -> None:
+def test_hostile_names_are_escaped_as_text(page: Page) -> None:
     clean = EVIL.replace("\u202e", "\ufffd").replace("\u202c", "\ufffd").replace("\x1b", "\ufffd")
     # The title, the heading, and the top artist.
     assert page.text.count(clean) == 3
@@ -150,7 +150,7 @@ def test_a_name_is_text_whatever_it_consists_of(page: Page) -> None:
     assert sum(tag == "bdi" for tag, _ in page.elements) >= 4
 
 
-def test_what_is_not_known_never_looks_like_zero(page: Page) -> None:
+def test_unknown_values_never_look_like_zero(page: Page) -> None:
     titles = page.text
     quiet, unknown = TODAY - timedelta(days=5), TODAY - timedelta(days=15)
     assert f"{quiet:%a} {quiet.day} {quiet:%b %Y}: 0 minutes" in titles
@@ -161,20 +161,20 @@ def test_what_is_not_known_never_looks_like_zero(page: Page) -> None:
     assert 6 <= len(page.of_class("level-0")) <= 9
 
 
-def test_every_drawing_is_told_to_who_does_not_see_it(page: Page) -> None:
+def test_every_drawing_has_a_text_alternative(page: Page) -> None:
     drawings = [a for tag, a in page.elements if tag == "svg" and "aria-hidden" not in a]
     assert len(drawings) >= 3
     assert all(a.get("role") == "img" and a.get("aria-label") for a in drawings)
     assert ("html", "en") in [(tag, a.get("lang")) for tag, a in page.elements]
 
 
-def test_movement_is_told_in_words_too(page: Page) -> None:
+def test_movement_has_a_text_alternative(page: Page) -> None:
     labels = [a.get("aria-label") for a in page.of_class("moved")]
     assert labels[:2] == ["up 1 rank", "down 1 rank"]
     assert "new" in page.text
 
 
-def test_a_page_of_somebody_new_is_a_page(run, tmp_path: Path) -> None:
+def test_a_user_without_data_has_a_page(run, tmp_path: Path) -> None:
     run("users", "add", "newcomer", "--timezone", "Pacific/Apia")
     file = tmp_path / "new.html"
     assert run("users", "show", "newcomer", "--html", str(file)).exit_code == 0
@@ -195,9 +195,7 @@ def test_a_file_that_cannot_be_written_is_one_sentence(mira, run, tmp_path: Path
     assert run("users", "show", "mira", "--json", "--html", "x").exit_code == 2
 
 
-def test_a_page_is_for_the_eyes_of_its_owner_and_replaces_the_last_one_whole(
-    mira, run, tmp_path: Path
-) -> None:
+def test_a_page_has_mode_0600_and_is_replaced_atomically(mira, run, tmp_path: Path) -> None:
     file, link = tmp_path / "mira.html", tmp_path / "link.html"
     file.write_text("the last one")
     link.symlink_to(file)
@@ -241,7 +239,7 @@ def test_every_metric_has_a_name_and_a_sentence_around_its_value() -> None:
     assert not names & {tag.name for tag in TAGS}
 
 
-def test_values_are_rounded_for_people_but_never_to_another_statement() -> None:
+def test_rounding_never_changes_the_meaning_of_a_value() -> None:
     row = {metric.column: None for metric in METRICS}
     row |= {"reasons": {}, "night_share": 0.004, "weekend_share": 0.0, "peak_hour": 23.9999}
     row |= {"longest_streak": 1200, "longest_streak_artist_id": "a", "effective_artists": 3.6}

@@ -52,14 +52,14 @@ def test_a_user_is_added_with_a_token_from_standard_input_and_it_is_sealed(run, 
     assert mira["state"] == "never"
 
 
-def test_a_user_without_a_token_is_added_disconnected_and_told_how_to_connect(run):
+def test_a_user_added_without_a_token_is_disconnected_and_gets_the_connect_command(run):
     result = run("users", "add", "mira", "--timezone", "Europe/Oslo")
     assert result.exit_code == 0
     assert "spotify-pipeline connect mira" in result.stdout
     assert listed(run)["mira"]["connection"] == "disconnected"
 
 
-def test_a_new_user_without_a_zone_lives_in_utc_and_that_is_said(run):
+def test_adding_a_user_without_a_zone_uses_utc_and_says_so(run):
     result = run("users", "add", "mira")
     assert "time zone UTC" in result.stdout
     assert "users set mira --timezone" in result.stdout
@@ -90,7 +90,7 @@ def test_the_app_that_issued_the_token_may_be_another_one(run, environ, stored_t
     ["", "\n", "two lines\nof text\n", "a b", "töken", b"\xff\xfe", "canary" * 1000],
     ids=["empty", "newline", "lines", "blank", "umlaut", "bytes", "endless"],
 )
-def test_what_is_no_token_exits_2_is_not_repeated_and_adds_nobody(run, given):
+def test_an_invalid_token_exits_2_is_not_repeated_and_adds_no_user(run, given):
     result = run("users", "add", "mira", "--refresh-token-stdin", stdin=given)
     assert result.exit_code == 2
     assert "Standard input is" in only_line(result)
@@ -113,20 +113,20 @@ def test_the_database_decides_what_is_a_user_id(run, user_id):
 @pytest.mark.parametrize(
     "user_id", ["x" * 255, "auth0|1", "Ayọ̀ 🎧", "a'b\"c", "[red]", "--", "a/b"]
 )
-def test_any_other_text_is_one(run, user_id):
+def test_any_other_text_is_a_user_id(run, user_id):
     assert run("users", "add", "--timezone", "UTC", "--", user_id).exit_code == 0
     assert list(listed(run)) == [user_id]
     assert user_id in run("users", "list").stdout
     assert run("users", "show", "--", user_id).exit_code == 0
 
 
-def test_bytes_that_are_no_text_are_no_user_id(run):
+def test_undecodable_bytes_are_refused_as_a_user_id(run):
     result = run("users", "show", "\udcff")
     assert result.exit_code == 2
     assert "UTF-8" in result.stderr
 
 
-def test_a_zone_nobody_knows_exits_2_with_a_suggestion(run):
+def test_an_unknown_zone_exits_2_with_a_suggestion(run):
     for arguments in (("add", "mira"), ("set", "mira")):
         result = run("users", *arguments, "--timezone", "Europe/Osloo")
         assert result.exit_code == 2
@@ -134,7 +134,7 @@ def test_a_zone_nobody_knows_exits_2_with_a_suggestion(run):
     assert listed(run) == {}
 
 
-def test_a_moved_user_is_told_that_days_are_computed_again(run, engine):
+def test_set_with_a_new_zone_names_the_rebuild_command(run, engine):
     run("users", "add", "mira", "--timezone", "Europe/Oslo")
     result = run("users", "set", "mira", "--timezone", "Asia/Tokyo")
     assert result.exit_code == 0
@@ -150,14 +150,14 @@ def test_a_new_name_makes_no_day_stale(run):
     assert listed(run)["mira"]["timezone"] == "Europe/Oslo"
 
 
-def test_setting_a_user_nobody_knows_exits_2_and_makes_none(run):
+def test_setting_an_unknown_user_exits_2_and_creates_none(run):
     result = run("users", "set", "nobody", "--timezone", "UTC")
     assert result.exit_code == 2
     assert only_line(result).startswith("Error: There is no user nobody.")
     assert listed(run) == {}
 
 
-def test_an_empty_list_says_how_to_add_somebody_and_is_an_empty_list_in_json(run):
+def test_an_empty_list_names_the_add_command_and_is_empty_json(run):
     assert "users add" in run("users", "list").stdout
     assert json.loads(run("users", "list", "--json").stdout) == []
 
@@ -204,7 +204,7 @@ def test_a_name_cannot_move_the_cursor_or_turn_the_writing_around(run):
         assert "[2Jmi\ufffdra\ufffd[red]" in shown
 
 
-def test_show_tells_the_last_days_tops_and_why_a_metric_is_missing(run, engine):
+def test_show_prints_recent_days_tops_and_why_a_metric_is_missing(run, engine):
     run("users", "add", "mira", "--timezone", "Asia/Tokyo", "--refresh-token-stdin", stdin=TOKEN)
     with engine.begin() as conn:
         conn.execute(text("SET LOCAL search_path = spotify_pipeline"))
@@ -247,7 +247,7 @@ def test_show_tells_the_last_days_tops_and_why_a_metric_is_missing(run, engine):
     assert "token" not in json.dumps(asked)
 
 
-def test_showing_a_user_nobody_knows_exits_2(run):
+def test_showing_an_unknown_user_exits_2(run):
     result = run("users", "show", "nobody", "--json")
     assert result.exit_code == 2
     assert result.stdout == ""

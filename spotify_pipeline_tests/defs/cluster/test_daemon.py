@@ -19,7 +19,7 @@ from spotify_pipeline_tests.defs.definitions_fixture import materialized
 pytestmark = pytest.mark.xdist_group("daemon")
 
 
-def test_a_row_in_the_queue_is_served_and_shown_in_the_graph(cluster: DagsterCluster) -> None:
+def test_a_queued_request_is_synced_and_materialized(cluster: DagsterCluster) -> None:
     cluster.connect("anna")
     cluster.ask("anna")
     cluster.await_status("anna", "succeeded", "failed")

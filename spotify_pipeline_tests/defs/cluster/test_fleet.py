@@ -30,7 +30,7 @@ PEOPLE = [f"listener-{number:03}" for number in range(300)]
 POLL = "plays_poll"
 
 
-def test_a_tick_after_a_long_sleep_syncs_three_hundred_of_whom_seven_fail_for_seven_reasons(
+def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
     cluster: DagsterCluster,
 ) -> None:
     scenario, instance = cluster.scenario, cluster.instance

@@ -15,7 +15,7 @@ from spotify_pipeline_tests.defs.dagster_cluster import midway, open_cluster
 pytestmark = pytest.mark.xdist_group("daemon")
 
 
-def test_a_request_outlives_the_postgres_that_it_and_dagster_are_kept_in(tmp_path: Path) -> None:
+def test_a_request_survives_a_restart_of_postgres(tmp_path: Path) -> None:
     home = tmp_path / "server"
     with embedded.start(home) as server:
         admin = make_engine(server.url("postgres"))

@@ -30,7 +30,7 @@ def warm_process(cluster: DagsterCluster) -> psutil.Process:
     return only
 
 
-def test_a_run_is_forked_and_has_nothing_of_others_to_inherit(cluster: DagsterCluster) -> None:
+def test_a_forked_run_inherits_no_thread_connection_or_file(cluster: DagsterCluster) -> None:
     mia = midway(cluster, "mia")
     warm = warm_process(cluster)
     assert psutil.Process(pid_of(cluster.instance, mia.run_id)).ppid() == warm.pid

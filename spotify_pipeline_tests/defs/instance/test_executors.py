@@ -138,7 +138,7 @@ def test_all_that_steps_find_loaded_exists() -> None:
     assert all(find_spec(name) for name in executors.PRELOADED)
 
 
-def test_celery_without_its_extra_or_its_broker_is_one_sentence(
+def test_celery_without_its_extra_or_broker_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SPOTIFY_PIPELINE_EXECUTOR", "celery")

@@ -105,7 +105,7 @@ def test_forgetting_removes_the_rows_at_once_and_every_trace_in_dagster_soon(
     assert receipt["traces"]["events"] > 0
 
 
-def test_others_keep_their_partitions_materializations_and_runs(
+def test_other_users_keep_their_partitions_materializations_and_runs(
     lived: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     def of_otto() -> dict[Any, Any]:
@@ -255,7 +255,7 @@ COMMON = ["0", "65", "null", "true", "users", "cursor", "partition_reconciler", 
 COMMON += ['{"partition": "otto"}']
 
 
-def test_an_id_that_is_a_common_word_takes_only_its_own_traces(
+def test_purging_an_id_that_is_a_common_word_leaves_other_rows(
     scenario: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     scenario.connect("otto")
@@ -281,7 +281,7 @@ def test_an_id_that_is_a_common_word_takes_only_its_own_traces(
     assert instance.get_dynamic_partitions("spotify_users") == ["otto"]
 
 
-def test_others_checks_of_a_run_over_several_stop_naming_who_is_forgotten(
+def test_checks_of_a_run_over_several_users_stop_naming_a_forgotten_user(
     scenario: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     gone = ["0", "null", "a%b", "o'k", "ASSET_CHECK_EVALUATION_PLANNED"]
@@ -315,7 +315,7 @@ def test_others_checks_of_a_run_over_several_stop_naming_who_is_forgotten(
     assert planned(instance) == {"keep": [{"keep"}] * len(before["keep"])}
 
 
-def test_who_registers_again_stays_in_checks_that_were_planned_since(
+def test_a_user_who_registers_again_stays_in_checks_planned_since(
     scenario: Scenario, instance: dg.DagsterInstance, no_grace: None
 ) -> None:
     for who in ("back", "keep"):

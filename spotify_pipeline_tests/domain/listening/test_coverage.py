@@ -177,7 +177,7 @@ def test_an_item_seen_in_the_future_of_its_fetch_leaves_no_hole_in_the_coverage(
     assert change == CoverageChange(covered=(span(9, 14),), overlapped=True)
 
 
-def test_a_page_of_nothing_but_the_future_covers_an_instant():
+def test_a_page_of_future_plays_only_covers_an_instant():
     change = page(500, fetched=14, before=known(span(9, 12)))
     assert change.covered == (span(9, 12), span(14, 14))
     assert change.opened == Interval(at(12), at(14) + timedelta(minutes=5))
@@ -269,7 +269,7 @@ def test_merging_is_the_union(covers):
         ("Pacific/Apia", "2011-12-31", "2011-12-30 10:00", "2011-12-31 10:00"),
     ],
 )
-def test_a_local_day_is_what_the_zone_made_of_it(zone, day, start, end):
+def test_a_local_day_has_the_length_that_its_zone_gives_it(zone, day, start, end):
     assert local_day(date.fromisoformat(day), check_zone(zone)) == Interval(utc(start), utc(end))
 
 

@@ -135,7 +135,7 @@ def test_an_imported_play_counts_from_30_seconds_on_but_its_time_always_does():
     assert day["listened_ms"] == 89_998
 
 
-def test_a_day_of_nothing_but_skips_stays_a_day_without_a_top():
+def test_a_day_of_skips_only_is_stored_without_a_top():
     day = _one_day(play(utc("2026-03-01 10:00"), ms_played=5_000))
     assert (day["plays"], day["unique_tracks"], day["unique_artists"]) == (0, 0, 0)
     assert (day["top_track_id"], day["top_artist_id"]) == (None, None)
@@ -151,7 +151,7 @@ def test_the_top_has_the_most_plays():
     assert day["top_track_id"] == "often"
 
 
-def test_among_as_many_plays_the_most_listened_is_top():
+def test_ties_of_plays_go_to_the_most_listened_time():
     day = _one_day(
         play(utc("2026-03-01 10:00"), track_id="a", duration_ms=40_000),
         play(utc("2026-03-01 11:00"), track_id="b", duration_ms=40_001),
@@ -168,14 +168,14 @@ def test_skips_do_not_count_for_the_top():
     assert day["top_track_id"] == "a"
 
 
-def test_among_equals_the_earliest_of_the_day_is_top():
+def test_ties_of_plays_and_time_go_to_the_earliest_play_of_the_day():
     day = _one_day(
         play(utc("2026-03-01 11:00"), track_id="a"), play(utc("2026-03-01 10:00"), track_id="b")
     )
     assert day["top_track_id"] == "b"
 
 
-def test_at_the_same_instant_the_lowest_code_point_is_top():
+def test_ties_at_one_instant_go_to_the_lowest_code_point():
     """UTF-16 order would put the astral character first, a locale the small letter."""
     at = utc("2026-03-01 11:00")
     day = _one_day(
@@ -205,7 +205,7 @@ def test_each_user_has_days_in_their_own_zone_sorted_by_user_and_date():
 
 
 @given(listening())
-def test_days_are_what_the_rules_say_a_play_at_a_time(case):
+def test_days_equal_a_plain_loop_over_plays(case):
     plays, zones = case
     assert records(daily_listening(plays, zones)) == _plainly(plays, zones)
 
@@ -221,7 +221,7 @@ def test_the_order_of_rows_changes_nothing(case, random):
 
 
 @given(listening(), st.sampled_from(ZONES))
-def test_in_any_zone_the_days_add_up_to_the_plays(case, zone):
+def test_days_sum_to_the_plays_in_any_zone(case, zone):
     plays, zones = case
     days = daily_listening(plays, dict.fromkeys(zones, zone))
     heard = plays[(plays["source"] == "api") | (plays["ms_played"] >= 30_000).fillna(False)]

@@ -80,7 +80,7 @@ def life(
     return rows, listed, same, superseded
 
 
-def test_a_match_finds_the_same_plays_and_merges_no_two(
+def test_a_match_has_high_recall_and_precision(
     record_property: Callable[[str, object], None],
 ) -> None:
     found = wrong = total = 0

@@ -67,7 +67,7 @@ def test_a_vanished_play_under_another_instant_is_the_same_play(shift):
 
 
 @pytest.mark.parametrize("shift", [-60.001, 60.001, 300])
-def test_more_than_a_minute_away_it_is_another_play(shift):
+def test_a_recording_more_than_a_minute_away_is_another_play(shift):
     result = match([(500 + shift, "song")], stored((500, "song")), since=0)
     assert len(result.new) == 1
     assert result.not_shown == {at(500)}
@@ -92,37 +92,37 @@ def test_a_relinked_item_is_the_stored_play_at_the_same_and_at_another_instant(t
 
 
 @pytest.mark.parametrize(("track", "known"), [("cover", "song"), ("empty", "empty too")])
-def test_another_recording_is_never_the_same_play(track, known):
+def test_a_play_of_another_recording_is_never_a_match(track, known):
     for second in (500, 480):
         result = match([(second, track)], stored((500, known)), since=0)
         assert (len(result.new), result.restamped) == (1, ())
 
 
-def test_a_whole_page_that_was_shifted_holds_no_new_play():
+def test_a_completely_restamped_page_has_no_new_play():
     known = stored(*((200 * n, "song" if n % 3 else "other") for n in range(20)))
     items = [(200 * n - 13, "song" if n % 3 else "other") for n in range(20)]
     result = match(items, known, since=-13)
     assert (result.new, len(result.restamped)) == ((), 20)
 
 
-def test_a_loop_of_short_plays_that_was_shifted_holds_no_new_play():
+def test_a_restamped_loop_of_short_plays_has_no_new_play():
     known = stored(*((40 * n, "song") for n in range(20)))
     result = match([(40 * n - 25, "song") for n in range(20)], known, since=-25)
     assert (result.new, len(result.restamped)) == ((), 20)
 
 
-def test_the_oldest_play_of_a_shifted_page_may_have_moved_to_a_later_instant():
+def test_the_oldest_play_of_a_restamped_page_may_have_moved_later():
     known = stored((0, "other"), (300, "song"), (600, "cover"))
     result = match([(55.7, "other"), (290, "song"), (590, "cover")], known, since=55.7)
     assert (result.new, len(result.restamped)) == ((), 3)
 
 
-def test_a_play_before_the_page_is_not_taken_for_its_first_item_where_nothing_was_shifted():
+def test_a_play_before_the_page_is_not_its_first_item_if_no_play_was_restamped():
     result = match([(40, "song"), (300, "other")], stored((0, "song"), (300, "other")), since=40)
     assert [play.played_at for play in result.new] == [at(40)]
 
 
-def test_a_play_shown_under_another_instant_before_is_known_there_and_moves_on_from_there():
+def test_a_restamped_play_matches_its_latest_instant_and_can_move_again():
     known = stored((500, "song"), shown=450)
     again = match([(450, "song")], known, since=450)
     assert (again.new, again.restamped, again.seen) == ((), (), {at(450)})
@@ -132,7 +132,7 @@ def test_a_play_shown_under_another_instant_before_is_known_there_and_moves_on_f
     assert (back.new, back.restamped) == ((), ())
 
 
-def test_a_play_that_came_back_to_its_instant_is_known_when_it_moves_on_from_there():
+def test_a_play_restamped_back_to_its_instant_can_move_again():
     result = match([(550, "song")], stored((500, "song"), shown=450), since=0)
     assert moved(result) == [(550, 500)]
 
@@ -146,7 +146,7 @@ _seconds = st.lists(st.integers(0, 4000), max_size=30, unique=True).map(sorted)
 
 
 @given(_seconds, st.sampled_from([-31.0, -13.5, -0.8, 20.0, 55.7]), st.data())
-def test_no_shifted_play_is_counted_twice_and_no_play_beside_it_is_lost(seconds, shift, data):
+def test_no_restamped_play_counts_twice_and_no_neighbour_is_lost(seconds, shift, data):
     tracks = [data.draw(st.sampled_from(["song", "other", "cover"])) for _ in seconds]
     life = list(zip(map(float, seconds), tracks, strict=True))
     later = [(5000.0 + 100 * n, "song") for n in range(data.draw(st.integers(0, 3)))]

@@ -92,7 +92,7 @@ def near(value: float) -> object:
 # --- the row ------------------------------------------------------------------------------------
 
 
-def test_without_any_data_there_is_a_row_that_says_what_is_missing():
+def test_a_user_without_data_has_a_row_of_reasons():
     row = anna()
     assert list(row) == list(definition.COLUMNS)
     assert (row["window_start"], row["window_end"]) == (date(2026, 10, 24), date(2026, 11, 20))
@@ -123,7 +123,7 @@ def test_without_any_data_there_is_a_row_that_says_what_is_missing():
     }
 
 
-def test_one_play_short_is_told_as_in_the_definition():
+def test_one_play_too_few_gives_the_reason_of_the_definition():
     row = anna(spread(12))
     assert row["play_count"] == 12
     assert row["reasons"]["artist_diversity"] == "needs 50 plays, has 12"
@@ -162,7 +162,7 @@ def test_the_definition_names_every_column_once():
 # --- artists and tracks ---------------------------------------------------------------------------
 
 
-def test_two_artists_as_often_are_as_diverse_as_two_can_be():
+def test_two_equally_played_artists_have_diversity_1():
     row = anna(
         spread(25, artist_id="a") + [play(day(n, "13:00"), artist_id="b") for n in range(25)]
     )
@@ -172,7 +172,7 @@ def test_two_artists_as_often_are_as_diverse_as_two_can_be():
     assert row["artist_concentration"] == near(0.5)
 
 
-def test_forty_plays_to_ten():
+def test_diversity_of_forty_plays_to_ten():
     row = anna(
         spread(40, artist_id="a") + [play(day(n, "13:00"), artist_id="b") for n in range(10)]
     )
@@ -272,7 +272,7 @@ def test_a_peak_is_clear_from_a_rayleigh_z_of_3():
     assert row(32)["peak_hour"] == near(6)  # R = 0.28, z = 3.92
 
 
-def test_hours_need_7_days_and_shares_14():
+def test_hour_metrics_need_7_days_and_shares_14():
     row = anna([play(day(n % 6), track_id=str(n)) for n in range(60)])
     assert row["time_focus"] is None
     assert row["reasons"]["time_focus"] == "needs 7 days with plays, has 6"
@@ -324,7 +324,7 @@ def test_regularity_is_the_share_of_observed_days_with_a_play():
     assert row["reasons"]["listening_regularity"] == "needs 14 observed days, has 13"
 
 
-def test_silence_that_was_observed_is_a_regularity_of_0():
+def test_observed_days_without_plays_have_regularity_0():
     observed = [("anna", TODAY - timedelta(days=n)) for n in range(14)]
     assert anna(observed=observed)["listening_regularity"] == 0.0
 
@@ -351,7 +351,7 @@ def test_no_streak_is_0_and_has_no_artist():
     assert "longest_streak" not in row["reasons"]
 
 
-def test_one_day_is_too_little_to_speak_of_streaks():
+def test_streaks_need_more_than_one_day():
     row = anna(days=[("anna", TODAY, "a"), ("anna", TODAY - timedelta(days=1), None)])
     assert (row["longest_streak"], row["current_streak"]) == (None, None)
     assert row["reasons"]["longest_streak"] == "needs 2 days with plays, has 1"
@@ -360,7 +360,7 @@ def test_one_day_is_too_little_to_speak_of_streaks():
 # --- top lists ------------------------------------------------------------------------------------
 
 
-def test_stability_is_the_overlap_of_now_and_always():
+def test_stability_is_the_overlap_of_short_and_long_term():
     """20 and 20 artists, 10 in both: 10 of 30."""
     lists = listed("short_term", ids(1, 20)) + listed("long_term", ids(11, 30))
     assert anna(lists=lists)["taste_stability"] == near(10 / 30)
@@ -392,7 +392,7 @@ def test_genres_are_diverse_when_they_are_spread():
     assert row["genre_diversity"] == pytest.approx(0.9464, abs=5e-5)
 
 
-def test_genres_need_10_artists_that_have_some_and_2_kinds():
+def test_genre_diversity_needs_10_artists_with_genres_and_2_genres():
     missing = [None, []] * 5
     row = anna(lists=listed("medium_term", ids(1, 19), genres=[["pop", "x"]] * 9 + missing))
     assert row["reasons"]["genre_diversity"] == "needs 10 artists with genres, has 9"
@@ -420,7 +420,7 @@ def test_artists_without_popularity_keep_their_place_and_weigh_nothing():
 
 
 @pytest.mark.parametrize("days_old", [35, 36])
-def test_a_list_older_than_35_days_says_nothing(days_old):
+def test_metrics_of_a_list_older_than_35_days_are_null(days_old):
     fetched_at = NOW - timedelta(days=days_old)
     full = {"genres": [["pop"], ["rock"]] * 10, "popularity": [50] * 20}
     lists = [
@@ -528,7 +528,7 @@ def test_tags_follow_from_the_metrics_of_the_row():
     assert "tags" not in row["reasons"]
 
 
-def test_a_metric_that_is_not_known_gives_no_tag():
+def test_an_unknown_metric_gives_no_tag():
     plays = [play(day(n), track_id=f"t{n}", artist_id=f"a{n}") for n in range(20)]
     assert anna(plays)["tags"] == []
     assert "tags" not in anna(plays)["reasons"]
@@ -629,20 +629,20 @@ def test_every_value_is_in_range_and_every_missing_one_has_a_reason(seed):
             assert metric.column != "effective_artists" or value >= 1
 
 
-def test_a_crowd_knows_every_metric_of_somebody():
+def test_the_generated_users_have_every_metric():
     """Otherwise the properties above would hold vacuously."""
     rows = [row for seed in range(5) for row in records(music_personality(crowd(seed)))]
     for metric in definition.METRICS:
         assert any(row[metric.column] is not None for row in rows), metric.column
 
 
-def test_nobody_is_no_rows():
+def test_no_users_give_no_rows():
     result = music_personality(replace(crowd(1), zones={}))
     assert list(result.columns) == list(definition.COLUMNS)
     assert len(result) == 0
 
 
-def test_the_document_tells_every_metric_and_tag_with_its_minimum():
+def test_the_document_lists_every_metric_and_tag_with_its_minimum():
     text = (Path(__file__).parents[3] / "docs" / "personality.md").read_text(encoding="utf-8")
     rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if "|" in line}
     for metric in definition.METRICS:

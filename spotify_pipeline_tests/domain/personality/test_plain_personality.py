@@ -110,7 +110,7 @@ def by_frames(listeners: dict[str, Listener]) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("start", range(0, LISTENERS, AT_ONCE))
-def test_frames_agree_with_loops_on_random_listeners(start: int) -> None:
+def test_vectorized_metrics_equal_a_plain_loop(start: int) -> None:
     listeners = {f"u{n}": listener(n) for n in range(start, start + AT_ONCE)}
     rows = by_frames(listeners)
     known = set()

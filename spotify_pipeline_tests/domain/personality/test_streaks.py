@@ -105,7 +105,7 @@ def _plainly(artists: str) -> tuple[int, int]:
 
 
 @given(st.text("ab.-", max_size=30), st.randoms(use_true_random=False))
-def test_any_history_in_any_order_has_the_runs_one_sees(artists, random):
+def test_streaks_equal_a_plain_loop_for_any_history_in_any_order(artists, random):
     days = history(artists)
     order = list(range(len(days)))
     random.shuffle(order)
@@ -119,7 +119,7 @@ _runs = st.lists(st.tuples(st.sampled_from("ab.-"), st.integers(1, 40)), max_siz
 
 
 @given(_runs, st.integers(0, 300), st.integers(0, 300))
-def test_a_past_that_is_summed_up_says_what_its_days_say(runs, first, second):
+def test_a_summarized_past_gives_the_same_streaks_as_its_days(runs, first, second):
     """Summarized at two earlier dates, the second time on top of the first."""
     days = history("".join(artist * length for artist, length in runs))
     past: dict[str, Past] = {}
@@ -132,7 +132,7 @@ def test_a_past_that_is_summed_up_says_what_its_days_say(runs, first, second):
     assert records(streaks(rest, {"anna": TODAY}, past)) == records(streaks(days, {"anna": TODAY}))
 
 
-def test_what_is_summed_up_ends_with_a_run_and_long_before_today():
+def test_a_summarized_past_ends_with_a_streak_long_before_today():
     past = sum_up(history("a" * 3 + "b" * 50 + "c" * 20), {"anna": TODAY}, {})
     assert past == {"anna": Past(TODAY - timedelta(days=69), 3, 3, "a")}
     assert sum_up(history("a" * 30), {"anna": TODAY}, {}) == {}

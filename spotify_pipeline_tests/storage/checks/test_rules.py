@@ -308,7 +308,7 @@ def test_every_rule_holds_for_right_rows(db: Connection) -> None:
 
 
 @pytest.mark.parametrize("what", PLANTED)
-def test_a_rule_notices(db: Connection, what: str) -> None:
+def test_a_rule_detects(db: Connection, what: str) -> None:
     plant, expected = PLANTED[what]
     plant(db)
     assert broken(db) == dict.fromkeys(expected, 1)
@@ -317,11 +317,11 @@ def test_a_rule_notices(db: Connection, what: str) -> None:
         assert set(who_breaks(db, name, NOON)) == owner
 
 
-def test_every_rule_is_broken_by_a_case() -> None:
+def test_every_rule_has_a_violating_case() -> None:
     assert {rule.name for rule in RULES} == set().union(*(names for _, names in PLANTED.values()))
 
 
-def test_states_that_time_or_users_mend_break_no_rule(db: Connection) -> None:
+def test_self_healing_states_violate_no_rule(db: Connection) -> None:
     """Days that wait for a rebuild, a long day, an old gap, somebody new without lists."""
     add_play(db, ANNA, minutes_ago=24 * 60)
     change("users", "days_stale = true")(db)
@@ -338,7 +338,7 @@ def test_states_that_time_or_users_mend_break_no_rule(db: Connection) -> None:
     assert broken(db) == {}
 
 
-def test_a_user_in_an_unknown_zone_hides_no_violation_of_others(
+def test_a_user_in_an_unknown_zone_hides_no_violation_of_other_users(
     db: Connection,
 ) -> None:
     change("users", "timezone = 'Mars/Base'")(db)
@@ -348,7 +348,9 @@ def test_a_user_in_an_unknown_zone_hides_no_violation_of_others(
     assert [who_breaks(db, name, NOON) for name in wrong] == [[BEN], [BEN], [ANNA]]
 
 
-def test_every_user_has_a_turn_in_a_slice(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_user_is_called_within_each_slice(
+    db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scopes, "SLICE_USERS", 10)
     sql(
         "INSERT INTO our.users (user_id) SELECT 'user ' || n FROM generate_series(1, 98) AS n",

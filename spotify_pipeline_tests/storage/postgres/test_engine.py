@@ -116,7 +116,7 @@ def test_a_session_that_hangs_in_a_transaction_is_ended_after_a_timeout(
         assert connection.scalars(text("SELECT name FROM spotify_pipeline.artists")).all() == ["A"]
 
 
-def test_a_host_that_vanished_is_noticed_within_a_minute_by_both_sides(engine: Engine) -> None:
+def test_both_sides_detect_a_vanished_host_within_a_minute(engine: Engine) -> None:
     with engine.connect() as connection:
         ours = connection.connection.driver_connection.info.get_parameters()
         servers = dict(connection.execute(text("SELECT name, setting FROM pg_settings")).all())

@@ -34,7 +34,7 @@ def role(engine: Engine) -> Iterator[str]:
             connection.exec_driver_sql(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"')
 
 
-def test_it_has_exactly_the_rights_of_the_contract_and_cannot_log_in(
+def test_the_app_role_has_exactly_the_rights_of_the_contract_and_cannot_log_in(
     engine: Engine, connection: Connection, role: str
 ) -> None:
     assert give_rights(engine, role) is AppRole.READY
@@ -77,7 +77,7 @@ def test_init_db_restores_rights_that_were_changed(
     assert connection.scalar(text(f"{public} AND table_schema = 'spotify_pipeline'")) == 0
 
 
-def test_a_right_that_was_passed_on_goes_with_it(
+def test_a_right_granted_onward_is_revoked_with_its_source(
     engine: Engine, connection: Connection, role: str
 ) -> None:
     give_rights(engine, role)
@@ -146,7 +146,7 @@ def test_without_createrole_init_db_goes_on_and_uses_a_role_made_later(
         assert rights(own, role) == CONTRACT
 
 
-def test_what_the_operator_did_with_the_role_stays(
+def test_changes_of_the_role_by_the_operator_are_kept(
     engine: Engine, connection: Connection, role: str
 ) -> None:
     connection.exec_driver_sql(f'CREATE ROLE "{role}" LOGIN CONNECTION LIMIT 3')

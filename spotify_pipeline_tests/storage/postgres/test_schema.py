@@ -170,7 +170,7 @@ def test_a_database_that_was_never_set_up_is_refused_with_the_command_to_run(
     ("revision", "advice"),
     [("0000", "first run `spotify-pipeline init-db`"), ("9999", "upgrade spotify_pipeline")],
 )
-def test_another_revision_is_refused_with_what_to_do(
+def test_a_schema_of_another_revision_is_refused_with_the_remedy(
     engine: Engine, connection: Connection, revision: str, advice: str
 ) -> None:
     check_revision(engine)

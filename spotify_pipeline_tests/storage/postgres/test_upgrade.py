@@ -119,7 +119,7 @@ def test_a_database_at_revision_0007_becomes_a_new_one_and_keeps_every_row(
             assert upgraded[what] == new[what], what
 
 
-def test_a_revision_before_the_oldest_migration_is_refused_with_what_to_do(
+def test_a_schema_before_the_oldest_migration_is_refused_with_the_remedy(
     outdated: Engine,
 ) -> None:
     with outdated.begin() as conn:

@@ -127,7 +127,7 @@ def test_a_fifth_of_the_day_is_kept_for_requests(connection: Connection) -> None
     assert api_budget.read_state(connection).calls_of_day() == 100
 
 
-def test_eight_at_once_get_exactly_what_there_is(engine: Engine) -> None:
+def test_eight_concurrent_takers_get_exactly_the_quota(engine: Engine) -> None:
     quota = Quota(0, 200)
 
     def hammer(_: int) -> int:
@@ -140,7 +140,7 @@ def test_eight_at_once_get_exactly_what_there_is(engine: Engine) -> None:
         assert api_budget.read_state(conn).calls_of_day() == 200
 
 
-def test_a_clock_that_was_set_back_gives_nothing_away(connection: Connection) -> None:
+def test_a_clock_that_was_set_back_grants_no_extra_calls(connection: Connection) -> None:
     empty(connection)
     quota = Quota(0, 10)
     assert api_budget.take(connection, quota, "request", 6, now=NOON) == 6
@@ -162,7 +162,7 @@ def test_a_block_is_never_shortened(connection: Connection) -> None:
     assert blocked()[0] > long[0]
 
 
-def test_nobody_calls_before_a_block_has_passed(connection: Connection) -> None:
+def test_no_call_is_admitted_before_a_block_has_passed(connection: Connection) -> None:
     empty(connection)
     for reason in ("RATE", "QUOTA"):
         connection.execute(
@@ -175,7 +175,7 @@ def test_nobody_calls_before_a_block_has_passed(connection: Connection) -> None:
         assert api_budget.take(connection, PACE, "request", now=NOON + timedelta(seconds=30)) == 1
 
 
-def test_after_a_block_of_the_app_one_of_many_probes(engine: Engine) -> None:
+def test_after_a_block_of_the_app_one_process_probes(engine: Engine) -> None:
     with engine.begin() as conn:
         conn.execute(update(t.api_budget).values(blocked_until=func.now(), blocked_reason="APP"))
         assert api_budget.read_state(conn).probe_is_due
@@ -203,7 +203,7 @@ def test_clearing_a_block_of_one_kind_leaves_the_others(connection: Connection) 
     assert not api_budget.clear_block(connection)
 
 
-def test_an_operator_sees_what_is_left_and_what_blocks(connection: Connection) -> None:
+def test_an_operator_sees_the_remaining_calls_and_the_block(connection: Connection) -> None:
     limited = load_settings({"SPOTIFY_PIPELINE_CALLS_PER_30S": "0"})
     api_budget.take(connection, api_budget.quota_of(limited), "request", 30)
     seen = api_budget.budget_state(connection, limited)
@@ -217,7 +217,7 @@ def test_an_operator_sees_what_is_left_and_what_blocks(connection: Connection) -
     assert api_budget.budget_state(connection, unlimited).calls_left is None
 
 
-def test_what_was_never_called_is_all_there(connection: Connection) -> None:
+def test_an_unused_budget_is_full(connection: Connection) -> None:
     assert connection.scalar(select(t.api_budget.c.day_calls)) == []
     assert api_budget.read_state(connection).calls_of_day() == 0
     assert api_budget.take(connection, Quota(90, 1000), "request", 5) == 5
@@ -231,7 +231,7 @@ def test_what_was_never_called_is_all_there(connection: Connection) -> None:
         {"blocked_until": func.now() + timedelta(days=40), "blocked_reason": "QUOTA"},
     ],
 )
-def test_an_instant_further_ahead_than_it_can_be_holds_no_call_back(
+def test_an_impossible_future_instant_delays_no_call(
     connection: Connection, values: dict[str, object]
 ) -> None:
     connection.execute(update(t.api_budget).values(values))
@@ -264,7 +264,7 @@ def test_calls_counted_under_a_slot_of_the_future_are_forgotten_after_a_day(
     assert api_budget.take(connection, quota, "request", 6, now=NOON + timedelta(hours=25)) == 6
 
 
-def test_the_longest_wait_of_the_pace_is_believed(connection: Connection) -> None:
+def test_the_longest_possible_wait_of_the_pace_is_not_rejected(connection: Connection) -> None:
     for calls in (1, 2, 9, 10, 90, 1000):
         empty(connection)
         quota = Quota(calls, 0)

@@ -92,7 +92,7 @@ def test_a_user_forgotten_since_the_snapshot_starts_no_request(
 
 
 @both_ways
-def test_a_fresh_snapshot_of_any_level_may_ask(
+def test_a_fresh_snapshot_may_request_at_any_isolation_level(
     connection: Connection, engine: Engine, ada: str, level: str, ask: Ask
 ) -> None:
     with engine.connect().execution_options(isolation_level=level) as conn:

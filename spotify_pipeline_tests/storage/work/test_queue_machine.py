@@ -295,7 +295,9 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
 
 
 @pytest.mark.hypothesis
-def test_the_queue_keeps_its_word_in_every_story(connection: Connection) -> None:
+def test_the_queue_keeps_its_invariants_in_any_sequence_of_operations(
+    connection: Connection,
+) -> None:
     many = settings.default.max_examples
     run_state_machine_as_test(
         queue_machine(connection),

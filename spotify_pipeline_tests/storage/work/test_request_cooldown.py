@@ -48,7 +48,7 @@ def let_time_pass(connection: Connection, time: timedelta) -> None:
 
 
 @both_ways
-def test_it_is_one_hour_after_a_succeeded_request(
+def test_the_cooldown_ends_one_hour_after_a_succeeded_request(
     connection: Connection, ada: str, ask: Ask
 ) -> None:
     finish_repeatedly(connection, [None])
@@ -76,7 +76,7 @@ def test_a_refusal_says_in_words_and_exactly_when_the_next_request_is_accepted(
     assert error.diag.message_detail == until.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def test_the_operator_sets_the_cooldown(connection: Connection, ada: str) -> None:
+def test_the_cooldown_is_configurable(connection: Connection, ada: str) -> None:
     finish_request(connection, by_function(connection), "10 minutes")
     connection.execute(update(t.settings).values(request_cooldown=timedelta(minutes=11)))
     assert "in 1 minute." in str(refusal(connection, by_function).diag.message_primary)
@@ -117,7 +117,7 @@ def test_only_transient_failures_start_a_back_off(connection: Connection) -> Non
             assert by_function(connection, user_id) in open_ids(connection), code
 
 
-def test_of_cooldown_and_backoff_the_longer_counts(connection: Connection, ada: str) -> None:
+def test_the_longer_of_cooldown_and_back_off_applies(connection: Connection, ada: str) -> None:
     connection.execute(update(t.settings).values(request_cooldown=timedelta(0)))
     finish_request(connection, by_function(connection), "10 minutes")
     finish_request(connection, by_function(connection), "0 seconds", "INTERNAL")

@@ -74,7 +74,7 @@ def test_an_unknown_user_is_refused(connection: Connection, ada: str, ask: Ask) 
 
 
 @both_ways
-def test_a_user_without_connection_is_told_to_reconnect(connection: Connection, ask: Ask) -> None:
+def test_a_request_without_a_connection_asks_to_reconnect(connection: Connection, ask: Ask) -> None:
     for state in ("disconnected", "needs_reauth"):
         error = refusal(connection, ask, add_user(connection, state, connection=state))
         assert error.sqlstate == "SP409"
@@ -102,16 +102,14 @@ def test_while_a_request_is_open_another_adds_nothing_and_raises_nothing(
         assert open_ids(connection) == [first.request_id]
 
 
-def test_one_insert_of_many_rows_obeys_too(connection: Connection, ada: str) -> None:
+def test_an_insert_of_many_rows_obeys_the_request_rule(connection: Connection, ada: str) -> None:
     add_user(connection, "bob")
     rows = [{"user_id": user_id} for user_id in ("ada", "bob", "ada", "ada")]
     connection.execute(insert(t.sync_requests).values(rows))
     assert len(open_ids(connection)) == 2
 
 
-def test_while_spotify_makes_us_wait_requests_are_accepted_and_say_until_when(
-    connection: Connection, ada: str
-) -> None:
+def test_requests_during_a_429_are_accepted_with_retry_at(connection: Connection, ada: str) -> None:
     until = datetime.now(UTC) + timedelta(days=6)
     connection.execute(update(t.api_budget).values(blocked_until=until, blocked_reason="QUOTA"))
     for _ in range(2):
@@ -125,7 +123,7 @@ def test_while_spotify_makes_us_wait_requests_are_accepted_and_say_until_when(
 
 
 @both_ways
-def test_of_sixty_simultaneous_requests_one_is_accepted(
+def test_one_of_sixty_simultaneous_requests_is_accepted(
     engine: Engine, connection: Connection, ada: str, ask: Ask
 ) -> None:
     barrier = Barrier(60)

@@ -55,7 +55,7 @@ def test_a_new_user_was_never_synced(connection: Connection) -> None:
     )
 
 
-def test_the_states_of_a_request_that_succeeds(connection: Connection, ada: str) -> None:
+def test_sync_status_follows_a_request_that_succeeds(connection: Connection, ada: str) -> None:
     request = request_sync(connection).request_id
     status = sync_status(connection)
     assert (status.state, status.request_id, status.request_status) == ("queued", request, "queued")
@@ -87,7 +87,7 @@ def test_a_queued_request_is_blocked_while_spotify_makes_us_wait(
     assert sync_status(connection).blocked_until is None
 
 
-def test_a_failed_request_shows_why_even_if_its_run_died_without_a_word(
+def test_a_failed_request_shows_its_error_even_if_its_run_died_silently(
     connection: Connection, ada: str
 ) -> None:
     record(connection, "RATE_LIMITED")
@@ -97,7 +97,9 @@ def test_a_failed_request_shows_why_even_if_its_run_died_without_a_word(
     assert status.next_allowed_at > datetime.now(UTC) + timedelta(minutes=1)
 
 
-def test_a_later_sync_replaces_what_a_failed_request_said(connection: Connection, ada: str) -> None:
+def test_a_later_success_replaces_the_error_of_a_failed_request(
+    connection: Connection, ada: str
+) -> None:
     finish_request(connection, request_sync(connection).request_id, "1 day", "CRASHED")
     record(connection, "MISSING_SCOPE")
     status = sync_status(connection)

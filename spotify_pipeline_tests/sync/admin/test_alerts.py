@@ -76,7 +76,7 @@ def told(operator: ScriptedServer) -> list[tuple[str, int]]:
     return [(body["event"], body["count"]) for body in bodies]
 
 
-def test_every_class_is_told_in_counts_with_what_to_do(
+def test_every_event_is_sent_with_its_count_and_remedy(
     watched: Scenario, operator: ScriptedServer
 ) -> None:
     become(watched, "needs_reauth", "anna")
@@ -96,7 +96,7 @@ def test_every_class_is_told_in_counts_with_what_to_do(
         assert "authorization" not in call.headers
 
 
-def test_a_request_that_no_run_serves_is_told_until_one_does(
+def test_a_request_without_a_run_is_alerted_until_a_run_starts(
     watched: Scenario, operator: ScriptedServer
 ) -> None:
     become(watched, "connected", "anna")
@@ -111,14 +111,14 @@ def test_a_request_that_no_run_serves_is_told_until_one_does(
     assert notify_operator(watched.pipeline, no_runs) == {}
 
 
-def test_nothing_is_told_when_nothing_happened(watched: Scenario, operator: ScriptedServer) -> None:
+def test_no_alert_is_sent_without_an_event(watched: Scenario, operator: ScriptedServer) -> None:
     with watched.pipeline.engine.begin() as conn:
         api_budget.block(conn, 30, "RATE")
     assert notify_operator(watched.pipeline, no_runs) == {}
     assert operator.seen == []
 
 
-def test_of_many_processes_one_tells_once_an_hour(
+def test_one_of_many_processes_alerts_once_an_hour(
     watched: Scenario, operator: ScriptedServer, open_another: Callable[..., Scenario]
 ) -> None:
     url = f"{operator.url}/{SECRET}"
@@ -137,7 +137,7 @@ def test_of_many_processes_one_tells_once_an_hour(
     assert told(operator) == [("users_to_reconnect", 1), ("users_to_reconnect", 2)]
 
 
-def test_what_stands_is_told_when_it_grows_and_once_a_day(
+def test_a_lasting_event_is_alerted_when_it_grows_and_once_a_day(
     watched: Scenario, operator: ScriptedServer
 ) -> None:
     become(watched, "needs_reauth", "anna")
@@ -156,7 +156,7 @@ def test_what_stands_is_told_when_it_grows_and_once_a_day(
     assert told(operator) == [("users_to_reconnect", 1)] * 3
 
 
-def test_what_happened_is_told_once(watched: Scenario, operator: ScriptedServer) -> None:
+def test_an_event_is_alerted_once(watched: Scenario, operator: ScriptedServer) -> None:
     asked: list[datetime] = []
 
     def runs(since: datetime) -> int:
@@ -204,6 +204,6 @@ def test_an_alert_that_does_not_arrive_is_sent_later(
     assert notify_operator(watched.pipeline, no_runs) == {"gaps_opened": 1}
 
 
-def test_without_an_address_nobody_is_told(scenario: Scenario) -> None:
+def test_without_an_alert_url_no_alert_is_sent(scenario: Scenario) -> None:
     assert notify_operator(scenario.pipeline, no_runs) == {}
     assert scenario.rows(t.alerts) == []

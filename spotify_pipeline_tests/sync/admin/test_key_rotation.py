@@ -51,7 +51,7 @@ def test_a_token_that_came_while_its_row_was_sealed_anew_is_kept(
     both.sync_well("anna", steps=PLAYS)
 
 
-def test_so_is_one_that_a_process_without_the_new_key_got(
+def test_a_token_refreshed_by_a_process_without_the_new_key_is_kept(
     scenario: Scenario, open_another: Open, old: str, new: str
 ) -> None:
     first = scenario.connect("anna").refresh_token

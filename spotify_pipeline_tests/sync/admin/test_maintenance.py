@@ -44,7 +44,7 @@ def test_logs_of_thirty_days_are_kept(scenario: Scenario) -> None:
     assert run_maintenance(scenario.pipeline)["log rows deleted"] == 0
 
 
-def test_of_closed_requests_the_latest_of_each_kind_stay(scenario: Scenario) -> None:
+def test_the_latest_closed_request_of_each_kind_is_kept(scenario: Scenario) -> None:
     """The cooldown counts from the last success, the status shows the last answer."""
     scenario.connect("anna")
     answers = ("failed", "succeeded", "failed", "succeeded", "failed", "failed")

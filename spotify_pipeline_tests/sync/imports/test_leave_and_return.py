@@ -44,7 +44,9 @@ def facts(scenario: Scenario) -> set[tuple[Any, ...]]:
     return {tuple(row.values()) for row in scenario.rows(t.imported_plays, "ada")}
 
 
-def test_a_user_who_leaves_and_returns_has_equal_days(scenario: Scenario, tmp_path: Path) -> None:
+def test_moving_to_another_zone_and_back_restores_the_days(
+    scenario: Scenario, tmp_path: Path
+) -> None:
     """Half of a fortnight from both formats, the other half from the API alone."""
     scenario.at(NOON - 5 * A_DAY)
     scenario.connect("ada", "Europe/Oslo")

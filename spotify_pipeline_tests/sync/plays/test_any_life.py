@@ -176,7 +176,7 @@ def milliseconds(plays: Iterable[tuple[object, ...]], zone: str) -> dict[date, i
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(life=lives())
-def test_any_life_is_stored_once_and_counted_as_by_a_plain_loop(engine: Engine, life: Life) -> None:
+def test_any_feed_is_stored_once_and_counted_like_a_plain_loop(engine: Engine, life: Life) -> None:
     with engine.connect() as conn:
         save_artists(conn, [Artist(f"artist{n}", f"Artist {n}") for n in range(3)])
         conn.execute(insert(t.users).values(user_id="anna", timezone=life.zone))

@@ -134,7 +134,7 @@ def test_a_page_of_skipped_items_covers_its_time_like_any_other(anna: Scenario) 
     assert covers(anna) == [(at(0), at(2)), (at(4), at(5)), (at(7), at(8))]
 
 
-def test_an_empty_first_page_covers_7_days_and_not_the_years_before(anna: Scenario) -> None:
+def test_an_empty_first_page_covers_only_7_days(anna: Scenario) -> None:
     look(anna, 2, [], more=False)
     assert covers(anna) == [(at(2) - SERVED_WINDOW, at(2))]
     look(anna, 5, [4])
@@ -158,7 +158,7 @@ def test_ten_silent_days_between_plays_are_no_gap(anna: Scenario) -> None:
     assert covers(anna) == [(at(2) - SERVED_WINDOW, at(240))]
 
 
-def test_an_empty_page_proves_nothing_while_a_play_of_the_last_7_days_is_known(
+def test_an_empty_page_covers_nothing_while_a_play_of_the_last_7_days_is_stored(
     anna: Scenario,
 ) -> None:
     look(anna, 2, [0, 1])
@@ -209,14 +209,14 @@ def test_a_page_of_unreadable_times_covers_nothing_and_is_counted(anna: Scenario
     assert sum(page["skipped"].values()) == 2
 
 
-def test_a_clock_behind_spotifys_leaves_no_hole(anna: Scenario) -> None:
+def test_a_clock_behind_spotifys_leaves_no_hole_in_the_coverage(anna: Scenario) -> None:
     look(anna, 12, [9, 12 + 1 / 30])  # two minutes in our future
     look(anna, 14, [12 + 1 / 30, 13])
     assert covers(anna) == [(at(9), at(14))]
     assert gaps(anna) == []
 
 
-def test_a_fetch_that_fails_covers_nothing(anna: Scenario) -> None:
+def test_a_failed_fetch_covers_nothing(anna: Scenario) -> None:
     look(anna, 12, [9, 10, 11])
     anna.simulator.clear_faults()
     anna.simulator.add_fault(Put(path=("items",), value="nonsense"), endpoint="recently_played")
@@ -339,7 +339,7 @@ def test_a_rebuild_gives_every_day_the_same_completeness(anna: Scenario) -> None
     assert said(anna) == {4: "at_least", 7: "at_least", 8: "complete"}
 
 
-def test_another_zone_refreshes_which_days_are_complete(anna: Scenario) -> None:
+def test_a_zone_change_recomputes_the_completeness_of_days(anna: Scenario) -> None:
     look(anna, 20, [1, 19], more=False)
     look(anna, 30, [19], more=False)
     assert said(anna) == {4: "complete"}
@@ -386,7 +386,7 @@ def test_postgres_keeps_the_record_that_a_pipeline_without_it_would(
 
 
 @pytest.mark.parametrize("hours", [(5, 14, 9, 26, 3, 7), (1, 2, 1, 3, 48, 2, 1)])
-def test_of_a_real_listener_every_play_is_stored_or_lies_in_a_gap(
+def test_every_play_of_a_realistic_feed_is_stored_or_lies_in_a_gap(
     scenario: Scenario, hours: tuple[int, ...]
 ) -> None:
     start = NOON - timedelta(days=5)

@@ -129,14 +129,14 @@ def test_one_observed_day_too_few_before_the_window_gives_a_reason(history: Scen
     assert rate(history) == "needs 60 observed days in the 180 days before, has 59"
 
 
-def test_observed_days_of_the_window_or_of_longer_ago_do_not_help(history: Scenario) -> None:
+def test_only_observed_days_just_before_the_window_count(history: Scenario) -> None:
     history.execute("DELETE FROM spotify_pipeline.coverage")
     cover(history, "anna", Interval(local("2025-01-01"), FIRST))
     cover(history, "anna", Interval(WINDOW, local("2026-03-05")))
     assert rate(history) == "needs 60 observed days in the 180 days before, has 0"
 
 
-def test_in_another_zone_other_plays_lie_in_the_180_days(history: Scenario) -> None:
+def test_the_180_day_window_follows_the_users_zone(history: Scenario) -> None:
     # Niue's clocks are 24 hours behind Auckland's in March and 23 in August: the window is the
     # same, and the days before it begin an hour earlier, so they include the play that was too old.
     history.move("anna", "Pacific/Niue")

@@ -182,7 +182,7 @@ def test_a_relinked_track_does_not_double_a_play(scenario: Scenario) -> None:
     assert scenario.minutes("anna") == {date(2026, 3, 4): 3}
 
 
-def test_another_zone_moves_every_day_and_the_way_back_restores_them(scenario: Scenario) -> None:
+def test_a_zone_change_moves_every_day_and_its_reversal_restores_them(scenario: Scenario) -> None:
     scenario.connect("anna", "Europe/Oslo")
     scenario.sync_well("anna")
     at_home = scenario.dump("computed_at", "fetched_at")
@@ -256,7 +256,7 @@ def test_a_rebuild_restores_what_was_computed_and_asks_spotify_nothing(scenario:
     assert scenario.row(t.sync_state, "anna") == before
 
 
-def test_one_play_by_import_counts_what_was_heard(scenario: Scenario) -> None:
+def test_an_imported_play_counts_its_measured_time(scenario: Scenario) -> None:
     scenario.connect("anna")
     scenario.serve_plays("anna", heard(NOON - 2 * HOUR, 1))
     scenario.sync_well("anna")

@@ -159,7 +159,7 @@ def test_a_restamped_play_is_known_when_it_is_the_oldest_of_a_full_page_later(
     assert len(played_at(scenario, "ann")) == 21
 
 
-def test_whichever_version_comes_first_the_day_has_each_play_once(scenario: Scenario) -> None:
+def test_a_restamped_play_counts_once_whichever_version_comes_first(scenario: Scenario) -> None:
     heard = every_4_minutes(20)
     shifted = [(at - 20 * SECOND, track) for at, track in heard]
     scenario.connect("ann")
@@ -177,7 +177,9 @@ def test_an_empty_first_page_makes_no_day_before_the_last_week_complete(scenario
     assert (cover["covered_from"], cover["covered_to"]) == (NOON - SERVED_WINDOW, NOON)
 
 
-def test_an_item_of_long_ago_covers_nothing_and_makes_no_day_complete(scenario: Scenario) -> None:
+def test_an_item_older_than_the_window_covers_nothing_and_completes_no_day(
+    scenario: Scenario,
+) -> None:
     scenario.connect("ann")
     look(scenario, "ann", every_4_minutes(2))
     ancient = datetime(2010, 1, 1, tzinfo=NOON.tzinfo)

@@ -11,7 +11,7 @@ COLUMNS = (
 )
 
 
-def test_its_milliseconds_of_a_local_date_are_those_of_daily_listening(scenario: Scenario) -> None:
+def test_listens_sum_to_daily_listening_per_local_date(scenario: Scenario) -> None:
     users = [zone.lower().replace("/", "-") for zone in ZONES]
     for user_id, zone in zip(users, ZONES, strict=True):
         scenario.connect(user_id, zone)

@@ -224,7 +224,7 @@ def test_a_change_of_any_input_recomputes_the_personality(life, change, computed
     assert life.is_current()
 
 
-def test_another_definition_recomputes_the_personality(life: Life, monkeypatch) -> None:
+def test_a_new_definition_version_recomputes_the_personality(life: Life, monkeypatch) -> None:
     life.look()
     monkeypatch.setattr(definition, "VERSION", definition.VERSION + 1)
     assert life.look()

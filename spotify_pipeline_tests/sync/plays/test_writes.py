@@ -61,7 +61,7 @@ def test_fields_missing_from_a_response_keep_their_values_and_null_is_no_change(
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_two_forms_of_an_artist_in_one_set_the_fuller_one_is_stored(
+def test_the_fuller_of_two_versions_of_an_artist_is_stored(
     connection: Connection, order: int
 ) -> None:
     forms = [Artist("a", "Ay", genres=("pop",), image_url="https://i/1"), Artist("a", "Ay")]
@@ -69,7 +69,7 @@ def test_of_two_forms_of_an_artist_in_one_set_the_fuller_one_is_stored(
     assert artist(connection, "a") == ("Ay", ["pop"], None)
 
 
-def test_a_list_that_comes_again_moves_only_its_stamp(connection: Connection, anna: str) -> None:
+def test_an_unchanged_list_moves_only_fetched_at(connection: Connection, anna: str) -> None:
     key = (anna, "short_term")
     again = FetchedList(anna, top("a", "b"), NOON + HOUR)
     assert replace_top_artists(connection, [replace(again, fetched_at=NOON)]) == {

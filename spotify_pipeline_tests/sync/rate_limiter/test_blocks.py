@@ -43,7 +43,7 @@ def test_a_short_pause_is_slept_out_and_the_sync_succeeds(rate_limited: RateLimi
         (QuotaExceeded(), "QUOTA_EXCEEDED", "QUOTA"),
     ],
 )
-def test_a_long_pause_ends_the_sync_after_one_call_and_nobody_probes(
+def test_a_long_pause_ends_the_sync_after_one_call_without_a_probe(
     rate_limited: RateLimitFixtures, fault: Fault, code: str, reason: str
 ) -> None:
     scenario, journey = rate_limited()
@@ -117,7 +117,7 @@ def test_a_storm_of_429_ends_with_bounded_sleeps(
 
 
 @pytest.mark.parametrize("fault", [InvalidClient(), Forbidden("not_premium")])
-def test_when_the_app_is_refused_everybody_waits_an_hour_and_no_user_is_touched(
+def test_a_refused_app_blocks_all_calls_for_an_hour_and_changes_no_user(
     rate_limited: RateLimitFixtures, fault: Fault
 ) -> None:
     scenario, _ = rate_limited()
@@ -152,7 +152,7 @@ def test_after_the_hour_one_call_probes_and_the_others_are_still_refused(
     assert block_of(scenario)[1] == pytest.approx(3600, abs=60)
 
 
-def test_a_probe_that_succeeds_opens_the_gate_for_everybody(
+def test_a_successful_probe_ends_the_block_for_all_processes(
     rate_limited: RateLimitFixtures,
 ) -> None:
     scenario, _ = rate_limited(Quota(1000, 1000), connections=8)
@@ -168,7 +168,7 @@ def test_a_probe_that_succeeds_opens_the_gate_for_everybody(
     other.sync_well(*users)
 
 
-def test_a_probe_that_tells_nothing_leaves_the_app_blocked(rate_limited: RateLimitFixtures) -> None:
+def test_an_inconclusive_probe_leaves_the_app_blocked(rate_limited: RateLimitFixtures) -> None:
     scenario, _ = rate_limited()
     connect(scenario, "anna")
     scenario.simulator.add_fault(ServerError(), endpoint="recently_played")
@@ -217,7 +217,7 @@ def test_a_request_that_meets_a_long_pause_is_queued_again_and_succeeds_after_it
     assert (request["status"], request["dispatch_key"]) == ("succeeded", "second")
 
 
-def test_a_request_that_waited_out_a_pause_in_vain_has_used_an_attempt(
+def test_a_request_that_fails_after_a_pause_has_used_an_attempt(
     rate_limited: RateLimitFixtures,
 ) -> None:
     scenario, _ = rate_limited()

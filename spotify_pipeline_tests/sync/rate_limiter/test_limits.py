@@ -91,7 +91,7 @@ def test_when_the_day_runs_low_the_next_poll_is_later(rate_limited: RateLimitFix
     assert 4 * usual <= stretched < 4 * (usual + timedelta(minutes=15))
 
 
-def test_a_scheduled_run_does_not_begin_when_it_would_be_for_nothing(
+def test_a_scheduled_run_without_due_users_is_skipped(
     rate_limited: RateLimitFixtures,
 ) -> None:
     scenario, _ = rate_limited(Quota(0, 10))

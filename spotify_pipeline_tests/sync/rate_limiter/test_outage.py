@@ -64,7 +64,7 @@ def is_outage(scenario: Scenario) -> bool:
     return budget["outage_until"] is not None
 
 
-def test_an_outage_burns_a_call_per_tick_and_polls_are_on_time_after_it(
+def test_an_outage_costs_a_call_per_tick_and_polls_resume_on_time(
     rate_limited: RateLimitFixtures,
 ) -> None:
     scenario, _ = rate_limited(Quota(0, 1000), connections=4)
@@ -126,7 +126,7 @@ def test_in_an_outage_other_processes_make_no_call_and_a_request_probes_after_a_
     assert len(other.calls()) == 1
 
 
-def test_a_probe_that_is_answered_lets_everybody_in_at_once(
+def test_an_answered_probe_ends_the_outage_for_all_users(
     rate_limited: RateLimitFixtures,
 ) -> None:
     scenario, _ = rate_limited(Quota(0, 1000), connections=8)

@@ -63,7 +63,7 @@ def arrivals(simulator: Simulator) -> list[float]:
     return sorted(call.at for call in simulator.calls())
 
 
-def test_eight_processes_stay_within_any_window_and_stop_at_once_when_one_is_told_to(
+def test_eight_processes_stay_within_any_window_and_share_a_429_at_once(
     scenario: Scenario, callers: list[Caller]
 ) -> None:
     for caller in callers:

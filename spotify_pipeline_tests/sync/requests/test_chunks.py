@@ -79,7 +79,7 @@ def test_the_statements_of_a_chunk_do_not_grow_with_its_users(
     assert needed[3] - needed[2] <= 2
 
 
-def test_what_was_fetched_is_written_while_others_are_asked(
+def test_fetched_users_are_written_while_others_are_fetched(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(scenario, *THREE)
@@ -107,7 +107,7 @@ def test_a_chunk_that_runs_twice_changes_nothing_twice(scenario: Scenario) -> No
     assert {(o.new_plays, o.done[RECENTLY_PLAYED].total) for o in outcomes} == {(0, 3)}
 
 
-def test_of_two_chunks_one_after_the_other_each_new_play_is_counted_once(
+def test_each_new_play_is_counted_once_across_two_chunks(
     scenario: Scenario,
 ) -> None:
     connect(scenario, *THREE)
@@ -142,7 +142,7 @@ def test_a_bug_that_one_response_triggers_fails_its_user_only(
     assert "private" not in caplog.text
 
 
-def test_a_bug_in_what_is_computed_of_a_user_fails_that_user_only(
+def test_an_exception_while_computing_fails_only_its_user(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)

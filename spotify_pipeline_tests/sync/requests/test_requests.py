@@ -148,7 +148,7 @@ def test_an_answered_request_says_how_the_sync_went(anna: Scenario) -> None:
     assert state == "idle"
 
 
-def test_a_permanent_error_fails_the_request_at_once(anna: Scenario) -> None:
+def test_a_permanent_error_fails_the_request_without_a_retry(anna: Scenario) -> None:
     anna.simulator.revoke("anna")
     answer(anna, ask(anna, "anna"))
     row = request(anna, "anna")
@@ -223,7 +223,7 @@ def test_a_lost_postgres_leaves_the_request_to_the_reconciler(
     )
 
 
-def test_nothing_is_done_for_a_request_that_was_answered(anna: Scenario) -> None:
+def test_a_run_for_an_answered_request_does_nothing(anna: Scenario) -> None:
     """As if a run started late, after another had done its work."""
     key = ask(anna, "anna")
     answer(anna, key)
@@ -278,7 +278,7 @@ def full_syncs(scenario: Scenario) -> int:
     return len(scenario.calls("recently_played", "anna"))
 
 
-def test_a_request_is_done_if_the_sync_that_it_waited_for_did_everything(anna: Scenario) -> None:
+def test_a_complete_sync_of_another_process_answers_the_request(anna: Scenario) -> None:
     key = ask(anna, "anna")
     with ExitStack() as other:
         other.enter_context(leased(anna.pipeline.engine, ["anna"]))
@@ -293,7 +293,7 @@ def test_a_request_is_done_if_the_sync_that_it_waited_for_did_everything(anna: S
     assert full_syncs(anna) == 1
 
 
-def test_a_request_is_not_done_by_a_sync_of_plays_only(anna: Scenario) -> None:
+def test_a_sync_of_plays_only_does_not_answer_a_request(anna: Scenario) -> None:
     key = ask(anna, "anna")
     anna.sync_well("anna", steps=[RECENTLY_PLAYED])
     answer(anna, key)
@@ -302,7 +302,7 @@ def test_a_request_is_not_done_by_a_sync_of_plays_only(anna: Scenario) -> None:
     assert len(anna.calls("top_artists")) == 3
 
 
-def test_a_request_is_not_done_by_plays_and_lists_of_two_syncs(anna: Scenario) -> None:
+def test_plays_and_lists_of_two_syncs_do_not_answer_a_request(anna: Scenario) -> None:
     anna.sync_well("anna")
     key = ask(anna, "anna")
     anna.at(anna.clock.instant + timedelta(hours=1))
@@ -311,7 +311,7 @@ def test_a_request_is_not_done_by_plays_and_lists_of_two_syncs(anna: Scenario) -
     assert full_syncs(anna) == 3
 
 
-def test_a_request_is_not_done_by_a_sync_before_it(anna: Scenario) -> None:
+def test_a_sync_before_the_request_does_not_answer_it(anna: Scenario) -> None:
     anna.sync_well("anna")
     answer(anna, ask(anna, "anna"))
     assert full_syncs(anna) == 2
@@ -328,7 +328,7 @@ def test_a_request_whose_run_died_after_it_wrote_everything_is_done_without_a_ca
     assert len(anna.calls()) == calls
 
 
-def test_a_request_of_a_user_who_stays_busy_is_tried_again_and_then_says_so(anna: Scenario) -> None:
+def test_a_request_of_a_busy_user_is_retried_and_then_fails_with_the_reason(anna: Scenario) -> None:
     press(anna, "anna")
     with leased(anna.pipeline.engine, ["anna"]):
         for _ in range(3):
@@ -371,7 +371,7 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         ]
 
 
-def test_many_are_answered_with_a_statement_per_outcome(
+def test_many_requests_are_answered_with_a_statement_per_outcome(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario.execute(

@@ -249,7 +249,7 @@ def test_no_answer_of_the_hook_fails_a_sync(
     [b"", b"HTTP/1.1 204 No Content\r\nX: "],
     ids=["status line", "header"],
 )
-def test_a_hook_that_drips_bytes_costs_no_more_than_its_time(
+def test_a_slow_webhook_response_is_cut_off_at_its_timeout(
     hooked: Scenario,
     app: ScriptedServer,
     beginning: bytes,

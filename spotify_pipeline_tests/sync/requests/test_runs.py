@@ -123,7 +123,7 @@ def test_every_member_is_in_exactly_one_chunk_and_no_chunk_is_too_large(scenario
     assert choose(scenario.pipeline, "an empty run", "active", 10) == 0
 
 
-def test_more_users_may_belong_to_a_run_than_a_statement_takes_parameters(
+def test_a_run_may_have_more_users_than_a_statement_takes_parameters(
     scenario: Scenario,
 ) -> None:
     add_users(scenario, "anna", "ben")
@@ -131,7 +131,7 @@ def test_more_users_may_belong_to_a_run_than_a_statement_takes_parameters(
     assert [row["user_id"] for row in scenario.rows(t.sync_run_users)] == ["anna", "ben"]
 
 
-def test_a_chunk_notes_how_it_went_for_each_and_the_report_counts_it(scenario: Scenario) -> None:
+def test_a_chunk_records_an_outcome_per_user_and_the_report_counts_them(scenario: Scenario) -> None:
     for user_id in ("anna", "ben", "busy", "cleo", "gone"):
         scenario.connect(user_id, person="light")
     scenario.simulator.add_fault(ServerError(), user_id="ben")
@@ -232,7 +232,7 @@ def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
     assert scenario.calls() == []
 
 
-def test_who_failed_before_and_no_longer_does_has_recovered(scenario: Scenario) -> None:
+def test_a_user_whose_failures_end_is_counted_as_recovered(scenario: Scenario) -> None:
     for user_id in ("anna", "ben", "cleo"):
         scenario.connect(user_id, person="light")
     faults = [scenario.simulator.add_fault(ServerError(), user_id=u) for u in ("anna", "ben")]

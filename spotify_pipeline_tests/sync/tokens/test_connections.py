@@ -94,7 +94,7 @@ def all_are(value: str | None, *user_ids: str) -> dict[str, str | None]:
 # --- one of many --------------------------------------------------------------------------------
 
 
-def test_who_is_refused_alone_is_never_asked_for_again_and_the_others_go_on(
+def test_a_single_refused_user_is_not_refreshed_again_and_others_continue(
     scenario: Scenario,
 ) -> None:
     names = [f"listener {number:02}" for number in range(12)]
@@ -120,7 +120,7 @@ def test_who_is_refused_alone_is_never_asked_for_again_and_the_others_go_on(
         (FIVE, True),
     ],
 )
-def test_it_is_an_outage_from_three_and_more_than_half_on(
+def test_an_outage_needs_three_refusals_and_more_than_half(
     five: Scenario, refused: tuple[str, ...], outage: bool
 ) -> None:
     refuse(five, *refused)
@@ -137,13 +137,13 @@ def test_exactly_half_is_no_outage(five: Scenario) -> None:
     assert list(connections(five).values()) == ["needs_reauth"] * 3 + ["connected"] * 3
 
 
-def test_two_of_two_are_believed(scenario: Scenario) -> None:
+def test_two_refusals_of_two_users_are_no_outage(scenario: Scenario) -> None:
     gather(scenario, ["ann", "bob"])
     refuse(scenario, "ann", "bob")
     assert sync(scenario, "ann", "bob") == all_are("RECONNECT", "ann", "bob")
 
 
-def test_what_was_asked_more_than_an_hour_ago_does_not_count(five: Scenario) -> None:
+def test_refreshes_more_than_an_hour_ago_do_not_count(five: Scenario) -> None:
     refuse(five, "ann", "bob")
     sync(five, "ann", "bob")
     later(five, 61)
@@ -159,7 +159,7 @@ def test_what_was_asked_more_than_an_hour_ago_does_not_count(five: Scenario) -> 
 
 
 @pytest.mark.parametrize("threads", ["1", "16"])
-def test_in_an_outage_no_token_is_lost_and_nobody_is_told_to_reconnect(
+def test_an_outage_loses_no_token_and_asks_no_user_to_reconnect(
     five: Scenario, open_another: Callable[..., Scenario], threads: str
 ) -> None:
     before = tokens(five)
@@ -175,7 +175,7 @@ def test_in_an_outage_no_token_is_lost_and_nobody_is_told_to_reconnect(
     assert len(five.calls()) == len(five.calls("token")) == 5
 
 
-def test_who_was_told_to_reconnect_before_it_was_an_outage_is_told_so_no_longer(
+def test_users_marked_needs_reauth_before_the_outage_become_suspect(
     five: Scenario,
 ) -> None:
     before = tokens(five)
@@ -202,7 +202,7 @@ def test_who_was_told_to_reconnect_before_it_was_an_outage_is_told_so_no_longer(
     assert tokens(five) == before
 
 
-def test_who_was_refused_long_before_the_outage_stays_refused(five: Scenario) -> None:
+def test_a_user_refused_long_before_the_outage_stays_refused(five: Scenario) -> None:
     refuse(five, *FIVE)
     sync(five, "ann")
     later(five, 61)
@@ -211,7 +211,7 @@ def test_who_was_refused_long_before_the_outage_stays_refused(five: Scenario) ->
     assert told(five)["ann"] is None
 
 
-def test_two_processes_that_judge_at_once_see_each_others_refusals(
+def test_concurrent_outage_checks_see_each_others_refusals(
     five: Scenario, open_another: Callable[..., Scenario]
 ) -> None:
     engines = [open_another().pipeline.engine for _ in FIVE]
@@ -261,7 +261,7 @@ def outage(five: Scenario) -> Scenario:
     return five
 
 
-def test_a_suspect_is_asked_for_once_an_hour_for_as_long_as_it_lasts(outage: Scenario) -> None:
+def test_a_suspect_is_probed_once_an_hour_until_the_outage_ends(outage: Scenario) -> None:
     before = tokens(outage)
     for hour in range(1, 4):
         for minutes in (14, 15, 15, 15, 2):
@@ -276,7 +276,7 @@ def test_a_suspect_is_asked_for_once_an_hour_for_as_long_as_it_lasts(outage: Sce
     assert tokens(outage) == before
 
 
-def test_a_suspect_who_is_asked_for_alone_stays_one_while_nobody_is_honoured(
+def test_a_suspect_probed_alone_stays_suspect_while_no_refresh_succeeds(
     outage: Scenario,
 ) -> None:
     for user_id in FIVE:
@@ -300,7 +300,7 @@ def test_a_probe_is_claimed_by_one_process_only(
     assert connections(outage) == all_are("suspect")
 
 
-def test_a_suspect_who_is_honoured_is_connected_again(outage: Scenario) -> None:
+def test_a_suspect_whose_refresh_succeeds_is_connected_again(outage: Scenario) -> None:
     outage.execute(
         "UPDATE spotify_pipeline.user_tokens SET expires_at = now() + interval '5 days'"
         " WHERE user_id = 'bob'"
@@ -315,7 +315,7 @@ def test_a_suspect_who_is_honoured_is_connected_again(outage: Scenario) -> None:
     assert sync(outage, *FIVE) == all_are(None)
 
 
-def test_a_suspect_who_is_refused_while_others_are_honoured_has_to_reconnect(
+def test_a_suspect_refused_while_other_refreshes_succeed_needs_reauth(
     outage: Scenario,
 ) -> None:
     later(outage, 61)
@@ -329,7 +329,7 @@ def test_a_suspect_who_is_refused_while_others_are_honoured_has_to_reconnect(
     assert outage.calls() == []
 
 
-def test_probes_that_spotify_did_not_answer_say_nothing_about_others(outage: Scenario) -> None:
+def test_unanswered_probes_do_not_change_other_users(outage: Scenario) -> None:
     gather(outage, ["fay"])
     later(outage, 61)
     refuse(outage, "fay")
@@ -341,7 +341,7 @@ def test_probes_that_spotify_did_not_answer_say_nothing_about_others(outage: Sce
     assert sync(outage, "fay") == {"fay": "RECONNECT"}
 
 
-def test_who_reconnects_is_no_suspect_any_more(outage: Scenario) -> None:
+def test_a_reconnected_user_is_no_longer_suspect(outage: Scenario) -> None:
     outage.simulator.clear_faults()
     outage.hand_over("ann", outage.simulator.reconnect("ann").refresh_token)
     assert connections(outage)["ann"] == "connected"
@@ -363,7 +363,7 @@ def expire(scenario: Scenario, user_id: str, **until: float) -> datetime:
     return expires_at
 
 
-def test_past_its_end_a_connection_is_not_tried_and_counts_for_no_outage(five: Scenario) -> None:
+def test_an_expired_connection_is_not_refreshed_and_counts_for_no_outage(five: Scenario) -> None:
     for user_id in ("ann", "bob", "cem"):
         expire(five, user_id, seconds=-1)
     refuse(five, "dia")
@@ -373,7 +373,7 @@ def test_past_its_end_a_connection_is_not_tried_and_counts_for_no_outage(five: S
     assert {call.user_id for call in five.calls()} == {"dia", "eve"}
 
 
-def test_past_its_end_a_suspect_has_to_reconnect_too(outage: Scenario) -> None:
+def test_an_expired_suspect_needs_reauth(outage: Scenario) -> None:
     expire(outage, "ann", seconds=-1)
     later(outage, 61)
     assert sync(outage, "ann") == {"ann": "RECONNECT"}
@@ -435,7 +435,7 @@ def connect_again(scenario: Scenario, user_id: str, finished: list[str]) -> thre
     return thread
 
 
-def test_who_reconnects_while_a_sync_writes_waits_for_it_and_both_succeed(five: Scenario) -> None:
+def test_a_reconnect_during_a_write_waits_and_both_succeed(five: Scenario) -> None:
     finished: list[str] = []
     with leased(five.pipeline.engine, ["ann"]) as lease:
         with five.pipeline.engine.begin() as conn:
@@ -449,7 +449,7 @@ def test_who_reconnects_while_a_sync_writes_waits_for_it_and_both_succeed(five: 
     assert sync(five, "ann") == {"ann": None}
 
 
-def test_who_reconnects_while_the_old_token_is_judged_keeps_the_new_connection(
+def test_a_reconnect_during_the_outage_check_keeps_the_new_connection(
     five: Scenario,
 ) -> None:
     finished: list[str] = []
@@ -471,7 +471,7 @@ def test_who_reconnects_while_the_old_token_is_judged_keeps_the_new_connection(
     assert sync(five, "ann") == {"ann": None}
 
 
-def test_a_refusal_that_comes_after_the_reconnect_is_of_no_account(five: Scenario) -> None:
+def test_a_refusal_of_a_token_replaced_meanwhile_is_ignored(five: Scenario) -> None:
     sealed = sealed_tokens(five)
     five.hand_over("ann", five.simulator.reconnect("ann").refresh_token)
     with five.pipeline.engine.begin() as conn:

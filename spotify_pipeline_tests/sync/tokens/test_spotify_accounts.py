@@ -57,7 +57,7 @@ def only(outcomes: list[UserOutcome]) -> UserOutcome:
 # --- the account is known -----------------------------------------------------------------------
 
 
-def test_a_token_of_another_account_brings_no_plays_and_is_not_used_again(linked: Scenario) -> None:
+def test_a_token_of_another_account_stores_no_plays_and_is_not_used_again(linked: Scenario) -> None:
     before = linked.dump()
     ben = linked.simulator.add_listener("ben", person="heavy")
     linked.hand_over("anna", ben.refresh_token)
@@ -79,7 +79,7 @@ def test_a_token_of_another_account_brings_no_plays_and_is_not_used_again(linked
     linked.sync_well("anna")
 
 
-def test_a_new_token_of_the_same_account_is_asked_once_whose_it_is(linked: Scenario) -> None:
+def test_a_new_token_asks_for_the_profile_once(linked: Scenario) -> None:
     reconnect(linked)
     linked.sync_well("anna")
     linked.sync_well("anna")
@@ -89,7 +89,7 @@ def test_a_new_token_of_the_same_account_is_asked_once_whose_it_is(linked: Scena
     assert len(linked.calls("token")) == 2
 
 
-def test_until_spotify_says_whose_it_is_nothing_is_fetched_with_it(linked: Scenario) -> None:
+def test_a_token_fetches_nothing_before_its_account_is_known(linked: Scenario) -> None:
     reconnect(linked)
     fault = linked.simulator.add_fault(ServerError(), endpoint="me")
     assert only(linked.sync("anna")).error_code == "SPOTIFY_UNAVAILABLE"
@@ -105,7 +105,7 @@ def tells(scenario: Scenario, **profile: str) -> None:
     scenario.simulator.add_fault(Body(text=json.dumps(profile)), endpoint="me")
 
 
-def test_an_account_is_the_same_under_the_id_it_was_noted_by(scenario: Scenario) -> None:
+def test_an_account_matches_by_either_of_its_stored_ids(scenario: Scenario) -> None:
     """Spotify has sent account_id since May 2026 only, and may not send it to every app."""
     scenario.connect("anna", person="light")
     tells(scenario, id="anna")
@@ -121,7 +121,7 @@ def test_an_account_is_the_same_under_the_id_it_was_noted_by(scenario: Scenario)
     assert only(scenario.sync("anna", steps=PLAYS)).error_code == "RECONNECT"
 
 
-def test_a_profile_without_the_id_that_was_noted_condemns_nobody(linked: Scenario) -> None:
+def test_a_profile_without_the_stored_account_id_disconnects_no_user(linked: Scenario) -> None:
     tells(linked, id="anna")
     reconnect(linked)
     assert only(linked.sync("anna", steps=PLAYS)).error_code == "BAD_RESPONSE"
@@ -144,7 +144,7 @@ def test_a_reconnect_learns_the_account_of_a_user_who_has_none(
 
 
 @pytest.mark.parametrize("fault", [ServerError(), Forbidden(reason="other")])
-def test_what_spotify_does_not_tell_now_is_asked_at_the_next_sync(
+def test_an_unknown_account_is_asked_again_at_the_next_sync(
     scenario: Scenario, anna: ListenerInfo, fault: Fault
 ) -> None:
     scenario.simulator.add_fault(fault, endpoint="me")
@@ -158,9 +158,7 @@ def test_what_spotify_does_not_tell_now_is_asked_at_the_next_sync(
     assert [call.endpoint for call in scenario.calls()] == ["recently_played"]
 
 
-def test_a_pause_that_spotify_asks_for_instead_of_telling_holds_for_all_calls(
-    scenario: Scenario, anna: ListenerInfo
-) -> None:
+def test_a_429_of_the_profile_delays_all_calls(scenario: Scenario, anna: ListenerInfo) -> None:
     scenario.simulator.add_fault(RateLimited(retry_after=3600), endpoint="me")
     assert only(scenario.sync("anna")).error_code == "RATE_LIMITED"
     assert [call.endpoint for call in scenario.calls()] == ["token", "me"]
@@ -170,7 +168,7 @@ def test_a_pause_that_spotify_asks_for_instead_of_telling_holds_for_all_calls(
     assert account(scenario, "anna") == anna.account_id
 
 
-def test_a_connection_that_may_not_tell_its_account_works_and_is_asked_once(
+def test_a_connection_without_the_profile_scope_works_and_asks_for_the_profile_once(
     scenario: Scenario, anna: ListenerInfo
 ) -> None:
     scenario.simulator.add_fault(Forbidden(reason="scope"), endpoint="me")
@@ -184,7 +182,7 @@ def test_a_connection_that_may_not_tell_its_account_works_and_is_asked_once(
 # --- whose else it may be -----------------------------------------------------------------------
 
 
-def test_one_person_under_two_ids_is_synced_under_both_and_learned_once_one_is_gone(
+def test_one_account_under_two_user_ids_syncs_both_and_is_learned_after_one_is_deleted(
     linked: Scenario, anna: ListenerInfo
 ) -> None:
     linked.hand_over("anna of today", anna.refresh_token)
@@ -199,7 +197,7 @@ def test_one_person_under_two_ids_is_synced_under_both_and_learned_once_one_is_g
     assert account(linked, "anna of today") == anna.account_id
 
 
-def test_of_two_processes_that_learn_one_account_the_second_syncs_without(
+def test_the_second_process_to_learn_an_account_syncs_without_it(
     scenario: Scenario, anna: ListenerInfo
 ) -> None:
     scenario.hand_over("anna of today", anna.refresh_token)
@@ -217,7 +215,7 @@ def test_of_two_processes_that_learn_one_account_the_second_syncs_without(
     )
 
 
-def test_who_is_linked_to_another_account_while_the_first_is_asked_gets_no_plays_of_it(
+def test_a_user_relinked_during_a_fetch_gets_no_plays_of_the_old_account(
     scenario: Scenario, anna: ListenerInfo
 ) -> None:
     def link() -> None:

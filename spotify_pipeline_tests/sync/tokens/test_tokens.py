@@ -104,7 +104,7 @@ def test_without_a_new_refresh_token_the_old_one_is_kept(anna: Scenario, value: 
     assert refreshes(anna) == 2
 
 
-def test_who_reconnects_during_a_refresh_keeps_the_new_connection(anna: Scenario) -> None:
+def test_a_reconnect_during_a_refresh_keeps_the_new_connection(anna: Scenario) -> None:
     def reconnect() -> None:
         anna.hand_over("anna", anna.simulator.reconnect("anna").refresh_token)
 

@@ -48,7 +48,7 @@ def handshake(port: int, **headers: str) -> str:
         return connection.recv(4096).decode().splitlines()[0]
 
 
-def test_pages_of_its_own_and_programs_are_served(port: int) -> None:
+def test_same_origin_pages_and_programs_are_served(port: int) -> None:
     json_type = {"Content_Type": "application/json"}
     assert status(port, "POST", "/graphql", {"query": QUERY}, **json_type) == 200
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", "[::1]:3000"):
@@ -102,7 +102,9 @@ def test_a_foreign_origin_is_refused(port: int, origin: str) -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 @pytest.mark.parametrize("destination", ["image", "script", "iframe", "empty"])
-def test_what_a_foreign_page_embeds_is_refused(port: int, site: str, destination: str) -> None:
+def test_requests_embedded_in_foreign_pages_are_refused(
+    port: int, site: str, destination: str
+) -> None:
     headers = {"Sec_Fetch_Site": site, "Sec_Fetch_Dest": destination}
     assert status(port, "GET", "/runs", **headers) == 403
 
@@ -132,6 +134,6 @@ def test_a_form_is_refused(port: int, kind: str) -> None:
         assert status(port, "POST", path, body, Content_Type=kind) == 403
 
 
-def test_the_guard_is_made_for_this_version_of_dagster() -> None:
+def test_the_request_guard_fits_the_installed_dagster() -> None:
     """It replaces a name in the webserver's command line: look there before this number changes."""
     assert version("dagster-webserver") == "1.13.27"
