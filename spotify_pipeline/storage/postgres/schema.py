@@ -29,6 +29,7 @@ SCRIPTS = (
     "plays.sql",
     "counters.sql",
     "users.sql",
+    "imports.sql",
     "requests.sql",
     "status.sql",
     "history.sql",

@@ -7,6 +7,7 @@ test proves that an upgraded one equals a new one.
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
 from spotify_pipeline.storage.tables.imports import (
+    history_import_batches,
     history_import_files,
     history_imports,
     imported_plays,
@@ -59,6 +60,7 @@ __all__ = [
     "day_starts",
     "fetch_log",
     "forgotten",
+    "history_import_batches",
     "history_import_files",
     "history_imports",
     "imported_plays",
