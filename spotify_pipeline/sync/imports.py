@@ -8,8 +8,6 @@ gives the same tables.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain.fates import FileReceipt, Receipt
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.listening.exported import ExportedTrack, named_id
@@ -25,6 +23,7 @@ from spotify_pipeline.storage.imports.staging import stage_rows, staged_line
 from spotify_pipeline.storage.listening.catalogue import save_exported_tracks
 from spotify_pipeline.storage.listening.coverage import add_imported
 from spotify_pipeline.storage.listening.days import mark_stale
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.work.leases import leased, lock_held
 from spotify_pipeline.sync.pipeline import Pipeline

@@ -13,7 +13,6 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from sqlalchemy import Connection
 
 from spotify_pipeline.domain.listening.coverage import local_day, observed_days
 from spotify_pipeline.domain.listening.days import reading_window
@@ -32,6 +31,7 @@ from spotify_pipeline.storage.listening.personality import (
 )
 from spotify_pipeline.storage.listening.plays import PlaysSummary, read_plays, summarize_plays
 from spotify_pipeline.storage.listening.top_lists import read_top_artists
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.plays import StoredUser
 

@@ -28,7 +28,7 @@ class NoEnlistedUsers(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            "Nobody is enlisted under this run's id (any more). `enlisted` is for runs that "
+            "No user is enlisted under this run's id (any more). `enlisted` is for runs that "
             "`spotify-pipeline sync USER...` starts; here, choose active, due or eligible."
         )
 

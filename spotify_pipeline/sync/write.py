@@ -12,8 +12,6 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.due import next_due_at
 from spotify_pipeline.domain.error_codes import ErrorCode
@@ -27,6 +25,7 @@ from spotify_pipeline.storage.listening.top_lists import (
     replace_top_artists,
     replace_top_tracks,
 )
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.leases import Held, Lease, lock_held
 from spotify_pipeline.storage.work.sync_state import SyncResult, save_results
 from spotify_pipeline.sync.bisect import bisect

@@ -1,4 +1,4 @@
-"""Serves the application with uvicorn until it is told to stop."""
+"""Serves the application with uvicorn until a signal stops it."""
 
 import logging
 from collections.abc import Callable

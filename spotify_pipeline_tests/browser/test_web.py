@@ -79,7 +79,7 @@ def test_a_user_signs_in_syncs_shares_and_is_forgotten(site: Site, browser: Brow
         assert (private.status_code, private.text) == (404, unknown.text)
         page.goto(f"{site.url}/settings")
         page.get_by_label("Name in the address").fill("mira")
-        page.get_by_label("Everybody may see my profile").check()
+        page.get_by_label("Anyone may see my profile").check()
         page.locator("form", has=page.get_by_label("Name in the address")).get_by_role(
             "button", name="Save"
         ).click()

@@ -75,8 +75,8 @@ def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listen
         f"ok       token key {KEY_ID}: opens its 1 token",
         "ok       api budget: not blocked; no limit per day, no limit in 30 seconds",
         "ok       users: 1 user: 1 connected",
-        "ok       last syncs: nobody's has failed",
-        "ok       past due: nobody",
+        "ok       last syncs: no user's has failed",
+        "ok       past due: no user",
         "ok       dagster storage: can be reached",
         "ok       spotify: http://127.0.0.1:",
     ):
