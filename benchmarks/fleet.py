@@ -163,7 +163,7 @@ class Bench:
         with self.world.pipeline.engine.connect() as conn:
             outcomes = {outcome: count for outcome, count in conn.execute(text(statement))}
         if outcomes != {"synced": len(self.world.listeners)}:
-            raise click.ClickException(f"Not everybody was synced: {outcomes}")
+            raise click.ClickException(f"Not all users were synced: {outcomes}")
 
 
 def _here(work: Callable[[], None]) -> Spent:
@@ -191,7 +191,7 @@ def verdicts(rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def tell(split: dict[str, float], verdict: dict[str, object]) -> None:
+def report(split: dict[str, float], verdict: dict[str, object]) -> None:
     """Prints the figures below the table."""
     click.echo("\nCPU of a chunk in one process, ms per user")
     for part, ms in split.items():
@@ -231,7 +231,7 @@ def main(
         world.latency(0)
         split = bench.split()
     verdict = verdicts(bench.rows)
-    tell(split, verdict)
+    report(split, verdict)
     save(
         out,
         {

@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import Connection, text
 
 from spotify_pipeline.app import Refused
+from spotify_pipeline.domain.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.simulator.faults.refusals import InvalidGrant
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres import locks
 from spotify_pipeline.storage.postgres.roles import FUNCTIONS
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.sync.admin.maintenance import run_maintenance
-from spotify_pipeline.sync.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import choose, sync_chunk
 from spotify_pipeline.sync.tokens import SAVE_SECONDS

@@ -14,13 +14,13 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import StepFailure, UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs
 from spotify_pipeline.storage.work.leases import Lease, leased
 from spotify_pipeline.sync import requests, users
-from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from spotify_pipeline.domain.outcome import StepRows, UserOutcome
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     PROFILE_REVALIDATION,
@@ -22,7 +23,6 @@ from spotify_pipeline.domain.steps import (
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import deliver, webhooks
-from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline.sync.users import rebuild_users
