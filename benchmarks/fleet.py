@@ -127,18 +127,21 @@ class Bench:
         """`spotify-pipeline sync USER` for a few: a run of sync_user in its own process."""
         self._end_access_tokens()
         program = [sys.executable, "-c", "from spotify_pipeline.cli.main import main; main()"]
-        spent = [spent_by([*program, "sync", one.user_id]) for one in self.world.listeners[:few]]
+        spent = [
+            spent_by([*program, "sync", listener.user_id])
+            for listener in self.world.listeners[:few]
+        ]
         return Spent(
-            sum(one.wall_seconds for one in spent),
-            sum(one.cpu_seconds for one in spent),
-            max(one.peak_mb for one in spent),
+            sum(process.wall_seconds for process in spent),
+            sum(process.cpu_seconds for process in spent),
+            max(process.peak_mb for process in spent),
         )
 
     def split(self) -> dict[str, float]:
         """Our CPU per part in a chunk after a day of listening, in ms per user."""
         self.next_day()
         self._end_access_tokens()
-        some = [one.user_id for one in self.world.listeners[: self.chunk_size]]
+        some = [listener.user_id for listener in self.world.listeners[: self.chunk_size]]
         return cpu_split(self.world.instance, self.world.pipeline, some)
 
     def next_day(self) -> None:

@@ -164,9 +164,9 @@ def test_every_page_passes_the_accessibility_check(
             seen.page.goto(f"{site.url}{path}")
             found = Axe().run(seen.page).response["violations"]
             assert [
-                (path, one["id"], one["nodes"][0]["html"])
-                for one in found
-                if one["impact"] in ("serious", "critical")
+                (path, violation["id"], violation["nodes"][0]["html"])
+                for violation in found
+                if violation["impact"] in ("serious", "critical")
             ] == []
             assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert [

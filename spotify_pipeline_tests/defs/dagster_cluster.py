@@ -199,7 +199,7 @@ def midway(cluster: DagsterCluster, user_id: str) -> Life:
 
 def kill_tree(*processes: psutil.Process) -> None:
     """SIGKILL to these processes and all below them."""
-    below = [child for one in processes for child in one.children(recursive=True)]
+    below = [child for process in processes for child in process.children(recursive=True)]
     for victim in [*processes, *below]:
         with suppress(psutil.NoSuchProcess):
             victim.kill()

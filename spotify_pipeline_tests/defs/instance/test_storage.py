@@ -153,7 +153,7 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
         "database password": str(
             make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"]).url.password
         ),
-        **{f"refresh token of {one.user_id}": one.refresh_token for one in people},
+        **{f"refresh token of {listener.user_id}": listener.refresh_token for listener in people},
     }
     row = scenario.row(t.user_tokens, "anna")
     secrets["access token"] = scenario.pipeline.keyring.open(

@@ -157,7 +157,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
         with sync_chunk(scenario.pipeline, run_id, 0):
             pass
         with scenario.pipeline.engine.begin() as conn:
-            keys = {one.dispatch_key for one in sync_requests.assign(conn)}
+            keys = {request.dispatch_key for request in sync_requests.assign(conn)}
         for key in keys:
             enlist_requests(scenario.pipeline, key, key)
             answer_requests(scenario.pipeline, key, key)
@@ -273,7 +273,7 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
     two.execute("SELECT spotify_pipeline.request_sync('eve')")
     two.execute("SELECT spotify_pipeline.request_sync('finn')")
     with two.pipeline.engine.begin() as conn:
-        keys = [one.dispatch_key for one in sync_requests.assign(conn)]
+        keys = [request.dispatch_key for request in sync_requests.assign(conn)]
     with two.pipeline.engine.connect() as app:
         app.execute(text("SELECT spotify_pipeline.disconnect_user('eve')"))
         for key in keys:

@@ -37,7 +37,7 @@ def press(scenario: Scenario, *user_ids: str) -> None:
 def assign(scenario: Scenario) -> list[str]:
     """Assigns waiting requests as the sensor does; returns the distinct dispatch keys."""
     with scenario.pipeline.engine.begin() as conn:
-        return list(dict.fromkeys(one.dispatch_key for one in sync_requests.assign(conn)))
+        return list(dict.fromkeys(request.dispatch_key for request in sync_requests.assign(conn)))
 
 
 def ask(scenario: Scenario, *user_ids: str) -> str:
@@ -366,7 +366,7 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         "failed",
     ]
     with scenario.pipeline.engine.connect() as conn:
-        assert [one.outcome for one in sync_runs.run_users(conn, "run")] == ["synced"] * 5 + [
+        assert [user.outcome for user in sync_runs.run_users(conn, "run")] == ["synced"] * 5 + [
             "failed"
         ]
 
