@@ -10,11 +10,12 @@ An invalid argument, such as an unknown time zone, is a bug of the app and raise
 SQLSTATE 22023.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -22,15 +23,25 @@ from sqlalchemy.exc import DBAPIError
 
 UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
 ANOTHER_ACCOUNT, BAD_NAME = "SP403", "SP422"
-_REFUSALS = (UNKNOWN_USER, RECONNECT, TOO_SOON, ANOTHER_ACCOUNT, BAD_NAME)
+TOO_LARGE, BUSY = "SP413", "SP423"
+_REFUSALS = (
+    UNKNOWN_USER,
+    RECONNECT,
+    TOO_SOON,
+    ANOTHER_ACCOUNT,
+    BAD_NAME,
+    TOO_LARGE,
+    BUSY,
+)
 
 
 class Refused(Exception):
     """The database refuses the call; the message is for the user.
 
-    `sqlstate` is SP404 (no such user), SP409 (reconnect Spotify), SP429 (too soon: `retry_at` says
-    when it is allowed again), SP403 (another Spotify account's user) or SP422 (a name that cannot
-    be had).
+    `sqlstate` is SP404 (no such user or import), SP409 (reconnect Spotify), SP429 (too soon:
+    `retry_at` says when it is allowed again), SP403 (another Spotify account's user), SP422 (a name
+    that cannot be had), SP413 (more rows than an import takes) or SP423 (another import of the user
+    is not finished).
     """
 
     def __init__(self, sqlstate: str, message: str, retry_at: datetime | None = None) -> None:
@@ -183,6 +194,67 @@ class Discovery:
     plays: int
     first_played_at: datetime
     total: int
+
+
+class HistoryRow(Protocol):
+    """A row of a user's own history that is a play.
+
+    `ended_at` is its end to the second, `ms_played` 1 to a day, `track_id` None in account data,
+    `offline_started_at` when a play without a connection began. Instants are aware.
+    """
+
+    @property
+    def ended_at(self) -> datetime: ...
+    @property
+    def ms_played(self) -> int: ...
+    @property
+    def track_id(self) -> str | None: ...
+    @property
+    def track_name(self) -> str: ...
+    @property
+    def artist_name(self) -> str: ...
+    @property
+    def album_name(self) -> str | None: ...
+    @property
+    def offline_started_at(self) -> datetime | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFile:
+    """A file of a history, when all its rows are read.
+
+    `source` is "extended" or "account". `counts` has the rows that are no plays, by fate.
+    `first_at` and `last_at` span all its rows that have a time. `malformed` has index and reason of
+    the first hundred malformed rows.
+    """
+
+    name: str
+    source: str
+    counts: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    malformed: Sequence[tuple[int, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReceipt:
+    """What became of an import, or how far it is.
+
+    `status` is open, closed (it waits for the pipeline), succeeded or failed (`error_message` says
+    why). `fates` sum up to `rows_read` once it has succeeded. `files` are objects with name,
+    source, rows_read, fates, first_at, last_at (RFC 3339) and malformed.
+    """
+
+    import_id: int
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    error_message: str | None
+    rows_read: int
+    fates: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    files: Sequence[Mapping[str, Any]]
 
 
 def request_sync(conn: Connection, user_id: str) -> SyncRequest:
@@ -444,6 +516,91 @@ def open_gaps(conn: Connection, user_id: str) -> list[tuple[datetime, datetime]]
     """Times in which plays may be missing, latest first."""
     query = text("SELECT gap_start, gap_end FROM spotify_pipeline.open_gaps(:user_id)")
     return [(row[0], row[1]) for row in conn.execute(query, {"user_id": user_id})]
+
+
+def open_history_import(conn: Connection, user_id: str) -> int:
+    """Begin an import of the user's own history; returns its number. Raises Refused, SP423.
+
+    An earlier one of the user that was not closed is deleted.
+    """
+    row = _call(conn, "SELECT spotify_pipeline.open_history_import(:user_id)", user_id=user_id)
+    return int(row[0])
+
+
+def add_history_rows(
+    conn: Connection, import_id: int, number: int, file: int, rows: Iterable[HistoryRow]
+) -> None:
+    """Add at most 5,000 rows of one file; the same number again replaces them. Raises Refused.
+
+    `number` is that of the batch in the import, `file` the position of the rows' file, from 0.
+    """
+    _call(
+        conn,
+        "SELECT spotify_pipeline.add_history_rows(:import_id, CAST(:number AS integer),"
+        " CAST(:file AS integer), CAST(:rows AS jsonb))",
+        import_id=import_id,
+        number=number,
+        file=file,
+        rows=json.dumps(
+            [
+                {
+                    "ended_at": _rfc3339(row.ended_at),
+                    "ms_played": row.ms_played,
+                    "track_id": row.track_id,
+                    "track_name": row.track_name,
+                    "artist_name": row.artist_name,
+                    "album_name": row.album_name,
+                    "offline_started_at": _rfc3339(row.offline_started_at),
+                }
+                for row in rows
+            ],
+            ensure_ascii=False,
+        ),
+    )
+
+
+def close_history_import(conn: Connection, import_id: int, files: Iterable[HistoryFile]) -> None:
+    """End the upload: the pipeline imports it within seconds. Raises Refused."""
+    _call(
+        conn,
+        "SELECT spotify_pipeline.close_history_import(:import_id, CAST(:files AS jsonb))",
+        import_id=import_id,
+        files=json.dumps(
+            [
+                {
+                    "name": file.name,
+                    "source": file.source,
+                    "counts": dict(file.counts),
+                    "first_at": _rfc3339(file.first_at),
+                    "last_at": _rfc3339(file.last_at),
+                    "malformed": list(file.malformed),
+                }
+                for file in files
+            ],
+            ensure_ascii=False,
+        ),
+    )
+
+
+def discard_history_import(conn: Connection, import_id: int) -> None:
+    """Delete an import that is not closed, with its rows."""
+    _call(conn, "SELECT spotify_pipeline.discard_history_import(:import_id)", import_id=import_id)
+
+
+def history_receipts(conn: Connection, user_id: str, imports: int = 1) -> list[HistoryReceipt]:
+    """The latest imports of the user, newest first, at most 100."""
+    rows = _rows(
+        conn,
+        "history_receipts(:user_id, CAST(:imports AS integer))",
+        HistoryReceipt,
+        user_id=user_id,
+        imports=imports,
+    )
+    return [HistoryReceipt(*row) for row in rows]
+
+
+def _rfc3339(instant: datetime | None) -> str | None:
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z") if instant else None
 
 
 def export_rows(conn: Connection, user_id: str) -> list[tuple[str, Mapping[str, Any]]]:

@@ -228,8 +228,8 @@ class Settings(BaseModel):
         None,
         alias="SPOTIFY_PIPELINE_WEB_DATABASE_URL",
         description=(
-            "The web page's own login, a member of the app's role. Unset with the embedded "
-            "database: made by `web`."
+            "The web page's own login, a member of the app's role; `init-db` makes it if it is "
+            "missing. Unset with the embedded database: made by `web`."
         ),
     )
     web_secret: Annotated[SecretStr, AfterValidator(_long)] | None = Field(

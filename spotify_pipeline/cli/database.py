@@ -42,6 +42,7 @@ def init_db(dry_run: bool) -> None:
     from spotify_pipeline.storage.postgres import schema
     from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
     from spotify_pipeline.storage.postgres.roles import create_statement, give_all_rights
+    from spotify_pipeline.storage.postgres.web_login import make_missing_login
 
     settings = load_settings()
     if dry_run:
@@ -58,6 +59,11 @@ def init_db(dry_run: bool) -> None:
                 f"There is no role {role} for {whose}, and this user may not make one. Let "
                 f"a user with the right run: {create_statement(engine, role)}; then run this "
                 "again, which gives it its rights."
+            )
+        if login := make_missing_login(engine, settings):
+            click.echo(
+                f"There is no login {login} for the web page, and this user may not make one: "
+                "docs/web.md has the statements."
             )
         dagster = create_dagster_database(settings, engine)
     finally:

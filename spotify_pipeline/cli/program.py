@@ -45,6 +45,10 @@ COMMANDS = {
         "Say whether the pipeline lives, and exit 1 if it does not.",
     ),
     "export": ("operate.export:export", "Write all plays as Parquet files, for analysts."),
+    "schema": (
+        "operate.schema:schema",
+        "Describe the tables and views that the role spotify_analyst may read.",
+    ),
     "metrics": ("operate.metrics:metrics", "Serve /metrics for Prometheus, until Ctrl-C."),
     "backup": (
         "operate.backup:backup",

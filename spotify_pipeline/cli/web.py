@@ -53,7 +53,7 @@ def web(port: int, host: str) -> None:
         )
     with _left_at_the_end(settings):
         # The one thing that is done with the pipeline's rights: is the schema there?
-        if settings.database_url is None:
+        if settings.database_url is None and settings.web_database_url is None:
             with opened_database(settings):
                 pass
         secrets = (settings.spotify_client_secret, settings.revalidate_secret)

@@ -4,7 +4,7 @@ One Dagster step for all assets instead of ten: as fast, with a third fewer even
 failed is not materialized, all others are.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,17 @@ import dagster as dg
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import CODE_VERSIONS, asset_key, asset_specs, lineage_metadata
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import picture_metadata
+from spotify_pipeline.defs.pictures import LISTENING_PICTURE, NOT_DRAWN, draw_all
+from spotify_pipeline.defs.pictures import SPEC as LISTENING_PICTURE_SPEC
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.defs.user_sync_check import (
+    NO_SUCH_USER,
     USER_SYNC_OK,
     as_result,
     evaluation,
     log_evaluation,
+    no_such_user,
     stored_evaluation,
 )
 from spotify_pipeline.domain.steps import (
@@ -42,7 +45,7 @@ WAIT_SECONDS = 30
 
 @dg.multi_asset(
     name="sync_user_assets",
-    specs=list(asset_specs()),
+    specs=[*asset_specs(), LISTENING_PICTURE_SPEC],
     check_specs=[USER_SYNC_OK],
     can_subset=True,
     partitions_def=user_partitions,
@@ -53,27 +56,13 @@ def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
-    from spotify_pipeline.sync.requests import answer_requests
-    from spotify_pipeline.sync.users import sync_users
-
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
-    dispatch_key = request_key(context.run)
+    drawn = LISTENING_PICTURE in context.selected_asset_keys
     with pipeline.opened() as opened:
-        if not selected:
-            # Only the check was asked for.
-            for user_id in context.partition_keys:
-                if check := stored_evaluation(opened, user_id):
-                    log_evaluation(context, check)
-            return
-        outcomes = (
-            # Requests wait for others by themselves.
-            answer_requests(opened, dispatch_key, context.run.run_id, steps=selected)
-            if dispatch_key
-            else sync_users(opened, context.partition_keys, selected, wait_seconds=WAIT_SECONDS)
-        )
-        checks = [_check(context, opened, outcome) for outcome in outcomes]
+        outcomes = _synced(context, opened, selected) if selected else []
+        checks = _checks(context, opened, outcomes)
         weeks = weeks_of(opened, outcomes)
-        picture = _picture(opened, outcomes)
+        pictures = draw_all(opened, context.partition_keys) if drawn else []
     if len(outcomes) == 1:
         (outcome,) = outcomes
         for step, rows in outcome.done.items():
@@ -82,7 +71,6 @@ def user_assets(
                 metadata={
                     **step_metadata(step, rows, weeks.get(outcome.user_id)),
                     **lineage_metadata(step),
-                    **(picture if step == MUSIC_PERSONALITY else {}),
                 },
             )
     else:
@@ -93,41 +81,47 @@ def user_assets(
             for outcome in outcomes
         )
         store_materializations(context, chain.from_iterable(done))
-    for check in filter(None, checks):
+    if len(context.partition_keys) == 1:
+        for picture in pictures:
+            yield dg.MaterializeResult(LISTENING_PICTURE, metadata=picture.metadata)
+    else:
+        store_materializations(context, pictures)
+    for check in checks:
         if len(outcomes) == 1 and context.selected_asset_check_keys:
             yield as_result(check)
         else:
             log_evaluation(context, check)
-    for outcome in outcomes:
-        if outcome.must_reconnect and outcome.failure:
-            # On the partition's page, without a failure: connecting is up to the user.
-            context.log_event(
-                dg.AssetObservation(
-                    asset_key(selected[0]),
-                    partition=outcome.user_id,
-                    description=outcome.failure.message,
-                    # Dagster shows it beside the latest materialization.
-                    metadata={"not synced": outcome.failure.message},
-                )
-            )
+    for observation in not_synced(outcomes, selected):
+        context.log_event(observation)
     raise_failures(outcomes)
+    if drawn and not selected and len(pictures) < len(context.partition_keys):
+        raise dg.Failure(f"{NOT_DRAWN} The run's log says why.", allow_retries=False)
 
 
-def _check(
-    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcome: "UserOutcome"
-) -> dg.AssetCheckEvaluation | None:
-    """The check of the user: always if the run plans it, else after a failure or recovery."""
-    found = evaluation(outcome)
-    if found or outcome.gone or not context.selected_asset_check_keys:
-        return found
-    return stored_evaluation(pipeline, outcome.user_id)
+def _synced(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", steps: Sequence[str]
+) -> "list[UserOutcome]":
+    """Syncs the users of the run's partitions, or of its requests, and delivers."""
+    from spotify_pipeline.sync.requests import answer_requests
+    from spotify_pipeline.sync.users import sync_users
+
+    if dispatch_key := request_key(context.run):
+        # Requests wait for others by themselves.
+        return answer_requests(pipeline, dispatch_key, context.run.run_id, steps=steps)
+    return sync_users(pipeline, context.partition_keys, steps, wait_seconds=WAIT_SECONDS)
 
 
-def _picture(pipeline: "Pipeline", outcomes: "list[UserOutcome]") -> dict[str, dg.MetadataValue]:
-    """The portrait, for a run of one user with a personality; else {}."""
-    if len(outcomes) != 1 or MUSIC_PERSONALITY not in outcomes[0].done:
-        return {}
-    return picture_metadata(pipeline, outcomes[0].user_id)
+def _checks(
+    context: dg.AssetExecutionContext, pipeline: "Pipeline", outcomes: "Sequence[UserOutcome]"
+) -> list[dg.AssetCheckEvaluation]:
+    """The check of every user if the run plans it, else of those who failed or recovered."""
+    found = {outcome.user_id: evaluation(outcome) for outcome in outcomes}
+    if not context.selected_asset_check_keys:
+        return list(filter(None, found.values()))
+    return [
+        found.get(user_id) or stored_evaluation(pipeline, user_id) or no_such_user(user_id)
+        for user_id in found or context.partition_keys
+    ]
 
 
 def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
@@ -156,9 +150,11 @@ def step_metadata(step: str, rows: "StepRows", week: "Week | None") -> dict[str,
         numbers["plays in the last 7 days"] = week.plays
     elif week and step == DAILY_LISTENING:
         numbers["minutes in the last 7 days"] = week.minutes
-        numbers["complete days"] = f"{week.complete_days} of {week.days} with listening"
-    elif week and week.tags and step == MUSIC_PERSONALITY:
-        numbers["tags"] = ", ".join(week.tags)
+        if week.days:
+            numbers["complete days"] = f"{week.complete_days} of {week.days} with plays"
+    elif week and week.tags is not None and step == MUSIC_PERSONALITY:
+        numbers["plays in its 28 days"] = week.play_count
+        numbers["tags"] = ", ".join(week.tags) or "none fits"
     if rows.not_provided:
         numbers["not provided by Spotify"] = ", ".join(rows.not_provided)
     if rows.remark:
@@ -180,6 +176,25 @@ def materializations(
         )
 
 
+def not_synced(
+    outcomes: "Iterable[UserOutcome]", steps: Sequence[str]
+) -> Iterator[dg.AssetObservation]:
+    """Why users who have to connect Spotify again were not synced, on their partitions' pages.
+
+    No failure, because only the user can reconnect. Dagster shows it beside the latest
+    materialization until the next one.
+    """
+    for outcome in outcomes:
+        if outcome.must_reconnect and outcome.failure:
+            for step in steps:
+                yield dg.AssetObservation(
+                    asset_key(step),
+                    partition=outcome.user_id,
+                    description=outcome.failure.message,
+                    metadata={"not synced": outcome.failure.message},
+                )
+
+
 def raise_failures(outcomes: "list[UserOutcome]") -> None:
     """Fail the step when any user failed, saying what happened and what to do.
 
@@ -187,9 +202,7 @@ def raise_failures(outcomes: "list[UserOutcome]") -> None:
     """
     total = len(outcomes)
     if total == 1 and outcomes[0].gone:
-        raise dg.Failure(
-            "There is no such user (any more). Nothing was stored.", allow_retries=False
-        )
+        raise dg.Failure(f"{NO_SUCH_USER} Nothing was stored.", allow_retries=False)
     if total == 1 and outcomes[0].skipped:
         raise dg.Failure(f"{outcomes[0].skipped} Materialize again later.", allow_retries=False)
     failed = [outcome for outcome in outcomes if outcome.failures and not outcome.must_reconnect]

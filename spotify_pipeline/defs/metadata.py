@@ -168,14 +168,16 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-# No run materializes it: every import reports its own.
 IMPORTED_HISTORY = dg.AssetSpec(
     "imported_history",
     description=(
         "The listening history that Spotify hands out to a user, imported with `spotify-pipeline "
-        "import-history`; every import reports here what became of its rows."
+        "import-history` or handed over by the app; every import reports here what became of its "
+        "rows."
     ),
     group_name="listening",
+    # Nothing is materialized where nothing was ever imported.
+    skippable=True,
     kinds={"json", "postgres"},
     owners=OWNERS,
     tags={"layer": "fetched"},

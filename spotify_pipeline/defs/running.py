@@ -5,17 +5,23 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.imports import counts_of
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import user_partitions
+from spotify_pipeline.defs.pictures import draw
 from spotify_pipeline.defs.tags import HOST, TRIGGER
 from spotify_pipeline.domain.fates import Receipt
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
+
+if TYPE_CHECKING:
+    from spotify_pipeline.sync.pipeline import Pipeline
 
 # The name of our code location.
 LOCATION = "spotify_pipeline"
@@ -102,10 +108,19 @@ def check_health(instance: dg.DagsterInstance) -> None:
 def report_import(instance: dg.DagsterInstance, user_id: str, receipt: Receipt) -> None:
     """Materialize the user's imported_history with what became of the rows: counts only."""
     instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
-    counts = {"rows_read": receipt.rows_read, "files": len(receipt.files), **receipt.fates}
     instance.report_runless_asset_event(
-        dg.AssetMaterialization(IMPORTED_HISTORY.key, partition=user_id, metadata=counts)
+        dg.AssetMaterialization(
+            IMPORTED_HISTORY.key, partition=user_id, metadata=counts_of(receipt)
+        )
     )
+
+
+def report_pictures(
+    instance: dg.DagsterInstance, pipeline: "Pipeline", user_ids: Sequence[str]
+) -> None:
+    """Materialize listening_picture for these users. Raises NoResultFound without a user."""
+    for user_id in user_ids:
+        instance.report_runless_asset_event(draw(pipeline, user_id))
 
 
 def partition_keys(instance: dg.DagsterInstance) -> Sequence[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from spotify_pipeline.defs.assets import materializations, weeks_of
+from spotify_pipeline.defs.assets import materializations, not_synced, weeks_of
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.instance.executors import chunk_executor
 from spotify_pipeline.defs.resources import PipelineResource
@@ -115,7 +115,7 @@ def choose_users(
 )
 def sync_chunk(
     context: dg.OpExecutionContext, pipeline: PipelineResource, chunk: Chunk
-) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation | dg.Output[None]]:
     """Syncs a chunk's users; emits changes, failures and recoveries on their partitions."""
     from spotify_pipeline.sync.runs import sync_chunk as synced_chunk
 
@@ -142,6 +142,7 @@ def sync_chunk(
     ):
         # Yielded, because Dagster holds back logged events until the step ends.
         yield from filter(None, map(evaluation, outcomes))
+        yield from not_synced(outcomes, context.op_config["steps"])
     yield dg.Output(None)
 
 

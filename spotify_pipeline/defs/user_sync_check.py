@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
 NAME = "user_sync_ok"
+NO_SUCH_USER = "There is no such user (any more)."
 
 with warnings.catch_warnings():
     # Checks of partitions are a preview of Dagster 1.13.
@@ -57,6 +58,17 @@ def stored_evaluation(pipeline: "Pipeline", user_id: str) -> dg.AssetCheckEvalua
         return None
     code, message = statuses[0].last_error_code, statuses[0].last_error_message
     return _evaluation(user_id, (code, message or "") if code else None)
+
+
+def no_such_user(user_id: str) -> dg.AssetCheckEvaluation:
+    """The check for a partition whose user does not exist (any more)."""
+    return dg.AssetCheckEvaluation(
+        asset_key=asset_key(RECENTLY_PLAYED),
+        check_name=NAME,
+        passed=False,
+        partition=user_id,
+        description=NO_SUCH_USER,
+    )
 
 
 def as_result(found: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:

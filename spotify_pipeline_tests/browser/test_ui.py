@@ -1,6 +1,7 @@
 """What a data engineer sees in the Dagster UI of the graph and of a user's partition."""
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser
@@ -8,7 +9,7 @@ from playwright.sync_api import Browser
 from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.running import check_health, opened_instance
+from spotify_pipeline.defs.running import check_health, opened_instance, report_pictures
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.simulator.process import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database
@@ -50,6 +51,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             # Another user has disconnected since, and is synced again nevertheless.
             with open_pipeline(settings) as pipeline, pipeline.engine.begin() as conn:
                 register_user(conn, HOSTILE, "UTC", HOSTILE)
+            with open_pipeline(settings) as pipeline:
+                report_pictures(instance, pipeline, [listener.user_id, HOSTILE])
             instance.add_dynamic_partitions("spotify_users", [HOSTILE])
             run = job.execute_in_process(instance=instance, partition_key=HOSTILE)
             assert run.success
@@ -72,6 +75,7 @@ def test_a_partition_shows_its_row_count_and_its_picture(stack: Stack, browser: 
         seen.page.goto(f"{stack.url}/assets/music_personality?view=partitions&partition=mira")
         seen.page.get_by_text("dagster/partition_row_count").first.wait_for()
         assert seen.page.get_by_text("Materialized", exact=True).count()
+        seen.page.goto(f"{stack.url}/assets/listening_picture?view=partitions&partition=mira")
         seen.page.get_by_text("Show Markdown").first.click()
         picture = seen.page.locator("img[src^='data:image/svg+xml']")
         picture.wait_for()
@@ -107,3 +111,24 @@ def test_a_user_who_is_not_connected_fails_nothing_and_a_hostile_id_is_plain_tex
         seen.page.get_by_text("Failed (0)").first.wait_for()
         seen.page.goto(f"{stack.url}/assets/recently_played?view=events")
         seen.page.get_by_text("Spotify is not connected.").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "assets/daily_listening?view=partitions&partition={}",
+        "assets/listening_picture?view=partitions&partition={}",
+        "assets/recently_played?view=checks",
+        "runs?q[]=partition:{}",
+    ],
+)
+def test_a_hostile_id_runs_no_script_where_it_is_shown(
+    stack: Stack, browser: Browser, path: str
+) -> None:
+    with opened(browser) as seen:
+        alerts = list[str]()
+        seen.page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+        seen.page.goto(f"{stack.url}/{path.format(quote(HOSTILE, safe=''))}")
+        seen.page.get_by_text(HOSTILE, exact=False).first.wait_for(state="attached")
+        assert seen.page.locator("img[src='x']").count() == 0
+        assert alerts == []

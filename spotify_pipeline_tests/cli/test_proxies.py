@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline_tests.cli.conftest import COMMAND
 
@@ -69,6 +70,9 @@ def test_the_whole_stack_starts_and_talks_to_itself_without_the_proxy(dagster, p
         process.wait(60)
     assert "The Dagster UI is at" in shown[-1], shown
     assert proxy.asked == []
+    # And the checks over all users are evaluated at once.
+    with opened_instance(load_settings()) as instance:
+        assert "health" in {run.job_name for run in instance.get_runs()}
 
 
 @pytest.mark.parametrize("before", ["", "*", "db.example, 10.0.0.0/8"])

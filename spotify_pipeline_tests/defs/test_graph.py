@@ -22,6 +22,11 @@ EDGES: dict[str, list[str]] = {
     "daily_listening": ["recently_played", "imported_history"],
     "music_personality": ["daily_listening", *LISTS],
     "profile_revalidation": ["music_personality"],
+    "listening_picture": [
+        "daily_listening",
+        *(name for name in LISTS if name.startswith("top_artists")),
+        "music_personality",
+    ],
 }
 TABLES = {
     "recently_played": "plays",

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Table
 
 from spotify_pipeline.defs import assets
+from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER
 from spotify_pipeline.domain.error_codes import NOT_CONNECTED, WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
@@ -144,21 +145,27 @@ def test_a_user_who_has_to_reconnect_fails_no_run_and_the_partition_says_what_to
 
 
 def sentences_of(result: dg.ExecuteInProcessResult) -> list[str | None]:
-    """What the run says on the partition, and that its check passes with the same sentence."""
+    """What the run says on the partition of every asset, where the check passes with the same."""
     observed = [event for event in result.all_events if event.event_type_value == OBSERVATION]
     (check,) = result.get_asset_check_evaluations()
     said = [event.asset_observation_data.asset_observation.description for event in observed]
     assert check.passed
-    assert [check.description] == said
-    assert [event.partition for event in observed] == ["anna"]
-    return said
+    assert {check.description} == set(said)
+    assert {event.partition for event in observed} == {"anna"}
+    assert {event.asset_key for event in observed} == {key(step) for step in STEPS}
+    return sorted(set(said))
 
 
 def test_an_unknown_user_and_a_busy_one_fail_the_run_in_words(
     scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assets, "WAIT_SECONDS", 0)
-    assert "no such user" in failure_of(materialize(instance, "nobody"))
+    unknown = materialize(instance, "nobody")
+    assert "no such user" in failure_of(unknown)
+    # The check that the run planned is evaluated.
+    assert [(c.passed, c.description) for c in unknown.get_asset_check_evaluations()] == [
+        (False, NO_SUCH_USER)
+    ]
     scenario.connect("anna")
     with leased(scenario.pipeline.engine, ["anna"]):
         assert "Another sync" in failure_of(materialize(instance, "anna"))

@@ -1,29 +1,53 @@
-"""The picture of a user's listening: which runs show one, and what is drawn."""
+"""The picture of a user's listening: where it is shown, and what is drawn."""
 
 import base64
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from xml.etree import ElementTree
 
 import dagster as dg
 import pytest
+from sqlalchemy import Connection
 
 from spotify_pipeline.defs import pictures
-from spotify_pipeline.defs.tags import TRIGGER
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.portrait.picture import picture
 from spotify_pipeline.storage.listening.portrait import read_portrait
-from spotify_pipeline_tests.defs.definitions_fixture import materialize, materialized
+from spotify_pipeline_tests.defs.definitions_fixture import (
+    key,
+    materialize,
+    staged_defs,
+)
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 # Dagster's event log keeps it, base64-encoded, for every such run.
 LARGEST = 45_000
 
 
-def picture_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
-    metadata = materialized(instance, run_id).get(("music_personality", "anna"), {})
-    image = metadata.get("picture")
-    assert image is None or isinstance(image, str)
+def draw(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
+    """Materialize the picture's partition, as from the UI."""
+    instance.add_dynamic_partitions("spotify_users", [user_id])
+    job = staged_defs().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        partition_key=user_id,
+        asset_selection=[pictures.LISTENING_PICTURE],
+        raise_on_error=False,
+    )
+
+
+def shown(instance: dg.DagsterInstance, user_id: str) -> str | None:
+    """The picture's Markdown on the partition's page."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(pictures.LISTENING_PICTURE, asset_partitions=[user_id]), limit=1
+    ).records
+    if not records:
+        return None
+    event = records[0].asset_materialization
+    assert event is not None
+    image = event.metadata["picture"].value
+    assert isinstance(image, str)
     return image
 
 
@@ -40,12 +64,13 @@ def portrait() -> Portrait:
     return Portrait(tuple(days), tuple(range(24)), artists, TopList(), None, ())
 
 
-@pytest.mark.parametrize("tags", [{}, {TRIGGER: "manual"}], ids=["the UI", "a command"])
-def test_a_run_of_one_user_shows_a_small_picture(
-    scenario: Scenario, instance: dg.DagsterInstance, tags: dict[str, str]
+def test_a_run_of_one_partition_shows_a_small_picture(
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")
-    markdown = picture_of(instance, materialize(instance, "anna", tags=tags).run_id)
+    scenario.sync_well("anna")
+    assert draw(instance, "anna").success
+    markdown = shown(instance, "anna")
     assert markdown is not None
     head, _, data = markdown.partition("(data:image/svg+xml;base64,")
     assert head.startswith("![")
@@ -54,14 +79,50 @@ def test_a_run_of_one_user_shows_a_small_picture(
     assert len(svg) < LARGEST
 
 
-def test_a_picture_that_cannot_be_drawn_fails_no_run(
-    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_the_picture_stays_on_the_partition_after_later_syncs(
+    scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")
-    monkeypatch.setattr(pictures, "picture", lambda *_: 1 / 0)
-    result = materialize(instance, "anna")
+    scenario.sync_well("anna")
+    draw(instance, "anna")
+    drawn = shown(instance, "anna")
+    result = staged_defs().resolve_job_def("sync_users").execute_in_process(instance=instance)
     assert result.success
-    assert picture_of(instance, result.run_id) is None
+    assert materialize(instance, "anna").success
+    assert shown(instance, "anna") == drawn
+
+
+def test_a_backfill_draws_the_pictures_of_all_whom_it_can(
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user_id in ("anna", "cleo"):
+        scenario.connect(user_id)
+        scenario.sync_well(user_id)
+    scenario.connect("ben")
+    instance.add_dynamic_partitions("spotify_users", ["anna", "ben", "cleo", "nemo"])
+    read = read_portrait
+
+    def unreadable(conn: Connection, user_id: str, now: datetime) -> Portrait:
+        return read(conn, user_id, now if user_id != "ben" else None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("spotify_pipeline.storage.listening.portrait.read_portrait", unreadable)
+    job = staged_defs().resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        tags={
+            "dagster/asset_partition_range_start": "anna",
+            "dagster/asset_partition_range_end": "nemo",
+        },
+        asset_selection=[key(RECENTLY_PLAYED), pictures.LISTENING_PICTURE],
+        raise_on_error=False,
+    )
+    assert {user_id for user_id in ("anna", "ben", "cleo", "nemo") if shown(instance, user_id)} == {
+        "anna",
+        "cleo",
+    }
+    # All plays are stored: a picture fails no run but its own.
+    assert result.success
+    assert not draw(instance, "ben").success
 
 
 def test_unknown_days_do_not_look_like_silent_ones(portrait: Portrait) -> None:

@@ -13,6 +13,7 @@ from spotify_pipeline.defs import sync_users_job
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.sync_users_job import ChunkNumbers, sync_users
 from spotify_pipeline.defs.tags import DISPATCH_KEY
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
@@ -21,6 +22,7 @@ from spotify_pipeline.sync import runs
 from spotify_pipeline_tests.defs.definitions_fixture import (
     StagedPipeline,
     failure_of,
+    key,
     materialize,
     materialized,
     staged_defs,
@@ -167,6 +169,26 @@ def test_the_check_of_a_user_is_evaluated_when_a_sync_fails_and_when_it_recovers
     assert user_sync_ok(instance)["anna"] == (True, None)
 
 
+def test_a_user_who_has_to_reconnect_is_a_sentence_on_every_asset_of_their_partition(
+    five: Scenario, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    five.simulator.revoke("ben")
+    result = run(instance)
+    assert result.success
+    seen = [
+        event.asset_observation_data.asset_observation
+        for event in result.all_events
+        if event.is_asset_observation
+    ]
+    assert {observation.partition for observation in seen} == {"ben"}
+    assert {observation.asset_key for observation in seen} == {key(step) for step in STEPS}
+    (sentence,) = {observation.description for observation in seen}
+    assert str(sentence).startswith(WHAT_TO_DO[ErrorCode.RECONNECT])
+    # Chosen no more, so nothing is repeated.
+    assert not any(event.is_asset_observation for event in run(instance).all_events)
+
+
 def test_no_user_is_named_but_on_their_partition(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
@@ -189,6 +211,9 @@ def test_no_user_is_named_but_on_their_partition(
         elif event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             assert named((found.description, found.metadata)) == []
+        elif event and event.is_asset_observation:
+            seen = event.asset_observation_data.asset_observation
+            assert named((seen.description, seen.metadata)) == []
         else:
             assert named(entry) == [], entry
 

@@ -21,6 +21,7 @@ from spotify_pipeline.defs.running import (
     check_health,
     opened_instance,
     report_import,
+    report_pictures,
     sync_user,
 )
 from spotify_pipeline.domain.fates import Receipt
@@ -104,6 +105,8 @@ def demo(once: bool, users: int, port: int | None) -> None:
             pipeline.engine, simulator, listeners, kept, exports, instants[0] - HALF_A_YEAR
         )
         if not once:
+            with opened_instance(settings) as instance:
+                report_pictures(instance, pipeline, [listener.user_id for listener in listeners])
             show_addresses(stack.url, listeners[0], leaving)
             serve(stack)
 

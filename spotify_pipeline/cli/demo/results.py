@@ -7,9 +7,10 @@ import click
 
 from spotify_pipeline.cli.demo.audit import recount
 from spotify_pipeline.cli.demo.history import RequestedExport
+from spotify_pipeline.defs.pictures import LISTENING_PICTURE
 from spotify_pipeline.defs.running import LOCATION
 from spotify_pipeline.domain.portrait import Day, Portrait
-from spotify_pipeline.domain.steps import MUSIC_PERSONALITY, RECENTLY_PLAYED
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
@@ -96,7 +97,7 @@ def show_addresses(url: str, listener: ListenerInfo, leaving: ListenerInfo | Non
     lines = [
         "Three things to click in the Dagster UI:",
         f"  1. What {listener.display_name} listens to, as a picture (Show Markdown):",
-        f"     {asset.format(MUSIC_PERSONALITY, listener.user_id)}",
+        f"     {asset.format(LISTENING_PICTURE.to_user_string(), listener.user_id)}",
         "  2. Whether the numbers can be trusted; the gaps of 3-hourly polls are a warning:",
         f"     {url}/assets/record_health?view=checks",
         "  3. Sync one user again: Materialize all, then choose a partition:",

@@ -29,6 +29,7 @@ from spotify_pipeline.settings import ConfigurationError, Settings
 READY_SECONDS = 90
 STOP_SECONDS = 8
 PAGE_PORT = 8000
+LAUNCH = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {__typename} }"
 
 
 class StackFailed(PipelineError):
@@ -69,6 +70,25 @@ class Stack:
                     f"The {child.name} died with exit code {child.process.returncode}. "
                     f"Its log is {child.log} and ends with:\n{child.tail()}"
                 )
+
+    def launch(self, job: str) -> None:
+        """Launch a run of this job, as the UI's launchpad does. Raises StackFailed if refused."""
+        selector = {
+            "repositoryLocationName": LOCATION,
+            "repositoryName": "__repository__",
+            "jobName": job,
+        }
+        answer = requests.post(
+            f"{self.url}/graphql",
+            json={
+                "query": LAUNCH,
+                "variables": {"params": {"selector": selector, "runConfigData": {}}},
+            },
+            timeout=READY_SECONDS,
+        )
+        launched = answer.json()["data"]["launchRun"]["__typename"] if answer.ok else answer.reason
+        if launched != "LaunchRunSuccess":
+            raise StackFailed(f"The UI did not launch {job}: {launched}.")
 
     def wait(self, seconds: float, done: Callable[[], bool], what: str) -> None:
         """Return as soon as `done()`; raises StackFailed on a death or when the time is over."""

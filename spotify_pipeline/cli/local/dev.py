@@ -40,6 +40,8 @@ def dev(port: int | None) -> None:
             click.echo("Starting Dagster ...")
             own_login = settings.database_url is None or settings.web_database_url is not None
             with running_stack(settings, port, with_page=own_login) as stack:
+                # Else the UI shows the checks of the last hour that it ran, or none.
+                stack.launch("health")
                 serve(stack)
         finally:
             leave_database(settings)

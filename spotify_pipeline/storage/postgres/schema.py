@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
-from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
+from sqlalchemy import Connection, Engine, Table, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import SetColumnComment, SetTableComment
@@ -29,6 +29,7 @@ SCRIPTS = (
     "plays.sql",
     "counters.sql",
     "users.sql",
+    "imports.sql",
     "requests.sql",
     "status.sql",
     "history.sql",
@@ -193,7 +194,7 @@ def _run_scripts(connection: Connection, *names: str) -> None:
 
 
 def _write_comments(connection: Connection) -> None:
-    """Give tables and columns the comments of this version; unchanged ones are not touched."""
+    """Give tables, views and columns this version's comments; unchanged ones are not touched."""
     rows = connection.execute(
         text(
             "SELECT c.relname, a.attname, d.description FROM pg_description AS d"
@@ -204,12 +205,19 @@ def _write_comments(connection: Connection) -> None:
         {"schema": t.SCHEMA},
     )
     found = {(relation, attribute): comment for relation, attribute, comment in rows}
-    for ours in t.metadata.sorted_tables:
+    for ours in (*t.metadata.sorted_tables, *t.views.sorted_tables):
         if found.get((ours.name, None)) != ours.comment:
-            connection.execute(SetTableComment(ours))
+            _write_comment(connection, ours)
         for column_ in ours.columns:
             if found.get((ours.name, column_.name)) != column_.comment:
                 connection.execute(SetColumnComment(column_))
+
+
+def _write_comment(connection: Connection, ours: Table) -> None:
+    statement = str(SetTableComment(ours).compile(dialect=connection.dialect))
+    if ours.metadata is t.views:  # which SQLAlchemy does not know
+        statement = statement.replace("TABLE", "VIEW", 1)
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def _fill_time_zones(connection: Connection) -> None:

@@ -7,6 +7,7 @@ test proves that an upgraded one equals a new one.
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata
 from spotify_pipeline.storage.tables.imports import (
+    history_import_batches,
     history_import_files,
     history_imports,
     imported_plays,
@@ -46,6 +47,7 @@ from spotify_pipeline.storage.tables.users import (
     user_tokens,
     users,
 )
+from spotify_pipeline.storage.tables.views import listens, views
 
 __all__ = [
     "EVENTS",
@@ -58,12 +60,14 @@ __all__ = [
     "day_starts",
     "fetch_log",
     "forgotten",
+    "history_import_batches",
     "history_import_files",
     "history_imports",
     "imported_plays",
     "imported_tracks",
     "listening_gaps",
     "listening_tallies",
+    "listens",
     "metadata",
     "music_personality",
     "plays",
@@ -84,4 +88,5 @@ __all__ = [
     "user_top_artists",
     "user_top_tracks",
     "users",
+    "views",
 ]

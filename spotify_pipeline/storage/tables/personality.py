@@ -1,11 +1,9 @@
 """The music personality: one row of metrics per user, each NULL with a reason when unknown."""
 
-from sqlalchemy import ARRAY, Column, Date, Float, Integer, SmallInteger, Table, Text, func, text
+from sqlalchemy import ARRAY, Column, Date, Double, Integer, SmallInteger, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
-
-Double = Float(53)
 
 
 def _share(name: str, comment: str) -> Column[float]:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from spotify_pipeline.storage.users.connection import drop_dead_tokens, refresh_connection_states
 from spotify_pipeline.storage.users.queries import stale_user_ids
-from spotify_pipeline.storage.work.retention import delete_old_logs
+from spotify_pipeline.storage.work.retention import delete_abandoned_uploads, delete_old_logs
 from spotify_pipeline.sync.admin.retention import delete_old_plays
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.users import rebuild_users
@@ -26,6 +26,7 @@ def run_maintenance(pipeline: Pipeline) -> dict[str, int]:
     return {
         "dead tokens deleted": tokens,
         "log rows deleted": logs,
+        "abandoned uploads deleted": delete_abandoned_uploads(pipeline.engine),
         "users rebuilt": len(stale),
         "plays deleted": delete_old_plays(pipeline),
     }

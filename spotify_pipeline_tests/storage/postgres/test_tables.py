@@ -78,6 +78,17 @@ IMPORT_FILE = {
     "rows_read": 1,
     "new": 1,
 }
+IMPORT_BATCH = {
+    "import_id": select(func.max(t.history_imports.c.id)).scalar_subquery(),
+    "number": 0,
+    "file": 0,
+    "source": "extended",
+    "row_count": 1,
+    "octets": 1,
+    "first_at": NOON,
+    "last_at": NOON,
+    "content": [],
+}
 IMPORTED_PLAY = {
     "user_id": "ada",
     "ended_at": NOON,
@@ -107,6 +118,7 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.sync_run_users, RUN_USER),
     (t.history_imports, IMPORT),
     (t.history_import_files, IMPORT_FILE),
+    (t.history_import_batches, IMPORT_BATCH),
     (t.imported_plays, IMPORTED_PLAY),
     (t.imported_tracks, IMPORTED_TRACK),
     (t.profiles, PROFILE),
@@ -179,7 +191,16 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
         IMPORT | {"status": "done", "finished_at": NOON},
         "ck_history_imports_status",
     ),
-    (t.history_imports, IMPORT | {"status": "failed"}, "ck_history_imports_finished"),
+    (
+        t.history_imports,
+        IMPORT | {"status": "failed", "error_message": "x"},
+        "ck_history_imports_finished",
+    ),
+    (t.history_imports, IMPORT | {"error_message": "x"}, "ck_history_imports_error"),
+    (t.history_imports, IMPORT | {"status": "closed"}, "ck_history_imports_files"),
+    (t.history_imports, IMPORT, "uq_history_imports_unfinished"),
+    (t.history_import_batches, IMPORT_BATCH | {"row_count": 0}, "ck_history_import_batches_counts"),
+    (t.history_import_batches, IMPORT_BATCH | {"source": "x"}, "ck_history_import_batches_source"),
     (
         t.history_imports,
         IMPORT | {"status": "succeeded", "finished_at": NOON, "rows_read": 1},

@@ -36,7 +36,7 @@ P99_SECONDS = 0.25
 NO_LOCKS = "SELECT 1"
 
 # The SQLSTATEs a call may raise: refusals, and a serialization failure to retry.
-CONTRACT = {None, "SP403", "SP404", "SP409", "SP422", "SP429"}
+CONTRACT = {None, "SP403", "SP404", "SP409", "SP422", "SP423", "SP429"}
 LEVELS = {
     psycopg.IsolationLevel.READ_COMMITTED: CONTRACT,
     psycopg.IsolationLevel.REPEATABLE_READ: CONTRACT | {"40001"},
@@ -47,6 +47,7 @@ LEVELS = {
 READERS = {
     "export_plays": ", NULL, NULL",
     "export_rows": "",
+    "history_receipts": ", 3",
     "listening_discoveries": ", '2026-02-01', '2026-03-31', 10",
     "listening_history": ", 30",
     "listening_quarters": ", 30",
@@ -56,6 +57,12 @@ READERS = {
     "top_ranks": ", 7",
     "user_settings": "",
 }
+# Of the imports that the sessions open.
+IMPORTS = 200
+HISTORY_ROW = """[{"ended_at": "2024-03-01T12:34:56Z", "ms_played": 9, "track_name": "Song",
+    "artist_name": "Artist"}]"""
+HISTORY_FILE = """[{"name": "a.json", "source": "account", "counts": {}, "malformed": [],
+    "first_at": "2024-03-01T12:34:56Z", "last_at": "2024-03-01T12:34:56Z"}]"""
 CONNECT = "SELECT spotify_pipeline.connect_user(%s, 'app', 'sealed', 'k1', %s, %s)"
 CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
     "request_sync": lambda u, _: ("SELECT * FROM spotify_pipeline.request_sync(%s)", [u]),
@@ -84,6 +91,19 @@ CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
         [u, random.randbytes(32)],
     ),
     "end_sessions": lambda u, _: ("SELECT spotify_pipeline.end_sessions(%s)", [u]),
+    "open_history_import": lambda u, _: ("SELECT spotify_pipeline.open_history_import(%s)", [u]),
+    "add_history_rows": lambda _, random: (
+        "SELECT spotify_pipeline.add_history_rows(%s, %s, 0, %s)",
+        [random.randrange(IMPORTS), random.randrange(9), HISTORY_ROW],
+    ),
+    "close_history_import": lambda _, random: (
+        "SELECT spotify_pipeline.close_history_import(%s, %s)",
+        [random.randrange(IMPORTS), HISTORY_FILE],
+    ),
+    "discard_history_import": lambda _, random: (
+        "SELECT spotify_pipeline.discard_history_import(%s)",
+        [random.randrange(IMPORTS)],
+    ),
     **{
         name: lambda u, _, name=name, rest=rest: (
             f"SELECT * FROM spotify_pipeline.{name}(%s{rest})",
