@@ -23,6 +23,11 @@ from sqlalchemy.exc import DBAPIError
 
 UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
 ANOTHER_ACCOUNT, BAD_NAME = "SP403", "SP422"
+# Columns of music_personality_history that are no metrics.
+_NO_METRICS = {
+    *("user_id", "month", "window_start", "window_end", "play_count"),
+    *("reasons", "definition_version", "computed_at"),
+}
 TOO_LARGE, BUSY = "SP413", "SP423"
 _REFUSALS = (
     UNKNOWN_USER,
@@ -131,6 +136,19 @@ class Personality:
     tags: Sequence[str]
     definition_version: int
     computed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalityMonth:
+    """The metrics of a month's last 28 local days that need no top list.
+
+    A metric that is None has its reason in `reasons`.
+    """
+
+    month: date
+    play_count: int
+    metrics: Mapping[str, float | int | None]
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +312,18 @@ def listening_history(conn: Connection, user_id: str, days: int) -> list[Day]:
         return [Day(*row) for row in rows]
 
 
+def incomplete_days(conn: Connection, user_id: str, days: int) -> dict[date, str]:
+    """Why days of listening_history are not complete, as a word that docs/app.md explains."""
+    rows = conn.execute(
+        text(
+            "SELECT date, reason"
+            " FROM spotify_pipeline.incomplete_days(:user_id, CAST(:days AS integer))"
+        ),
+        {"user_id": user_id, "days": days},
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
     """The list of short_term, medium_term or long_term, by rank; empty: never received."""
     key = {"user_id": user_id, "time_range": time_range}
@@ -315,6 +345,19 @@ def music_personality(conn: Connection, user_id: str) -> Personality | None:
     columns = {name: value for name, value in row.items() if name != "user_id"}
     known = {name: columns.pop(name) for name in Personality.__slots__ if name in columns}
     return Personality(metrics=columns, **known)
+
+
+def personality_months(conn: Connection, user_id: str) -> list[PersonalityMonth]:
+    """The last 12 stored months, oldest first; a month is stored when it is over."""
+    query = text(
+        "SELECT * FROM spotify_pipeline.music_personality_history WHERE user_id = :user_id"
+        " ORDER BY month DESC LIMIT 12"
+    )
+    months = []
+    for row in conn.execute(query, {"user_id": user_id}).mappings():
+        metrics = {name: row[name] for name in row if name not in _NO_METRICS}
+        months.append(PersonalityMonth(row["month"], row["play_count"], metrics, row["reasons"]))
+    return months[::-1]
 
 
 def artist_names(conn: Connection, artist_ids: Sequence[str]) -> dict[str, str]:

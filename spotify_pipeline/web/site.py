@@ -43,6 +43,8 @@ class Site:
         self.config = config
         self.cookies = Cookies(config.secret, secure=config.is_https)
         self.cache = PageCache()
+        # The users whose histories are being uploaded to this process.
+        self.uploading: set[str] = set()
 
     @cached_property
     def engine(self) -> Engine:

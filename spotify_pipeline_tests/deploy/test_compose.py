@@ -137,6 +137,8 @@ def test_the_page_is_served_with_the_secrets_of_its_service_alone(
             if name.endswith("_FILE")
         }
         ours = {"SPOTIFY_PIPELINE_HOME": str(tmp_path / service), "SPOTIFY_CLIENT_ID": "app"}
+        if service != "web":
+            ours["DAGSTER_PG_URL"] = empty_database.render_as_string(hide_password=False)
         return {"PATH": os.environ["PATH"], "DAGSTER_HOME": str(tmp_path)} | ours | named
 
     command = [sys.executable, "-m", "spotify_pipeline.cli.main"]

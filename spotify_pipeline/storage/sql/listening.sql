@@ -219,6 +219,48 @@ AS $$
     WHERE g.user_id = open_gaps.user_id AND g.closed_at IS NULL ORDER BY 1 DESC
 $$;
 
+-- Why days of listening_history are not complete, the first reason that holds:
+--   today     it is not over
+--   before    nothing was collected yet
+--   recount   the days are being computed again
+--   gap       more was played between two syncs than Spotify keeps
+--   missed    the user was not connected, or not synced for too long
+--   late      it ended less than 6 hours before the last sync: plays may still arrive
+CREATE OR REPLACE FUNCTION incomplete_days(user_id text, days int)
+    RETURNS TABLE (date date, reason text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+    WITH known AS (
+        SELECT
+            min(c.covered_from) AS first_at,
+            range_agg(tstzrange(c.covered_from, c.covered_to, '[]')) AS spans
+        FROM coverage AS c WHERE c.user_id = incomplete_days.user_id
+    ),
+    span AS (
+        SELECT h.date, h.completeness, b.at AS starts_at, lead(b.at) OVER (ORDER BY h.date) AS ends_at
+        FROM users AS u
+        CROSS JOIN LATERAL listening_history(u.user_id, incomplete_days.days) AS h
+        CROSS JOIN LATERAL (SELECT day_begins(u.timezone, h.date) AS at) AS b
+        WHERE u.user_id = incomplete_days.user_id
+    )
+    SELECT d.date, CASE
+        WHEN d.ends_at IS NULL THEN 'today'
+        WHEN known.first_at <= d.ends_at IS NOT TRUE THEN 'before'
+        WHEN u.days_stale THEN 'recount'
+        WHEN EXISTS (
+            SELECT FROM listening_gaps AS g
+            WHERE g.user_id = u.user_id AND g.closed_at IS NULL
+                AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
+        ) THEN 'gap'
+        WHEN NOT known.spans @> tstzrange(d.starts_at, d.ends_at, '[]') THEN 'missed'
+        ELSE 'late'
+    END
+    FROM span AS d CROSS JOIN known
+    JOIN users AS u ON u.user_id = incomplete_days.user_id
+    WHERE d.completeness <> 'complete'
+    ORDER BY d.date
+$$;
+
 -- Everything that is stored about a user but the plays, as one JSON object per row. Secrets of the
 -- connection, the session and the share link are left out, and so is the machinery of leases.
 CREATE OR REPLACE FUNCTION export_rows(user_id text) RETURNS TABLE (table_name text, content jsonb)

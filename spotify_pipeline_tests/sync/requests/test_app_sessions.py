@@ -48,6 +48,7 @@ READERS = {
     "export_plays": ", NULL, NULL",
     "export_rows": "",
     "history_receipts": ", 3",
+    "incomplete_days": ", 30",
     "listening_discoveries": ", '2026-02-01', '2026-03-31', 10",
     "listening_history": ", 30",
     "listening_quarters": ", 30",
