@@ -109,6 +109,8 @@ def _is_long_ago(alert: alerts.PendingAlert) -> bool:
 def _post(url: str, alert: alerts.PendingAlert, count: int) -> bool:
     """Whether the alert arrived."""
     message, command = WHAT_TO_DO[alert.event]
+    if not url.startswith("http"):
+        return _post_with_apprise(url, f"{alert.event}: {count}", f"{message}\n{command}")
     body = {
         "event": alert.event,
         "count": count,
@@ -120,3 +122,14 @@ def _post(url: str, alert: alerts.PendingAlert, count: int) -> bool:
     if complaint:
         log.warning("%s", complaint.sentence)
     return complaint is None
+
+
+def _post_with_apprise(url: str, title: str, body: str) -> bool:
+    """Send to a chat, mailbox or phone; apprise gives up after a minute at most."""
+    from apprise import Apprise
+
+    hook = Apprise()
+    arrived = hook.add(url) and bool(hook.notify(title=title, body=body))
+    if not arrived:
+        log.warning("The alert hook did not take the alert.")
+    return arrived
