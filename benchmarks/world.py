@@ -102,13 +102,13 @@ def connect_listeners(
         for role in first_listeners(users, simulator.seed)
     ]
     with pipeline.engine.begin() as conn:
-        for one in listeners:
-            register_user(conn, one.user_id, one.timezone, one.display_name)
+        for listener in listeners:
+            register_user(conn, listener.user_id, listener.timezone, listener.display_name)
             store_connection(
                 conn,
                 pipeline.keyring,
-                one.user_id,
-                one.refresh_token,
+                listener.user_id,
+                listener.refresh_token,
                 client_id=simulator.client_id,
                 authorized_at=now,
             )

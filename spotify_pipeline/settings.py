@@ -48,7 +48,7 @@ def _days_of_plays(days: int) -> int:
 
 
 def _role(text: str) -> str:
-    """A name for a role of Postgres: what nobody has to quote twice, and not one of its own."""
+    """A name for a role of Postgres: needs no escaping, and is not reserved."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", text):
         raise ValueError(
             "must be a role's name: a letter, then letters, digits and _ - . (at most 63 in all)"
@@ -137,7 +137,7 @@ class Settings(BaseModel):
     analyst_role: RoleName = Field(
         "spotify_analyst",
         alias="SPOTIFY_PIPELINE_ANALYST_ROLE",
-        description="Role of data people, who only read; `init-db` makes it and sets its rights.",
+        description="Role of analysts, who only read; `init-db` makes it and sets its rights.",
     )
     spotify_client_id: str | None = Field(
         None,

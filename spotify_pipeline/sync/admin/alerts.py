@@ -39,7 +39,7 @@ WHAT_TO_DO = {
     ),
     "outage": (
         "Spotify refuses many connections at once. This is not believed: they are tried again "
-        "within the hour, and nobody has to reconnect.",
+        "within the hour, and no user has to reconnect.",
         "spotify-pipeline users list --failed",
     ),
     "users_to_reconnect": (
@@ -96,7 +96,7 @@ def _due(
     due = [
         (pending_alerts[event], count)
         for event, count in counts.items()
-        if count > pending_alerts[event].told or (count and _is_long_ago(pending_alerts[event]))
+        if count > pending_alerts[event].reported or (count and _is_long_ago(pending_alerts[event]))
     ]
     happened = {"gaps_opened": gaps, "run_failed": failed_runs(pending_alerts["run_failed"].since)}
     return due + [(pending_alerts[event], count) for event, count in happened.items() if count]

@@ -125,7 +125,11 @@ def test_one_of_many_processes_alerts_once_an_hour(
     others = [open_another(SPOTIFY_PIPELINE_ALERT_URL=url).pipeline for _ in range(3)]
     become(watched, "needs_reauth", "anna")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda one: notify_operator(one, no_runs), [watched.pipeline, *others] * 3))
+        list(
+            pool.map(
+                lambda pipeline: notify_operator(pipeline, no_runs), [watched.pipeline, *others] * 3
+            )
+        )
     assert told(operator) == [("users_to_reconnect", 1)]
     # What comes within the hour waits, and is not forgotten.
     become(watched, "needs_reauth", "ben")
