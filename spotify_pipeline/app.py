@@ -326,28 +326,14 @@ def incomplete_days(conn: Connection, user_id: str, days: int) -> dict[date, str
 
 def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
     """The list of short_term, medium_term or long_term, by rank; empty: never received."""
-    rows = conn.execute(
-        text(
-            "SELECT rank, spotify_id, name, genres, popularity, image_url, fetched_at"
-            " FROM spotify_pipeline.user_top_artists"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
-        ),
-        {"user_id": user_id, "time_range": time_range},
-    )
-    return [TopArtist(*row) for row in rows]
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopArtist(*row) for row in _rows(conn, f"user_top_artists {_LIST}", TopArtist, **key)]
 
 
 def top_tracks(conn: Connection, user_id: str, time_range: str) -> list[TopTrack]:
     """The list of short_term, medium_term or long_term, by rank; empty: never received."""
-    rows = conn.execute(
-        text(
-            "SELECT rank, spotify_id, name, artist_name, album_name, image_url, preview_url,"
-            " fetched_at FROM spotify_pipeline.user_top_tracks"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
-        ),
-        {"user_id": user_id, "time_range": time_range},
-    )
-    return [TopTrack(*row) for row in rows]
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopTrack(*row) for row in _rows(conn, f"user_top_tracks {_LIST}", TopTrack, **key)]
 
 
 def music_personality(conn: Connection, user_id: str) -> Personality | None:
@@ -678,10 +664,13 @@ def export_plays(
     return [dict(row) for row in rows.mappings()]
 
 
-def _rows(conn: Connection, function: str, shape: type, **parameters: Any) -> Any:
-    """The rows of a function, with the columns of a dataclass in their order."""
+_LIST = "WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
+
+
+def _rows(conn: Connection, source: str, shape: type, **parameters: Any) -> Any:
+    """The rows of a function or table, with the columns of a dataclass in their order."""
     columns = ", ".join(shape.__slots__)  # type: ignore[attr-defined]
-    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{function}"), parameters)  # noqa: S608
+    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{source}"), parameters)  # noqa: S608
 
 
 def _call(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:

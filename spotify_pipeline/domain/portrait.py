@@ -125,7 +125,9 @@ def month_starts(weeks: Sequence[Sequence[Day | None]]) -> dict[int, date]:
     """The columns in which a new month begins, with a date of it; never two adjacent ones."""
     firsts = [next(day.date for day in week if day) for week in weeks]
     starts = [0] + [
-        column for column, (one, two) in enumerate(pairwise(firsts), 1) if one.month != two.month
+        column
+        for column, (previous, first) in enumerate(pairwise(firsts), 1)
+        if previous.month != first.month
     ]
     return {
         column: firsts[column]
@@ -158,4 +160,4 @@ def minutes_by_hour(quarters: Iterable[tuple[int, int]], zone: ZoneInfo) -> tupl
     heard = [0] * 24
     for quarter, milliseconds in quarters:
         heard[datetime.fromtimestamp(quarter * QUARTER_SECONDS, zone).hour] += milliseconds
-    return tuple((one + 30_000) // 60_000 for one in heard) if any(heard) else ()
+    return tuple((ms + 30_000) // 60_000 for ms in heard) if any(heard) else ()

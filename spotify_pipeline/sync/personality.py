@@ -17,10 +17,10 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from sqlalchemy import Connection
 
 from spotify_pipeline.domain.listening.coverage import first_whole_day, local_day, observed_days
 from spotify_pipeline.domain.listening.days import reading_window
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
 from spotify_pipeline.domain.personality.streaks import Past, sum_up
@@ -39,7 +39,7 @@ from spotify_pipeline.storage.listening.personality import (
 )
 from spotify_pipeline.storage.listening.plays import PlaysSummary, read_plays, summarize_plays
 from spotify_pipeline.storage.listening.top_lists import read_top_artists
-from spotify_pipeline.sync.outcome import StepRows
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.plays import StoredUser
 
 # Streaks are summed up again once so many days have to be read for them.

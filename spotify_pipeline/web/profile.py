@@ -114,7 +114,7 @@ def shared(request: Request) -> Response:
 
 @signed_in
 def mine(request: Request, session: Session) -> Response:
-    """The signed-in user's own profile, whoever else may see it."""
+    """The signed-in user's own profile, public or not."""
     settings = session.settings
     profile = app.Profile(session.user_id, settings.display_name, settings.timezone, "")
     with site_of(request).engine.connect() as conn:

@@ -31,9 +31,9 @@ def add_day(connection: Connection, day: date, **columns: object) -> None:
 
 
 def cover(connection: Connection, *covers: Interval) -> None:
-    for one in covers:
+    for cover in covers:
         connection.execute(
-            insert(t.coverage).values(user_id="ada", covered_from=one.start, covered_to=one.end)
+            insert(t.coverage).values(user_id="ada", covered_from=cover.start, covered_to=cover.end)
         )
 
 

@@ -159,14 +159,14 @@ def exists(conn: Connection, role: str) -> bool:
 
 def _statements(conn: Connection, role: str, rights: Rights) -> list[str]:
     schema, requests = t.SCHEMA, f"{t.SCHEMA}.sync_requests"
-    everyone = f"PUBLIC, {role}"
+    grantees = f"PUBLIC, {role}"
     readable = READABLE if rights is Rights.APP else ANALYST_READABLE
     statements = [
-        f"REVOKE ALL ON SCHEMA {schema} FROM {everyone} CASCADE",
+        f"REVOKE ALL ON SCHEMA {schema} FROM {grantees} CASCADE",
         # With a table go the rights on its columns. CASCADE: whatever was passed on goes too.
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {everyone} CASCADE",
-        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {everyone} CASCADE",
-        f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {everyone} CASCADE",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {grantees} CASCADE",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {grantees} CASCADE",
+        f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {grantees} CASCADE",
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",
         *(f"GRANT SELECT ON {schema}.{name} TO {role}" for name in readable),
     ]

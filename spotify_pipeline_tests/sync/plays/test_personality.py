@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from spotify_pipeline.domain.listening.coverage import Interval, merge
 from spotify_pipeline.domain.model import Artist, Play, Track
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
@@ -23,7 +24,6 @@ from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.personality import lock_fingerprints
 from spotify_pipeline.storage.listening.plays import insert_plays
 from spotify_pipeline.sync.days import refresh_days
-from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.personality import refresh_personality
 from spotify_pipeline.sync.plays import StoredUser
 
