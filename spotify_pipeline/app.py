@@ -23,6 +23,11 @@ from sqlalchemy.exc import DBAPIError
 
 UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
 ANOTHER_ACCOUNT, BAD_NAME = "SP403", "SP422"
+# Columns of music_personality_history that are no metrics.
+_NO_METRICS = {
+    *("user_id", "month", "window_start", "window_end", "play_count"),
+    *("reasons", "definition_version", "computed_at"),
+}
 TOO_LARGE, BUSY = "SP413", "SP423"
 _REFUSALS = (
     UNKNOWN_USER,
@@ -131,6 +136,19 @@ class Personality:
     tags: Sequence[str]
     definition_version: int
     computed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalityMonth:
+    """The metrics of a month's last 28 local days that need no top list.
+
+    A metric that is None has its reason in `reasons`.
+    """
+
+    month: date
+    play_count: int
+    metrics: Mapping[str, float | int | None]
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,30 +312,28 @@ def listening_history(conn: Connection, user_id: str, days: int) -> list[Day]:
         return [Day(*row) for row in rows]
 
 
-def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
-    """The list of short_term, medium_term or long_term, by rank; empty: never received."""
+def incomplete_days(conn: Connection, user_id: str, days: int) -> dict[date, str]:
+    """Why days of listening_history are not complete, as a word that docs/app.md explains."""
     rows = conn.execute(
         text(
-            "SELECT rank, spotify_id, name, genres, popularity, image_url, fetched_at"
-            " FROM spotify_pipeline.user_top_artists"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
+            "SELECT date, reason"
+            " FROM spotify_pipeline.incomplete_days(:user_id, CAST(:days AS integer))"
         ),
-        {"user_id": user_id, "time_range": time_range},
+        {"user_id": user_id, "days": days},
     )
-    return [TopArtist(*row) for row in rows]
+    return {row[0]: row[1] for row in rows}
+
+
+def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
+    """The list of short_term, medium_term or long_term, by rank; empty: never received."""
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopArtist(*row) for row in _rows(conn, f"user_top_artists {_LIST}", TopArtist, **key)]
 
 
 def top_tracks(conn: Connection, user_id: str, time_range: str) -> list[TopTrack]:
     """The list of short_term, medium_term or long_term, by rank; empty: never received."""
-    rows = conn.execute(
-        text(
-            "SELECT rank, spotify_id, name, artist_name, album_name, image_url, preview_url,"
-            " fetched_at FROM spotify_pipeline.user_top_tracks"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
-        ),
-        {"user_id": user_id, "time_range": time_range},
-    )
-    return [TopTrack(*row) for row in rows]
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopTrack(*row) for row in _rows(conn, f"user_top_tracks {_LIST}", TopTrack, **key)]
 
 
 def music_personality(conn: Connection, user_id: str) -> Personality | None:
@@ -329,6 +345,19 @@ def music_personality(conn: Connection, user_id: str) -> Personality | None:
     columns = {name: value for name, value in row.items() if name != "user_id"}
     known = {name: columns.pop(name) for name in Personality.__slots__ if name in columns}
     return Personality(metrics=columns, **known)
+
+
+def personality_months(conn: Connection, user_id: str) -> list[PersonalityMonth]:
+    """The last 12 stored months, oldest first; a month is stored when it is over."""
+    query = text(
+        "SELECT * FROM spotify_pipeline.music_personality_history WHERE user_id = :user_id"
+        " ORDER BY month DESC LIMIT 12"
+    )
+    months = []
+    for row in conn.execute(query, {"user_id": user_id}).mappings():
+        metrics = {name: row[name] for name in row if name not in _NO_METRICS}
+        months.append(PersonalityMonth(row["month"], row["play_count"], metrics, row["reasons"]))
+    return months[::-1]
 
 
 def artist_names(conn: Connection, artist_ids: Sequence[str]) -> dict[str, str]:
@@ -635,10 +664,13 @@ def export_plays(
     return [dict(row) for row in rows.mappings()]
 
 
-def _rows(conn: Connection, function: str, shape: type, **parameters: Any) -> Any:
-    """The rows of a function, with the columns of a dataclass in their order."""
+_LIST = "WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
+
+
+def _rows(conn: Connection, source: str, shape: type, **parameters: Any) -> Any:
+    """The rows of a function or table, with the columns of a dataclass in their order."""
     columns = ", ".join(shape.__slots__)  # type: ignore[attr-defined]
-    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{function}"), parameters)  # noqa: S608
+    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{source}"), parameters)  # noqa: S608
 
 
 def _call(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:

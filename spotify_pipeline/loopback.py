@@ -63,7 +63,7 @@ class SameOriginOnly:
 def _name(url: str) -> str | None:
     """The host of an origin in lower case; None if it has none, or more than scheme and address.
 
-    Neither header ever has a user or a path, and not everybody reads `a@b` or `a/b` as we do.
+    Neither header ever has a user or a path, and parsers disagree about `a@b` and `a/b`.
     """
     try:
         parts = urlsplit(url)

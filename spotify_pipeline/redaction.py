@@ -30,7 +30,7 @@ _SECRET_VARIABLES = (
     "SPOTIFY_PIPELINE_WEB_DATABASE_URL",
     "SPOTIFY_PIPELINE_WEB_SECRET",
 )
-# Addresses that let in whoever knows them: HTTP libraries log what follows the host.
+# Addresses that are secrets themselves: HTTP libraries log what follows the host.
 _SECRET_ADDRESSES = ("SPOTIFY_PIPELINE_ALERT_URL",)
 _HOST = re.compile(r"^\w+://[^/?]*")
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):(\S*)@")

@@ -128,7 +128,7 @@ def _print_blocks(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Yields a function to tell how many of `total` are done.
+    """Yields a function that reports how many of `total` are done.
 
     A bar on a terminal; otherwise a line at the start and at most one every 5 seconds.
     """

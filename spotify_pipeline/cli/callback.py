@@ -92,13 +92,13 @@ class CallbackListener:
             return None
 
     def show(self, title: str, sentence: str) -> None:
-        """Tells the person at the browser what came of it; returns when they see it."""
+        """Shows the outcome in the browser; returns when the page was sent."""
         self._outcomes.put((title, sentence))
         self._shown.wait(_PAGE_SECONDS)
 
     def _page(self, target: str, hosts: list[str]) -> tuple[HTTPStatus, str, str]:
         path, _, query = target.partition("?")
-        # A page of somebody's that resolves its own name to 127.0.0.1 says that name here.
+        # DNS rebinding: a foreign page whose name resolves to 127.0.0.1 sends its own Host.
         if hosts != [f"{HOST}:{self._port}"]:
             return HTTPStatus.MISDIRECTED_REQUEST, "Not here", "This address is not served."
         if path != PATH:
@@ -114,7 +114,7 @@ class CallbackListener:
         try:
             return HTTPStatus.OK, *self._outcomes.get(timeout=_OUTCOME_SECONDS)
         except queue.Empty:
-            return HTTPStatus.GATEWAY_TIMEOUT, "Still at it", "The terminal tells what comes of it."
+            return HTTPStatus.GATEWAY_TIMEOUT, "Still at it", "The terminal shows the outcome."
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        # The address bar holds the code: nothing may keep it, or be told where one comes from.
+        # The address bar holds the code: no cache may keep it, no Referer may send it.
         self.send_header("Cache-Control", "no-store")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("X-Content-Type-Options", "nosniff")

@@ -57,8 +57,8 @@ def init_db(dry_run: bool) -> None:
             whose = "the app" if role == settings.app_role else "analysts"
             click.echo(
                 f"There is no role {role} for {whose}, and this user may not make one. Let "
-                f"somebody who may run: {create_statement(engine, role)}; then run this again, "
-                "which gives it its rights."
+                f"a user with the right run: {create_statement(engine, role)}; then run this "
+                "again, which gives it its rights."
             )
         if login := make_missing_login(engine, settings):
             click.echo(
@@ -73,7 +73,7 @@ def init_db(dry_run: bool) -> None:
     elif dagster is Created.NOT_ALLOWED:
         click.echo(
             "There is no database for Dagster yet, and this user may not create one. "
-            "Let somebody who may run: CREATE DATABASE dagster; or set DAGSTER_PG_URL."
+            "Let a user with the right run: CREATE DATABASE dagster; or set DAGSTER_PG_URL."
         )
 
 

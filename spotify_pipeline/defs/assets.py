@@ -35,8 +35,8 @@ from spotify_pipeline.domain.steps import (
 )
 
 if TYPE_CHECKING:
+    from spotify_pipeline.domain.outcome import StepRows, UserOutcome
     from spotify_pipeline.storage.listening.weeks import Week
-    from spotify_pipeline.sync.outcome import StepRows, UserOutcome
     from spotify_pipeline.sync.pipeline import Pipeline
 
 # How long a run waits for another sync of the same user to end.

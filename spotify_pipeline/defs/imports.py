@@ -20,10 +20,9 @@ from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from spotify_pipeline.domain.fates import Receipt
     from spotify_pipeline.storage.imports.uploads import Upload
+    from spotify_pipeline.storage.postgres.types import Engine
 
 MOST_ATTEMPTS = 3
 # Meanwhile Dagster itself repeats a run whose process died.

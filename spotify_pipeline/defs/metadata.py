@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import dagster as dg
-from sqlalchemy import Table
 
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.model import DAYS_VERSION
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.types import Table
 
 OWNERS = ["team:listening"]
 

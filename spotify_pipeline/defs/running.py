@@ -62,7 +62,7 @@ def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def sync_one(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
+def sync_user(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
     """Run the job sync_user on one partition. Does not raise when the run fails."""
     instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
     return (

@@ -21,8 +21,7 @@ from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, TRIG
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from spotify_pipeline.storage.postgres.types import Engine
     from spotify_pipeline.storage.work.sync_requests import Dispatch
 
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.

@@ -2,13 +2,13 @@
 
 Four rules decide whether a call may go out, in this order:
 
-1. The block. After a 429 nobody calls before it has passed. After a refusal of the app itself it
-   lasts an hour, and then one call probes while everybody else waits for what comes of it.
+1. The block. After a 429 no call goes out before it has passed. After a refusal of the app itself
+   it lasts an hour, and then one call probes while the others wait for the result.
 2. The circuit breaker. When Spotify answers none of OUTAGE_USERS users in a row, the outage is the
-   account's: nobody calls, and every OUTAGE_PROBE_SECONDS one call probes. A user who waits may
-   have a probe after REQUEST_PROBE_SECONDS. Any answer closes it.
-3. The day. The calls of the last 24 hours, whoever made them, must be below a share of
-   `calls_per_day` that depends on who asks: see PER_CENT.
+   app's: no call goes out, but every OUTAGE_PROBE_SECONDS one call probes. A request may probe
+   after REQUEST_PROBE_SECONDS. Any response closes it.
+3. The day. All calls of the last 24 hours must be below a share of `calls_per_day` that depends on
+   the priority: see PER_CENT.
 4. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Quota.
 """
 
@@ -20,15 +20,15 @@ from typing import Literal
 
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 
-# Who is served first: a person who waits, then plays, which are lost if nobody fetches them in
-# time, then top lists, which change slowly.
+# Requests first, because users wait for them; then plays, which are lost if they are not fetched in
+# time; then top lists, which change slowly.
 Priority = Literal["request", "plays", "tops"]
 # RATE: too many calls. QUOTA: the day's quota is used up. APP: Spotify refuses the app.
 BlockReason = Literal["RATE", "QUOTA", "APP"]
 
 # Up to how many per cent of the day's calls, and of the pace's burst, each may go. So top lists
-# stop first when the day runs low, and 20 % are left to those who wait. In the burst it makes a
-# queue: when everybody waits, requests are let in as soon as there is room at all.
+# stop first when the day runs low, and 20 % are left to requests. In the burst it makes a
+# queue: under contention, requests are admitted as soon as there is any room.
 PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
@@ -63,7 +63,7 @@ STRETCH_BELOW = 0.5
 
 
 def priority_of(step: str, *, scheduled: bool) -> Priority:
-    """The priority of a step's call: what nobody waits for is split into plays and top lists."""
+    """The priority of a step's call; scheduled ones are split into plays and top lists."""
     if not scheduled:
         return "request"
     return "plays" if step == RECENTLY_PLAYED else "tops"
@@ -112,7 +112,7 @@ class Quota:
         return self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS + 1
 
     def burst_of(self, priority: Priority) -> int:
-        """The part of the burst that this priority may use; everybody gets at least one call."""
+        """The part of the burst that this priority may use; each gets at least one call."""
         return max(1, self.burst * PER_CENT[priority] // 100)
 
     def day_of(self, priority: Priority) -> int:
@@ -159,12 +159,12 @@ class BudgetState:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nobody may call now."""
+        """Whether all calls are blocked now."""
         return self.blocked_seconds > 0
 
     @property
     def probe_is_due(self) -> bool:
-        """Whether the app was refused, an hour has passed, and nobody has tried since."""
+        """Whether the app was refused, an hour has passed, and no call has probed since."""
         return self.blocked_reason == "APP" and not self.is_blocked
 
     def slots(self) -> list[int]:
@@ -191,7 +191,7 @@ class ThrottleReason:
         seconds = f"{math.ceil(self.seconds)} s"
         return {
             "APP": f"Spotify refused the app and is asked again in {seconds}",
-            "OUTAGE": f"Spotify answers nobody and is asked again in {seconds}",
+            "OUTAGE": f"Spotify does not answer and is asked again in {seconds}",
             "DAY": f"the calls of these 24 hours are used up, the next is in {seconds}",
             "PACE": "more calls wait than the pace lets through",
         }.get(self.reason, f"Spotify asked for a pause of {seconds}")

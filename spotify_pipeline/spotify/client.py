@@ -32,7 +32,7 @@ class SpotifyApi:
     """Spotify's Web API for whichever access token is given.
 
     `api_url` comes without /v1; raises ValueError if it is neither https nor loopback. The
-    priority of a call decides how early the gate lets it through.
+    priority of a call decides how early the rate limiter admits it.
     Every method raises a SpotifyError: AccessTokenExpired, MissingScope, NotAllowlisted,
     AppBlocked, RateLimited, SpotifyUnavailable or BadResponse.
     """

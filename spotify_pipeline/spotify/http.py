@@ -1,7 +1,7 @@
 """One try of one call: a Request goes out, a RawResponse or a Transient failure comes back.
 
 Built on the connection pool of requests and not on its Session, because a Session
-- reads the whole body of a redirect into memory even when told not to follow it,
+- reads the whole body of a redirect into memory even with allow_redirects=False,
 - lets an entry in .netrc replace the Authorization header,
 - keeps cookies, which would send one listener's with the next one's call,
 - and is not promised to be safe for threads, while the pool is: one Wire serves all threads.

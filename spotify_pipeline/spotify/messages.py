@@ -84,7 +84,7 @@ class Request:
 
     @property
     def caller(self) -> int:
-        """Tells the calls of one token from those of others, in this process."""
+        """Distinguishes the calls of one token from those of others, in this process."""
         return hash((self.authorization, (self.form or {}).get("refresh_token")))
 
 

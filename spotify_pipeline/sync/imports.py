@@ -8,11 +8,10 @@ gives the same tables.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain.fates import FileReceipt, Receipt
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.listening.exported import ExportedTrack, named_id
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.parsing import FUTURE_AFTER
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.reader import ExportFile
@@ -33,9 +32,9 @@ from spotify_pipeline.storage.imports.uploads import (
 from spotify_pipeline.storage.listening.catalogue import save_exported_tracks
 from spotify_pipeline.storage.listening.coverage import add_imported
 from spotify_pipeline.storage.listening.days import mark_stale
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.work.leases import leased, lock_held
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.users import rebuild_users
 

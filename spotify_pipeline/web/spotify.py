@@ -19,7 +19,7 @@ from spotify_pipeline.web.site import Config
 # Connecting, and between two bytes.
 _SECONDS = (5, 15)
 _MAX_BYTES = 1_000_000
-# oauthlib wants https; on loopback, where the simulator listens, plain http is as good.
+# oauthlib requires https; on loopback, where the simulator listens, plain http is as good.
 _HTTPS = "https://accounts.spotify.com/authorize"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from spotify_pipeline.app import Day, Refused, listening_history
+from spotify_pipeline.app import Day, Refused, incomplete_days, listening_history
 from spotify_pipeline.domain.listening.coverage import Interval, completeness, local_day, merge
 from spotify_pipeline.domain.listening.days import local_today
 from spotify_pipeline.domain.zones import all_zones, check_zone
@@ -31,9 +31,9 @@ def add_day(connection: Connection, day: date, **columns: object) -> None:
 
 
 def cover(connection: Connection, *covers: Interval) -> None:
-    for one in covers:
+    for cover in covers:
         connection.execute(
-            insert(t.coverage).values(user_id="ada", covered_from=one.start, covered_to=one.end)
+            insert(t.coverage).values(user_id="ada", covered_from=cover.start, covered_to=cover.end)
         )
 
 
@@ -230,3 +230,32 @@ def test_every_day_is_as_complete_as_the_rule_of_the_pipeline_says(
         )
         number = 0 if expected == "complete" else None
         assert told(day) == (number, number, expected)
+
+
+def test_every_day_that_is_not_complete_has_its_reason(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection)
+    now = datetime.now(UTC)
+    midnight = datetime.combine(now.date(), datetime.min.time(), UTC)
+    assert set(incomplete_days(app, "ada", 3).values()) == {"today", "before"}
+    cover(
+        connection,
+        Interval(midnight - 10 * DAY + HOUR, midnight - 6 * DAY - HOUR),
+        Interval(midnight - 6 * DAY + HOUR, now),
+    )
+    open_gap(connection, Interval(midnight - 4 * DAY + HOUR, midnight - 4 * DAY + 2 * HOUR))
+    fetched(connection, midnight - DAY)
+    reasons = incomplete_days(app, "ada", 12)
+    days_ago = {(now.date() - day).days: reason for day, reason in reasons.items()}
+    assert days_ago == {
+        **{0: "today", 1: "late", 2: "late"},
+        4: "gap",
+        **{6: "missed", 7: "missed", 10: "missed"},
+        11: "before",
+    }
+    connection.execute(update(t.users).values(days_stale=True))
+    assert incomplete_days(app, "ada", 3)[now.date() - DAY] == "recount"
+    incomplete = {d.date for d in listening_history(app, "ada", 12) if d.completeness != "complete"}
+    assert set(incomplete_days(app, "ada", 12)) == incomplete
+    assert incomplete_days(app, "unknown", 3) == {}

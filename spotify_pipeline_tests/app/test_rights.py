@@ -63,6 +63,7 @@ def test_everything_that_an_app_needs_works(app: Connection, connection: Connect
         "user_top_artists",
         "user_top_tracks",
         "music_personality",
+        "music_personality_history",
         "artists",
         "tracks",
         "sync_status",
@@ -117,7 +118,10 @@ TABLES = (
     "user_tokens",
     "users",
 )
-RESULTS = ("artists", "daily_listening", "music_personality", "tracks", "user_top_artists")
+RESULTS = (
+    *("artists", "daily_listening", "music_personality", "music_personality_history", "tracks"),
+    "user_top_artists",
+)
 DENIED = "42501"
 
 PROBES = {

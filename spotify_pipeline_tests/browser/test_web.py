@@ -81,7 +81,7 @@ def test_a_user_signs_in_syncs_shares_and_is_forgotten(site: Site, browser: Brow
         assert (private.status_code, private.text) == (404, unknown.text)
         page.goto(f"{site.url}/settings")
         page.get_by_label("Name in the address").fill("mira")
-        page.get_by_label("Everybody may see my profile").check()
+        page.get_by_label("Anyone may see my profile").check()
         page.locator("form", has=page.get_by_label("Name in the address")).get_by_role(
             "button", name="Save"
         ).click()
@@ -211,9 +211,9 @@ def test_every_page_passes_the_accessibility_check(
             seen.page.goto(f"{site.url}{path}")
             found = Axe().run(seen.page).response["violations"]
             assert [
-                (path, one["id"], one["nodes"][0]["html"])
-                for one in found
-                if one["impact"] in ("serious", "critical")
+                (path, violation["id"], violation["nodes"][0]["html"])
+                for violation in found
+                if violation["impact"] in ("serious", "critical")
             ] == []
             assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, path
         assert [

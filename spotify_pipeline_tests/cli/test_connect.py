@@ -353,11 +353,13 @@ def test_a_second_callback_during_the_first_changes_nothing(
             ]
             host, _, path = backs[0].removeprefix("http://").partition("/")
         # Sent, and the page not waited for, so that the other one comes in between.
-        with socket.create_connection((host.partition(":")[0], int(host.partition(":")[2]))) as one:
-            one.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        with socket.create_connection(
+            (host.partition(":")[0], int(host.partition(":")[2]))
+        ) as secret:
+            secret.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             second.append(visit(backs[1]))
             seen = b""
-            while part := one.recv(4096):
+            while part := secret.recv(4096):
                 seen += part
         return Page(200, seen.decode(), ())
 
@@ -453,4 +455,4 @@ def test_no_code_verifier_token_or_secret_is_shown_or_written(
     assert len(codes) == 3
     secrets = {*codes, mira.refresh_token, simulator.client_secret, TOKEN_KEY.partition(":")[2]}
     written = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
-    assert [one for one in secrets if any(one in text for text in (*said, *written))] == []
+    assert [secret for secret in secrets if any(secret in text for text in (*said, *written))] == []

@@ -107,6 +107,14 @@ class DagsterCluster:
             child.process.wait()
             self.start_again(child, environ)
 
+    def await_end(self, process: psutil.Process) -> None:
+        """Returns when this process has ended, even if its parent has not reaped it yet."""
+        self.stack.wait(
+            SECONDS,
+            lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE,
+            f"the end of process {process.pid}",
+        )
+
     def start_again(self, old: Child, environ: dict[str, str]) -> None:
         """Starts a process that was killed."""
         with old.log.open("ab") as log:
@@ -167,6 +175,16 @@ class Life:
         row = self.request
         return row["status"], row["error_code"], row["attempts"]
 
+    def assert_retried(self) -> None:
+        """The killed run stored nothing and failed; the second attempt stored every play."""
+        scenario = self.cluster.scenario
+        assert scenario.rows(t.plays, self.user_id) == []
+        assert self.ends() == ("succeeded", None, 2)
+        assert len(scenario.rows(t.plays, self.user_id)) == 50
+        dead = self.cluster.instance.get_run_by_id(self.run_id)
+        assert dead is not None
+        assert dead.status is dg.DagsterRunStatus.FAILURE
+
 
 def midway(cluster: DagsterCluster, user_id: str) -> Life:
     """A person who has asked, and whose run waits for an answer of Spotify's for a minute."""
@@ -181,7 +199,7 @@ def midway(cluster: DagsterCluster, user_id: str) -> Life:
 
 def kill_tree(*processes: psutil.Process) -> None:
     """SIGKILL to these processes and all below them."""
-    below = [child for one in processes for child in one.children(recursive=True)]
+    below = [child for process in processes for child in process.children(recursive=True)]
     for victim in [*processes, *below]:
         with suppress(psutil.NoSuchProcess):
             victim.kill()

@@ -245,7 +245,7 @@ def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
         " SELECT user_id FROM spotify_pipeline.users"
     )
     with five.pipeline.engine.begin() as conn:
-        (key,) = {one.dispatch_key for one in sync_requests.assign(conn)}
+        (key,) = {request.dispatch_key for request in sync_requests.assign(conn)}
     seen: list[set[str]] = []
 
     def store(*args: Any) -> None:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 EXAMPLE = (ROOT / ".env.example").read_text()
-OURS = {name: one for name, one in COMPOSE["services"].items() if "read_only" in one}
+OURS = {name: secret for name, secret in COMPOSE["services"].items() if "read_only" in secret}
 
 
 def test_the_compose_file_follows_the_specification() -> None:
@@ -81,7 +81,7 @@ def test_the_secrets_are_made_once_and_can_be_used(tmp_path: Path) -> None:
     script = shutil.copy(ROOT / "deploy" / "secrets.sh", tmp_path)
     subprocess.run(["sh", script], check=True)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-    assert {Path(one["file"]).name for one in COMPOSE["secrets"].values()} == set(made)
+    assert {Path(secret["file"]).name for secret in COMPOSE["secrets"].values()} == set(made)
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     assert Keyring.parse(made["token_keys"]).key_ids
     assert webhook_key(made["revalidate_secret"])

@@ -6,9 +6,9 @@ from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, prob
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
-from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.types import Engine
-from spotify_pipeline.storage.users.queries import select_users
+from spotify_pipeline.storage.users.queries import count_users
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
@@ -35,7 +35,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     with engine.connect() as conn:
         state = api_budget.budget_state(conn, settings)
         ignored = api_budget.ignored_instants(conn)
-        active = len(select_users(conn, "active", database_now(conn)))
+        active = count_users(conn, "active", database_now(conn))
     if ignored:
         yield Finding(
             "api budget",
@@ -49,7 +49,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
             "api budget",
             PROBLEM,
             "Spotify did not answer several users in a row: one call probes every 10 minutes, and "
-            "everybody else waits",
+            "all other calls wait",
             "nothing, it ends by itself; `spotify-pipeline doctor --probe` tries now",
         )
     elif state.blocked_until is None:
@@ -90,7 +90,7 @@ def probed(settings: Settings) -> Iterator[Finding]:
         yield Finding("probe", OK, "Spotify answered one call; nothing is blocked now")
     else:
         yield Finding(
-            "probe", NOTE, "no call was made: nobody is connected, or all are being synced now"
+            "probe", NOTE, "no call was made: no user is connected, or all are being synced now"
         )
 
 
@@ -124,4 +124,4 @@ def _accepted(settings: Settings) -> bool:
     try:
         return is_accepted(settings)
     except SpotifyError:
-        return False  # not told: then the block stays, and `reach` says what is wrong
+        return False  # unknown: the block stays, and `reach` reports the cause

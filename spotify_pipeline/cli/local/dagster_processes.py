@@ -132,7 +132,7 @@ def running_stack(
     # Dagster's tables are made here once, and not by three processes at the same time.
     with opened_instance(settings):
         home = dagster_home(settings)
-    # Nobody sees this port: two stacks that start together must not find the same one free.
+    # A random port: two stacks that start together must not choose the same free one.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
     write_private(

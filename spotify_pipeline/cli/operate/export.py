@@ -35,7 +35,7 @@ FOLDER = "listens"
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First local date.")
 @click.option("--user", "user_id", help="Of this user only.")
 def export(to: Path, since: datetime | None, user_id: str | None) -> None:
-    """Write all plays as Parquet files, for data people.
+    """Write all plays as Parquet files, for analysts.
 
     The columns are those of the view `listens`; the files DIR/listens/month=YYYY-MM/plays.parquet
     are by local date. An export replaces the one before, so forgotten users are not in it.

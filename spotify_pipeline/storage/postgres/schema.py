@@ -74,7 +74,7 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
             if tried == TRIES:
                 raise SchemaBusy(
                     f"Other sessions kept tables or views of spotify_pipeline locked, {TRIES} "
-                    "times; nothing was changed. Stop the pipeline, and the app or whoever else "
+                    "times; nothing was changed. Stop the pipeline, and the app or what else "
                     "holds a transaction open, then run `spotify-pipeline init-db` again."
                 ) from error
         sleep(PAUSE_SECONDS)
@@ -101,7 +101,7 @@ def _create_or_upgrade(engine: Engine) -> None:
             _refuse_foreign(found)
             _alembic("upgrade", connection)
         _run_scripts(connection, *SCRIPTS, *(["triggers.sql"] if found is None else []))
-        # Postgres lets everybody execute a new function.
+        # Postgres grants EXECUTE on a new function to PUBLIC.
         connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
         _write_comments(connection)
         _fill_time_zones(connection)

@@ -9,7 +9,7 @@
 -- The bounds of an upload: 15 years of a heavy listener are half a million rows.
 CREATE OR REPLACE FUNCTION history_limits()
     RETURNS TABLE (batch_rows int, batch_octets int, upload_rows int, upload_octets int, files int)
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, spotify_pipeline, pg_temp
+    LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
     SELECT 5000, 8000000, 2000000, 1000000000, 1000
 $$;
@@ -296,7 +296,7 @@ $$;
 
 -- The fates of a receipt that are not 0, from its row as JSON.
 CREATE OR REPLACE FUNCTION history_fates(receipt jsonb) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, spotify_pipeline, pg_temp
+    LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
     SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each(receipt) AS e
     WHERE e.value <> '0' AND e.key IN (

@@ -1,4 +1,4 @@
--- Plays as data people want them: names instead of ids, the local date, the time listened.
+-- Plays for analysts: names instead of ids, the local date, the time listened.
 -- storage/tables/views.py has the comments of its columns.
 
 CREATE OR REPLACE VIEW listens AS

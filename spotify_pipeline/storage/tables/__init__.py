@@ -22,7 +22,10 @@ from spotify_pipeline.storage.tables.listening import (
     restamped_plays,
     tracks,
 )
-from spotify_pipeline.storage.tables.personality import music_personality
+from spotify_pipeline.storage.tables.personality import (
+    music_personality,
+    music_personality_history,
+)
 from spotify_pipeline.storage.tables.profiles import profiles, sealing_key
 from spotify_pipeline.storage.tables.requests import (
     api_budget,
@@ -70,6 +73,7 @@ __all__ = [
     "listens",
     "metadata",
     "music_personality",
+    "music_personality_history",
     "plays",
     "profiles",
     "request_locks",

@@ -6,7 +6,16 @@ Every instant is `timestamptz` and read back in UTC. Every table and every colum
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, MetaData, Text
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    MetaData,
+    Text,
+    text,
+)
 
 from spotify_pipeline.domain.error_codes import ErrorCode
 
@@ -34,6 +43,17 @@ def user_column(*, primary_key: bool = False) -> Column[str]:
         primary_key=primary_key,
         nullable=False,
         comment="The user this row belongs to; deleted with the user.",
+    )
+
+
+def singleton_column() -> Column[bool]:
+    """The key of a table of at most one row, with its CHECK `rule("singleton", "singleton")`."""
+    return described(
+        "singleton",
+        Boolean,
+        "Always true: there is at most one row.",
+        primary_key=True,
+        server_default=text("true"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Retention: deletes old rows of our own logs, and old plays where the operator wants that.
+"""Retention: deletes old rows of our own logs, and old plays where the operator configured that.
 
 Logs are deleted in batches, each in its own transaction: a large fleet writes millions of rows a
 day, and one statement over all of them would hold back vacuum and block other sessions.

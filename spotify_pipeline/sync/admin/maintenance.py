@@ -1,4 +1,4 @@
-"""What nobody asks for and time demands: connection states, stale days, retention of logs."""
+"""Hourly maintenance: connection states, stale days, retention of logs and plays."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ REBUILD_AT_ONCE = 100
 
 
 def run_maintenance(pipeline: Pipeline) -> dict[str, int]:
-    """Do it all; returns counts by what was done."""
+    """Run all maintenance; returns a count for each duty."""
     with pipeline.engine.begin() as conn:
         refresh_connection_states(conn)
     # Another transaction: it locks users from the first one on (deadlock).

@@ -56,7 +56,11 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
         assert state["last_error_message"].startswith(WHAT_TO_DO[ErrorCode(code)])
     check = dg.AssetCheckKey(dg.AssetKey(RECENTLY_PLAYED), "user_sync_ok")
     history = instance.event_log_storage.get_asset_check_execution_history(check, limit=1000)
-    mark_recovered = {one.partition: one.status for one in history if one.run_id == run_id}
+    mark_recovered = {
+        evaluation.partition: evaluation.status
+        for evaluation in history
+        if evaluation.run_id == run_id
+    }
     # To connect again is up to the user, and fails no check.
     passed, failed = (AssetCheckExecutionRecordStatus[name] for name in ("SUCCEEDED", "FAILED"))
     assert mark_recovered == {
@@ -121,7 +125,7 @@ def compare(scenario: Scenario, user_ids: set[str], before: datetime) -> None:
 
 def states(instance: dg.DagsterInstance) -> list[InstigatorState]:
     """What Dagster keeps of the schedule."""
-    return [one for one in instance.all_instigator_state() if one.name == POLL]
+    return [state for state in instance.all_instigator_state() if state.name == POLL]
 
 
 def selector(instance: dg.DagsterInstance) -> tuple[str, str]:
@@ -147,7 +151,7 @@ def await_run(cluster: DagsterCluster) -> str:
 
     def ended() -> list[str]:
         records = cluster.instance.get_run_records(of_schedule)
-        return [one.dagster_run.run_id for one in records if one.end_time is not None]
+        return [record.dagster_run.run_id for record in records if record.end_time is not None]
 
     cluster.stack.wait(2 * SECONDS, lambda: bool(ended()), "the run of the schedule")
     (run_id,) = ended()

@@ -417,7 +417,9 @@ def traces(instance: dg.DagsterInstance) -> dict[str, Counter[str | None]]:
             for request in tick.tick_data.run_requests or []
         ),
         "backfills": Counter(
-            user_id for one in instance.get_backfills() for user_id in one.partition_names or []
+            user_id
+            for backfill in instance.get_backfills()
+            for user_id in backfill.partition_names or []
         ),
         "checks": Counter(checks),
         "materializations": Counter(user_id for _, user_id in materialized(instance)),

@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool
 
 from spotify_pipeline.defs.instance import retention
 from spotify_pipeline.defs.instance.retention import delete_old_runs
-from spotify_pipeline.defs.running import opened_instance, sync_many, sync_one
+from spotify_pipeline.defs.running import opened_instance, sync_many, sync_user
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Body
@@ -146,14 +146,14 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
     """Runs as the command line starts them, through the resource that reads the environment."""
     logging.getLogger("spotify_pipeline").setLevel(logging.DEBUG)
     people = [scenario.connect(user_id) for user_id in ("anna", "ben", "dora")]
-    assert sync_one(instance, "anna").success
+    assert sync_user(instance, "anna").success
     secrets = {
         "client secret": scenario.simulator.client_secret,
         "private key": environ["SPOTIFY_PIPELINE_TOKEN_KEYS"].partition(":")[2],
         "database password": str(
             make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"]).url.password
         ),
-        **{f"refresh token of {one.user_id}": one.refresh_token for one in people},
+        **{f"refresh token of {listener.user_id}": listener.refresh_token for listener in people},
     }
     row = scenario.row(t.user_tokens, "anna")
     secrets["access token"] = scenario.pipeline.keyring.open(
@@ -163,11 +163,11 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
     scenario.simulator.add_fault(Body(text=echo), endpoint="recently_played", user_id="anna")
     scenario.simulator.add_fault(Body(text=echo, status=403), user_id="ben", endpoint="top_tracks")
     scenario.simulator.revoke("dora")
-    assert not sync_one(instance, "anna").success
+    assert not sync_user(instance, "anna").success
     assert not sync_many(instance, "00000000-0000-0000-0000-000000000001", "eligible").success
     # A bug, with a secret within reach: Dagster stores the whole traceback.
     scenario.execute("ALTER TABLE spotify_pipeline.sync_state RENAME COLUMN lease_until TO gone")
-    assert not sync_one(instance, "anna").success
+    assert not sync_user(instance, "anna").success
 
     stored = everything_in(dagster_database)
     assert "sync_user_assets" in stored

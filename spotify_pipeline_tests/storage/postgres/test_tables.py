@@ -67,6 +67,11 @@ PERSONALITY = {
     "play_count": 0,
     "definition_version": 1,
 }
+MONTH = PERSONALITY | {
+    "month": NOON.date().replace(day=1),
+    "reasons": {},
+    "computed_at": NOON,
+}
 RUN_USER = {"run_id": "run", "user_id": "ada"}
 IMPORT = {"user_id": "ada", "status": "open"}
 IMPORT_FILE = {
@@ -115,6 +120,7 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.top_artists_history, HISTORY),
     (t.top_tracks_history, HISTORY),
     (t.music_personality, PERSONALITY),
+    (t.music_personality_history, MONTH),
     (t.sync_run_users, RUN_USER),
     (t.history_imports, IMPORT),
     (t.history_import_files, IMPORT_FILE),
@@ -168,6 +174,11 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
         t.music_personality,
         PERSONALITY | {"window_end": NOON.date() - timedelta(days=1)},
         "ck_music_personality_window",
+    ),
+    (
+        t.music_personality_history,
+        MONTH | {"month": NOON.date().replace(day=2)},
+        "ck_music_personality_history_month",
     ),
     (t.music_personality, PERSONALITY | {"peak_hour": 24.0}, "ck_music_personality_peak_hour"),
     (t.music_personality, PERSONALITY | {"newness": 1.01}, "ck_music_personality_newness"),

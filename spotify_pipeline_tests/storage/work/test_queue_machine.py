@@ -78,9 +78,13 @@ class Person:
 
     def allowed_at(self, cooldown: timedelta) -> datetime:
         """When the next request is accepted, by the words of the README."""
-        ended = [one for one in reversed(self.asked) if one.status in ("succeeded", "failed")]
-        waits = [one.ended_at + cooldown for one in ended if one.status == "succeeded"][:1]
-        series = list(takewhile(lambda one: one.code in TRANSIENT, ended))
+        ended = [
+            request for request in reversed(self.asked) if request.status in ("succeeded", "failed")
+        ]
+        waits = [request.ended_at + cooldown for request in ended if request.status == "succeeded"][
+            :1
+        ]
+        series = list(takewhile(lambda request: request.code in TRANSIENT, ended))
         if series:
             waits.append(series[0].ended_at + min(MINUTE * 2 ** len(series), HOUR))
         return max(waits, default=datetime.min.replace(tzinfo=UTC))
@@ -134,12 +138,12 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
 
         @rule()
         def assign(self) -> None:
-            for one in sync_requests.assign(db):
+            for assigned in sync_requests.assign(db):
                 asked = self.person.open
                 assert asked is not None
-                assert one.user_id == self.person.user_id
+                assert assigned.user_id == self.person.user_id
                 assert asked.key is None
-                asked.key = one.dispatch_key
+                asked.key = assigned.dispatch_key
             assert not sync_requests.any_waiting(db)
 
         @precondition(lambda self: self.person.open and self.person.open.key)
@@ -279,7 +283,9 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             return self.open.key
 
         def keys(self) -> set[str]:
-            return self.person.old_keys | {one.key for one in self.person.asked if one.key}
+            return self.person.old_keys | {
+                request.key for request in self.person.asked if request.key
+            }
 
         def back_to_the_queue(self) -> None:
             self.person.old_keys.add(self.key)

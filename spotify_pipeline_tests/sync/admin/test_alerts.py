@@ -125,7 +125,11 @@ def test_one_of_many_processes_alerts_once_an_hour(
     others = [open_another(SPOTIFY_PIPELINE_ALERT_URL=url).pipeline for _ in range(3)]
     become(watched, "needs_reauth", "anna")
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda one: notify_operator(one, no_runs), [watched.pipeline, *others] * 3))
+        list(
+            pool.map(
+                lambda pipeline: notify_operator(pipeline, no_runs), [watched.pipeline, *others] * 3
+            )
+        )
     assert told(operator) == [("users_to_reconnect", 1)]
     # What comes within the hour waits, and is not forgotten.
     become(watched, "needs_reauth", "ben")
@@ -207,3 +211,21 @@ def test_an_alert_that_does_not_arrive_is_sent_later(
 def test_without_an_alert_url_no_alert_is_sent(scenario: Scenario) -> None:
     assert notify_operator(scenario.pipeline, no_runs) == {}
     assert scenario.rows(t.alerts) == []
+
+
+def test_an_alert_goes_to_an_address_of_apprise_and_again_after_a_failure(
+    operator: ScriptedServer, open_another: Callable[..., Scenario]
+) -> None:
+    scenario = open_another(SPOTIFY_PIPELINE_ALERT_URL=f"json://127.0.0.1:{operator.port}/{SECRET}")
+    scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES ('anna')")
+    become(scenario, "needs_reauth", "anna")
+    operator.script(answer(500))
+    assert notify_operator(scenario.pipeline, no_runs) == {}
+    operator.script(answer(200))
+    pass_time(scenario, minutes=1)
+    assert notify_operator(scenario.pipeline, no_runs) == {"users_to_reconnect": 1}
+    body = json.loads(operator.seen[-1].body)
+    message, command = WHAT_TO_DO["users_to_reconnect"]
+    assert body["title"] == "users_to_reconnect: 1"
+    assert body["message"] == f"{message}\n{command}"
+    assert "anna" not in str(body)

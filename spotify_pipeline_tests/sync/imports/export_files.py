@@ -1,7 +1,7 @@
 """Exports as files, for tests that import them."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.sync.imports import import_history
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline_tests.exports.rows import account, extended, write
-
-A_SECOND = timedelta(seconds=1)
 
 
 def spotify_id(number: int) -> str:

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import text
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import (
@@ -14,7 +15,6 @@ from spotify_pipeline.simulator.faults.refusals import (
     ServerError,
 )
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 from spotify_pipeline_tests.sync.rate_limiter.rate_limit_fixture import (

@@ -75,7 +75,7 @@ def test_eight_processes_stay_within_any_window_and_share_a_429_at_once(
     # Nobody has to tell them: each of their threads is refused.
     assert {hear(caller) for caller in callers} == {'["QUOTA_EXCEEDED"]'}
     at = arrivals(scenario.simulator)
-    most = max(sum(start <= one <= start + WINDOW_SECONDS for one in at) for start in at)
+    most = max(sum(start <= arrival <= start + WINDOW_SECONDS for arrival in at) for start in at)
     assert most <= CALLS
     # They did not hold back either: half of what a window may hold, over and over.
     assert len(at) > CALLS / 2 * HAMMER_SECONDS / WINDOW_SECONDS

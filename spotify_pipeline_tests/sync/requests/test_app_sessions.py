@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import Connection, text
 
 from spotify_pipeline.app import Refused
+from spotify_pipeline.domain.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.simulator.faults.refusals import InvalidGrant
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres import locks
 from spotify_pipeline.storage.postgres.roles import FUNCTIONS
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.sync.admin.maintenance import run_maintenance
-from spotify_pipeline.sync.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import choose, sync_chunk
 from spotify_pipeline.sync.tokens import SAVE_SECONDS
@@ -48,6 +48,7 @@ READERS = {
     "export_plays": ", NULL, NULL",
     "export_rows": "",
     "history_receipts": ", 3",
+    "incomplete_days": ", 30",
     "listening_discoveries": ", '2026-02-01', '2026-03-31', 10",
     "listening_history": ", 30",
     "listening_quarters": ", 30",
@@ -177,7 +178,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
         with sync_chunk(scenario.pipeline, run_id, 0):
             pass
         with scenario.pipeline.engine.begin() as conn:
-            keys = {one.dispatch_key for one in sync_requests.assign(conn)}
+            keys = {request.dispatch_key for request in sync_requests.assign(conn)}
         for key in keys:
             enlist_requests(scenario.pipeline, key, key)
             answer_requests(scenario.pipeline, key, key)
@@ -293,7 +294,7 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
     two.execute("SELECT spotify_pipeline.request_sync('eve')")
     two.execute("SELECT spotify_pipeline.request_sync('finn')")
     with two.pipeline.engine.begin() as conn:
-        keys = [one.dispatch_key for one in sync_requests.assign(conn)]
+        keys = [request.dispatch_key for request in sync_requests.assign(conn)]
     with two.pipeline.engine.connect() as app:
         app.execute(text("SELECT spotify_pipeline.disconnect_user('eve')"))
         for key in keys:

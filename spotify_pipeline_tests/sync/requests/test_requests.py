@@ -14,13 +14,13 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import StepFailure, UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs
 from spotify_pipeline.storage.work.leases import Lease, leased
 from spotify_pipeline.sync import requests, users
-from spotify_pipeline.sync.outcome import StepFailure, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
@@ -37,7 +37,7 @@ def press(scenario: Scenario, *user_ids: str) -> None:
 def assign(scenario: Scenario) -> list[str]:
     """Assigns waiting requests as the sensor does; returns the distinct dispatch keys."""
     with scenario.pipeline.engine.begin() as conn:
-        return list(dict.fromkeys(one.dispatch_key for one in sync_requests.assign(conn)))
+        return list(dict.fromkeys(request.dispatch_key for request in sync_requests.assign(conn)))
 
 
 def ask(scenario: Scenario, *user_ids: str) -> str:
@@ -366,7 +366,7 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         "failed",
     ]
     with scenario.pipeline.engine.connect() as conn:
-        assert [one.outcome for one in sync_runs.run_users(conn, "run")] == ["synced"] * 5 + [
+        assert [user.outcome for user in sync_runs.run_users(conn, "run")] == ["synced"] * 5 + [
             "failed"
         ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from spotify_pipeline.domain.outcome import StepRows, UserOutcome
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     PROFILE_REVALIDATION,
@@ -22,7 +23,6 @@ from spotify_pipeline.domain.steps import (
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import deliver, webhooks
-from spotify_pipeline.sync.outcome import StepRows, UserOutcome
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline.sync.users import rebuild_users
@@ -101,13 +101,13 @@ def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     hooked.at(NOON + HOUR)
     outcomes = hooked.sync(*EVERYBODY, scheduled=True)
     # Nothing to notify is neither a failure nor a call.
-    assert {(one.result, PROFILE_REVALIDATION in one.done) for one in outcomes} == {
+    assert {(outcome.result, PROFILE_REVALIDATION in outcome.done) for outcome in outcomes} == {
         ("synced", False)
     }
     assert told(app) == []
     hooked.serve_plays(ben, [(NOON, "two"), (NOON - HOUR, "one")])
     hooked.at(NOON + 2 * HOUR)
-    by_user = {one.user_id: one for one in hooked.sync(*EVERYBODY, scheduled=True)}
+    by_user = {outcome.user_id: outcome for outcome in hooked.sync(*EVERYBODY, scheduled=True)}
     assert told(app) == [[ben]]
     assert by_user[ben].changes[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
     assert by_user[anna].changes == {}
@@ -116,7 +116,9 @@ def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     assert told(app) == [[ben], [anna]]
     # The day became complete by time alone.
     hooked.at(NOON + 18 * HOUR)
-    by_user = {one.user_id: one for one in hooked.sync(anna, scheduled=True, steps=DAYS)}
+    by_user = {
+        outcome.user_id: outcome for outcome in hooked.sync(anna, scheduled=True, steps=DAYS)
+    }
     assert by_user[anna].changes[DAILY_LISTENING] == StepRows(total=1, changed=1)
     assert told(app) == [[ben], [anna], [anna]]
     # A rebuild notifies of its changes, too.

@@ -232,7 +232,7 @@ def test_concurrent_outage_checks_see_each_others_refusals(
 
 def sealed_tokens(scenario: Scenario) -> dict[str, SealedToken]:
     with scenario.pipeline.engine.connect() as conn:
-        return {one.user_id: one.token for one in load_users(conn, FIVE) if one.token}
+        return {user.user_id: user.token for user in load_users(conn, FIVE) if user.token}
 
 
 def wait_for_locks(scenario: Scenario, count: int) -> None:

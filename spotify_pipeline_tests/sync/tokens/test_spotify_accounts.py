@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from spotify_pipeline.domain.error_codes import OTHER_ACCOUNT
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.control import ListenerInfo
 from spotify_pipeline.simulator.faults.base import Fault
@@ -17,7 +18,6 @@ from spotify_pipeline.simulator.faults.refusals import (
     ServerError,
 )
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 from spotify_pipeline_tests.sync.requests.test_requests import answer, ask
 from spotify_pipeline_tests.sync.tokens.test_connections import wait_for_locks

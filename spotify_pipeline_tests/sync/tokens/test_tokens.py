@@ -25,7 +25,9 @@ def opened(scenario: Scenario, column: str = "sealed_refresh_token") -> str:
 
 def spotifys(scenario: Scenario) -> str:
     """The refresh token that Spotify takes from Anna now."""
-    return {one.user_id: one.refresh_token for one in scenario.simulator.listeners()}["anna"]
+    return {
+        listener.user_id: listener.refresh_token for listener in scenario.simulator.listeners()
+    }["anna"]
 
 
 def refreshes(scenario: Scenario) -> int:
