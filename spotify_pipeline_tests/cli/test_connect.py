@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -352,18 +353,19 @@ def test_a_second_callback_during_the_first_changes_nothing(
                 for who in ("mira", "kenji")
             ]
             host, _, path = backs[0].removeprefix("http://").partition("/")
-        # Sent, and the page not waited for, so that the other one comes in between.
-        with socket.create_connection(
-            (host.partition(":")[0], int(host.partition(":")[2]))
-        ) as secret:
-            secret.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        address_of_listener = (host.partition(":")[0], int(host.partition(":")[2]))
+        with socket.create_connection(address_of_listener) as first:
+            first.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            # The first callback is accepted once its code is being redeemed.
+            while not simulator.faults()[0]["hits"]:
+                time.sleep(0.01)
             second.append(visit(backs[1]))
             seen = b""
-            while part := secret.recv(4096):
+            while part := first.recv(4096):
                 seen += part
         return Page(200, seen.decode(), ())
 
-    simulator.add_fault(Latency(seconds=0.5), endpoint="token")
+    simulator.add_fault(Latency(seconds=1), endpoint="token")
     result = connect(user)
     assert result.exit_code == 0, result.output
     assert "mira (Mira Solberg) is connected" in browser.last_page.text

@@ -346,7 +346,7 @@ def test_the_selection_enlisted_needs_users_enlisted_before(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
-    assert "Nobody is enlisted" in failure_of(run(instance, config))
+    assert "No user is enlisted" in failure_of(run(instance, config))
     assert five.calls() == []
 
 
