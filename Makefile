@@ -59,7 +59,7 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 
 $(VENV)/dbt/.ready: requirements-dbt.lock
 	@test -x $(VENV)/dbt/bin/python || $(BIN)/python -m venv $(VENV)/dbt
-	@$(VENV)/dbt/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dbt.lock
+	@$(VENV)/dbt/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-dbt.lock
 	@touch $@
 
 lock: ## compile the locks anew from pyproject.toml (needs uv)

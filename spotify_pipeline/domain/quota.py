@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
 
 # Requests first, because users wait for them; then plays, which are lost if they are not fetched in
 # time; then top lists, which change slowly.
@@ -60,6 +60,9 @@ SLOTS = 98
 # and 4 % at 6.
 LONGEST_STRETCH = 4.0
 STRETCH_BELOW = 0.5
+
+# Calls per user and day: of a user who is polled every hour, and one per top list each night.
+POLLS, TOP_LISTS = 24, len(TOP_ARTISTS) + len(TOP_TRACKS)
 
 
 def priority_of(step: str, *, scheduled: bool) -> Priority:
@@ -118,6 +121,15 @@ class Quota:
     def day_of(self, priority: Priority) -> int:
         """Up to how many calls in 24 hours this priority may go."""
         return self.calls_per_day * PER_CENT[priority] // 100
+
+    def users_served(self, hours: float) -> int:
+        """How many users keep polls `hours` apart, 1 to 2, with top lists every night.
+
+        Of more than at 2 hours, top lists are no longer fetched every night: see PER_CENT and
+        due_stretch.
+        """
+        calls = self.day_of("plays") * (1 - STRETCH_BELOW / hours)
+        return int(calls / (POLLS / hours + TOP_LISTS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ gone with the request. Only their plays go to the database, in batches.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
@@ -59,6 +60,9 @@ _TOO_LARGE = (
     "or its files one after the other."
 )
 _AGAIN = "Nothing was stored. Try again in a minute."
+
+
+log = logging.getLogger(__name__)
 
 
 class Refusal(Exception):
@@ -154,7 +158,7 @@ async def _take(request: Request, session: Session) -> None:
         if not chosen:
             raise Refusal(400, "Choose the zip that Spotify sent you, or JSON files out of it.")
         engine, private = site_of(request).engine, "incognito" in sent
-        await run_in_threadpool(_hand_over, engine, session.user_id, chosen, private)
+        await run_in_threadpool(hand_over, engine, session.user_id, chosen, private)
     finally:
         await sent.close()
 
@@ -179,9 +183,12 @@ async def _receive(request: Request) -> FormData:
         raise Refusal(400, f"The upload broke off. {_AGAIN}") from None
     except TimeoutError:
         raise Refusal(408, f"The upload took longer than half an hour. {_AGAIN}") from None
+    except OSError as error:
+        log.error("an upload could not be written to a temporary file: %s", error.strerror)
+        raise Refusal(503, f"There is no room for this upload just now. {_AGAIN}") from None
 
 
-def _hand_over(engine: Engine, user_id: str, chosen: Sequence[Upload], private: bool) -> None:
+def hand_over(engine: Engine, user_id: str, chosen: Sequence[Upload], private: bool) -> None:
     """Reads the histories and stores their rows as an import of the user, all or none.
 
     `private`: private sessions too. Raises Refusal.

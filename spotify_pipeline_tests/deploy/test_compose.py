@@ -110,6 +110,20 @@ def test_the_page_shares_no_network_with_what_has_no_sign_in() -> None:
     assert not {"database_url", "token_keys"} & set(OURS["web"]["secrets"])
 
 
+def test_every_file_that_a_service_mounts_exists_and_grafana_looks_where_its_dashboard_is() -> None:
+    mounts = dict(
+        volume.removeprefix("./").split(":")[:2]
+        for service in COMPOSE["services"].values()
+        for volume in service.get("volumes", ())
+        if volume.startswith("./")
+    )
+    assert len(mounts) == 5
+    assert all((ROOT / name).is_file() for name in mounts)
+    (provider,) = yaml.safe_load((ROOT / "deploy/grafana/dashboards.yml").read_text())["providers"]
+    folder = provider["options"]["path"]
+    assert mounts["deploy/grafana/dashboard.json"] == f"{folder}/dashboard.json"
+
+
 @pytest.fixture
 def web_secrets(_admin: Engine, empty_database: URL, tmp_path: Path) -> Iterator[dict[str, Path]]:
     """The files of deploy/secrets.sh, for a server of the test and a login of its own."""

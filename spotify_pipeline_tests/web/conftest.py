@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +56,35 @@ class Site:
         return str(token)
 
 
+def free_url() -> str:
+    """An address on loopback whose port is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def served(config: Config) -> Iterator[None]:
+    """The page at the address of its configuration."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_application(config), port=int(config.url.rpartition(":")[2]), log_level="critical"
+        )
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 @pytest.fixture
 def site(database: URL) -> Iterator[Site]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url = free_url()
     engine = make_engine(database)
     with engine.begin() as conn:
         conn.execute(text("SELECT spotify_pipeline.sign_in_user('account', 'eve', 'Eve')"))
@@ -78,16 +103,5 @@ def site(database: URL) -> Iterator[Site]:
         accounts_url=url,
         api_url=url,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(make_application(config), port=port, log_level="critical")
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
+    with served(config):
         yield Site(url, response.headers["set-cookie"].partition(";")[0])
-    finally:
-        server.should_exit = True
-        thread.join()

@@ -198,6 +198,15 @@ def test_uploads_at_once_are_limited(site: Site, monkeypatch: pytest.MonkeyPatch
     assert (status, "Others are uploading" in said) == (503, True)
 
 
+def test_an_upload_without_room_for_its_temporary_file_is_refused(
+    site: Site, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    status, said = upload(site, ("a.json", file_of(ROWS) + b" " * 2_000_000))
+    assert (status, "There is no room for this upload" in said) == (503, True)
+    assert stored(connection) == []
+
+
 def test_a_history_of_many_batches_keeps_the_limits_of_a_batch(
     site: Site, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

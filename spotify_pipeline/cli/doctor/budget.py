@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, problem
+from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
@@ -14,8 +15,6 @@ from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.terminal import count, instant
 
-# Plays every hour, and six top lists every night.
-CALLS_PER_USER_AND_DAY = 30
 _BLOCKED = {
     "RATE": "Spotify asked us to slow down; the work goes on by itself after that, or at once "
     "when `spotify-pipeline doctor --probe` finds that Spotify answers",
@@ -54,8 +53,8 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
         )
     elif state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
-        if state.calls_per_day is not None:
-            yield _capacity(state.calls_per_day, active)
+        if settings.calls_per_day:
+            yield _capacity(api_budget.quota_of(settings), active)
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -94,19 +93,21 @@ def probed(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _capacity(calls_per_day: int, active: int) -> Finding:
+def _capacity(quota: Quota, active: int) -> Finding:
     """How many users the day's calls serve, beside those who are active."""
-    users = calls_per_day // CALLS_PER_USER_AND_DAY
-    each = f"at {CALLS_PER_USER_AND_DAY} calls a day"
-    serve = f"{calls_per_day:,} serve about {count(users, 'user')} {each}"
-    if active <= users:
+    hourly, every_2_hours = quota.users_served(1), quota.users_served(2)
+    serve = (
+        f"{quota.calls_per_day:,} serve {count(hourly, 'user')} with polls every hour, "
+        f"{every_2_hours:,} with polls every 2"
+    )
+    if active <= every_2_hours:
         return Finding("daily calls", OK, serve)
     return Finding(
         "daily calls",
         NOTE,
         f"{serve}, and {active:,} are active: top lists, then plays, are fetched less often",
         "ask Spotify for a larger quota, then raise SPOTIFY_PIPELINE_CALLS_PER_DAY "
-        "(docs/scaling.md)",
+        "(docs/capacity.md)",
     )
 
 

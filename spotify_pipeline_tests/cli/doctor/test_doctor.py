@@ -313,7 +313,9 @@ def test_doctor_reports_the_remaining_calls(healthy, findings, engine, environ):
     assert found["api budget"]["detail"] == (
         "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
     )
-    assert found["daily calls"]["detail"] == "2,000 serve about 66 users at 30 calls a day"
+    assert found["daily calls"]["detail"] == (
+        "2,000 serve 26 users with polls every hour, 66 with polls every 2"
+    )
 
 
 def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, findings, engine, environ):
@@ -324,7 +326,9 @@ def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, finding
             connect(conn, user_id)
         conn.execute(update(t.user_tokens).values(authorized_at=func.now()))
     found = findings()[1]["daily calls"]
-    assert found["detail"].startswith("30 serve about 1 user at 30 calls a day, and 2 are active")
+    assert found["detail"].startswith(
+        "30 serve 0 users with polls every hour, 1 with polls every 2, and 2 are active"
+    )
     assert "larger quota" in found["to_do"]
 
 

@@ -4,11 +4,16 @@ import os
 import random
 import signal
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from time import sleep
 
+import dagster as dg
 import psutil
 import pytest
+from sqlalchemy import text
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
@@ -19,9 +24,12 @@ from spotify_pipeline_tests.defs.dagster_cluster import (
     midway,
     pid_of,
 )
+from spotify_pipeline_tests.sync.imports.export_files import extended_row, hand_over
+from spotify_pipeline_tests.sync.pipeline_fixture import NOON
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
+HOUR = timedelta(hours=1)
 SOAK = os.environ.get("SOAK") == "1"
 
 
@@ -170,3 +178,45 @@ def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
     cluster.kill("code server", "webserver", "daemon")
     cluster.await_end(worker)
     jan.assert_retried()
+
+
+@pytest.mark.skipif(not SOAK, reason="in make soak")
+@pytest.mark.parametrize(
+    ("user_id", "table", "status"),
+    [("olga", "tracks", "closed"), ("pete", "daily_listening", "succeeded")],
+    ids=["before the merge", "after it"],
+)
+def test_the_run_that_imports_an_upload_is_killed(
+    cluster: DagsterCluster, tmp_path: Path, user_id: str, table: str, status: str
+) -> None:
+    scenario, rows = cluster.scenario, [extended_row(NOON - n * HOUR, n) for n in range(1, 8)]
+    of_import = dg.RunsFilter(job_name="import_history", tags={"dagster/partition": user_id})
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST(:t AS regclass)"
+    )
+    with scenario.pipeline.engine.begin() as conn:
+        register_user(conn, user_id)
+    with scenario.pipeline.engine.connect() as blocker:
+        blocker.execute(text(f"LOCK TABLE spotify_pipeline.{table} IN SHARE MODE"))
+        hand_over(scenario.pipeline, tmp_path, rows, user=user_id)
+        named = {"t": f"spotify_pipeline.{table}"}
+        cluster.stack.wait(SECONDS, lambda: bool(blocker.scalar(waiting, named)), "the import")
+        (run,) = cluster.instance.get_runs(of_import)
+        os.kill(pid_of(cluster.instance, run.run_id), signal.SIGKILL)
+        # Its lease ends by itself, half a minute later.
+        scenario.execute(
+            "UPDATE spotify_pipeline.sync_state SET lease_id = NULL, lease_until = NULL"
+            " WHERE user_id = :u",
+            u=user_id,
+        )
+    assert scenario.row(t.history_imports, user_id)["status"] == status
+
+    def reported() -> bool:
+        done = [run.status for run in cluster.instance.get_runs(of_import)]
+        return done.count(dg.DagsterRunStatus.SUCCESS) == 1
+
+    cluster.stack.wait(SECONDS, reported, "the second run")
+    assert scenario.row(t.history_imports, user_id)["status"] == "succeeded"
+    assert len(scenario.rows(t.plays, user_id)) == len(rows)
+    assert sum(scenario.minutes(user_id).values()) == 3 * len(rows)
+    assert len(cluster.instance.get_runs(of_import)) == 2
