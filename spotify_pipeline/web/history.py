@@ -37,7 +37,7 @@ ADDRESS = "/history"
 # The JSON files of fifteen years, not zipped; a zip is 20 times smaller.
 MAX_UPLOAD_BYTES = 500_000_000
 MAX_UNPACKED_BYTES = 2_000_000_000
-MAX_FILES = 100
+MAX_FILES = 50
 # Reading takes one core each.
 MOST_UPLOADS = 4
 UPLOAD_SECONDS = 30 * 60

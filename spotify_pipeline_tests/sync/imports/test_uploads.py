@@ -25,7 +25,7 @@ from spotify_pipeline_tests.sync.imports.export_files import (
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 # Of the statements at which a run dies.
-STEP = 1 if "SOAK" in os.environ else 11
+STEP = 1 if "SOAK" in os.environ else 23
 A_MINUTE, A_DAY = timedelta(minutes=1), timedelta(days=1)
 OLD = datetime(2024, 5, 1, 12, 0, 7, tzinfo=UTC)
 LIFE = [
