@@ -1,4 +1,5 @@
-# One image for every process of a production set: code server, webserver, daemon, Celery worker.
+# One image for every process of a production set: code server, webserver, daemon, page, Celery
+# worker, and the pods of runs on Kubernetes. No ENTRYPOINT, because Dagster's chart gives whole commands.
 # It runs without root and with a read-only root file system; what it writes is in the volume.
 ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
@@ -6,9 +7,9 @@ FROM ${BASE_IMAGE} AS build
 WORKDIR /build
 RUN python3 -m venv /opt/spotify_pipeline/venv
 ENV PATH=/opt/spotify_pipeline/venv/bin:$PATH
-# The lock has the hash of every file; with Celery, so that workers need no image of their own.
-COPY requirements-celery.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-celery.lock
+# The lock has the hash of every file; with Celery and Kubernetes, so that neither needs its own image.
+COPY requirements-image.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY spotify_pipeline spotify_pipeline
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
@@ -25,5 +26,4 @@ WORKDIR /opt/spotify_pipeline
 USER 10001:10001
 VOLUME /var/lib/spotify_pipeline
 HEALTHCHECK --interval=30s --timeout=45s --start-period=2m --retries=2 CMD ["spotify-pipeline", "healthy"]
-ENTRYPOINT ["spotify-pipeline"]
-CMD ["--help"]
+CMD ["spotify-pipeline", "--help"]

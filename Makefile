@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help demo dev test test-fast browser soak lint format lock clean
+.PHONY: help demo dev test test-fast browser dbt soak lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test-fast: $(VENV)/.dev ## rules, client and database, in a minute
 
 browser: $(VENV)/.dev ## the tests that need Chromium
 	$(BIN)/pytest -m browser -n 1 $(ARGS)
+
+dbt: $(VENV)/.dev $(VENV)/dbt/.ready ## dbt reads deploy/dbt, installed apart from everything else
+	$(BIN)/pytest -n 0 -m dbt spotify_pipeline_tests/deploy/test_data_kit.py $(ARGS)
 
 soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
 	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes spotify_pipeline_tests/defs/cluster/test_request_life.py spotify_pipeline_tests/sync/requests/test_app_sessions.py $(ARGS)
@@ -54,10 +57,16 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/dbt/.ready: requirements-dbt.lock
+	@test -x $(VENV)/dbt/bin/python || $(BIN)/python -m venv $(VENV)/dbt
+	@$(VENV)/dbt/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-dbt.lock
+	@touch $@
+
 lock: ## compile the locks anew from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build -o requirements.lock pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build --extra celery --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra build --extra celery -c requirements.lock -o requirements-celery.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra apprise --extra build --extra celery --extra kubernetes --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --extra apprise --extra build --extra celery --extra kubernetes -c requirements.lock -o requirements-image.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --group dbt -o requirements-dbt.lock
 
 clean: ## the virtual environment and all caches; data in .spotify_pipeline stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

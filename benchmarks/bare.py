@@ -34,9 +34,9 @@ class Bare:
         self._basic = "Basic " + b64encode(client.encode()).decode()
         self._mine = threading.local()
 
-    def fetch(self, one: ListenerInfo) -> None:
+    def fetch(self, listener: ListenerInfo) -> None:
         """Makes all calls of one user, in order."""
-        form = {"grant_type": "refresh_token", "refresh_token": one.refresh_token}
+        form = {"grant_type": "refresh_token", "refresh_token": listener.refresh_token}
         granted = self._ask("POST", "/api/token", self._basic, urlencode(form))
         bearer = f"Bearer {loads(granted)['access_token']}"
         for path in PATHS:
@@ -71,6 +71,6 @@ def side_by_side(simulator: Simulator, listeners: Sequence[ListenerInfo], thread
 def one_by_one(simulator: Simulator, listeners: Sequence[ListenerInfo], pause: float) -> None:
     """The typical polling loop: a user, a pause, the next user."""
     bare = Bare(simulator)
-    for one in listeners:
-        bare.fetch(one)
+    for listener in listeners:
+        bare.fetch(listener)
         time.sleep(pause)

@@ -84,12 +84,12 @@ def main(users: int, days: int) -> None:
     """Print and save the table."""
     estimates = [measure(skip, users, days) for skip in SKIPS]
     click.echo("skipped    plays   heard min   full length      capped")
-    for one in estimates:
+    for estimate in estimates:
         click.echo(
-            f"{one.skipped_percent:>6} % {one.plays:>8,} {one.heard_minutes:>11,.0f}"
-            f" {one.full_length_error:>+11.1f} % {one.capped_error:>+9.1f} %"
+            f"{estimate.skipped_percent:>6} % {estimate.plays:>8,} {estimate.heard_minutes:>11,.0f}"
+            f" {estimate.full_length_error:>+11.1f} % {estimate.capped_error:>+9.1f} %"
         )
-    save(RESULTS / "estimates.json", {"estimates": [asdict(one) for one in estimates]})
+    save(RESULTS / "estimates.json", {"estimates": [asdict(estimate) for estimate in estimates]})
 
 
 if __name__ == "__main__":

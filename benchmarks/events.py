@@ -67,13 +67,13 @@ def main(events: int, rounds: int, out: Path) -> None:
     for name, cost in result.items():
         click.echo(f"{name:<18}{cost.wall_ms:>9.1f}{cost.cpu_ms:>9.1f}{cost.connections:>13.2f}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    told = {
+    figures = {
         "events": events,
         "rounds": rounds,
         "median per event": {name: asdict(cost) for name, cost in result.items()},
         "every round": {name: [asdict(one) for one in rows] for name, rows in costs.items()},
     }
-    out.write_text(json.dumps(told, indent=2) + "\n")
+    out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 @contextmanager
@@ -95,20 +95,20 @@ def measure(instance: dg.DagsterInstance, events: int, *, batch: bool) -> Cost:
     cost: list[float] = []
 
     @dg.op(out=dg.Out(dg.Nothing))
-    def tell(
+    def emit(
         context: dg.OpExecutionContext,
     ) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
         wall, cpu, before = time.perf_counter(), time.process_time(), len(opened)
-        told = (
+        materializations = (
             dg.AssetMaterialization(
                 "measured", partition=f"user-{number % PARTITIONS}", metadata={"new": number}
             )
             for number in range(events)
         )
         if batch:
-            store_materializations(context, told)
+            store_materializations(context, materializations)
         else:
-            yield from told
+            yield from materializations
         cost.extend((time.perf_counter() - wall, time.process_time() - cpu, len(opened) - before))
         yield dg.Output(None)
 
@@ -116,7 +116,7 @@ def measure(instance: dg.DagsterInstance, events: int, *, batch: bool) -> Cost:
         opened.append(connection)
 
     event.listen(Pool, "connect", connected)
-    dg.GraphDefinition(name="measure", node_defs=[tell]).to_job().execute_in_process(
+    dg.GraphDefinition(name="measure", node_defs=[emit]).to_job().execute_in_process(
         instance=instance,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )

@@ -127,18 +127,21 @@ class Bench:
         """`spotify-pipeline sync USER` for a few: a run of sync_user in its own process."""
         self._end_access_tokens()
         program = [sys.executable, "-c", "from spotify_pipeline.cli.main import main; main()"]
-        spent = [spent_by([*program, "sync", one.user_id]) for one in self.world.listeners[:few]]
+        spent = [
+            spent_by([*program, "sync", listener.user_id])
+            for listener in self.world.listeners[:few]
+        ]
         return Spent(
-            sum(one.wall_seconds for one in spent),
-            sum(one.cpu_seconds for one in spent),
-            max(one.peak_mb for one in spent),
+            sum(process.wall_seconds for process in spent),
+            sum(process.cpu_seconds for process in spent),
+            max(process.peak_mb for process in spent),
         )
 
     def split(self) -> dict[str, float]:
         """Our CPU per part in a chunk after a day of listening, in ms per user."""
         self.next_day()
         self._end_access_tokens()
-        some = [one.user_id for one in self.world.listeners[: self.chunk_size]]
+        some = [listener.user_id for listener in self.world.listeners[: self.chunk_size]]
         return cpu_split(self.world.instance, self.world.pipeline, some)
 
     def next_day(self) -> None:
@@ -163,7 +166,7 @@ class Bench:
         with self.world.pipeline.engine.connect() as conn:
             outcomes = {outcome: count for outcome, count in conn.execute(text(statement))}
         if outcomes != {"synced": len(self.world.listeners)}:
-            raise click.ClickException(f"Not everybody was synced: {outcomes}")
+            raise click.ClickException(f"Not all users were synced: {outcomes}")
 
 
 def _here(work: Callable[[], None]) -> Spent:
@@ -191,7 +194,7 @@ def verdicts(rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def tell(split: dict[str, float], verdict: dict[str, object]) -> None:
+def report(split: dict[str, float], verdict: dict[str, object]) -> None:
     """Prints the figures below the table."""
     click.echo("\nCPU of a chunk in one process, ms per user")
     for part, ms in split.items():
@@ -231,7 +234,7 @@ def main(
         world.latency(0)
         split = bench.split()
     verdict = verdicts(bench.rows)
-    tell(split, verdict)
+    report(split, verdict)
     save(
         out,
         {

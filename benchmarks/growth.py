@@ -115,8 +115,8 @@ def prepare(side: Side, plays: int, crowd: int) -> None:
 
 def settle(worlds: Sequence[World]) -> None:
     """Runs VACUUM and ANALYZE, as autovacuum would later, before anything is measured."""
-    for one in worlds:
-        with one.pipeline.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+    for each in worlds:
+        with each.pipeline.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
             conn.execute(text("VACUUM ANALYZE"))
 
 
@@ -133,7 +133,7 @@ def table(sides: Sequence[Side]) -> tuple[list[str], list[dict[str, Any]]]:
     ]
     rows = []
     for side in sides:
-        first = next(one for one in sides if one.kind == side.kind)
+        first = next(other for other in sides if other.kind == side.kind)
         row = {
             "kind": side.kind,
             "size": side.size,

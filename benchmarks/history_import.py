@@ -1,4 +1,5 @@
 """The cost of importing a user's own history, beside the bare floor: parse the JSON, COPY the rows.
+The same history handed over by an app, and imported from there.
 
     python -m benchmarks.history_import [--rows 100000] [--repeat 3] [--out FILE]
 
@@ -23,9 +24,11 @@ from sqlalchemy import Connection, text
 
 from benchmarks.histories import NOW, World, world
 from benchmarks.machine import RESULTS, cpu_seconds, save
+from spotify_pipeline.exports.archives import Upload
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.storage.embedded import client as embedded
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.imports import import_history, import_upload
+from spotify_pipeline.web.history import hand_over as hand_over_files
 
 ROWS_A_FILE = 12_000
 TRACKS = 8_000
@@ -117,6 +120,13 @@ def run_import(here: World, user_id: str, paths: list[Path]) -> None:
     assert sum(receipt.fates.values()) == receipt.rows_read
 
 
+def hand_over(here: World, user_id: str, paths: list[Path]) -> None:
+    """Reads the files and hands their rows over, as the web page does."""
+    with ExitStack() as stack:
+        opened = [Upload(path.name, stack.enter_context(path.open("rb"))) for path in paths]
+        hand_over_files(here.pipeline.engine, user_id, opened, False)
+
+
 def measure(rows: int, repeat: int) -> list[Took]:
     """Runs the measurements in turns, each import for a user without plays."""
     took = []
@@ -130,11 +140,16 @@ def measure(rows: int, repeat: int) -> list[Took]:
         for turn in range(repeat):
             user_id = f"user{turn}"
             here.connect(user_id)
-            for what in ("floor", "import", "again"):
+            here.connect(f"app {user_id}")
+            for what in ("floor", "import", "again", "hand over", "upload"):
                 before = (time.time(), time.process_time(), cpu_seconds(running.pid))
                 if what == "floor":
                     with here.pipeline.engine.connect() as conn:
                         floor(conn, paths)
+                elif what == "hand over":
+                    hand_over(here, f"app {user_id}", paths)
+                elif what == "upload":
+                    import_upload(here.pipeline, f"app {user_id}")
                 else:
                     run_import(here, user_id, paths)
                 after = (time.time(), time.process_time(), cpu_seconds(running.pid))
@@ -150,7 +165,7 @@ def main(rows: int, repeat: int, out: Path) -> None:
     """Prints a table and writes the figures."""
     took = measure(rows, repeat)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    click.echo("          wall, s  CPU, s:  ours  Postgres  CPU beside the floor's")
+    click.echo("            wall, s  CPU, s:  ours  Postgres  CPU beside the floor's")
     cpu = {}
     for what in dict.fromkeys(part.what for part in took):
         these = [part for part in took if part.what == what]
@@ -159,7 +174,7 @@ def main(rows: int, repeat: int, out: Path) -> None:
         postgres = median(part.postgres_seconds for part in these)
         cpu[what] = own + postgres
         ratio = cpu[what] / cpu["floor"]
-        click.echo(f"{what:<8}{wall:>9.1f}{own:>15.1f}{postgres:>10.1f}{ratio:>24.1f}")
+        click.echo(f"{what:<10}{wall:>9.1f}{own:>15.1f}{postgres:>10.1f}{ratio:>24.1f}")
     click.echo(f"Peak memory of our process: {peak_mb:,.0f} MB.")
     save(out, {"rows": rows, "peak_mb": peak_mb, "cpu": cpu, "runs": [asdict(p) for p in took]})
 

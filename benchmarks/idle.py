@@ -1,4 +1,4 @@
-"""What the whole stack costs while nobody asks for anything.
+"""What the whole stack costs without syncs and requests.
 
     python -m benchmarks.idle [--seconds 60]
 

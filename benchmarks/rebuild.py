@@ -110,16 +110,16 @@ def main(plays: int, repeat: int, out: Path) -> None:
         "                     users  wall, s  CPU, s:  ours  Postgres   plays per CPU second"
     )
     rows = []
-    for what, users in dict.fromkeys((one.what, one.users) for one in took):
-        these = [one for one in took if (one.what, one.users) == (what, users)]
-        wall = median(one.wall_seconds for one in these)
-        own = median(one.own_seconds for one in these)
-        postgres = median(one.postgres_seconds for one in these)
-        speed = plays / median(one.own_seconds + one.postgres_seconds for one in these)
+    for what, users in dict.fromkeys((run.what, run.users) for run in took):
+        these = [run for run in took if (run.what, run.users) == (what, users)]
+        wall = median(run.wall_seconds for run in these)
+        own = median(run.own_seconds for run in these)
+        postgres = median(run.postgres_seconds for run in these)
+        speed = plays / median(run.own_seconds + run.postgres_seconds for run in these)
         rows.append({"what": what, "users": users, "wall": wall, "plays_per_cpu_second": speed})
         click.echo(f"{what:<20}{users:>6}{wall:>9.1f}{own:>14.1f}{postgres:>10.1f}{speed:>23,.0f}")
     click.echo(f"Peak memory of our process: {peak_mb:,.0f} MB.")
-    runs = [asdict(one) for one in took]
+    runs = [asdict(run) for run in took]
     save(out, {"plays": plays, "peak_mb": peak_mb, "rows": rows, "runs": runs})
 
 

@@ -77,13 +77,21 @@ def fleet(users: int, connections: int) -> Iterator[Fleet]:
         pipeline = stack.enter_context(open_pipeline(settings))
         # Creates Dagster's tables before anything is measured.
         instance = stack.enter_context(opened_instance(settings))
-        listeners = _connect(pipeline, simulator, users)
+        now = datetime.now(UTC)
+        listeners = connect_listeners(pipeline, simulator, users, now - timedelta(days=2), now)
         yield Fleet(pipeline, simulator, instance, listeners, home)
 
 
-def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[ListenerInfo]:
-    now = datetime.now(UTC)
-    simulator.set_clock(now - timedelta(days=2))
+def connect_listeners(
+    pipeline: Pipeline,
+    simulator: Simulator,
+    users: int,
+    clock: datetime,
+    now: datetime | None = None,
+) -> list[ListenerInfo]:
+    """So many listeners, who have listened for two weeks at `now` (default: at the clock)."""
+    simulator.set_clock(clock)
+    now = now or clock
     listeners = [
         simulator.add_listener(
             role.user_id,
@@ -94,13 +102,13 @@ def _connect(pipeline: Pipeline, simulator: Simulator, users: int) -> list[Liste
         for role in first_listeners(users, simulator.seed)
     ]
     with pipeline.engine.begin() as conn:
-        for one in listeners:
-            register_user(conn, one.user_id, one.timezone, one.display_name)
+        for listener in listeners:
+            register_user(conn, listener.user_id, listener.timezone, listener.display_name)
             store_connection(
                 conn,
                 pipeline.keyring,
-                one.user_id,
-                one.refresh_token,
+                listener.user_id,
+                listener.refresh_token,
                 client_id=simulator.client_id,
                 authorized_at=now,
             )

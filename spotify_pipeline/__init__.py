@@ -1,1 +1,1 @@
-"""A faithful record of what people listen to on Spotify, in Postgres, orchestrated by Dagster."""
+"""A faithful record of what users listen to on Spotify, in Postgres, orchestrated by Dagster."""

@@ -10,11 +10,12 @@ An invalid argument, such as an unknown time zone, is a bug of the app and raise
 SQLSTATE 22023.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
-from typing import Any
+from datetime import UTC, date, datetime
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -22,15 +23,30 @@ from sqlalchemy.exc import DBAPIError
 
 UNKNOWN_USER, RECONNECT, TOO_SOON = "SP404", "SP409", "SP429"
 ANOTHER_ACCOUNT, BAD_NAME = "SP403", "SP422"
-_REFUSALS = (UNKNOWN_USER, RECONNECT, TOO_SOON, ANOTHER_ACCOUNT, BAD_NAME)
+# Columns of music_personality_history that are no metrics.
+_NO_METRICS = {
+    *("user_id", "month", "window_start", "window_end", "play_count"),
+    *("reasons", "definition_version", "computed_at"),
+}
+TOO_LARGE, BUSY = "SP413", "SP423"
+_REFUSALS = (
+    UNKNOWN_USER,
+    RECONNECT,
+    TOO_SOON,
+    ANOTHER_ACCOUNT,
+    BAD_NAME,
+    TOO_LARGE,
+    BUSY,
+)
 
 
 class Refused(Exception):
     """The database refuses the call; the message is for the user.
 
-    `sqlstate` is SP404 (no such user), SP409 (reconnect Spotify), SP429 (too soon: `retry_at` says
-    when it is allowed again), SP403 (another Spotify account's user) or SP422 (a name that cannot
-    be had).
+    `sqlstate` is SP404 (no such user or import), SP409 (reconnect Spotify), SP429 (too soon:
+    `retry_at` says when it is allowed again), SP403 (another Spotify account's user), SP422 (a name
+    that cannot be had), SP413 (more rows than an import takes) or SP423 (another import of the user
+    is not finished).
     """
 
     def __init__(self, sqlstate: str, message: str, retry_at: datetime | None = None) -> None:
@@ -123,8 +139,21 @@ class Personality:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonalityMonth:
+    """The metrics of a month's last 28 local days that need no top list.
+
+    A metric that is None has its reason in `reasons`.
+    """
+
+    month: date
+    play_count: int
+    metrics: Mapping[str, float | int | None]
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class UserSettings:
-    """What the user has chosen, and how much is stored; `session_key` ends sessions when changed.
+    """The user's settings, and how much is stored; a new `session_key` ends all sessions.
 
     `known_from`: since when plays are known; None: nothing was collected yet.
     """
@@ -185,6 +214,67 @@ class Discovery:
     total: int
 
 
+class HistoryRow(Protocol):
+    """A row of a user's own history that is a play.
+
+    `ended_at` is its end to the second, `ms_played` 1 to a day, `track_id` None in account data,
+    `offline_started_at` when a play without a connection began. Instants are aware.
+    """
+
+    @property
+    def ended_at(self) -> datetime: ...
+    @property
+    def ms_played(self) -> int: ...
+    @property
+    def track_id(self) -> str | None: ...
+    @property
+    def track_name(self) -> str: ...
+    @property
+    def artist_name(self) -> str: ...
+    @property
+    def album_name(self) -> str | None: ...
+    @property
+    def offline_started_at(self) -> datetime | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFile:
+    """A file of a history, when all its rows are read.
+
+    `source` is "extended" or "account". `counts` has the rows that are no plays, by fate.
+    `first_at` and `last_at` span all its rows that have a time. `malformed` has index and reason of
+    the first hundred malformed rows.
+    """
+
+    name: str
+    source: str
+    counts: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    malformed: Sequence[tuple[int, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReceipt:
+    """The result of an import, or its progress.
+
+    `status` is open, closed (it waits for the pipeline), succeeded or failed (`error_message` says
+    why). `fates` sum up to `rows_read` once it has succeeded. `files` are objects with name,
+    source, rows_read, fates, first_at, last_at (RFC 3339) and malformed.
+    """
+
+    import_id: int
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    error_message: str | None
+    rows_read: int
+    fates: Mapping[str, int]
+    first_at: datetime | None
+    last_at: datetime | None
+    files: Sequence[Mapping[str, Any]]
+
+
 def request_sync(conn: Connection, user_id: str) -> SyncRequest:
     """Request a sync; while a request is open, returns that one. Raises Refused."""
     row = _call(
@@ -222,30 +312,28 @@ def listening_history(conn: Connection, user_id: str, days: int) -> list[Day]:
         return [Day(*row) for row in rows]
 
 
-def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
-    """The list of short_term, medium_term or long_term, by rank; empty: never received."""
+def incomplete_days(conn: Connection, user_id: str, days: int) -> dict[date, str]:
+    """Why days of listening_history are not complete, as a word that docs/app.md explains."""
     rows = conn.execute(
         text(
-            "SELECT rank, spotify_id, name, genres, popularity, image_url, fetched_at"
-            " FROM spotify_pipeline.user_top_artists"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
+            "SELECT date, reason"
+            " FROM spotify_pipeline.incomplete_days(:user_id, CAST(:days AS integer))"
         ),
-        {"user_id": user_id, "time_range": time_range},
+        {"user_id": user_id, "days": days},
     )
-    return [TopArtist(*row) for row in rows]
+    return {row[0]: row[1] for row in rows}
+
+
+def top_artists(conn: Connection, user_id: str, time_range: str) -> list[TopArtist]:
+    """The list of short_term, medium_term or long_term, by rank; empty: never received."""
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopArtist(*row) for row in _rows(conn, f"user_top_artists {_LIST}", TopArtist, **key)]
 
 
 def top_tracks(conn: Connection, user_id: str, time_range: str) -> list[TopTrack]:
     """The list of short_term, medium_term or long_term, by rank; empty: never received."""
-    rows = conn.execute(
-        text(
-            "SELECT rank, spotify_id, name, artist_name, album_name, image_url, preview_url,"
-            " fetched_at FROM spotify_pipeline.user_top_tracks"
-            " WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
-        ),
-        {"user_id": user_id, "time_range": time_range},
-    )
-    return [TopTrack(*row) for row in rows]
+    key = {"user_id": user_id, "time_range": time_range}
+    return [TopTrack(*row) for row in _rows(conn, f"user_top_tracks {_LIST}", TopTrack, **key)]
 
 
 def music_personality(conn: Connection, user_id: str) -> Personality | None:
@@ -257,6 +345,19 @@ def music_personality(conn: Connection, user_id: str) -> Personality | None:
     columns = {name: value for name, value in row.items() if name != "user_id"}
     known = {name: columns.pop(name) for name in Personality.__slots__ if name in columns}
     return Personality(metrics=columns, **known)
+
+
+def personality_months(conn: Connection, user_id: str) -> list[PersonalityMonth]:
+    """The last 12 stored months, oldest first; a month is stored when it is over."""
+    query = text(
+        "SELECT * FROM spotify_pipeline.music_personality_history WHERE user_id = :user_id"
+        " ORDER BY month DESC LIMIT 12"
+    )
+    months = []
+    for row in conn.execute(query, {"user_id": user_id}).mappings():
+        metrics = {name: row[name] for name in row if name not in _NO_METRICS}
+        months.append(PersonalityMonth(row["month"], row["play_count"], metrics, row["reasons"]))
+    return months[::-1]
 
 
 def artist_names(conn: Connection, artist_ids: Sequence[str]) -> dict[str, str]:
@@ -460,6 +561,91 @@ def open_gaps(conn: Connection, user_id: str) -> list[tuple[datetime, datetime]]
     return [(row[0], row[1]) for row in conn.execute(query, {"user_id": user_id})]
 
 
+def open_history_import(conn: Connection, user_id: str) -> int:
+    """Begin an import of the user's own history; returns its number. Raises Refused, SP423.
+
+    An earlier one of the user that was not closed is deleted.
+    """
+    row = _call(conn, "SELECT spotify_pipeline.open_history_import(:user_id)", user_id=user_id)
+    return int(row[0])
+
+
+def add_history_rows(
+    conn: Connection, import_id: int, number: int, file: int, rows: Iterable[HistoryRow]
+) -> None:
+    """Add at most 5,000 rows of one file; the same number again replaces them. Raises Refused.
+
+    `number` is that of the batch in the import, `file` the position of the rows' file, from 0.
+    """
+    _call(
+        conn,
+        "SELECT spotify_pipeline.add_history_rows(:import_id, CAST(:number AS integer),"
+        " CAST(:file AS integer), CAST(:rows AS jsonb))",
+        import_id=import_id,
+        number=number,
+        file=file,
+        rows=json.dumps(
+            [
+                {
+                    "ended_at": _rfc3339(row.ended_at),
+                    "ms_played": row.ms_played,
+                    "track_id": row.track_id,
+                    "track_name": row.track_name,
+                    "artist_name": row.artist_name,
+                    "album_name": row.album_name,
+                    "offline_started_at": _rfc3339(row.offline_started_at),
+                }
+                for row in rows
+            ],
+            ensure_ascii=False,
+        ),
+    )
+
+
+def close_history_import(conn: Connection, import_id: int, files: Iterable[HistoryFile]) -> None:
+    """End the upload: the pipeline imports it within seconds. Raises Refused."""
+    _call(
+        conn,
+        "SELECT spotify_pipeline.close_history_import(:import_id, CAST(:files AS jsonb))",
+        import_id=import_id,
+        files=json.dumps(
+            [
+                {
+                    "name": file.name,
+                    "source": file.source,
+                    "counts": dict(file.counts),
+                    "first_at": _rfc3339(file.first_at),
+                    "last_at": _rfc3339(file.last_at),
+                    "malformed": list(file.malformed),
+                }
+                for file in files
+            ],
+            ensure_ascii=False,
+        ),
+    )
+
+
+def discard_history_import(conn: Connection, import_id: int) -> None:
+    """Delete an import that is not closed, with its rows."""
+    _call(conn, "SELECT spotify_pipeline.discard_history_import(:import_id)", import_id=import_id)
+
+
+def history_receipts(conn: Connection, user_id: str, imports: int = 1) -> list[HistoryReceipt]:
+    """The latest imports of the user, newest first, at most 100."""
+    rows = _rows(
+        conn,
+        "history_receipts(:user_id, CAST(:imports AS integer))",
+        HistoryReceipt,
+        user_id=user_id,
+        imports=imports,
+    )
+    return [HistoryReceipt(*row) for row in rows]
+
+
+def _rfc3339(instant: datetime | None) -> str | None:
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z") if instant else None
+
+
 def export_rows(conn: Connection, user_id: str) -> list[tuple[str, Mapping[str, Any]]]:
     """(table, row) of everything stored about the user but the plays; no secrets."""
     query = text("SELECT table_name, content FROM spotify_pipeline.export_rows(:user_id)")
@@ -478,10 +664,13 @@ def export_plays(
     return [dict(row) for row in rows.mappings()]
 
 
-def _rows(conn: Connection, function: str, shape: type, **parameters: Any) -> Any:
-    """The rows of a function, with the columns of a dataclass in their order."""
+_LIST = "WHERE user_id = :user_id AND time_range = :time_range ORDER BY rank"
+
+
+def _rows(conn: Connection, source: str, shape: type, **parameters: Any) -> Any:
+    """The rows of a function or table, with the columns of a dataclass in their order."""
     columns = ", ".join(shape.__slots__)  # type: ignore[attr-defined]
-    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{function}"), parameters)  # noqa: S608
+    return conn.execute(text(f"SELECT {columns} FROM spotify_pipeline.{source}"), parameters)  # noqa: S608
 
 
 def _call(conn: Connection, query: str, **parameters: Any) -> Sequence[Any]:

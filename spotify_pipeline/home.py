@@ -1,7 +1,7 @@
 """Makes folders and files in the home that only their owner can enter and read.
 
-The modes are set whatever the umask, and set right where an older version or somebody else made
-them wider. The home itself is only made: as root, another account has to pass through it.
+The modes are set whatever the umask, and corrected where an older version or another program
+made them wider. The home itself is only made: as root, another account has to pass through it.
 """
 
 import os
@@ -50,7 +50,7 @@ def kept_secret(home: Path, name: str, fresh: str) -> str:
 
 
 def open_to_others(home: Path) -> Iterator[Path]:
-    """What others could read or write: a folder that is closed to them protects what is in it.
+    """Paths that other accounts can read or write; a closed folder protects its contents.
 
     The folder of the embedded Postgres is left out: as root, its account passes through it.
     """
@@ -71,7 +71,7 @@ def _is_open(path: Path) -> bool:
 
 
 def _close(path: Path) -> None:
-    # Somebody else's file, which doctor names.
+    # A file of another account; doctor reports it.
     with suppress(PermissionError):
         if _is_open(path):
             path.chmod(path.stat().st_mode & ~_OTHERS)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-# What a form or a fetch without CORS preflight can send.
+# The content types that a form or a fetch can send without a CORS preflight.
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
 
@@ -63,7 +63,7 @@ class SameOriginOnly:
 def _name(url: str) -> str | None:
     """The host of an origin in lower case; None if it has none, or more than scheme and address.
 
-    Neither header ever has a user or a path, and not everybody reads `a@b` or `a/b` as we do.
+    Neither header ever has a user or a path, and parsers disagree about `a@b` and `a/b`.
     """
     try:
         parts = urlsplit(url)

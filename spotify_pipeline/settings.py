@@ -10,6 +10,7 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping, MutableMapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -47,7 +48,7 @@ def _days_of_plays(days: int) -> int:
 
 
 def _role(text: str) -> str:
-    """A name for a role of Postgres: what nobody has to quote twice, and not one of its own."""
+    """A name for a role of Postgres: needs no escaping, and is not reserved."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", text):
         raise ValueError(
             "must be a role's name: a letter, then letters, digits and _ - . (at most 63 in all)"
@@ -90,11 +91,21 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _alert_url(secret: SecretStr) -> SecretStr:
+    """An address as of the other hooks; of another scheme, one that apprise understands."""
+    url = secret.get_secret_value()
+    if urlsplit(url).scheme in {"", "http", "https"}:
+        return SecretStr(_http_url(url))
+    if find_spec("apprise") is None:
+        raise ValueError("must use https, or needs pip install spotify_pipeline[apprise]")
+    from apprise import Apprise
+
+    if not Apprise().add(url):
+        raise ValueError("must use https, or be an address of apprise such as ntfy://topic")
+    return secret
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-# For addresses that let in whoever knows them, as those of chat hooks do.
-SecretUrl = Annotated[
-    SecretStr, AfterValidator(lambda secret: SecretStr(_http_url(secret.get_secret_value())))
-]
 RoleName = Annotated[str, AfterValidator(_role)]
 
 
@@ -126,7 +137,7 @@ class Settings(BaseModel):
     analyst_role: RoleName = Field(
         "spotify_analyst",
         alias="SPOTIFY_PIPELINE_ANALYST_ROLE",
-        description="Role of data people, who only read; `init-db` makes it and sets its rights.",
+        description="Role of analysts, who only read; `init-db` makes it and sets its rights.",
     )
     spotify_client_id: str | None = Field(
         None,
@@ -200,12 +211,14 @@ class Settings(BaseModel):
             "or any other text."
         ),
     )
-    alert_url: SecretUrl | None = Field(
+    # Secret: the address of a chat webhook is its credential.
+    alert_url: Annotated[SecretStr, AfterValidator(_alert_url)] | None = Field(
         None,
         alias="SPOTIFY_PIPELINE_ALERT_URL",
         description=(
             "Receives a JSON POST with counts, at most one per class of events and hour, when "
-            "something has to be looked at. Unset: no call."
+            "something has to be looked at; or, with the extra `apprise`, any of its addresses. "
+            "Unset: no call."
         ),
     )
     ui_hosts: Annotated[str, AfterValidator(_host_names)] | None = Field(
@@ -228,8 +241,8 @@ class Settings(BaseModel):
         None,
         alias="SPOTIFY_PIPELINE_WEB_DATABASE_URL",
         description=(
-            "The web page's own login, a member of the app's role. Unset with the embedded "
-            "database: made by `web`."
+            "The web page's own login, a member of the app's role; `init-db` makes it if it is "
+            "missing. Unset with the embedded database: made by `web`."
         ),
     )
     web_secret: Annotated[SecretStr, AfterValidator(_long)] | None = Field(
@@ -354,7 +367,7 @@ def _load(environ: Mapping[str, str]) -> Settings:
 
 
 def _content_of(variable: str, path: Path) -> str:
-    """What a file holds, as containers hand out secrets. Raises ConfigurationError."""
+    """Content of a secret file, as containers mount them. Raises ConfigurationError."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

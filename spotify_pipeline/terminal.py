@@ -1,4 +1,4 @@
-"""What commands write: results to stdout, progress to stderr, names without control characters."""
+"""Output of commands: results to stdout, progress to stderr, names without control characters."""
 
 import contextlib
 import io
@@ -40,11 +40,13 @@ def printable(text: str | None) -> str:
 
     None is an empty text.
     """
+    if text and text.isprintable():  # nearly every text, and 20 times as fast
+        return text
     return "".join("\ufffd" if _is_unshown(character) else character for character in text or "")
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text of our own with several lines."""
+    """As `printable`, but keeps line breaks."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -128,7 +130,7 @@ def _print_blocks(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """Yields a function to tell how many of `total` are done.
+    """Yields a function that reports how many of `total` are done.
 
     A bar on a terminal; otherwise a line at the start and at most one every 5 seconds.
     """

@@ -1,9 +1,11 @@
 """The documents match the code: variables, codes, files, commands."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.settings import Settings
@@ -66,6 +68,15 @@ def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = re.findall(r"(?:^|`)make ([a-z]+)", document.read_text(), re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_dg_and_dagster_load_the_same_definitions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["dg"]["project"]
+    (ours,) = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    assert ours["python_module"] == {
+        "module_name": project["code_location_target_module"],
+        "location_name": project["code_location_name"],
+    }
 
 
 def test_every_test_that_the_page_of_faults_names_exists() -> None:

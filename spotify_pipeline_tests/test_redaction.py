@@ -54,7 +54,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def leaked(text: str) -> list[str]:
-    return [one for one in FOUND if one in text]
+    return [secret for secret in FOUND if secret in text]
 
 
 @pytest.mark.parametrize("leak", LEAKS.values(), ids=LEAKS)

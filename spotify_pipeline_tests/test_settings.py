@@ -126,3 +126,12 @@ def test_a_secret_may_come_from_a_file_and_the_variable_itself_wins(tmp_path: Pa
     assert load_settings({f"{name}_FILE": str(file)}).spotify_client_secret is None
     with pytest.raises(ConfigurationError, match=f"{name}_FILE names a file that cannot be read"):
         load_settings({f"{name}_FILE": str(tmp_path)})
+
+
+@pytest.mark.parametrize("address", ["foo://canary", "slack://canary"])
+def test_an_alert_address_that_apprise_does_not_know_is_refused_without_showing_it(
+    address: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match="address of apprise") as refused:
+        load_settings({"SPOTIFY_PIPELINE_ALERT_URL": address})
+    assert "canary" not in str(refused.value)

@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 PATH = "/callback"
 # A browser opens connections in advance and says nothing on them.
 _SILENT_SECONDS = 10.0
-# The page waits for what comes of the answer: two calls to Spotify of 30 s, and Postgres.
+# The page waits for the outcome: two calls to Spotify of 30 s, and Postgres.
 _OUTCOME_SECONDS = 120.0
 _PAGE_SECONDS = 5.0
 
@@ -37,7 +37,7 @@ body{{font:18px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding
 
 
 def redirect_uri(port: int) -> str:
-    """What Spotify has to have registered, to the letter."""
+    """The redirect URI that must be registered at Spotify, exactly."""
     return f"http://{HOST}:{port}{PATH}"
 
 
@@ -92,13 +92,13 @@ class CallbackListener:
             return None
 
     def show(self, title: str, sentence: str) -> None:
-        """Tells the person at the browser what came of it; returns when they see it."""
+        """Shows the outcome in the browser; returns when the page was sent."""
         self._outcomes.put((title, sentence))
         self._shown.wait(_PAGE_SECONDS)
 
     def _page(self, target: str, hosts: list[str]) -> tuple[HTTPStatus, str, str]:
         path, _, query = target.partition("?")
-        # A page of somebody's that resolves its own name to 127.0.0.1 says that name here.
+        # DNS rebinding: a foreign page whose name resolves to 127.0.0.1 sends its own Host.
         if hosts != [f"{HOST}:{self._port}"]:
             return HTTPStatus.MISDIRECTED_REQUEST, "Not here", "This address is not served."
         if path != PATH:
@@ -114,7 +114,7 @@ class CallbackListener:
         try:
             return HTTPStatus.OK, *self._outcomes.get(timeout=_OUTCOME_SECONDS)
         except queue.Empty:
-            return HTTPStatus.GATEWAY_TIMEOUT, "Still at it", "The terminal tells what comes of it."
+            return HTTPStatus.GATEWAY_TIMEOUT, "Still at it", "The terminal shows the outcome."
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        # The address bar holds the code: nothing may keep it, or be told where one comes from.
+        # The address bar holds the code: no cache may keep it, no Referer may send it.
         self.send_header("Cache-Control", "no-store")
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("X-Content-Type-Options", "nosniff")

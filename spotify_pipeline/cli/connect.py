@@ -1,4 +1,4 @@
-"""`spotify-pipeline connect`: a person agrees in the browser, and is listened to from then on."""
+"""`spotify-pipeline connect`: the OAuth consent in a browser on this machine."""
 
 import sys
 import webbrowser
@@ -19,7 +19,7 @@ from spotify_pipeline.sync.admin.connect import connect as redeem_and_store
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.terminal import count, example, printable
 
-# Fixed, because Spotify compares the redirect address to the letter. One that IANA gave to nobody.
+# Fixed, because Spotify compares the redirect address to the letter; not assigned by IANA.
 PORT = 8898
 SECONDS = 300
 
@@ -49,7 +49,7 @@ SECONDS = 300
     default=SECONDS,
     show_default=True,
     type=click.IntRange(1, 3600),
-    help="How long to wait for the person.",
+    help="How long to wait for the browser.",
 )
 @click.option("--no-browser", is_flag=True, help="Only print the address to open.")
 @click.option("--sync/--no-sync", default=None, help="Sync afterwards (default: ask).")
@@ -63,7 +63,7 @@ def connect(
     no_browser: bool,
     sync: bool | None,
 ) -> None:
-    """Connect a person's Spotify account, in a browser here.
+    """Connect a user's Spotify account, in a browser here.
 
     Without USER the user is called as Spotify calls the account. A connected user is connected
     again, with all history; another Spotify account than before is refused.
@@ -134,7 +134,7 @@ def _say_stranger() -> None:
 def _too_late(seconds: int, home: str) -> str:
     return (
         f"No answer came within {count(seconds, 'second')}, nothing was connected. If Spotify's "
-        f"page speaks of an invalid redirect URI, add exactly {home} to the app's redirect URIs in "
+        f"page mentions an invalid redirect URI, add exactly {home} to the app's redirect URIs in "
         "the Spotify developer dashboard; if of an invalid client, check SPOTIFY_CLIENT_ID. Then "
         "run it again."
     )

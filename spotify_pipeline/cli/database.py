@@ -42,6 +42,7 @@ def init_db(dry_run: bool) -> None:
     from spotify_pipeline.storage.postgres import schema
     from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
     from spotify_pipeline.storage.postgres.roles import create_statement, give_all_rights
+    from spotify_pipeline.storage.postgres.web_login import make_missing_login
 
     settings = load_settings()
     if dry_run:
@@ -56,8 +57,13 @@ def init_db(dry_run: bool) -> None:
             whose = "the app" if role == settings.app_role else "analysts"
             click.echo(
                 f"There is no role {role} for {whose}, and this user may not make one. Let "
-                f"somebody who may run: {create_statement(engine, role)}; then run this again, "
-                "which gives it its rights."
+                f"a user with the right run: {create_statement(engine, role)}; then run this "
+                "again, which gives it its rights."
+            )
+        if login := make_missing_login(engine, settings):
+            click.echo(
+                f"There is no login {login} for the web page, and this user may not make one: "
+                "docs/web.md has the statements."
             )
         dagster = create_dagster_database(settings, engine)
     finally:
@@ -67,7 +73,7 @@ def init_db(dry_run: bool) -> None:
     elif dagster is Created.NOT_ALLOWED:
         click.echo(
             "There is no database for Dagster yet, and this user may not create one. "
-            "Let somebody who may run: CREATE DATABASE dagster; or set DAGSTER_PG_URL."
+            "Let a user with the right run: CREATE DATABASE dagster; or set DAGSTER_PG_URL."
         )
 
 

@@ -11,14 +11,18 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from spotify_pipeline.errors import INTERRUPTED, PipelineError, UsageError
 from spotify_pipeline.redaction import redact
 
-NOBODY_ANSWERS = (
-    "This wants an answer, and nobody is there to give one: run it on a terminal, or give the "
+if TYPE_CHECKING:
+    from spotify_pipeline.settings import Settings
+
+NO_TERMINAL = (
+    "This needs an answer, but no terminal is attached: run it on a terminal, or give the "
     "answer as an option (--help lists them)."
 )
 
@@ -26,13 +30,13 @@ NOBODY_ANSWERS = (
 def report(error: BaseException) -> int:
     """Say on stderr what happened; return the exit code."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read our output has left, as `| head` does. Python must not complain at exit.
+        # The reader closed the pipe, as `| head` does. Keeps Python from reporting it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PipelineError.exit_code
     if isinstance(error, click.Abort):
         click.echo(err=True)  # it was asking something, on a line of its own
         if isinstance(error.__context__, EOFError):
-            click.echo(f"Error: {NOBODY_ANSWERS}", err=True)
+            click.echo(f"Error: {NO_TERMINAL}", err=True)
             return UsageError.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         click.echo("Stopped.", err=True)
@@ -62,14 +66,23 @@ def explain(error: BaseException) -> tuple[str, int]:
         if sentence := _of_argument(cause):
             return sentence, UsageError.exit_code
         if type(cause).__module__.startswith("sqlalchemy."):
-            # Only now: whoever raised it has imported SQLAlchemy already.
+            # Imported here because SQLAlchemy is slow to import; the error's raiser has done so.
             from spotify_pipeline.storage.postgres.errors import explain_database
 
-            if explained := explain_database(cause):
+            if explained := explain_database(cause, _settings()):
                 return redact(explained[0]), explained[1]
     return redact(
         f"Something unexpected failed: {type(error).__name__}. {_log(error)}"
     ), PipelineError.exit_code
+
+
+def _settings() -> "Settings | None":
+    from spotify_pipeline.settings import ConfigurationError, load_settings
+
+    try:
+        return load_settings()
+    except ConfigurationError:
+        return None
 
 
 def _of_argument(error: BaseException) -> str | None:
@@ -100,7 +113,7 @@ def _log(error: BaseException) -> str:
     text = redact("".join(traceback.format_exception(error)))
     try:
         path = private_folder(load_settings().home, "logs") / "last-error.log"
-        path.unlink(missing_ok=True)  # a link that somebody put there is not followed
+        path.unlink(missing_ok=True)  # never follow a symlink that was planted there
         with private_file(path) as file:
             file.write(f"{datetime.now(UTC).isoformat()}\n{text}".encode(errors="backslashreplace"))
     except (PipelineError, OSError):

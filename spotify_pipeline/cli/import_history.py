@@ -18,8 +18,6 @@ from spotify_pipeline.terminal import (
     progress,
 )
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command(
     "import-history",

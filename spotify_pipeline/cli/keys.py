@@ -53,7 +53,7 @@ def new(save: bool) -> None:
     click.echo(text)
     click.echo(
         f"\nThis is the secret key {key_id}: keep it where your other secrets are, and a copy. "
-        "Whoever has it and the database can read every refresh token;\n"
+        "Anyone with it and the database can read every refresh token;\n"
         "without it every user has to reconnect.\n"
         f"Set it in {VARIABLE}. Beside older keys: first behind them, and when every process has "
         "been\nrestarted with both, before them, then `spotify-pipeline keys rotate`.",
@@ -105,7 +105,7 @@ def list_(as_json: bool) -> None:
 def rotate() -> None:
     """Seal every stored token anew with the current key.
 
-    Syncs go on meanwhile. Safe to stop and to repeat: what is left is done the next time. Tells
+    Syncs go on meanwhile. Safe to stop and to repeat: the rest is done the next time. Prints
     which older keys no stored token needs any more.
     """
     with _opened() as (settings, engine, keyring):

@@ -1,4 +1,4 @@
-"""Files for the eyes of their owner alone: what is known of a person, and what went wrong."""
+"""Writes files of mode 0600: exports, pages and error logs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from spotify_pipeline.errors import UsageError, WorkFailed
 def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
     """Yields a file of mode 0600, whatever the umask, that takes its name when it is complete.
 
-    What had the name before is replaced then, and stays if the block fails; a device or pipe is
-    written to as it is. Without `replace` whatever exists is refused.
+    An existing file is replaced then, and stays if the block fails; a device or pipe is written to
+    directly. Without `replace` an existing file is refused.
 
     Raises UsageError and WorkFailed when the disk does not take it.
     """
@@ -24,7 +24,7 @@ def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
         with file:
             yield file
         if partial:
-            # What a link names is replaced, and not the link.
+            # Replaces the target of a symlink, not the symlink.
             partial.replace(path.resolve())
     except OSError as error:
         raise WorkFailed(f"{path} could not be written: {error.strerror}.") from None

@@ -26,7 +26,7 @@ COMMANDS = {
         "database:init_db",
         "Create the schema in the database, or upgrade it, and the app's role.",
     ),
-    "connect": ("connect:connect", "Connect a person's Spotify account, in a browser here."),
+    "connect": ("connect:connect", "Connect a user's Spotify account, in a browser here."),
     "users": ("users.edit:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
     "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
@@ -44,7 +44,11 @@ COMMANDS = {
         "operate.healthy:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",
     ),
-    "export": ("operate.export:export", "Write all plays as Parquet files, for data people."),
+    "export": ("operate.export:export", "Write all plays as Parquet files, for analysts."),
+    "schema": (
+        "operate.schema:schema",
+        "Describe the tables and views that the role spotify_analyst may read.",
+    ),
     "metrics": ("operate.metrics:metrics", "Serve /metrics for Prometheus, until Ctrl-C."),
     "backup": (
         "operate.backup:backup",
@@ -100,7 +104,7 @@ class Program(click.Group):
 )
 @click.version_option(package_name="spotify_pipeline", prog_name="spotify-pipeline")
 def program() -> None:
-    """A faithful record of what people listen to on Spotify, in Postgres.
+    """A faithful record of what users listen to on Spotify, in Postgres.
 
     Configuration comes from the environment; `spotify-pipeline doctor` lists it.
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 stopped with Ctrl-C.

@@ -15,14 +15,14 @@ WAIT_SECONDS = 60
 
 
 @click.command(
-    epilog=example("spotify-pipeline rebuild mira", "spotify-pipeline rebuild      # everybody")
+    epilog=example("spotify-pipeline rebuild mira", "spotify-pipeline rebuild      # all users")
 )
 @some_users
 def rebuild(users: tuple[str, ...]) -> None:
     """Compute days and personality again from stored plays.
 
-    For these users, or for everybody; their plays and days are counted again too. Spotify is not
-    asked, so it works without SPOTIFY_CLIENT_ID. The cache hook is told of whom something changed.
+    For these users, or for all; their plays and days are counted again too. Spotify is not
+    asked, so it works without SPOTIFY_CLIENT_ID. The cache hook gets the users whose data changed.
     """
     from spotify_pipeline.sync.pipeline import open_pipeline
     from spotify_pipeline.sync.users import rebuild_users

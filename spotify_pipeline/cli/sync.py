@@ -31,14 +31,14 @@ POLL_SECONDS = 0.5
 @some_users
 @click.option("--active", is_flag=True, help="Who listened, connected or synced within 7 days.")
 @click.option("--due", is_flag=True, help="Whose plays should be collected now.")
-@click.option("--all", "everybody", is_flag=True, help="Everybody whose connection can be used.")
-def sync(users: tuple[str, ...], active: bool, due: bool, everybody: bool) -> None:
+@click.option("--all", "eligible", is_flag=True, help="All users whose connection can be used.")
+def sync(users: tuple[str, ...], active: bool, due: bool, eligible: bool) -> None:
     """Bring users up to date, in this process.
 
     The work is recorded in Dagster like any run: one USER as the job sync_user, more as sync_users.
     Nothing is skipped because it is fresh, and no cooldown starts.
     """
-    chosen = {"active": active, "due": due, "eligible": everybody}
+    chosen = {"active": active, "due": due, "eligible": eligible}
     selections = [selection for selection, wanted in chosen.items() if wanted]
     if len(selections) + bool(users) != 1:
         raise click.UsageError("Give users, or one of --active, --due and --all.")
@@ -55,14 +55,14 @@ def sync(users: tuple[str, ...], active: bool, due: bool, everybody: bool) -> No
 
 
 def _sync_one(settings: Settings, user_id: str) -> None:
-    from spotify_pipeline.defs.running import new_rows, opened_instance, sync_one, why_failed
+    from spotify_pipeline.defs.running import new_rows, opened_instance, sync_user, why_failed
     from spotify_pipeline.sync.pipeline import open_pipeline
 
     with open_pipeline(settings) as pipeline:
         with pipeline.engine.connect() as conn:
             require_known(conn, [user_id])
         with opened_instance(settings) as instance, progress("Syncing", 1) as advance:
-            result = sync_one(instance, user_id)
+            result = sync_user(instance, user_id)
             advance(1)
         with pipeline.engine.connect() as conn:
             failure = _in_short(conn, user_id, why_failed(result))
@@ -100,26 +100,26 @@ def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) 
                 if selection
                 else require_known(conn, users)
             )
-            # The users stand in sync_run_users: no user id enters the run's configuration.
+            # The users are in sync_run_users: no user id enters the run's configuration.
             sync_runs.enlist(conn, run_id, chosen)
         if not chosen:
-            click.echo("There is nobody to sync. `spotify-pipeline users list` shows everybody.")
+            click.echo("There is no user to sync. `spotify-pipeline users list` shows all users.")
             return
         with opened_instance(settings) as instance, progress("Syncing", len(chosen)) as advance:
             with _watched(pipeline.engine, run_id, advance):
                 failure = why_failed(sync_many(instance, run_id, ENLISTED))
             advance(len(chosen))
-        _tell(pipeline.engine, run_id, len(chosen), failure)
+        _report_outcomes(pipeline.engine, run_id, len(chosen), failure)
 
 
 @contextmanager
 def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
-    """Tells the progress of a run, from its rows in sync_run_users, while the block works."""
+    """Prints the progress of a run, from its rows in sync_run_users, while the block runs."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(POLL_SECONDS):
-            # What keeps us from counting keeps the run from working, and it will say so.
+            # A database error here also fails the run, which reports it.
             with suppress(SQLAlchemyError), engine.connect() as conn:
                 advance(sync_runs.count_done(conn, run_id))
 
@@ -132,8 +132,8 @@ def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
         thread.join()
 
 
-def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
-    """One line for each user who failed or was left out, then the sum. Raises WorkFailed."""
+def _report_outcomes(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
+    """Prints a line for each user who failed or was skipped, then totals. Raises WorkFailed."""
     with engine.connect() as conn:
         rows = sync_runs.run_users(conn, run_id)
         # A row without an outcome: the process that had the user died.
@@ -148,7 +148,7 @@ def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
             if status.last_error_code == failed[status.user_id]
         }
     if failure:
-        # What ended the run speaks for the users whom it had not come to.
+        # Users without an outcome failed with the error that ended the run.
         unreached = {row.user_id for row in rows if row.outcome is None}
         messages |= dict.fromkeys(unreached, failure.splitlines()[0])
     for user_id, code in failed.items():
@@ -156,7 +156,9 @@ def _tell(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
         click.echo(printable(redact(line)), err=True)
     for row in rows:
         if row.outcome == "skipped":
-            click.echo(f"{printable(row.user_id)}: left out, somebody else is syncing.", err=True)
+            click.echo(
+                f"{printable(row.user_id)}: left out, another process syncs this user.", err=True
+            )
     synced = sum(row.outcome == "synced" for row in rows)
     new_plays = sum(row.new_plays for row in rows)
     click.echo(f"{synced:,} of {count(total, 'user')} synced, {count(new_plays, 'new play')}.")

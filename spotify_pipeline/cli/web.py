@@ -42,7 +42,7 @@ def web(port: int, host: str) -> None:
     It needs `spotify-pipeline init-db` once, and a running pipeline (`spotify-pipeline dev`) for
     its Sync button.
     """
-    from spotify_pipeline.web.server import serve
+    from spotify_pipeline.web.application import serve
     from spotify_pipeline.web.site import Config
 
     settings = load_settings()
@@ -53,7 +53,7 @@ def web(port: int, host: str) -> None:
         )
     with _left_at_the_end(settings):
         # The one thing that is done with the pipeline's rights: is the schema there?
-        if settings.database_url is None:
+        if settings.database_url is None and settings.web_database_url is None:
             with opened_database(settings):
                 pass
         secrets = (settings.spotify_client_secret, settings.revalidate_secret)

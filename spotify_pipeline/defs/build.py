@@ -4,12 +4,11 @@ import os
 
 import dagster as dg
 
-from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.assets import user_assets
 from spotify_pipeline.defs.checks import record_health
+from spotify_pipeline.defs.imports import history_assets, import_history
 from spotify_pipeline.defs.instance.executors import check_executor
 from spotify_pipeline.defs.jobs import health, sync_user, sync_users
-from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
@@ -24,10 +23,10 @@ def build_defs(pipeline: PipelineResource | None = None) -> dg.Definitions:
     """
     check_executor(load_settings(os.environ))
     return dg.Definitions(
-        assets=[user_assets, IMPORTED_HISTORY, record_health],
-        jobs=[sync_user, sync_users, health],
+        assets=[user_assets, history_assets, record_health],
+        jobs=[sync_user, sync_users, import_history, health],
         schedules=SCHEDULES,
-        sensors=[*SENSORS, alert_sensor],
+        sensors=SENSORS,
         resources={
             "pipeline": pipeline or PipelineResource(),
             "chunk_numbers": dg.IOManagerDefinition.hardcoded_io_manager(ChunkNumbers()),

@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from sqlalchemy.exc import ProgrammingError
 
 from spotify_pipeline.defs.instance.retention import delete_old_runs
 from spotify_pipeline.defs.metadata import OWNERS
@@ -21,6 +20,7 @@ from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.checks.rules import HOURLY, Rule, Violations, look
+from spotify_pipeline.storage.postgres.types import ProgrammingError
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
@@ -87,7 +87,7 @@ def record_health(
 
 
 def evaluate(pipeline: "Pipeline", wanted: set[str]) -> Iterator[dg.AssetCheckResult]:
-    """What the checks of these names find now."""
+    """Evaluates the checks with these names."""
     now = pipeline.now()
     if SCHEMA_CHECK in wanted:
         yield _compare(pipeline)

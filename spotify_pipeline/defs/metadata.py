@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import dagster as dg
-from sqlalchemy import Table
 
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.model import DAYS_VERSION
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.types import Table
 
 OWNERS = ["team:listening"]
 
@@ -80,7 +80,7 @@ _LAYERS: dict[str, str] = {
 
 _SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
 
-# "step.column" of what a column is computed from.
+# The columns ("step.column") from which a column is computed.
 _PLAYED_AT = f"{s.RECENTLY_PLAYED}.played_at"
 _TRACK = f"{s.RECENTLY_PLAYED}.track_id"
 _MS_PLAYED = f"{s.RECENTLY_PLAYED}.ms_played"
@@ -168,14 +168,16 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-# No run materializes it: every import reports its own.
 IMPORTED_HISTORY = dg.AssetSpec(
     "imported_history",
     description=(
         "The listening history that Spotify hands out to a user, imported with `spotify-pipeline "
-        "import-history`; every import reports here what became of its rows."
+        "import-history` or handed over by the app; every import reports here what became of its "
+        "rows."
     ),
     group_name="listening",
+    # Nothing is materialized where nothing was ever imported.
+    skippable=True,
     kinds={"json", "postgres"},
     owners=OWNERS,
     tags={"layer": "fetched"},

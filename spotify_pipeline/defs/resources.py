@@ -23,14 +23,14 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def opened(self) -> Iterator["Pipeline"]:
         """Connections to Postgres and Spotify for the length of a step or tick."""
         # Lazy: the code location loads without pandas and requests.
-        from sqlalchemy.exc import DBAPIError
-
         from spotify_pipeline.settings import load_settings
         from spotify_pipeline.storage.postgres.errors import explain_database
+        from spotify_pipeline.storage.postgres.types import DBAPIError
         from spotify_pipeline.sync.pipeline import ClockIsWrong, open_pipeline
 
+        settings = load_settings()
         try:
-            with open_pipeline(load_settings()) as pipeline:
+            with open_pipeline(settings) as pipeline:
                 yield pipeline
         except ClockIsWrong as error:
             # No retry: the clock would still be wrong.
@@ -38,6 +38,6 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         except DBAPIError as error:
             # So that the run page and the command show what is wrong with the database, and not
             # only the class of the error.
-            if explained := explain_database(error):
+            if explained := explain_database(error, settings):
                 raise dg.Failure(redact(explained[0])) from error
             raise

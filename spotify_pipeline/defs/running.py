@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.imports import counts_of
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.pictures import draw
@@ -61,7 +62,7 @@ def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def sync_one(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
+def sync_user(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:
     """Run the job sync_user on one partition. Does not raise when the run fails."""
     instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
     return (
@@ -107,9 +108,10 @@ def check_health(instance: dg.DagsterInstance) -> None:
 def report_import(instance: dg.DagsterInstance, user_id: str, receipt: Receipt) -> None:
     """Materialize the user's imported_history with what became of the rows: counts only."""
     instance.add_dynamic_partitions(user_partitions.name or "", [user_id])
-    counts = {"rows_read": receipt.rows_read, "files": len(receipt.files), **receipt.fates}
     instance.report_runless_asset_event(
-        dg.AssetMaterialization(IMPORTED_HISTORY.key, partition=user_id, metadata=counts)
+        dg.AssetMaterialization(
+            IMPORTED_HISTORY.key, partition=user_id, metadata=counts_of(receipt)
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""The sensor that starts runs for the sync requests of the app.
+"""The sensor that starts runs for the sync requests of the app, and the one that alerts.
 
 The rows of sync_requests are the source of truth. Every tick first compares them with Dagster's
 runs, so after any crash a request is dispatched again, retried or closed.
@@ -7,11 +7,13 @@ runs, so after any crash a request is dispatched again, retried or closed.
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import DagsterRunStatus as Status
 
+from spotify_pipeline.defs.imports import history_import_sensor
 from spotify_pipeline.defs.jobs import sync_user, sync_users
 from spotify_pipeline.defs.partitions import partition_reconciler, user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
@@ -19,8 +21,7 @@ from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, TRIG
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from spotify_pipeline.storage.postgres.types import Engine
     from spotify_pipeline.storage.work.sync_requests import Dispatch
 
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
@@ -175,4 +176,27 @@ def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]") -> dg.RunRequest
     )
 
 
-SENSORS = [sync_request_sensor, partition_reconciler]
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL, if that is set.",
+)
+def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
+    """Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL."""
+    from spotify_pipeline.settings import load_settings
+    from spotify_pipeline.sync.admin.alerts import notify_operator
+
+    if load_settings().alert_url is None:
+        return dg.SkipReason("SPOTIFY_PIPELINE_ALERT_URL is not set.")
+
+    def failed_runs(since: datetime) -> int:
+        failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
+        return context.instance.get_runs_count(failed)
+
+    with pipeline.opened() as opened:
+        sent = notify_operator(opened, failed_runs)
+    counts = ", ".join(f"{count} {event}" for event, count in sent.items())
+    return dg.SkipReason(f"Alerted of {counts}." if sent else "Nothing is wrong.")
+
+
+SENSORS = [sync_request_sensor, history_import_sensor, partition_reconciler, alert_sensor]

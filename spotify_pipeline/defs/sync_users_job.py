@@ -21,8 +21,8 @@ from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import STEPS
 
 if TYPE_CHECKING:
+    from spotify_pipeline.domain.outcome import UserOutcome
     from spotify_pipeline.storage.work.sync_runs import RunTotals
-    from spotify_pipeline.sync.outcome import UserOutcome
 
 LARGEST_CHUNK = 1000
 SELECTIONS = ("active", "due", "eligible", "enlisted")

@@ -7,7 +7,7 @@ import dagster as dg
 
 # request, scheduled, manual
 TRIGGER = "spotify/trigger"
-# The rows of sync_requests that a run answers.
+# The rows of sync_requests that a run answers, or the upload that it imports.
 DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 # The schedule that started a run, to find out whether its previous run is in progress.
 SCHEDULE = ".dagster/spotify_schedule"

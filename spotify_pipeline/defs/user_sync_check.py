@@ -18,7 +18,7 @@ from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 
 if TYPE_CHECKING:
-    from spotify_pipeline.sync.outcome import UserOutcome
+    from spotify_pipeline.domain.outcome import UserOutcome
     from spotify_pipeline.sync.pipeline import Pipeline
 
 NAME = "user_sync_ok"

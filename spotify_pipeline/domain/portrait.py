@@ -1,5 +1,6 @@
 """The read model of a user's listening, for the terminal, the page and the picture."""
 
+from calendar import day_name
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -27,6 +28,31 @@ class Day:
     minutes: int | None
     plays: int | None
     completeness: str
+    # Why it is not complete, in words; None: it is, or the reason is not known.
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weekday:
+    """The mean minutes of a weekday. None: no such day is known.
+
+    Of the days that are known completely; without any, of the others (`is_least`).
+    """
+
+    name: str
+    minutes: int | None
+    days: int
+    is_least: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value of a chart over time, as text and in words; None: not known, the words say why."""
+
+    label: str
+    value: float | None
+    text: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +82,7 @@ class TopList:
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """What is known of a user; days oldest first, the last one is today."""
+    """A user's listening as it is shown; days oldest first, the last one is today."""
 
     days: tuple[Day, ...]
     # Minutes heard in each local hour, 0 to 23, over the last four weeks; empty: none.
@@ -99,13 +125,31 @@ def month_starts(weeks: Sequence[Sequence[Day | None]]) -> dict[int, date]:
     """The columns in which a new month begins, with a date of it; never two adjacent ones."""
     firsts = [next(day.date for day in week if day) for week in weeks]
     starts = [0] + [
-        column for column, (one, two) in enumerate(pairwise(firsts), 1) if one.month != two.month
+        column
+        for column, (previous, first) in enumerate(pairwise(firsts), 1)
+        if previous.month != first.month
     ]
     return {
         column: firsts[column]
         for column, after in pairwise([*starts, len(weeks) + 2])
         if after - column > 1
     }
+
+
+def by_weekday(days: Sequence[Day]) -> list[Weekday]:
+    """Mean minutes of Monday to Sunday; the last day is left out, because it is not over."""
+    rows = []
+    for number, name in enumerate(day_name):
+        known = [
+            (day.minutes, day.completeness == "complete")
+            for day in days[:-1]
+            if day.date.weekday() == number and day.minutes is not None
+        ]
+        is_least = not any(complete for _, complete in known)
+        heard = [minutes for minutes, complete in known if complete or is_least]
+        mean = round(sum(heard) / len(heard)) if heard else None
+        rows.append(Weekday(name, mean, len(heard), is_least and bool(heard)))
+    return rows
 
 
 def minutes_by_hour(quarters: Iterable[tuple[int, int]], zone: ZoneInfo) -> tuple[int, ...]:
@@ -116,4 +160,4 @@ def minutes_by_hour(quarters: Iterable[tuple[int, int]], zone: ZoneInfo) -> tupl
     heard = [0] * 24
     for quarter, milliseconds in quarters:
         heard[datetime.fromtimestamp(quarter * QUARTER_SECONDS, zone).hour] += milliseconds
-    return tuple((one + 30_000) // 60_000 for one in heard) if any(heard) else ()
+    return tuple((ms + 30_000) // 60_000 for ms in heard) if any(heard) else ()

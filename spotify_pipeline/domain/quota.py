@@ -1,14 +1,14 @@
-"""What the developer account may still ask of Spotify: the arithmetic, without clock or database.
+"""Rate limit and quota of the developer app: the arithmetic, without clock or database.
 
 Four rules decide whether a call may go out, in this order:
 
-1. The block. After a 429 nobody calls before it has passed. After a refusal of the app itself it
-   lasts an hour, and then one call probes while everybody else waits for what comes of it.
+1. The block. After a 429 no call goes out before it has passed. After a refusal of the app itself
+   it lasts an hour, and then one call probes while the others wait for the result.
 2. The circuit breaker. When Spotify answers none of OUTAGE_USERS users in a row, the outage is the
-   account's: nobody calls, and every OUTAGE_PROBE_SECONDS one call probes. A user who waits may
-   have a probe after REQUEST_PROBE_SECONDS. Any answer closes it.
-3. The day. The calls of the last 24 hours, whoever made them, must be below a share of
-   `calls_per_day` that depends on who asks: see PER_CENT.
+   app's: no call goes out, but every OUTAGE_PROBE_SECONDS one call probes. A request may probe
+   after REQUEST_PROBE_SECONDS. Any response closes it.
+3. The day. All calls of the last 24 hours must be below a share of `calls_per_day` that depends on
+   the priority: see PER_CENT.
 4. The pace. At most `calls_per_window` calls in any 30 seconds, by GCRA: see Quota.
 """
 
@@ -18,21 +18,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
 
-# Who is served first: a person who waits, then plays, which are lost if nobody fetches them in
-# time, then top lists, which change slowly.
+# Requests first, because users wait for them; then plays, which are lost if they are not fetched in
+# time; then top lists, which change slowly.
 Priority = Literal["request", "plays", "tops"]
 # RATE: too many calls. QUOTA: the day's quota is used up. APP: Spotify refuses the app.
 BlockReason = Literal["RATE", "QUOTA", "APP"]
 
 # Up to how many per cent of the day's calls, and of the pace's burst, each may go. So top lists
-# stop first when the day runs low, and 20 % are left to those who wait. In the burst it makes a
-# queue: when everybody waits, requests are let in as soon as there is room at all.
+# stop first when the day runs low, and 20 % are left to requests. In the burst it makes a
+# queue: under contention, requests are admitted as soon as there is any room.
 PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
-# The longest Retry-After that is believed: a typo in a header must not block an app for years.
+# The longest Retry-After that is accepted: a typo in a header must not block an app for years.
 LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
 # No block lasts longer. One that ends later was written by a wrong clock, and is ignored.
 LONGEST_BLOCK_SECONDS: dict[BlockReason, int] = {
@@ -46,9 +46,9 @@ OUTAGE_USERS = 3
 OUTAGE_PROBE_SECONDS = 600
 REQUEST_PROBE_SECONDS = 60
 
-# A permit that was not used this soon after it was asked for is thrown away.
+# A permit expires if it is not used this soon after it was requested.
 PERMIT_SECONDS = 1.0
-# What a call may take from there to Spotify's counter.
+# The longest way of a call from there to Spotify's counter.
 TRAVEL_SECONDS = 1.0
 
 # The day is counted in slots. 24 hours reach into 97 of them; one more because a permit of the
@@ -61,9 +61,12 @@ SLOTS = 98
 LONGEST_STRETCH = 4.0
 STRETCH_BELOW = 0.5
 
+# Calls per user and day: of a user who is polled every hour, and one per top list each night.
+POLLS, TOP_LISTS = 24, len(TOP_ARTISTS) + len(TOP_TRACKS)
+
 
 def priority_of(step: str, *, scheduled: bool) -> Priority:
-    """The priority of a step's call: what nobody waits for is split into plays and top lists."""
+    """The priority of a step's call; scheduled ones are split into plays and top lists."""
     if not scheduled:
         return "request"
     return "plays" if step == RECENTLY_PLAYED else "tops"
@@ -112,12 +115,21 @@ class Quota:
         return self.window_seconds + PERMIT_SECONDS + TRAVEL_SECONDS + 1
 
     def burst_of(self, priority: Priority) -> int:
-        """The part of the burst that this priority may use; everybody gets at least one call."""
+        """The part of the burst that this priority may use; each gets at least one call."""
         return max(1, self.burst * PER_CENT[priority] // 100)
 
     def day_of(self, priority: Priority) -> int:
         """Up to how many calls in 24 hours this priority may go."""
         return self.calls_per_day * PER_CENT[priority] // 100
+
+    def users_served(self, hours: float) -> int:
+        """How many users keep polls `hours` apart, 1 to 2, with top lists every night.
+
+        Of more than at 2 hours, top lists are no longer fetched every night: see PER_CENT and
+        due_stretch.
+        """
+        calls = self.day_of("plays") * (1 - STRETCH_BELOW / hours)
+        return int(calls / (POLLS / hours + TOP_LISTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +171,12 @@ class BudgetState:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether nobody may call now."""
+        """Whether all calls are blocked now."""
         return self.blocked_seconds > 0
 
     @property
     def probe_is_due(self) -> bool:
-        """Whether the app was refused, an hour has passed, and nobody has tried since."""
+        """Whether the app was refused, an hour has passed, and no call has probed since."""
         return self.blocked_reason == "APP" and not self.is_blocked
 
     def slots(self) -> list[int]:
@@ -187,11 +199,11 @@ class ThrottleReason:
 
     @property
     def what_happened(self) -> str:
-        """The same in a clause."""
+        """The reason as a clause."""
         seconds = f"{math.ceil(self.seconds)} s"
         return {
             "APP": f"Spotify refused the app and is asked again in {seconds}",
-            "OUTAGE": f"Spotify answers nobody and is asked again in {seconds}",
+            "OUTAGE": f"Spotify does not answer and is asked again in {seconds}",
             "DAY": f"the calls of these 24 hours are used up, the next is in {seconds}",
             "PACE": "more calls wait than the pace lets through",
         }.get(self.reason, f"Spotify asked for a pause of {seconds}")
@@ -205,7 +217,7 @@ def throttle_reason(
     probing: bool = False,
     on_behalf_of: Priority | None = None,
 ) -> ThrottleReason | None:
-    """What keeps a call of this priority back; None if nothing does.
+    """Why a call of this priority must wait; None: it may go out.
 
     A priority of None is a call that Spotify does not count: only a block or an outage holds it
     back; `on_behalf_of` is then the priority of the call that needs it. `probing`: for the one call

@@ -25,8 +25,9 @@ LARGEST_ARCHIVE = 4 * 1024**3
 _HIGHEST_RATIO = 250
 # A short file of equal rows compresses better than any real one.
 _RATIO_FROM = 4 * 1024**2
-# About ten thousand entries. zipfile reads the whole directory into memory.
+# zipfile reads the whole directory into memory, each time that an entry is opened.
 _LARGEST_DIRECTORY = 1024**2
+_MOST_ENTRIES = 1_000
 _MOST_FILES = 10_000
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -162,6 +163,8 @@ def _members_of_zip(container: Path | Upload, stream: BinaryIO, name: str) -> It
 
 def _check_archive(infos: list[zipfile.ZipInfo], name: str) -> None:
     """Raises BadExport for an archive that Spotify did not make so."""
+    if len(infos) > _MOST_ENTRIES:
+        raise BadExport(f"{name} lists far more files than an export has. {_ORIGINAL}")
     seen: set[str] = set()
     total = 0
     for info in infos:

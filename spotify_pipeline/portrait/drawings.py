@@ -1,13 +1,24 @@
-"""The calendar, the clock and the last week, as inline SVG."""
+"""The calendar, the clock, bars of days and weekdays, and trends, as inline SVG."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import cos, pi, sin
 from xml.etree.ElementTree import Element
 
-from spotify_pipeline.domain.portrait import LEVEL_WORDS, Day, by_weeks, level, month_starts
+from spotify_pipeline.domain.portrait import (
+    LEVEL_WORDS,
+    Day,
+    Point,
+    Weekday,
+    by_weeks,
+    level,
+    month_starts,
+)
 from spotify_pipeline.portrait.elements import element, rect, svg, text
+from spotify_pipeline.terminal import count
 
 CELL, LEFT, TOP = 26, 40, 22
+TREND_WIDTH = 320
 HATCH = "hatch"
 
 
@@ -25,10 +36,11 @@ def hatching() -> Element:
 def in_words(day: Day) -> str:
     """A day in words: `Mon 2 Nov 2026: at least 65 minutes`."""
     when = f"{day.date:%a} {day.date.day} {day.date:%b %Y}"
+    why = f", {day.why}" if day.why else ""
     if day.minutes is None:
-        return f"{when}: not known"
+        return f"{when}: not known{why}"
     least = "" if day.completeness == "complete" else "at least "
-    return f"{when}: {least}{day.minutes:,} minute{'s' * (day.minutes != 1)}"
+    return f"{when}: {least}{count(day.minutes, 'minute')}{why}"
 
 
 def calendar(days: Sequence[Day]) -> Element:
@@ -138,24 +150,87 @@ def _sector(hour: int, radius: float) -> str:
 
 def week(days: Sequence[Day]) -> Element:
     """A bar chart of the last days with their minutes."""
-    most = max((day.minutes or 0 for day in days), default=0) or 1
-    bars: list[Element] = []
-    for number, day in enumerate(days):
+    return _bars(
+        [
+            Bar(f"{day.date:%a}", day.minutes, day.completeness != "complete", in_words(day))
+            for day in days
+        ]
+    )
+
+
+def weekdays(means: Sequence[Weekday]) -> Element:
+    """A bar chart of the mean minutes of each weekday."""
+    return _bars(
+        [Bar(mean.name[:3], mean.minutes, mean.is_least, weekday_in_words(mean)) for mean in means]
+    )
+
+
+def weekday_in_words(mean: Weekday) -> str:
+    """A weekday in words: `Monday: 65 minutes, the mean of 12 days`."""
+    if mean.minutes is None:
+        return f"{mean.name}: not known"
+    least = "at least " if mean.is_least else ""
+    return (
+        f"{mean.name}: {least}{count(mean.minutes, 'minute')}, the mean of "
+        f"{count(mean.days, 'day')}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar with its minutes; None: not known. `is_least`: at least so many."""
+
+    label: str
+    minutes: int | None
+    is_least: bool
+    words: str
+
+
+def _bars(bars: Sequence[Bar]) -> Element:
+    most = max((bar.minutes or 0 for bar in bars), default=0) or 1
+    drawn: list[Element] = []
+    for number, bar in enumerate(bars):
         x = 6 + number * 66
         middle = x + 24
-        if day.minutes is None:
-            bars += [
-                rect(x, 60, 48, 200, "unknown", in_words(day)),
+        if bar.minutes is None:
+            drawn += [
+                rect(x, 60, 48, 200, "unknown", bar.words),
                 text(middle, 50, "?", "", "middle"),
             ]
         else:
-            top = 258 - 220 * day.minutes / most
+            top = 258 - 220 * bar.minutes / most
             # A plus means "at least".
-            minutes = f"{day.minutes:,}{'' if day.completeness == 'complete' else '+'}"
-            bars += [rect(x, top, 48, 260 - top, "bar", in_words(day))]
-            bars += [text(middle, top - 8, minutes, "", "middle")]
-        bars += [text(middle, 282, f"{day.date:%a}", "small", "middle")]
-    return svg(462, 290, "; ".join(map(in_words, days)) + ".", *bars, class_="week")
+            minutes = f"{bar.minutes:,}{'+' if bar.is_least else ''}"
+            drawn += [rect(x, top, 48, 260 - top, "bar", bar.words)]
+            drawn += [text(middle, top - 8, minutes, "", "middle")]
+        drawn += [text(middle, 282, bar.label, "small", "middle")]
+    return svg(462, 290, "; ".join(bar.words for bar in bars) + ".", *drawn, class_="week")
+
+
+def trend(points: Sequence[Point]) -> Element:
+    """A small chart of a share over time: a column per point, the last one is now."""
+    known = [point.value for point in points if point.value is not None]
+    most = next((top for top in (0.1, 0.25, 0.5) if max(known, default=1) <= top), 1.0)
+    step = TREND_WIDTH / len(points)
+    drawn: list[Element] = [
+        element("line", x1="0", x2=str(TREND_WIDTH), y1=str(y), y2=str(y), class_="axis")
+        for y in (18, 98)
+    ]
+    drawn.append(text(TREND_WIDTH, 13, f"{most:.0%}", "small", "end"))
+    for number, point in enumerate(points):
+        x, width = number * step + 2, step - 4
+        if point.value is None:
+            drawn.append(rect(x, 18, width, 80, "unknown", point.words))
+        else:
+            # A value of 0 is a thin line, because it is known.
+            height = max(2.0, 80 * point.value / most)
+            kind = "bar now" if point is points[-1] else "bar"
+            drawn.append(rect(x, 98 - height, width, height, kind, point.words))
+    drawn.append(text(2, 114, points[0].label, "small"))
+    if len(points) > 1:
+        drawn.append(text(TREND_WIDTH - 2, 114, points[-1].label, "small", "end"))
+    label = "; ".join(point.words for point in points) + "."
+    return svg(TREND_WIDTH, 118, label, *drawn, class_="trend")
 
 
 def _class(shade: int | None) -> str:

@@ -82,6 +82,24 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "{value} of your plays with a known release date were of albums at most half a year old.",
     ),
 }
+# Why a day is not known completely; the words are those of incomplete_days in docs/app.md.
+INCOMPLETE: dict[str, str] = {
+    "today": "so far",
+    "before": "before the first sync",
+    "recount": "being counted again",
+    "gap": "more was played than Spotify keeps",
+    "missed": "no sync for a part of it",
+    "late": "late plays may still arrive",
+}
+# Shares that are drawn over time.
+OVER_TIME = (
+    "artist_discovery_rate",
+    "repeat_share",
+    "artist_diversity",
+    "night_share",
+    "weekend_share",
+    "listening_regularity",
+)
 _RANGES = {metric.column: metric.range for metric in METRICS}
 _STREAKS = {"longest_streak": "longest_streak_artist_id", "current_streak": "streak_artist_id"}
 
@@ -94,17 +112,18 @@ def meanings(personality: Mapping[str, Any], names: Mapping[str, str]) -> Iterat
             why = personality["reasons"].get(metric)
             yield Meaning(metric, name, None, f"Not known: {why}." if why else "Not known.")
             continue
-        shown = _shown(metric, value)
+        text = shown(metric, value)
         artist = names.get(personality.get(_STREAKS.get(metric, "")) or "")
         yield Meaning(
             metric,
             name,
-            f"{shown}, {artist}" if artist else shown,
-            sentence.format(value=shown, artists=count(round(value), "artist")),
+            f"{text}, {artist}" if artist else text,
+            sentence.format(value=text, artists=count(round(value), "artist")),
         )
 
 
-def _shown(metric: str, value: float) -> str:
+def shown(metric: str, value: float) -> str:
+    """A metric's value as displayed."""
     if metric == "peak_hour":
         minutes = round(value * 60) % (24 * 60)
         return f"{minutes // 60}:{minutes % 60:02}"

@@ -1,4 +1,4 @@
-"""Asking a person for permission: OAuth's authorization code with PKCE and state, by oauthlib.
+"""The user's consent: OAuth's authorization code with PKCE and state, by oauthlib.
 
 It makes the address of Spotify's page and reads the answer; OAuthClient alone makes calls.
 """
@@ -15,20 +15,20 @@ from spotify_pipeline.spotify.messages import BaseUrl
 
 # RFC 7636 allows 43 to 128 characters.
 _VERIFIER_LENGTH = 96
-# oauthlib speaks https only. On loopback, where nobody can listen, plain http is as good.
+# oauthlib accepts https only. Loopback needs no TLS: its traffic does not leave the machine.
 _HTTPS = "https://accounts.spotify.com/authorize"
 
 
 class NotGranted(Exception):
-    """Spotify sent the browser back without a code. `denied`: because the person refused."""
+    """Spotify sent the browser back without a code. `denied`: the user refused."""
 
     def __init__(self, *, denied: bool) -> None:
-        super().__init__("the person refused" if denied else "no code came")
+        super().__init__("the user refused" if denied else "no code came")
         self.denied = denied
 
 
 class Authorization:
-    """One try to get a person's permission; good for one answer. Its repr shows nothing of it.
+    """One attempt to get the user's consent; accepts one callback. Its repr shows no secret.
 
     `address` is the page to open, `redirect_uri` where Spotify sends the browser afterwards.
     Raises ValueError if `accounts_url` is neither https nor loopback.
@@ -47,7 +47,7 @@ class Authorization:
             state=self._state,
             code_challenge=self._client.create_code_challenge(self.code_verifier, "S256"),
             code_challenge_method="S256",
-            # The person sees which account it is, even if they agreed before.
+            # The user sees which account it is, even after an earlier consent.
             show_dialog="true",
         )
         self.address = f"{BaseUrl.parse(accounts_url).text}/authorize?{urlsplit(asked).query}"
@@ -67,5 +67,5 @@ class Authorization:
             denied = True
         except (OAuth2Error, ValueError):
             pass
-        # Not from within: the library's errors hold what Spotify sent.
+        # Raised outside the except block: the library's errors hold what Spotify sent.
         raise NotGranted(denied=denied)

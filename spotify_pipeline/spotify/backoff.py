@@ -36,7 +36,7 @@ def retry_after_seconds(header: str | None, now: datetime) -> int:
             until = parsedate_to_datetime(text)
         except (ValueError, OverflowError):  # the latter: a zone of many digits
             return NO_RETRY_AFTER_SECONDS
-        # RFC 5322 writes "-0000" for "UTC, zone not told", which Python reads as a naive time.
+        # RFC 5322 writes "-0000" for "UTC, zone unknown", which Python reads as a naive time.
         until = until if until.tzinfo else until.replace(tzinfo=UTC)
         seconds = (until - now).total_seconds()
     return min(max(math.ceil(seconds), 1), LONGEST_PAUSE_SECONDS)

@@ -91,7 +91,7 @@ class _DeadlineDialing(HTTPConnection):
     """Opens the socket; the same for http and https, whose handshake follows on it."""
 
     response_class = _DeadlineResponse
-    # Ours, because http.client's, once somebody sets it, prints every Authorization header.
+    # Set here, because http.client's class attribute, once set, prints every Authorization header.
     debuglevel = 0
 
     def _new_conn(self) -> socket.socket:

@@ -3,10 +3,10 @@
     SpotifyError                 code, what_happened
     ├── Transient                this user, this time: due again soon
     │   ├── SpotifyUnavailable   no answer, or 5xx
-    │   │   └── Outage           not even asked, because nobody is answered
+    │   │   └── Outage           no call was made: the circuit breaker is open
     │   └── BadResponse          an answer that is not understood
-    ├── RateLimited              429, or the budget: everybody waits for retry_after_seconds
-    ├── UserRefused              this user, until somebody acts: no retry helps
+    ├── RateLimited              429, or the budget: all calls wait for retry_after_seconds
+    ├── UserRefused              permanent for this user: no retry helps
     │   ├── Reconnect            the refresh token is dead
     │   ├── OtherAccount         the token is of another account than the user's
     │   ├── MissingScope         the listener did not grant a permission
@@ -29,7 +29,7 @@ ReconnectCause = Literal["revoked", "expired", "invalid"]
 class SpotifyError(Exception):
     """A call to Spotify failed; `code` is stored and shown, `what_happened` is one clause.
 
-    `what_to_do` is for the person: by the code, unless this failure knows better.
+    `what_to_do` is for the user: by the code, unless this failure has its own.
     """
 
     def __init__(self, code: ErrorCode, what_happened: str, what_to_do: str | None = None) -> None:
@@ -40,7 +40,7 @@ class SpotifyError(Exception):
 
 
 class Transient(SpotifyError):
-    """The same call may succeed later without anybody doing anything."""
+    """The same call may succeed later by itself."""
 
 
 class SpotifyUnavailable(Transient):
@@ -51,7 +51,7 @@ class SpotifyUnavailable(Transient):
 
 
 class Outage(SpotifyUnavailable):
-    """No call was made: Spotify answers nobody, and one call every few minutes probes."""
+    """No call was made: the outage circuit breaker is open; one call every few minutes probes."""
 
 
 class BadResponse(Transient):
@@ -79,7 +79,7 @@ class RateLimited(SpotifyError):
 
 
 class UserRefused(SpotifyError):
-    """Nothing but an act of the listener or the operator helps this user."""
+    """A permanent error: the user or the operator has to act."""
 
 
 class Reconnect(UserRefused):

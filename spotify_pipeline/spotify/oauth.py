@@ -20,11 +20,11 @@ _ONE_HOUR = 3600  # what Spotify has always sent as expires_in
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a code or a refresh brought. The repr shows nothing of it.
+    """The tokens that a code or a refresh returned. The repr shows no secret.
 
     `refresh_token` None: keep the old one (overwriting it locks the user out). Not None: it
     replaces the old one, which may already be dead, so store it before anything else.
-    `scopes` None: not told.
+    `scopes` None: not in the response.
     """
 
     access_token: str = field(repr=False)
@@ -36,8 +36,8 @@ class Grant:
 class OAuthClient:
     """Tokens for one client id: with Basic if there is a secret, else as PKCE clients do.
 
-    Raises ValueError if `accounts_url` is neither https nor loopback. Refreshes are not counted by
-    the gate, as the limits are those of the Web API; a block holds them back all the same.
+    Raises ValueError if `accounts_url` is neither https nor loopback. The rate limiter does not
+    count refreshes, as the limits are those of the Web API; a block delays them all the same.
     """
 
     def __init__(

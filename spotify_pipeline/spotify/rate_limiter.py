@@ -1,4 +1,4 @@
-"""The door that every call to Spotify passes: where a shared budget plugs in."""
+"""The protocol of the rate limiter that admits every call to Spotify."""
 
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class RateLimiter(Protocol):
         ...
 
     def blocked(self, seconds: int, reason: BlockReason) -> bool:
-        """Takes note that nobody may call for so long: after a 429, or a refusal of the app.
+        """Records a block of all calls for so long: after a 429, or a refusal of the app.
 
         True: the next `acquire` waits it out. False: the call gives up.
         """
@@ -34,7 +34,7 @@ class RateLimiter(Protocol):
         ...
 
     def unanswered(self, caller: int) -> bool:
-        """Takes note of a try that got no answer, for a user whom this number tells from others.
+        """Takes note of a try that got no answer, for the user with this number.
 
         False: in an outage, so the call is not tried again.
         """

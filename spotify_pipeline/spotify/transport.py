@@ -5,7 +5,7 @@
 | 200 with a JSON object                     | returned                                           |
 | no answer, cut, slow, 5xx                  | tried again, then SpotifyUnavailable               |
 | 200 without a JSON object, 3xx, odd status | tried again, then BadResponse                      |
-| 429                                        | told to the gate; waited out once, or RateLimited  |
+| 429                                        | reported; waited out once, or RateLimited          |
 | other 4xx                                  | returned: its meaning is the service's             |
 """
 
@@ -31,8 +31,8 @@ from spotify_pipeline.spotify.http import HttpAdapter, Limits, RawResponse
 from spotify_pipeline.spotify.messages import Request, Response
 from spotify_pipeline.spotify.rate_limiter import NoRateLimit, RateLimiter
 
-# A longer wait ends the call at once, whatever the gate says: urllib3's own Retry was seen to
-# sleep six hours in process.
+# A longer wait ends the call at once, whatever the rate limiter says: urllib3's own Retry was seen
+# to sleep six hours in process.
 LONGEST_WAIT_SECONDS = 60
 
 
@@ -40,7 +40,7 @@ class Transport:
     """Sends requests for all threads of one process; made per process, not before a fork.
 
     A call takes at most `limits.total_seconds` (28 s) of wall-clock time, not counting what the
-    gate makes it wait. `connections` is how many are kept open per host.
+    rate limiter makes it wait. `connections` is how many are kept open per host.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Transport:
     def send(self, request: Request) -> Response:
         """The answer, a 200 or a 4xx; raises SpotifyUnavailable, BadResponse or RateLimited.
 
-        What the gate raises passes through.
+        Errors of the rate limiter propagate.
         """
         left = self._limits.total_seconds
         waited_out = False
@@ -98,7 +98,7 @@ class Transport:
             left -= pause
 
     def report(self, refusal: SpotifyError) -> SpotifyError:
-        """The same refusal; when it is the app that is refused, the gate takes note of it."""
+        """Returns the refusal; reports one of the app to the rate limiter."""
         if isinstance(refusal, AppBlocked):
             self._rate_limiter.blocked(APP_BLOCK_SECONDS, "APP")
         return refusal
@@ -114,13 +114,13 @@ class Transport:
         return classify(request.endpoint, raw, self._now())
 
     def _wait_out(self, limit: RateLimited) -> bool:
-        """Tells the gate, always; True if the next `acquire` waits the pause out."""
+        """Reports the pause to the rate limiter; True if the next `acquire` waits it out."""
         will_wait = self._rate_limiter.blocked(limit.retry_after_seconds, limit.reason)
         return will_wait and limit.retry_after_seconds <= LONGEST_WAIT_SECONDS
 
 
 def classify(endpoint: str, raw: RawResponse, now: datetime) -> Response | Transient | RateLimited:
-    """What a raw answer is, as in the table above."""
+    """Classifies a raw response by the table above."""
     payload = _json_object(raw.body)
     if raw.status == 200:
         if payload is None:

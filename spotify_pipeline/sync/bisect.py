@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
-
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout
+from spotify_pipeline.storage.postgres.types import DataError, DBAPIError, IntegrityError
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 import pandas as pd
-from sqlalchemy import Connection
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.listening import days as day
@@ -25,6 +24,7 @@ from spotify_pipeline.storage.listening.days import (
 )
 from spotify_pipeline.storage.listening.history import parts_of_history, read_history
 from spotify_pipeline.storage.listening.plays import complete_plays, read_next_plays, read_plays
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.postgres.upsert import Written
 from spotify_pipeline.sync.plays import StoredUser
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import StepRows, UserOutcome, still_possible
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.counters import read_counts
 from spotify_pipeline.storage.listening.top_lists import count_ranks
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.storage.work.sync_requests import Failure
-from spotify_pipeline.sync.outcome import StepRows, UserOutcome, still_possible
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.rate_limiter import LONGEST_WAIT_SECONDS
 from spotify_pipeline.sync.webhooks import revalidate_profiles
@@ -131,7 +131,7 @@ def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
     """The users who were not synced because no call can be made now, nor soon."""
     refused = {outcome.user_id for outcome in outcomes if outcome.error_code in HELD_BACK}
     closed = pipeline.rate_limiter.closed_to("request") if refused else None
-    # A short block was waited out in vain: that counts as an attempt.
+    # Waited out a short block and failed: counts as an attempt.
     return refused if closed and closed.seconds > LONGEST_WAIT_SECONDS else set()
 
 

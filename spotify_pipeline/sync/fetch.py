@@ -10,6 +10,7 @@ from threading import Event
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.error_codes import NOT_CONNECTED, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
+from spotify_pipeline.domain.outcome import StepFailure
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
@@ -25,7 +26,6 @@ from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout
 from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync.bisect import affects_one_user, warn
-from spotify_pipeline.sync.outcome import StepFailure
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.tokens import UserTokens
 
@@ -68,7 +68,7 @@ class FetchedUser:
 
 # Users who are written in one transaction. A write costs as much as 15 users, before its first one.
 BATCH_USERS = 50
-# A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
+# A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
 PLAYS_FRESH_FOR = timedelta(minutes=10)
 TOPS_FRESH_FOR = timedelta(hours=20)

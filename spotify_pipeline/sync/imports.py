@@ -8,23 +8,31 @@ gives the same tables.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain.fates import FileReceipt, Receipt
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.listening.exported import ExportedTrack, named_id
+from spotify_pipeline.domain.outcome import UserOutcome
+from spotify_pipeline.domain.parsing import FUTURE_AFTER
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.reader import ExportFile
 from spotify_pipeline.storage.imports.merge import add_facts, compute_plays
 from spotify_pipeline.storage.imports.receipts import (
     compare_minutes,
     count_fates,
+    latest_receipt,
     save_receipt,
 )
 from spotify_pipeline.storage.imports.staging import stage_rows, staged_line
+from spotify_pipeline.storage.imports.uploads import (
+    UploadedFile,
+    closed_upload,
+    lock_upload,
+    uploaded_files,
+)
 from spotify_pipeline.storage.listening.catalogue import save_exported_tracks
 from spotify_pipeline.storage.listening.coverage import add_imported
 from spotify_pipeline.storage.listening.days import mark_stale
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.work.leases import leased, lock_held
 from spotify_pipeline.sync.pipeline import Pipeline
@@ -37,6 +45,8 @@ _ROWS_BETWEEN_CALLS = 1_000
 
 # Title, artist's name and album's title, by track id.
 _Names = dict[str, tuple[str, str, str]]
+# On disk, or handed over by an app.
+_File = ExportFile | UploadedFile
 
 
 def import_history(
@@ -54,8 +64,48 @@ def import_history(
     import of the user. `advance` is called with the bytes read so far. Raises BadExport, and
     WorkFailed if the user is busy or gone.
     """
+    receipt = _store(pipeline, user_id, files, None, dry_run, wait_seconds, advance)
+    if not dry_run:
+        for outcome in _rebuild(pipeline, user_id, wait_seconds):
+            if outcome.failure or outcome.skipped:
+                raise WorkFailed(
+                    "The history was stored, but its days could not be computed: run "
+                    "`spotify-pipeline rebuild` for this user."
+                )
+    return receipt
+
+
+def import_upload(
+    pipeline: Pipeline, user_id: str, *, wait_seconds: float = WAIT_SECONDS
+) -> tuple[Receipt | None, list[UserOutcome]]:
+    """Import what an app has handed over for this user, if anything, and rebuild stale days.
+
+    Killed anywhere and called again it has the same outcome. Returns the receipt of the user's
+    latest import, and the outcome of the rebuild ([]: no day was stale). Raises WorkFailed if the
+    user is busy or gone.
+    """
+    with pipeline.engine.connect() as conn:
+        upload_id = closed_upload(conn, user_id)
+    if upload_id is not None:
+        files = uploaded_files(pipeline.engine, upload_id, pipeline.now() + FUTURE_AFTER)
+        _store(pipeline, user_id, files, upload_id, wait_seconds=wait_seconds)
+    outcomes = _rebuild(pipeline, user_id, wait_seconds)
+    with pipeline.engine.connect() as conn:
+        return latest_receipt(conn, user_id), outcomes
+
+
+def _store(
+    pipeline: Pipeline,
+    user_id: str,
+    files: Iterable[_File],
+    upload_id: int | None,
+    dry_run: bool = False,
+    wait_seconds: float = WAIT_SECONDS,
+    advance: Callable[[int], None] = lambda bytes_read: None,
+) -> Receipt:
+    """All but the days, in one transaction."""
     pipeline.check_clock()
-    read: list[ExportFile] = []
+    read: list[_File] = []
     names: _Names = {}
     with ExitStack() as undo, pipeline.engine.connect() as conn:
         transaction = undo.enter_context(conn.begin())
@@ -77,20 +127,18 @@ def import_history(
                     "Another sync or import of this user is still going on. Nothing was stored: "
                     "run it again later."
                 )
+            if upload_id is not None and not lock_upload(conn, upload_id):
+                raise WorkFailed("Another run has finished this import.")
             receipt = _merge(conn, pipeline, user_id, read)
             if dry_run:
                 transaction.rollback()
             else:
-                save_receipt(conn, user_id, receipt)
+                save_receipt(conn, user_id, receipt, upload_id)
                 transaction.commit()
-    if not dry_run:
-        _rebuild(pipeline, user_id, wait_seconds)
     return receipt
 
 
-def _merge(
-    conn: Connection, pipeline: Pipeline, user_id: str, files: Iterable[ExportFile]
-) -> Receipt:
+def _merge(conn: Connection, pipeline: Pipeline, user_id: str, files: Iterable[_File]) -> Receipt:
     (user,) = load_users(conn, [user_id])
     merged = add_facts(conn, user_id, user.plays_from)
     if merged:
@@ -119,8 +167,8 @@ def _merge(
 
 
 def _lines(
-    files: Iterable[ExportFile],
-    read: list[ExportFile],
+    files: Iterable[_File],
+    read: list[_File],
     names: _Names,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
@@ -165,15 +213,8 @@ def _save_tracks(pipeline: Pipeline, conn: Connection, names: _Names, *, dry_run
                 save_exported_tracks(catalogue, tracks)
 
 
-def _rebuild(pipeline: Pipeline, user_id: str, wait_seconds: float) -> None:
+def _rebuild(pipeline: Pipeline, user_id: str, wait_seconds: float) -> list[UserOutcome]:
     """Days and personality again, also where an import was killed between merge and rebuild."""
     with pipeline.engine.connect() as conn:
         stale = any(user.days_stale for user in load_users(conn, [user_id]))
-    if not stale:
-        return
-    for outcome in rebuild_users(pipeline, [user_id], wait_seconds=wait_seconds):
-        if outcome.failure or outcome.skipped:
-            raise WorkFailed(
-                "The history was stored, but its days could not be computed: run "
-                "`spotify-pipeline rebuild` for this user."
-            )
+    return rebuild_users(pipeline, [user_id], wait_seconds=wait_seconds) if stale else []

@@ -4,19 +4,23 @@ Its inputs are plays, days, top artist lists, coverage, the zone, the definition
 time: each local day moves the window, and a top list grows old. Triggers invalidate the stored
 fingerprint when plays or days change; the other inputs are hashed into it (see `_fingerprint_key`).
 The catalogue is no input: a play keeps the artist and release date that it was stored with.
+
+A month's metrics are stored when it is over, and again when plays of it or before it are new: a
+trigger lowers `months_before`. Charts need a year, so of an older month nothing is computed.
 """
 
 import hashlib
+from calendar import monthrange
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from sqlalchemy import Connection
 
-from spotify_pipeline.domain.listening.coverage import local_day, observed_days
+from spotify_pipeline.domain.listening.coverage import first_whole_day, local_day, observed_days
 from spotify_pipeline.domain.listening.days import reading_window
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
 from spotify_pipeline.domain.personality.streaks import Past, sum_up
@@ -26,17 +30,24 @@ from spotify_pipeline.storage.listening.personality import (
     Fingerprint,
     ListState,
     lock_fingerprints,
+    read_first_days,
     read_list_states,
     save_fingerprints,
+    save_months_before,
+    write_months,
     write_personality,
 )
 from spotify_pipeline.storage.listening.plays import PlaysSummary, read_plays, summarize_plays
 from spotify_pipeline.storage.listening.top_lists import read_top_artists
-from spotify_pipeline.sync.outcome import StepRows
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.plays import StoredUser
 
 # Streaks are summed up again once so many days have to be read for them.
 _DAYS_READ = timedelta(days=70)
+MONTHS = 12
+_LIST_COLUMNS = [
+    *("user_id", "time_range", "rank", "spotify_id", "genres", "popularity", "fetched_at")
+]
 
 
 def refresh_personality(
@@ -62,6 +73,14 @@ def refresh_personality(
         new, changed = ({user_id for (user_id,) in w} for w in (written.inserted, written.changed))
         past = _summed_up(days, outdated, past)
         save_fingerprints(conn, {u: Fingerprint(keys[u], past.get(u)) for u in outdated})
+    since = {
+        user.user_id: None
+        if always or user.days_stale
+        else fingerprints[user.user_id].months_before
+        for user in users
+        if user.user_id in fingerprints
+    }
+    _refresh_months(conn, {user.user_id: user for user in users}, observed, since, now)
     return {u: StepRows(1, int(u in new), int(u in changed)) for u in observed}
 
 
@@ -81,6 +100,63 @@ class _ObservedUser:
             for start, end in ((max(a, first), min(b, last)) for a, b in self.observed)
             for n in range((end - start).days + 1)
         ]
+
+
+def _refresh_months(
+    conn: Connection,
+    users: Mapping[str, StoredUser],
+    observed: Mapping[str, "_ObservedUser"],
+    since: Mapping[str, date | None],
+    now: datetime,
+) -> None:
+    """Compute the months from `since` (None: from the first) to the last that is over.
+
+    A month stays as it is if retention has deleted plays that it rests on.
+    """
+    this_month = {user_id: observed[user_id].today.replace(day=1) for user_id in since}
+    due = {u: month for u, month in since.items() if month is None or month < this_month[u]}
+    if not due:
+        return
+    firsts = read_first_days(conn, [user_id for user_id, month in due.items() if month is None])
+    sets: dict[tuple[str, date], list[str]] = {}
+    for user_id, month in due.items():
+        begin = month or firsts.get(user_id, this_month[user_id])
+        for month in _months(this_month[user_id]):
+            if month >= begin.replace(day=1) and _is_whole(users[user_id], month):
+                sets.setdefault((users[user_id].timezone, month), []).append(user_id)
+    for (zone, month), user_ids in sorted(sets.items()):
+        noon = datetime.combine(_last_day(month), time(12), check_zone(zone))
+        then = {user_id: _observe(users[user_id], noon) for user_id in user_ids}
+        rows = music_personality(_inputs_of_plays(conn, then, noon))
+        write_months(conn, _columns_of_month(rows, month), now)
+    save_months_before(conn, {user_id: this_month[user_id] for user_id in due})
+
+
+def _months(this_month: date) -> list[date]:
+    """The first days of the MONTHS before this one."""
+    number = this_month.year * 12 + this_month.month - 1
+    return [date(n // 12, n % 12 + 1, 1) for n in range(number - MONTHS, number)]
+
+
+def _last_day(month: date) -> date:
+    return month.replace(day=monthrange(month.year, month.month)[1])
+
+
+def _is_whole(user: StoredUser, month: date) -> bool:
+    """Whether retention has left all plays that the month's metrics rest on."""
+    if user.plays_from is None:
+        return True
+    whole = first_whole_day(user.plays_from, check_zone(user.timezone))
+    return definition.earlier(_last_day(month))[0] >= whole
+
+
+def _columns_of_month(rows: pd.DataFrame, month: date) -> pd.DataFrame:
+    kept = ["user_id", "window_start", "window_end", "play_count", *definition.LISTENING_METRICS]
+    reasons = [
+        {name: why for name, why in row.items() if name in definition.LISTENING_METRICS}
+        for row in rows["reasons"]
+    ]
+    return rows[[*kept, "definition_version"]].assign(month=month, reasons=pd.Series(reasons))
 
 
 def _observe(user: StoredUser, now: datetime) -> _ObservedUser:
@@ -126,6 +202,18 @@ def _inputs(
     days: pd.DataFrame,
     past: Mapping[str, Past],
 ) -> PersonalityInputs:
+    return replace(
+        _inputs_of_plays(conn, users, now),
+        days=days,
+        past=past,
+        top_artists=read_top_artists(conn, list(users)),
+    )
+
+
+def _inputs_of_plays(
+    conn: Connection, users: Mapping[str, _ObservedUser], now: datetime
+) -> PersonalityInputs:
+    """Inputs without days and top lists."""
     windows = {user_id: definition.window(user.today) for user_id, user in users.items()}
     observed = [
         (user_id, date_)
@@ -136,19 +224,18 @@ def _inputs(
         now=now,
         zones={user_id: user.zone.key for user_id, user in users.items()},
         plays=read_plays(conn, {u: reading_window(*windows[u]) for u in users}),
-        days=days,
-        past=past,
-        top_artists=read_top_artists(conn, list(users)),
+        days=pd.DataFrame(columns=["user_id", "date", "top_artist_id"]),
+        top_artists=pd.DataFrame(columns=_LIST_COLUMNS),
         earlier=_earlier(conn, users),
         observed=pd.DataFrame(observed, columns=["user_id", "date"]),
     )
 
 
 def _earlier(conn: Connection, users: Mapping[str, _ObservedUser]) -> pd.DataFrame:
-    """What the window is compared with; see PersonalityInputs.earlier."""
+    """Inputs from before the window; see PersonalityInputs.earlier."""
     days = {user_id: definition.earlier(user.today) for user_id, user in users.items()}
     observed = {u: len(user.observed_days(*days[u])) for u, user in users.items()}
-    # To sum up half a year takes 10 ms a user. Without enough observed days it would be in vain.
+    # To sum up half a year takes 10 ms a user. Useless without enough observed days.
     spans = {
         user_id: (
             local_day(days[user_id][0], user.zone).start,

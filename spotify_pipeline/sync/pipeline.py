@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, func, select
-
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.errors import UsageError
@@ -16,7 +14,9 @@ from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.database import open_engine
+from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.work.api_budget import quota_of
 from spotify_pipeline.sync.admin.keys import load_keyring, publish_key
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
@@ -39,7 +39,7 @@ def check_clock(engine: Engine) -> None:
     """
     before = utc_now()
     with engine.connect() as conn:
-        of_database: datetime = conn.execute(select(func.clock_timestamp())).scalar_one()
+        of_database = database_now(conn)
     if not before - CLOCKS_MAY_DIFFER <= of_database <= utc_now() + CLOCKS_MAY_DIFFER:
         raise ClockIsWrong(
             f"The clock of this machine says {before:%Y-%m-%d %H:%M:%S} UTC and the database's "

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain.listening.coverage import (
     KnownCoverage,
     apply_page,
@@ -26,6 +24,7 @@ from spotify_pipeline.storage.listening.coverage import (
     save_pages,
 )
 from spotify_pipeline.storage.listening.plays import insert_plays, read_stored_plays, save_restamped
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.fetch import FetchedUser
 
 

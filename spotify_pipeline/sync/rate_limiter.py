@@ -1,7 +1,7 @@
-"""The gate of a process on the shared budget: when each of its calls to Spotify may go out.
+"""The rate limiter of a process on the shared budget: when each call to Spotify may go out.
 
 Permits are booked in Postgres for as many calls as threads are waiting, five at most, and used at
-once. So none is booked in vain, and a block that another process wrote stops the very next call.
+once. So no permit is wasted, and a block that another process wrote stops the very next call.
 """
 
 import logging
@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-
-from sqlalchemy import Connection, Engine
 
 from spotify_pipeline.domain.quota import (
     APP_BLOCK_SECONDS,
@@ -33,6 +31,7 @@ from spotify_pipeline.spotify.errors import (
     RateLimited,
     SpotifyError,
 )
+from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.storage.work import api_budget
 
 BATCH = 5
@@ -40,7 +39,7 @@ BATCH = 5
 LONGEST_WAIT_SECONDS = 60.0
 # A sleep to the very instant would be followed by one of a microsecond.
 SHORTEST_WAIT_SECONDS = 0.01
-# Refreshing a token and asking once may take so long; after that the probe has told nothing.
+# Refreshing a token and asking once may take so long; after that the probe counts as inconclusive.
 PROBE_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class _Span:
 class SharedRateLimiter:
     """A RateLimiter on the row that all processes share; made per process, for all its threads.
 
-    A call waits at most 60 s in all. While everybody is blocked a sync waits at most 60 s in all,
+    A call waits at most 60 s in all. During a block a sync waits at most 60 s in all,
     whichever of its threads wait; after that its calls are refused at once. Raises RateLimited,
     AppBlocked or SQLAlchemyError.
     """
@@ -82,10 +81,10 @@ class SharedRateLimiter:
         self._quota = quota
         self._sleep = sleep
         self._monotonic = monotonic
-        # Held while Postgres is asked: the threads behind it profit from the answer.
+        # Held during the query of Postgres: waiting threads use its result.
         self._lock = threading.Lock()
         self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *PER_CENT)}
-        # Calls that may go out, and what holds them back; both are good for a second at most.
+        # Permits, and the reason for throttling; both expire after a second.
         self._permits: dict[Priority | None, tuple[float, float]] = {}
         self._refused: dict[Priority | None, tuple[float, ThrottleReason]] = {}
         self._calls = 0
@@ -94,12 +93,12 @@ class SharedRateLimiter:
         self._patience = LONGEST_WAIT_SECONDS
         self._mine = threading.local()
         # Users whom Spotify did not answer since it last answered anybody here, and whether an
-        # answer is news to Postgres.
+        # answer has to be written to Postgres.
         self._unanswered: set[int] = set()
         # Threads whose call is on its way, and users who were answered in this sync.
         self._in_flight: set[int] = set()
         self._answered: set[int] = set()
-        self._answer_is_news = True
+        self._may_close_outage = True
         # Set unless a thread of this process is trying whether the app is still refused, or
         # whether an outage has ended.
         self._probe_over = threading.Event()
@@ -127,12 +126,12 @@ class SharedRateLimiter:
         with self._lock:
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
             self._refused.clear()
-            self._answer_is_news = True
+            self._may_close_outage = True
             self._in_flight.clear()
             self._answered.clear()
 
     def closed_to(self, priority: Priority) -> ThrottleReason | None:
-        """What refuses calls of this priority for longer than they may wait; None: they may go."""
+        """Why calls of this priority would wait too long; None: they may go out."""
         while True:
             probe_over = self._probe_over
             with self._lock:
@@ -185,7 +184,7 @@ class SharedRateLimiter:
             return self._may_wait(ThrottleReason(reason, seconds), self._monotonic())
 
     def succeeded(self) -> None:
-        """See RateLimiter. After a probe everybody may call again."""
+        """See RateLimiter. After a probe all calls may go out again."""
         if not self._is_probing():
             return
         with self._lock:
@@ -197,13 +196,13 @@ class SharedRateLimiter:
         """See RateLimiter. Closes the circuit breaker; writes once a sync, and after failures."""
         self._in_flight.discard(threading.get_ident())
         self._answered.add(caller)
-        if not self._answer_is_news:
+        if not self._may_close_outage:
             return
         with self._lock:
             with self._engine.connect() as conn:
                 api_budget.note_answered(conn)
             self._unanswered.clear()
-            self._answer_is_news = False
+            self._may_close_outage = False
             if getattr(self._mine, "probes", None) == "OUTAGE":
                 self._end_probe()
 
@@ -219,7 +218,7 @@ class SharedRateLimiter:
             if caller in self._unanswered and not probing:
                 return True
             self._unanswered.add(caller)
-            self._answer_is_news = True
+            self._may_close_outage = True
             hopeful = max(len(self._in_flight), len(self._answered))
             if len(self._unanswered) < hopeful and not probing:
                 return True
@@ -284,11 +283,11 @@ class SharedRateLimiter:
             probes = "OUTAGE"
         if probes:
             self._mine.probes = probes
-            self._answer_is_news = True
+            self._may_close_outage = True
             self._mine.probing_until = self._monotonic() + PROBE_SECONDS
             self._probe_over = threading.Event()
             return self._ask(conn, priority, 1, probing=True)
-        # Counted: there is room since a moment ago, so it is asked again.
+        # Room has appeared since the first query: take again.
         return ThrottleReason("PACE", 0.0) if counted else math.inf
 
     def _look(self, priority: Priority) -> ThrottleReason | None:
@@ -304,7 +303,7 @@ class SharedRateLimiter:
         return self._monotonic() < until
 
     def _end_probe(self) -> None:
-        """What there is to know is in Postgres, for all who wait for it."""
+        """Wakes the threads that wait for the probe: its result is in Postgres."""
         self._refused.clear()
         if self._is_probing():
             self._mine.probing_until = -math.inf
@@ -313,7 +312,7 @@ class SharedRateLimiter:
     def _probe_awaited(self, throttled: ThrottleReason, probe_over: threading.Event) -> bool:
         """Whether a probe here has ended, or had its time, since `probe_over` was the last one's.
 
-        Everybody next to the probe would fail though the app is let in again.
+        Other threads would fail although the half-open probe is about to succeed.
         """
         if throttled.reason not in ("APP", "OUTAGE") or (
             probe_over is self._probe_over and probe_over.is_set()
@@ -332,7 +331,7 @@ class SharedRateLimiter:
         return True
 
     def _remembered(self, priority: Priority | None) -> ThrottleReason | None:
-        """What held back the last call, while that is still true and not a second old."""
+        """The cached reason of the last throttled call, for at most a second."""
         if priority not in self._refused:
             return None
         seen_at, throttled = self._refused[priority]

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-
 from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import UserOutcome
+from spotify_pipeline.storage.postgres.types import InterfaceError, OperationalError
 from spotify_pipeline.storage.work import sync_requests, sync_runs
 from spotify_pipeline.storage.work.leases import RETRY_SECONDS, leased_users
 from spotify_pipeline.sync.deliver import Emit, deliver
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.users import sync_users
 
 # How long a request waits for another sync of the same user.
 WAIT_SECONDS = 30.0
 
-# How often the queue is looked at for a request to arrive.
+# How often the queue is polled for a new request.
 LOOK_SECONDS = 0.2
 
 

@@ -7,6 +7,7 @@ and a chunk's number.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
 from spotify_pipeline.storage.users.queries import has_user, select_users
@@ -14,7 +15,6 @@ from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 from spotify_pipeline.storage.work.sync_runs import ChunkCosts, RunTotals, RunUser
 from spotify_pipeline.sync.deliver import Emit
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.requests import SyncOptions, answer_requests
 from spotify_pipeline.sync.users import sync_users
@@ -28,7 +28,7 @@ class NoEnlistedUsers(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            "Nobody is enlisted under this run's id (any more). `enlisted` is for runs that "
+            "No user is enlisted under this run's id (any more). `enlisted` is for runs that "
             "`spotify-pipeline sync USER...` starts; here, choose active, due or eligible."
         )
 
@@ -105,7 +105,7 @@ def sync_chunk(
 
 
 def _spent(pipeline: Pipeline) -> ChunkCosts:
-    """What this process has spent so far."""
+    """The costs of this process so far: clock, calls, throttled time."""
     rate_limiter = pipeline.rate_limiter
     return ChunkCosts(pipeline.monotonic(), rate_limiter.calls, rate_limiter.throttled_seconds)
 

@@ -3,12 +3,12 @@
 The user's lease keeps two processes from refreshing the same user. Whatever a refresh returns is
 committed before it is used, because the old refresh token may already be dead.
 
-Who hands a token over does not say whose it is, and two people's plays must not be mixed. So at the
-first use of a connection Spotify is asked for its account: a user's first account is theirs for
-good, and another one's token is refused. An account that another user is already stays unknown for
-this one, who may be the same person under a new id: their sync goes on, unprotected. While Spotify
-does not tell, a user whose account is known waits and one without goes on; no access token is
-stored, so that the next sync asks again.
+A token does not name its Spotify account, and plays of two accounts must not be mixed. So the first
+use of a connection fetches the account: a user's first account is kept for good, and a token of
+another one is refused. If another user already has the account, it stays unknown for this user (an
+app may register one account under two ids) and the sync continues without this protection. If
+Spotify does not return the account, a user with a known account waits and one without continues; no
+access token is stored, so that the next sync fetches the account again.
 """
 
 import time
@@ -16,9 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
-
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from spotify_pipeline.domain.model import Profile
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
@@ -32,6 +29,12 @@ from spotify_pipeline.spotify.errors import (
 )
 from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout, limit_waits
+from spotify_pipeline.storage.postgres.types import (
+    Connection,
+    Engine,
+    InterfaceError,
+    OperationalError,
+)
 from spotify_pipeline.storage.users.connection import (
     OUTAGE,
     claim_suspect_probe,
@@ -47,8 +50,8 @@ from spotify_pipeline.storage.users.spotify_account import (
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120
-# A Postgres that restarts is waited for while we hold tokens that exist nowhere else. Shorter than
-# a lease, which nobody can renew meanwhile.
+# Waits for a restart of Postgres while the only copy of a new token is in memory. Shorter than a
+# lease, which cannot be renewed meanwhile.
 SAVE_SECONDS = 25.0
 SAVE_AGAIN_SECONDS = 0.5
 REPLACED = "the connection was replaced meanwhile"
@@ -136,11 +139,11 @@ class UserTokens:
         refreshed = replace(fresh, sealed_access_token=None) if self._is_first_use else fresh
 
         def save(conn: Connection) -> None:
-            # The person before the token, as in connect_user: no two wait in a circle.
+            # Locks the user before the token, as connect_user does (deadlock).
             if self._suspect:
                 clear_suspect(conn, self._user_id)
-            # Without a new refresh token nothing would be lost, and what is stored by now may be
-            # the work of somebody who took this user over.
+            # Without a new refresh token nothing would be lost, and a process that took
+            # over the lease may have stored newer tokens.
             if not self._save(conn, used, refreshed) and rotated:
                 anew = self._sealed_anew(conn, refresh_token)
                 if anew is not None:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import BLOCKED, StepFailure, UserOutcome
 from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, REBUILT, STEPS
 from spotify_pipeline.storage.users.connection import (
     OUTAGE,
@@ -14,7 +15,6 @@ from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.work.leases import Lease, existing_users, leased, leased_users
 from spotify_pipeline.sync.deliver import Emit, deliver
 from spotify_pipeline.sync.fetch import fetch_users
-from spotify_pipeline.sync.outcome import BLOCKED, StepFailure, UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.write import write
 

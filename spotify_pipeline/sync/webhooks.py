@@ -23,9 +23,9 @@ from uuid import uuid4
 import requests
 from urllib3.exceptions import HTTPError
 
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.settings import LOOPBACK, webhook_key
 from spotify_pipeline.spotify.deadline_adapter import Deadline, DeadlineAdapter, keeping
-from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.pipeline import Pipeline
 
 # A user may be waiting for the sync: a hook that hangs costs them 7 s, one that is down less.

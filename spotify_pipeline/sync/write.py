@@ -12,12 +12,17 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 
-from sqlalchemy import Connection
-
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.due import next_due_at
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.model import not_provided
+from spotify_pipeline.domain.outcome import (
+    BLOCKED,
+    StepFailure,
+    StepRows,
+    UserOutcome,
+    still_possible,
+)
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.counters import read_counts
 from spotify_pipeline.storage.listening.days import mark_fresh, mark_stale
@@ -27,18 +32,12 @@ from spotify_pipeline.storage.listening.top_lists import (
     replace_top_artists,
     replace_top_tracks,
 )
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.leases import Held, Lease, lock_held
 from spotify_pipeline.storage.work.sync_state import SyncResult, save_results
 from spotify_pipeline.sync.bisect import bisect
 from spotify_pipeline.sync.days import refresh_days
 from spotify_pipeline.sync.fetch import FetchedUser
-from spotify_pipeline.sync.outcome import (
-    BLOCKED,
-    StepFailure,
-    StepRows,
-    UserOutcome,
-    still_possible,
-)
 from spotify_pipeline.sync.personality import refresh_personality
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.plays import StoredUser, store_plays
@@ -129,7 +128,7 @@ def _write_days(
     outcomes: Mapping[str, UserOutcome],
 ) -> None:
     able = _able(users, stored, steps, s.DAILY_LISTENING)
-    # Plays are new only once: a user who gets no days now gets all of them at the next chance.
+    # Plays are new only once: marks users without days, so that the next sync rebuilds them.
     mark_stale(conn, [user.user_id for user in stored if user.new_plays and user not in able])
     written = refresh_days(conn, able, now)
     mark_fresh(conn, {user.user_id: user.timezone for user in able if user.days_stale})
@@ -206,7 +205,7 @@ def _write_state(
         [
             _result(user, outcomes[user.user_id], due_stretch)
             for user in users
-            # A rebuild asked Spotify nothing: what the last sync found out still holds.
+            # A rebuild makes no call, so it keeps the failure of the last sync.
             if outcomes[user.user_id].failures or not _is_rebuild(steps)
         ],
     )

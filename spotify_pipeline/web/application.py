@@ -1,8 +1,10 @@
-"""The application: its routes, the headers of every response, and what is refused before them."""
+"""The application: routes, headers of every response, what is refused before; and its server."""
 
 import logging
+from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
+import uvicorn
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.applications import Starlette
@@ -13,7 +15,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spotify_pipeline.web import account, dashboard, profile, signin, year
+from spotify_pipeline.web import account, dashboard, history, profile, signin, year
 from spotify_pipeline.web.site import Config, Site, site_of
 from spotify_pipeline.web.views import message, not_found, static_file
 
@@ -51,6 +53,7 @@ def make_application(config: Config) -> ASGIApp:
             Route("/sign-out", signin.sign_out, methods=["POST"]),
             *account.ROUTES,
             *year.ROUTES,
+            *history.ROUTES,
             Route("/me", profile.mine),
             Route("/shared/{token}", profile.shared),
             Route("/hooks/revalidate", profile.revalidate, methods=["POST"]),
@@ -84,7 +87,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        left = MAX_BODY_BYTES
+        left = (
+            history.MAX_UPLOAD_BYTES + MAX_BODY_BYTES
+            if scope["path"] == history.ADDRESS
+            else MAX_BODY_BYTES
+        )
 
         async def limited() -> Message:
             nonlocal left
@@ -160,3 +167,26 @@ def _failed(request: Request, error: Exception) -> Response:
     return message(
         "Something failed on our side", "It was written down. Try again in a few minutes.", 500
     )
+
+
+def serve(config: Config, host: str, port: int, announce: Callable[[], object]) -> None:
+    """Serve until SIGINT or SIGTERM. Writes no access log: addresses hold codes and share links."""
+
+    class Server(uvicorn.Server):
+        async def startup(self, *arguments: object, **options: object) -> None:
+            await super().startup(*arguments, **options)  # type: ignore[arg-type]
+            if self.started:
+                announce()
+
+    logging.basicConfig(level=logging.WARNING)
+    settings = uvicorn.Config(
+        make_application(config),
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )
+    Server(settings).run()

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from spotify_pipeline import app
 from spotify_pipeline.portrait.drawings import hatching, in_words, week
-from spotify_pipeline.web.days import as_days, summed
+from spotify_pipeline.web.days import read_days, summed
 from spotify_pipeline.web.forms import Sent, form, signed_in, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import site_of
@@ -32,7 +32,7 @@ def home(request: Request) -> Response:
 def _dashboard(request: Request, session: Session, conn: Connection) -> Response:
     user_id, zone = session.user_id, session.settings.timezone
     status = app.sync_status(conn, user_id)
-    history = as_days(app.listening_history(conn, user_id, 7))
+    history = read_days(conn, user_id, 7)
     span = history[0].date, history[-1].date
     artists = app.listening_top(conn, user_id, "artists", *span, 5)
     tracks = app.listening_top(conn, user_id, "tracks", *span, 5)

@@ -1,10 +1,13 @@
 """Days of the contract as the portrait draws them, and their sums."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sqlalchemy import Connection
 
 from spotify_pipeline import app
 from spotify_pipeline.domain.portrait import Day
+from spotify_pipeline.portrait.meanings import INCOMPLETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,19 @@ class Streaks:
     longest: int
 
 
-def as_days(history: Iterable[app.Day]) -> tuple[Day, ...]:
-    """The rows of listening_history as days of the portrait."""
-    return tuple(Day(row.date, row.minutes, row.plays, row.completeness) for row in history)
+def read_days(conn: Connection, user_id: str, days: int) -> tuple[Day, ...]:
+    """The last days of the user as the portrait draws them, with why they are not complete."""
+    reasons = app.incomplete_days(conn, user_id, days)
+    return tuple(
+        Day(
+            row.date,
+            row.minutes,
+            row.plays,
+            row.completeness,
+            INCOMPLETE.get(reasons.get(row.date, "")),
+        )
+        for row in app.listening_history(conn, user_id, days)
+    )
 
 
 def summed(days: Sequence[Day]) -> Sum:

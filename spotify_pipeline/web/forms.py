@@ -28,7 +28,8 @@ def to(address: str) -> RedirectResponse:
     return RedirectResponse(address, 303, headers=PRIVATE)
 
 
-def _session(request: Request) -> Session | None:
+def session_of(request: Request) -> Session | None:
+    """The session of the request; None: it has none, or it was ended."""
     site = site_of(request)
     with site.engine.connect() as conn:
         return site.cookies.session(request, conn)
@@ -39,7 +40,7 @@ def signed_in(page: Page) -> Callable[[Request], Response]:
 
     @wraps(page)
     def handle(request: Request) -> Response:
-        session = _session(request)
+        session = session_of(request)
         return page(request, session) if session else to("/")
 
     return handle
@@ -50,15 +51,20 @@ def form(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
     @wraps(handler)
     async def handle(request: Request) -> Response:
-        session = await run_in_threadpool(_session, request)
+        session = await run_in_threadpool(session_of, request)
         if session is None:
             return to("/")
         sent = await _read(request)
-        if not hmac.compare_digest(text(sent, "csrf").encode(), session.csrf.encode()):
-            raise HTTPException(403, "This form is not of your session. Go back and try again.")
+        check_csrf(session, sent)
         return await run_in_threadpool(handler, request, session, sent)
 
     return handle
+
+
+def check_csrf(session: Session, sent: Sent) -> None:
+    """Raises HTTPException, 403, for a form without the session's token."""
+    if not hmac.compare_digest(text(sent, "csrf").encode(), session.csrf.encode()):
+        raise HTTPException(403, "This form is not of your session. Go back and try again.")
 
 
 async def _read(request: Request) -> Sent:

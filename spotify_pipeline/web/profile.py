@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from markupsafe import Markup
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -18,11 +19,27 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from spotify_pipeline import app
-from spotify_pipeline.domain.portrait import TopItem, TopList, minutes_by_hour, movement
-from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend
-from spotify_pipeline.portrait.meanings import meanings
+from spotify_pipeline.domain.portrait import (
+    Point,
+    TopItem,
+    TopList,
+    by_weekday,
+    minutes_by_hour,
+    movement,
+)
+from spotify_pipeline.portrait.drawings import (
+    calendar,
+    clock,
+    hatching,
+    in_words,
+    legend,
+    trend,
+    weekday_in_words,
+    weekdays,
+)
+from spotify_pipeline.portrait.meanings import INCOMPLETE, MEANINGS, OVER_TIME, meanings, shown
 from spotify_pipeline.web.cache import MAX_AGE_SECONDS, CachedPage
-from spotify_pipeline.web.days import as_days, streaks, summed
+from spotify_pipeline.web.days import read_days, streaks, summed
 from spotify_pipeline.web.forms import signed_in
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
@@ -97,7 +114,7 @@ def shared(request: Request) -> Response:
 
 @signed_in
 def mine(request: Request, session: Session) -> Response:
-    """The signed-in user's own profile, whoever else may see it."""
+    """The signed-in user's own profile, public or not."""
     settings = session.settings
     profile = app.Profile(session.user_id, settings.display_name, settings.timezone, "")
     with site_of(request).engine.connect() as conn:
@@ -136,9 +153,12 @@ def _rendered(conn: Connection, profile: app.Profile, session: Session | None) -
 def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
     """What the template shows."""
     user_id, zone = profile.user_id, ZoneInfo(profile.timezone)
-    days = as_days(app.listening_history(conn, user_id, DAYS))
+    days = read_days(conn, user_id, DAYS)
     hours = minutes_by_hour(app.listening_quarters(conn, user_id, COMPARED_DAYS), zone)
+    before = sum(day.why == INCOMPLETE["before"] for day in days)
+    means, lists = by_weekday(days), _lists(conn, user_id)
     personality = app.music_personality(conn, user_id)
+    months = _months(app.personality_months(conn, user_id), personality)
     kinds = Counter(day.completeness for day in days)
     return {
         "name": profile.display_name or profile.user_id,
@@ -149,12 +169,18 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
         "streaks": streaks(days),
         "calendar": drawn(calendar(days)),
         "legend": drawn(legend()),
-        "days": [(day, in_words(day)) for day in reversed(days)],
+        "days": [(day, in_words(day)) for day in reversed(days[before:])],
+        "before": before,
         "hours": hours,
         "clock": drawn(clock(hours)) if hours else None,
-        "lists": _lists(conn, user_id),
+        "weekdays": drawn(weekdays(means)),
+        "weekday_rows": [(mean, weekday_in_words(mean)) for mean in means],
+        "lists": lists,
+        "is_compared": any(moved for of in lists for _, _, moved in (*of.artists, *of.tracks)),
         "personality": personality,
         "metrics": _metrics(conn, personality) if personality else [],
+        "months": [month.label for month in months],
+        "trends": _trends(months),
         "kinds": kinds,
         "gaps": [
             (start.astimezone(zone), end.astimezone(zone))
@@ -193,6 +219,51 @@ def _lists(conn: Connection, user_id: str) -> list[Lists]:
 def _lines(items: list[TopItem], before: dict[str, int] | None) -> list[tuple[int, TopItem, str]]:
     top = TopList(tuple(items), before)
     return [(rank, item, movement(top.moved(rank))) for rank, item in enumerate(items, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """The metrics of a month, or of the last 28 days."""
+
+    label: str
+    metrics: Mapping[str, Any]
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A metric over time: its chart, and the value of each month for the table behind it."""
+
+    name: str
+    chart: Markup
+    points: list[Point]
+
+
+def _months(past: list[app.PersonalityMonth], now: app.Personality | None) -> list[Month]:
+    """The months that are over, and the last 28 days."""
+    months = [Month(f"{month.month:%b %Y}", month.metrics, month.reasons) for month in past]
+    return [*months, Month("now", now.metrics, now.reasons)] if now else months
+
+
+def _trends(months: list[Month]) -> list[Trend]:
+    """None before the first month is over: a chart of one column shows nothing."""
+    if len(months) < 2:
+        return []
+    trends = []
+    for metric in OVER_TIME:
+        points = [_point(month, metric) for month in months]
+        trends.append(Trend(MEANINGS[metric][0], drawn(trend(points)), points))
+    return trends
+
+
+def _point(month: Month, metric: str) -> Point:
+    value = month.metrics.get(metric)
+    if value is None:
+        why = month.reasons.get(metric)
+        words = f"{month.label}: not known{f', {why}' if why else ''}"
+        return Point(month.label, None, "?", words)
+    text = shown(metric, value)
+    return Point(month.label, value, text, f"{month.label}: {text}")
 
 
 def _metrics(conn: Connection, personality: app.Personality) -> list[Any]:

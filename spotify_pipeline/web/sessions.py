@@ -1,4 +1,4 @@
-"""Signed cookies: the session of a user, and the browser that began a sign-in.
+"""Signed cookies: the session of a user, and the browser that began a sign-in; limits of sign-in.
 
 A session holds the user's session key. The database changes the key at a disconnect and deletes it
 with the user, which ends every session on the server, whatever cookies still exist.
@@ -8,7 +8,13 @@ import base64
 import hashlib
 import hmac
 import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from math import ceil
+from threading import Lock
 from urllib.parse import urlencode
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -20,6 +26,9 @@ from spotify_pipeline import app
 
 SESSION_SECONDS = 30 * 24 * 3600
 SIGN_IN_SECONDS = 600
+# Each attempt costs a call to Spotify with the app's secret. So many in SIGN_IN_SECONDS.
+ATTEMPTS_PER_CLIENT, ATTEMPTS = 10, 200
+MAX_CLIENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,49 @@ class Session:
     def name(self) -> str:
         """What to call the user."""
         return self.settings.display_name or self.user_id
+
+
+class Attempts:
+    """Limits sign-ins that ask Spotify, per client and of all. Safe for threads.
+
+    A client is an address, or of IPv6 its /64: a household's or server's network.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._all: deque[float] = deque(maxlen=ATTEMPTS)
+        self._clients: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = Lock()
+
+    def wait(self, address: str) -> int:
+        """0, and the attempt counts; or in how many seconds the client may try again."""
+        now, client = self._monotonic(), _network(address)
+        with self._lock:
+            mine = self._clients.setdefault(client, deque(maxlen=ATTEMPTS_PER_CLIENT))
+            self._clients.move_to_end(client)
+            if len(self._clients) > MAX_CLIENTS:
+                self._clients.popitem(last=False)
+            free_at = max(
+                (times[0] + SIGN_IN_SECONDS for times in (mine, self._all) if _is_full(times)),
+                default=now,
+            )
+            if free_at > now:
+                return ceil(free_at - now)
+            for times in (mine, self._all):
+                times.append(now)
+            return 0
+
+
+def _is_full(times: deque[float]) -> bool:
+    return len(times) == times.maxlen
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 class Cookies:

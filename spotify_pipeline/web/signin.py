@@ -70,6 +70,12 @@ REFUSALS: Mapping[str, tuple[int, str, str]] = {
         "Its Spotify id has characters, or a length, that no user of this page may have. Nothing "
         "was stored.",
     ),
+    "often": (
+        429,
+        "Too many sign-ins",
+        "There were too many from your network, or in all, in the last ten minutes. Nothing was "
+        "stored. Wait ten minutes, then sign in again.",
+    ),
     "owner": (
         503,
         "This page is not set up yet",
@@ -103,12 +109,22 @@ def callback(request: Request) -> Response:
     try:
         if len(states) != 1 or not site.cookies.owns_state(request, states[0]):
             raise SignInRefused("state")
+        if "code" in request.query_params and site.attempts.wait(_client(request, site)):
+            raise SignInRefused("often")
         verifier = site.cookies.code_verifier(states[0])
         # No connection of the pool is held while Spotify is asked.
         account = account_of(site.config, request.url.query, states[0], verifier)
         return _welcome(request, site, account)
     except SignInRefused as refused:
         return refusal(refused.reason)
+
+
+def _client(request: Request, site: Site) -> str:
+    """The address of the browser; on https that which the proxy in front has seen and appended."""
+    forwarded = request.headers.getlist("x-forwarded-for") if site.config.is_https else []
+    if forwarded:
+        return forwarded[-1].rpartition(",")[2].strip()
+    return request.client.host if request.client else ""
 
 
 def refusal(reason: str) -> Response:

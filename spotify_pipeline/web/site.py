@@ -8,7 +8,7 @@ from sqlalchemy import URL, Engine, create_engine
 from starlette.requests import Request
 
 from spotify_pipeline.web.cache import PageCache
-from spotify_pipeline.web.sessions import Cookies
+from spotify_pipeline.web.sessions import Attempts, Cookies
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Site:
         self.config = config
         self.cookies = Cookies(config.secret, secure=config.is_https)
         self.cache = PageCache()
+        self.attempts = Attempts()
+        # The users whose histories are being uploaded to this process.
+        self.uploading: set[str] = set()
 
     @cached_property
     def engine(self) -> Engine:

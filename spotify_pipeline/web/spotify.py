@@ -19,7 +19,7 @@ from spotify_pipeline.web.site import Config
 # Connecting, and between two bytes.
 _SECONDS = (5, 15)
 _MAX_BYTES = 1_000_000
-# oauthlib wants https; on loopback, where the simulator listens, plain http is as good.
+# oauthlib requires https; on loopback, where the simulator listens, plain http is as good.
 _HTTPS = "https://accounts.spotify.com/authorize"
 
 
@@ -105,7 +105,7 @@ def _code(client: Any, query: str, state: str) -> str:
         reason = "denied"
     except (OAuth2Error, ValueError):
         pass
-    # Not from within: the library's errors hold what Spotify sent.
+    # Raised outside the except block: the library's errors hold what Spotify sent.
     raise SignInRefused(reason)
 
 

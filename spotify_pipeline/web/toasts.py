@@ -10,7 +10,7 @@ from spotify_pipeline.terminal import count
 
 TOASTS = {
     "RECONNECT": "Spotify no longer lets us in. Reconnect Spotify with the same account as before.",
-    "NOT_ALLOWLISTED": "Your Spotify account is not enabled for this app yet. We have been told.",
+    "NOT_ALLOWLISTED": "Your Spotify account is not enabled for this app yet. The operator knows.",
     "MISSING_SCOPE": ("A permission is missing. Reconnect Spotify and accept both permissions."),
     "APP_BLOCKED": "Spotify does not let our app in at the moment. We are on it.",
     "CLIENT_MISMATCH": (
@@ -46,7 +46,7 @@ class Button:
 
 
 def button(status: SyncStatus, asked: int | None) -> Button:
-    """The button for a state; `asked` is the request whose end the user waits to be told."""
+    """The button for a state; `asked` is the request whose end the user waits for."""
     seconds = _seconds_until(status.next_allowed_at)
     needs_reconnect = status.connection in ("disconnected", "needs_reauth")
     label, kind, toast = "Sync now", "", ""

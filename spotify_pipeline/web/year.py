@@ -13,7 +13,7 @@ from spotify_pipeline import app
 from spotify_pipeline.domain.portrait import Day
 from spotify_pipeline.portrait.drawings import calendar, hatching, in_words, legend
 from spotify_pipeline.portrait.year import YearCard, picture
-from spotify_pipeline.web.days import as_days, summed
+from spotify_pipeline.web.days import read_days, summed
 from spotify_pipeline.web.forms import signed_in, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import site_of
@@ -70,8 +70,8 @@ def _content(request: Request, session: Session) -> dict[str, Any] | None:
         return None
     last = min(date(number, 12, 31), today)
     with site_of(request).engine.connect() as conn:
-        history = app.listening_history(conn, session.user_id, (today - first).days + 1)
-        days = [day for day in as_days(history) if day.date <= last]
+        history = read_days(conn, session.user_id, (today - first).days + 1)
+        days = [day for day in history if day.date <= last]
         span = (session.user_id, first, last, TOP)
         artists = app.listening_top(conn, span[0], "artists", *span[1:])
         tracks = app.listening_top(conn, span[0], "tracks", *span[1:])

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline import app as helper
+from spotify_pipeline.domain.personality.definition import LISTENING_METRICS
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import NOON, add_top, add_user, cause, finish_request
 
@@ -182,6 +183,36 @@ def test_a_personality_has_every_metric_of_the_table(
     assert personality.reasons == {"newness": "no release dates"}
     named = {field.name for field in fields(helper.Personality)} - {"metrics"}
     assert personality.metrics.keys() == set(t.music_personality.c.keys()) - named - {"user_id"}
+
+
+def test_the_last_12_months_of_the_personality_come_oldest_first(
+    app: Connection, connection: Connection
+) -> None:
+    add_user(connection, "mira")
+    assert helper.personality_months(app, "mira") == []
+    firsts = [date(2025 + n // 12, n % 12 + 1, 1) for n in range(14)]
+    connection.execute(
+        insert(t.music_personality_history),
+        [
+            {
+                "user_id": "mira",
+                "month": month,
+                "window_start": month,
+                "window_end": month,
+                "play_count": 7,
+                "night_share": 0.5,
+                "reasons": {"newness": "no release dates"},
+                "definition_version": 1,
+                "computed_at": NOON,
+            }
+            for month in firsts
+        ],
+    )
+    months = helper.personality_months(app, "mira")
+    assert [month.month for month in months] == firsts[2:]
+    assert months[0].metrics.keys() == set(LISTENING_METRICS)
+    assert (months[0].metrics["night_share"], months[0].play_count) == (0.5, 7)
+    assert months[0].reasons == {"newness": "no release dates"}
 
 
 def test_the_helper_names_every_column_of_the_view_and_the_functions(

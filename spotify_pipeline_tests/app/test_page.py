@@ -15,6 +15,7 @@ from standardwebhooks import WebhookVerificationError
 
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
+from spotify_pipeline.portrait.meanings import INCOMPLETE
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.webhooks import signed_headers
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
@@ -47,13 +48,24 @@ def test_every_sqlstate_that_our_functions_raise_is_on_the_page() -> None:
         for state in re.findall(r"ERRCODE = '(SP\d+)'", script.read_text())
     }
     rows = set(re.findall(r"^\| `(SP\d+)` \|", PAGE, re.MULTILINE))
-    assert raised == rows == {"SP403", "SP404", "SP409", "SP422", "SP429"}
+    assert raised == rows
+    assert rows == {"SP403", "SP404", "SP409", "SP413", "SP422", "SP423", "SP429"}
 
 
 def test_every_state_of_sync_status_is_on_the_page() -> None:
     (view,) = re.findall(r"CASE(.*?)END AS state", (SQL_FILES / "status.sql").read_text(), re.S)
     for state in re.findall(r"(?:THEN|ELSE) '(\w+)'", view):
         assert f"`{state}`" in PAGE
+
+
+def test_every_reason_of_an_incomplete_day_is_on_the_page_and_has_words() -> None:
+    (function,) = re.findall(
+        r"FUNCTION incomplete_days.*?\$\$;", (SQL_FILES / "listening.sql").read_text(), re.DOTALL
+    )
+    reasons = set(re.findall(r"(?:THEN|ELSE) '(\w+)'", function))
+    assert reasons == set(INCOMPLETE)
+    for reason in reasons:
+        assert f"`{reason}`" in PAGE
 
 
 def test_every_column_of_the_settings_is_on_the_page_with_its_default(
@@ -70,7 +82,7 @@ def test_every_statement_of_the_page_runs_with_the_apps_rights(
 ) -> None:
     add_user(connection, "mira")
     statements = [one for block in blocks("sql") for one in block.split(";") if one.strip()]
-    assert len(statements) == 11
+    assert len(statements) == 16
     for statement in statements:
         # The page has no parameters, and text() would parse ::bytea as one.
         app.exec_driver_sql(statement)

@@ -63,6 +63,7 @@ def test_everything_that_an_app_needs_works(app: Connection, connection: Connect
         "user_top_artists",
         "user_top_tracks",
         "music_personality",
+        "music_personality_history",
         "artists",
         "tracks",
         "sync_status",
@@ -121,7 +122,10 @@ TABLES = (
     "user_tokens",
     "users",
 )
-RESULTS = ("artists", "daily_listening", "music_personality", "tracks", "top_list_artists")
+RESULTS = (
+    *("artists", "daily_listening", "music_personality", "music_personality_history", "tracks"),
+    "top_list_artists",
+)
 DENIED = "42501"
 
 PROBES = {

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -26,6 +28,10 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
+
+
+# From right to left, with a word that is wider than a phone.
+LONG_NAME = "عبد الرحمن بن محمد الموسيقي Donaudampfschifffahrtsgesellschaftskapitän"
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def test_a_user_signs_in_syncs_shares_and_is_forgotten(site: Site, browser: Brow
         assert (private.status_code, private.text) == (404, unknown.text)
         page.goto(f"{site.url}/settings")
         page.get_by_label("Name in the address").fill("mira")
-        page.get_by_label("Everybody may see my profile").check()
+        page.get_by_label("Anyone may see my profile").check()
         page.locator("form", has=page.get_by_label("Name in the address")).get_by_role(
             "button", name="Save"
         ).click()
@@ -154,21 +160,78 @@ def test_forms_of_other_pages_other_hosts_and_unsigned_hooks_are_refused(
         assert conn.scalars(text("SELECT user_id FROM spotify_pipeline.users")).all() == ["kenji"]
 
 
+def test_a_history_is_uploaded_and_its_receipt_has_a_fate_for_every_row(
+    site: Site, browser: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "my_spotify_data.zip"
+    with opened(browser) as seen:
+        page = seen.page
+        sign_in(page, site, "Kenji A.")
+        since = datetime.now(UTC) - timedelta(days=30)
+        path.write_bytes(site.simulator.export("kenji", format="extended", since=since))
+        page.goto(f"{site.url}/settings")
+        page.get_by_role("link", name="Import your history").click()
+        page.get_by_label("The zip that Spotify sent you").set_input_files(path)
+        page.get_by_role("button", name="Upload").click()
+        page.get_by_text("What became of your upload").wait_for()
+        counts = [int(text.replace(",", "")) for text in page.locator("tbody td").all_inner_texts()]
+        (total,) = page.locator("tfoot td").all_inner_texts()
+        assert sum(counts) == int(total.replace(",", "")) > 100
+        with site.engine.connect() as conn:
+            runs = conn.execute(
+                text("SELECT status, rows_read FROM spotify_pipeline.history_imports")
+            )
+            assert runs.all() == [("succeeded", sum(counts))]
+        # The receipt comes with the merge; the days are computed in the next transaction.
+        known = "SELECT count(*) FROM spotify_pipeline.daily_listening WHERE basis <> 'api'"
+        with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            while not (days := conn.scalar(text(known))):
+                page.wait_for_timeout(50)
+        assert days > 5
+        page.get_by_text("See your profile").click()
+        page.get_by_role("heading", name="Kenji A.").wait_for()
+        # A refusal by the server, shown without another page.
+        page.goto(f"{site.url}/history")
+        path.write_bytes(b"PK rubbish")
+        page.get_by_label("The zip that Spotify sent you").set_input_files(path)
+        page.get_by_role("button", name="Upload").click()
+        page.get_by_text("my_spotify_data.zip is damaged").wait_for()
+        state = seen.page.context.storage_state()
+        assert seen.errors == [] or all("400" in error for error in seen.errors)
+    # Without JavaScript.
+    path.write_bytes(site.simulator.export("kenji", format="account", since=since))
+    context = browser.new_context(java_script_enabled=False, storage_state=state)
+    page = context.new_page()
+    page.goto(f"{site.url}/history")
+    page.get_by_label("The zip that Spotify sent you").set_input_files(path)
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_text("superseded").first.wait_for()
+    context.close()
+
+
+def name_kenji(site: Site, name: str) -> None:
+    statement = text("UPDATE spotify_pipeline.users SET display_name = :n WHERE user_id = 'kenji'")
+    with site.engine.begin() as conn:
+        conn.execute(statement, {"n": name})
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 390)])
 def test_every_page_passes_the_accessibility_check(
     site: Site, browser: Browser, scheme: str, width: int
 ) -> None:
     with opened(browser, scheme, width) as seen:
         sign_in(seen.page, site, "Kenji A.")
-        for path in ("/", "/me", "/settings", "/year/2026", "/not-there"):
+        name_kenji(site, LONG_NAME)
+        for path in ("/", "/me", "/history", "/settings", "/year/2026", "/not-there"):
             seen.page.goto(f"{site.url}{path}")
             found = Axe().run(seen.page).response["violations"]
             assert [
-                (path, one["id"], one["nodes"][0]["html"])
-                for one in found
-                if one["impact"] in ("serious", "critical")
+                (path, violation["id"], violation["nodes"][0]["html"])
+                for violation in found
+                if violation["impact"] in ("serious", "critical")
             ] == []
             assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, path
+        name_kenji(site, "Kenji A.")
         assert [
             url for url in seen.requests if not url.startswith((site.url, site.simulator.url))
         ] == []

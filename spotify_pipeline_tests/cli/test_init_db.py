@@ -77,11 +77,14 @@ def test_init_db_without_createrole_prints_the_statement_and_creates_the_schema(
     url = empty_database.set(username=owner, password="p")
     environ.setenv("SPOTIFY_PIPELINE_DATABASE_URL", with_password(url))
     environ.setenv("SPOTIFY_PIPELINE_APP_ROLE", role)
+    page = url.set(username=f"page_{uuid4().hex}")
+    environ.setenv("SPOTIFY_PIPELINE_WEB_DATABASE_URL", with_password(page))
     statement = f'CREATE ROLE "{role}" NOLOGIN'
     try:
         result = run("init-db")
         assert result.exit_code == 0, result.output
         assert f"{statement};" in result.stdout
+        assert f"There is no login {page.username} for the web page" in result.stdout
         assert run("users", "list").exit_code == 0
         with empty.begin() as conn:
             conn.exec_driver_sql(statement)

@@ -19,7 +19,7 @@ from sqlalchemy import URL, Engine
 
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.partitions import partition_reconciler
-from spotify_pipeline.defs.running import opened_instance, sync_one
+from spotify_pipeline.defs.running import opened_instance, sync_user
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
@@ -54,7 +54,7 @@ def run_jobs(orders: Connection, environ: dict[str, str]) -> None:
                 for user_id in order.user_ids:
                     # The partition may be deleted before the run starts.
                     with suppress(DagsterUnknownPartitionError):
-                        sync_one(instance, user_id)
+                        sync_user(instance, user_id)
                 if not order.user_ids:
                     build_defs().resolve_job_def("sync_users").execute_in_process(
                         instance=instance, raise_on_error=False
@@ -101,7 +101,7 @@ class ForgettingScenario:
         self.crashes += crashed[0]
 
     def days_of_others(self) -> dict[str, set[date]]:
-        """The stored days of each user whom nobody forgets."""
+        """The stored days of each user who is not forgotten."""
         days: dict[str, set[date]] = {}
         for row in self.case.scenario.rows(t.daily_listening):
             days.setdefault(row["user_id"], set()).add(row["date"])
@@ -137,7 +137,7 @@ def forgetting(
             case, instance, environ, (database, dagster_database), tmp_path
         )
         for user_id in case.zones:
-            sync_one(instance, user_id)
+            sync_user(instance, user_id)
         yield forgetting
         for worker in forgetting.workers:
             worker.close()

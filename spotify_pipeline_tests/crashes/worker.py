@@ -45,7 +45,8 @@ def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:
     A failure of Postgres is reported with the operator's message; other errors end the process.
     """
     instant: list[datetime] = []
-    with open_pipeline(load_settings(environ), lambda: instant[-1]) as pipeline:
+    settings = load_settings(environ)
+    with open_pipeline(settings, lambda: instant[-1]) as pipeline:
         orders.send(Report())
         with suppress(EOFError):
             while True:
@@ -56,7 +57,7 @@ def run_pipeline(orders: Connection, environ: dict[str, str]) -> None:
                         pipeline, order.user_ids, order.steps, wait_seconds=order.wait_seconds
                     )
                 except DBAPIError as error:
-                    explained = explain_database(error)
+                    explained = explain_database(error, settings)
                     if explained is None:
                         raise
                     orders.send(Report(error=explained[0]))

@@ -5,8 +5,8 @@ import json
 import dagster as dg
 import pytest
 
-from spotify_pipeline.defs.alerts import alert_sensor
 from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.sensors import alert_sensor
 from spotify_pipeline_tests.spotify.server import ScriptedServer, answer
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 

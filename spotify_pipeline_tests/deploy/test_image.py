@@ -3,6 +3,7 @@
 Run it as root where buildah is installed: docs/production.md has the commands.
 """
 
+import json
 import os
 import shlex
 import shutil
@@ -12,10 +13,11 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, text
 
 from spotify_pipeline.cli.local.dagster_processes import free_port
 from spotify_pipeline_tests.cli.conftest import TOKEN_KEY, with_password
@@ -51,8 +53,12 @@ def run(container: str, _admin: Engine, empty_database: URL, tmp_path: Path) -> 
     home, started = tmp_path / "home", []
     home.mkdir()
     os.chown(home, 10001, 10001)
+    login = f"web_{uuid4().hex}"
     with temporary_database(_admin, "template0") as dagsters:
         environ = {
+            "SPOTIFY_PIPELINE_WEB_DATABASE_URL": with_password(
+                empty_database.set(username=login, password="page")
+            ),
             "SPOTIFY_PIPELINE_DATABASE_URL": with_password(empty_database),
             "DAGSTER_PG_URL": with_password(dagsters),
             "SPOTIFY_PIPELINE_TOKEN_KEYS": TOKEN_KEY,
@@ -83,6 +89,8 @@ def run(container: str, _admin: Engine, empty_database: URL, tmp_path: Path) -> 
                     victim.kill()
             process.kill()
             process.wait()
+    with _admin.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text(f"DROP ROLE IF EXISTS {login}"))
 
 
 def until(done: Callable[[], bool], seconds: float = 180) -> None:
@@ -107,8 +115,21 @@ def test_all_processes_of_the_set_live_in_one_image_without_root(run: Run) -> No
     code_port, ui_port = free_port(None, first=24_266), free_port(None, first=23_000)
     code_server = f"127.0.0.1:{code_port}"
     run("serve", "code-server", "--port", str(code_port))
+    page_port = free_port(None, first=28_100)
+    run("web", "--port", str(page_port))
     run("serve", "webserver", "--port", str(ui_port), "--code-server", code_server)
     until(lambda: answers(f"http://127.0.0.1:{ui_port}/server_info"))
     daemon = run("serve", "daemon", "--code-server", code_server)
     until(lambda: run("healthy").wait(60) == 0)
     assert daemon.poll() is None
+    until(lambda: answers(f"http://127.0.0.1:{page_port}/healthz"))
+
+
+def test_the_image_takes_whole_commands_as_dagsters_chart_gives_them(container: str) -> None:
+    inspected = subprocess.run(
+        ["buildah", "inspect", "--type", "image", IMAGE], check=True, capture_output=True, text=True
+    )
+    assert not json.loads(inspected.stdout)["OCIv1"]["config"].get("Entrypoint")
+    command = ["buildah", "run", "--isolation", "chroot", "--user", "10001:10001", container, "--"]
+    for whole in (["dagster", "api", "grpc", "--help"], ["python", "-c", "import dagster_k8s"]):
+        subprocess.run([*command, *whole], check=True, capture_output=True)

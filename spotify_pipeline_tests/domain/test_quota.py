@@ -135,5 +135,27 @@ def test_polls_wait_longer_when_less_than_half_of_the_calls_for_plays_are_left(
     assert due_stretch(state(spent), DAY) == pytest.approx(times)
 
 
+@pytest.mark.parametrize("calls_per_day", [1000, 2000, 25_000, 300_000])
+def test_as_many_users_are_served_as_settle_at_polls_an_hour_or_two_apart(
+    calls_per_day: int,
+) -> None:
+    quota = Quota(0, calls_per_day)
+
+    def settled(users: int) -> int:
+        """Calls of 24 hours at which polls and lists of so many users neither grow nor shrink."""
+        low, high = 0, 30 * users
+        while low < high:
+            calls = (low + high + 1) // 2
+            made = users * (24 / due_stretch(state(calls), quota) + 6)
+            low, high = (calls, high) if made >= calls else (low, calls - 1)
+        return low
+
+    hourly, every_2_hours = quota.users_served(1), quota.users_served(2)
+    assert due_stretch(state(settled(hourly)), quota) == 1
+    assert due_stretch(state(settled(hourly + 1)), quota) > 1
+    assert settled(every_2_hours) <= quota.day_of("tops") < settled(every_2_hours + 1)
+    assert due_stretch(state(settled(every_2_hours)), quota) <= 2
+
+
 def test_polls_wait_no_longer_without_a_day_limit() -> None:
     assert due_stretch(state(10**6), Quota(90, 0)) == 1

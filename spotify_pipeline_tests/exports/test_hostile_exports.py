@@ -124,6 +124,7 @@ CORPUS: dict[str, Callable[[Path], Path]] = {
     "a bomb by ratio": archive({HISTORY: b"[" + b" " * 8_000_000}),
     "many bombs": archive({f"{number}_{HISTORY}": b" " * 5_000_000 for number in range(3)}),
     "a directory of millions of entries": edited(with_directory_of(2**21)),
+    "a thousand and one entries": archive({f"{number}.json": b"[]" for number in range(1_001)}),
     "a directory larger than the file": edited(
         lambda content: (
             content[: content.rindex(b"PK\x05\x06") + 12]

@@ -30,7 +30,8 @@ def test_the_simulator_prints_the_environment_and_every_refresh_token() -> None:
             assert exported == simulator.environment
             printed = [line.strip().split("\t") for line in lines if "\t" in line]
             assert printed == [
-                [one.user_id, one.timezone, one.refresh_token] for one in simulator.listeners()
+                [listener.user_id, listener.timezone, listener.refresh_token]
+                for listener in simulator.listeners()
             ]
         finally:
             process.terminate()

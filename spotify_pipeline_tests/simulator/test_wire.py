@@ -20,11 +20,11 @@ AddListener = Callable[..., ListenerClient]
 @pytest.fixture
 def listener(simulator: Simulator, add_listener: AddListener) -> Iterator[ListenerClient]:
     """A listener with an access token; afterwards checks that the simulator still responds."""
-    one = add_listener()
-    assert one.recently().status_code == 200
-    yield one
+    listener = add_listener()
+    assert listener.recently().status_code == 200
+    yield listener
     simulator.clear_faults()
-    assert one.recently().status_code == 200
+    assert listener.recently().status_code == 200
 
 
 def raw_answer(simulator: Simulator, listener: ListenerClient) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import URL, Table, select, text
 
 from spotify_pipeline.app import register_user
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
@@ -21,7 +22,6 @@ from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.connection import store_connection
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
 

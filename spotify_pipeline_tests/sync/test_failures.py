@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
     FETCHED,
@@ -25,7 +26,6 @@ from spotify_pipeline.simulator.faults.refusals import (
 )
 from spotify_pipeline.simulator.faults.wire import Truncated
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 HOUR = timedelta(hours=1)

@@ -27,7 +27,7 @@ class Recount:
     days: int
     wrong_days: tuple[date, ...]
     plays: int
-    # Played, but among the last 50 at none of the polls: nobody can have these ...
+    # Played, but among the last 50 at no poll: no client can have these ...
     never_visible: int
     # ... and of those, how many lie inside a gap that the pipeline has noticed.
     inside_gaps: int

@@ -22,7 +22,7 @@ from spotify_pipeline.defs.running import (
     opened_instance,
     report_import,
     report_pictures,
-    sync_one,
+    sync_user,
 )
 from spotify_pipeline.domain.fates import Receipt
 from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
@@ -207,7 +207,7 @@ def _sync_through_dagster(
         for user_id, receipt in receipts.items():
             report_import(instance, user_id, receipt)
         for number, listener in enumerate(listeners, 1):
-            if not sync_one(instance, listener.user_id).success:
+            if not sync_user(instance, listener.user_id).success:
                 raise WorkFailed(f"The Dagster run of {listener.user_id} failed.")
             advance(number)
         check_health(instance)

@@ -42,7 +42,7 @@ def press_sync(engine: Engine, stack: Stack, user_ids: Sequence[str]) -> None:
         click.echo("  pressed again, accepted: the setting request_cooldown asks for no wait")
         _await_end(engine, stack, user_id)
         return
-    click.echo("Everybody has synced within the cooldown; press Sync again later.")
+    click.echo("All users have synced within the cooldown; press Sync again later.")
 
 
 def _request(engine: Engine, user_id: str) -> None:

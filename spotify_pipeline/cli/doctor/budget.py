@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, problem
+from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
-from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.types import Engine
-from spotify_pipeline.storage.users.queries import select_users
+from spotify_pipeline.storage.users.queries import count_users
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.terminal import count, instant
 
-# Plays every hour, and six top lists every night.
-CALLS_PER_USER_AND_DAY = 30
 _BLOCKED = {
     "RATE": "Spotify asked us to slow down; the work goes on by itself after that, or at once "
     "when `spotify-pipeline doctor --probe` finds that Spotify answers",
@@ -27,7 +26,7 @@ _BLOCKED = {
 
 
 def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
-    """What may still be asked of Spotify.
+    """The remaining budget of calls to Spotify, and what blocks it.
 
     A block of the app ends at once when Spotify takes the app's id and secret: the next call finds
     out the rest.
@@ -35,7 +34,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     with engine.connect() as conn:
         state = api_budget.budget_state(conn, settings)
         ignored = api_budget.ignored_instants(conn)
-        active = len(select_users(conn, "active", database_now(conn)))
+        active = count_users(conn, "active", database_now(conn))
     if ignored:
         yield Finding(
             "api budget",
@@ -49,13 +48,13 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
             "api budget",
             PROBLEM,
             "Spotify did not answer several users in a row: one call probes every 10 minutes, and "
-            "everybody else waits",
+            "all other calls wait",
             "nothing, it ends by itself; `spotify-pipeline doctor --probe` tries now",
         )
     elif state.blocked_until is None:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
-        if state.calls_per_day is not None:
-            yield _capacity(state.calls_per_day, active)
+        if settings.calls_per_day:
+            yield _capacity(api_budget.quota_of(settings), active)
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -75,7 +74,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
 
 
 def probed(settings: Settings) -> Iterator[Finding]:
-    """One call to the Web API, whatever is blocked; when it is answered no block is left."""
+    """Probes the Web API with one call in spite of a block; a response ends the block."""
     with open_pipeline(settings) as pipeline:
         try:
             asked = probe(pipeline)
@@ -90,23 +89,25 @@ def probed(settings: Settings) -> Iterator[Finding]:
         yield Finding("probe", OK, "Spotify answered one call; nothing is blocked now")
     else:
         yield Finding(
-            "probe", NOTE, "no call was made: nobody is connected, or all are being synced now"
+            "probe", NOTE, "no call was made: no user is connected, or all are being synced now"
         )
 
 
-def _capacity(calls_per_day: int, active: int) -> Finding:
+def _capacity(quota: Quota, active: int) -> Finding:
     """How many users the day's calls serve, beside those who are active."""
-    users = calls_per_day // CALLS_PER_USER_AND_DAY
-    each = f"at {CALLS_PER_USER_AND_DAY} calls a day"
-    serve = f"{calls_per_day:,} serve about {count(users, 'user')} {each}"
-    if active <= users:
+    hourly, every_2_hours = quota.users_served(1), quota.users_served(2)
+    serve = (
+        f"{quota.calls_per_day:,} serve {count(hourly, 'user')} with polls every hour, "
+        f"{every_2_hours:,} with polls every 2"
+    )
+    if active <= every_2_hours:
         return Finding("daily calls", OK, serve)
     return Finding(
         "daily calls",
         NOTE,
         f"{serve}, and {active:,} are active: top lists, then plays, are fetched less often",
         "ask Spotify for a larger quota, then raise SPOTIFY_PIPELINE_CALLS_PER_DAY "
-        "(docs/scaling.md)",
+        "(docs/capacity.md)",
     )
 
 
@@ -124,4 +125,4 @@ def _accepted(settings: Settings) -> bool:
     try:
         return is_accepted(settings)
     except SpotifyError:
-        return False  # not told: then the block stays, and `reach` says what is wrong
+        return False  # unknown: the block stays, and `reach` reports the cause

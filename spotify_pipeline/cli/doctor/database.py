@@ -19,7 +19,12 @@ from spotify_pipeline.storage.postgres.database import (
     open_engine,
     reach_dagster,
 )
-from spotify_pipeline.storage.postgres.engine import POOLED, check_server, server_version
+from spotify_pipeline.storage.postgres.engine import (
+    POOLED,
+    check_server,
+    database_now,
+    server_version,
+)
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.sync.admin.keys import KEY_FILE, load_keyring
@@ -95,7 +100,7 @@ def connections(found: inspection.Connections) -> Finding:
 
 
 def read_only(conn: Connection) -> Iterator[Finding]:
-    """Whether the database can be written, and whether somebody wants it not to be."""
+    """Whether the database can be written, and whether it is read-only by default."""
     if inspection.is_read_only(conn):
         yield Finding(
             "database",
@@ -207,7 +212,7 @@ def instants(engine: Engine) -> Iterator[Finding]:
     """No stored instant lies further in the future than it can."""
     rule = rules.NO_FUTURE_INSTANTS
     with engine.connect() as conn:
-        broken = rules.look(conn, rule, Scope(inspection.database_now(conn))).users
+        broken = rules.look(conn, rule, Scope(database_now(conn))).users
         leases = inspection.leases_too_long(conn)
     if leases:
         yield Finding(
@@ -232,7 +237,7 @@ def users(engine: Engine) -> Iterator[Finding]:
     with engine.connect() as conn:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
-        now = Scope(inspection.database_now(conn))
+        now = Scope(database_now(conn))
         late = rules.look(conn, rules.POLLED_IN_TIME, now)
         unserved = rules.look(conn, rules.REQUESTS_SERVED, now)
     total = count(sum(by_connection.values()), "user")
@@ -255,14 +260,14 @@ def users(engine: Engine) -> Iterator[Finding]:
     codes = ", ".join(f"{number:,} {code}" for code, number in failures.items())
     yield unless(
         bool(failures),
-        Finding("last syncs", OK, "nobody's has failed"),
+        Finding("last syncs", OK, "no user's has failed"),
         NOTE,
         f"{count(sum(failures.values()), 'user')} failed: {codes}",
         "`spotify-pipeline users list --failed` names them and says what to do",
     )
     yield unless(
         bool(late.users),
-        Finding("past due", OK, "nobody waits for longer than an hour"),
+        Finding("past due", OK, "no user waits for longer than an hour"),
         PROBLEM,
         f"the plays of {count(late.users, 'user')} should have been collected, "
         f"the first since {instant(late.since)}",
@@ -299,7 +304,7 @@ def whole_tables(engine: Engine) -> Iterator[Finding]:
             listed(drift),
             "restore again with constraints and triggers, into an empty database",
         )
-        scope = all_users(conn, inspection.database_now(conn))
+        scope = all_users(conn, database_now(conn))
     for rule in rules.DEEP:
         yield from guarded(rule.name, broken_rows(engine, rule, scope))
 

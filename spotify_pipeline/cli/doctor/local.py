@@ -58,7 +58,7 @@ def configuration(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fi
             yield Finding(
                 variable,
                 PROBLEM,
-                "not set, so nobody can be synced",
+                "not set, so no user can be synced",
                 "set it to the client id of your app in the Spotify developer dashboard",
             )
         else:
@@ -70,7 +70,7 @@ def configuration(settings: Settings, environ: Mapping[str, str]) -> Iterator[Fi
 
 def home(path: Path) -> Iterator[Finding]:
     """The directory for keys, logs and databases: writable, and closed to others."""
-    there = next(one for one in (path, *path.parents) if one.exists())
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
     mode = stat.S_IMODE(there.stat().st_mode)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Finding(
@@ -93,7 +93,7 @@ def home(path: Path) -> Iterator[Finding]:
 
 
 def _modes(home: Path) -> Iterator[Finding]:
-    """What an older version, or another umask, left open."""
+    """Reports files with modes that an older version or another umask left too wide."""
     found = list(open_to_others(home))
     # Not the home itself: as root, the account that runs Postgres passes through it.
     tops = sorted({str(home / path.relative_to(home).parts[0]) for path in found})
@@ -108,7 +108,7 @@ def _modes(home: Path) -> Iterator[Finding]:
 
 
 def shared_ui(settings: Settings) -> Iterator[Finding]:
-    """A Dagster UI that others are to reach wants a sign-in, which it does not have."""
+    """Notes that a Dagster UI reachable by others has no sign-in."""
     if settings.ui_hosts:
         yield Finding(
             "dagster ui",

@@ -48,7 +48,7 @@ class Child:
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
         if self.process.poll() is not None:
-            # The last words of a dead process, unless a child of its own keeps the pipe open.
+            # The last output of a dead process, unless one of its children keeps the pipe open.
             self.logging.join(timeout=1)
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -59,7 +59,7 @@ class Stack:
 
     url: str
     children: tuple[Child, ...]
-    # None: it was not asked for.
+    # None: not started.
     page_url: str | None = None
 
     def check(self) -> None:
@@ -132,7 +132,7 @@ def running_stack(
     # Dagster's tables are made here once, and not by three processes at the same time.
     with opened_instance(settings):
         home = dagster_home(settings)
-    # Nobody sees this port: two stacks that start together must not find the same one free.
+    # A random port: two stacks that start together must not choose the same free one.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
     write_private(

@@ -1,4 +1,4 @@
-"""One `dev` or `demo` per home: two would share logs, and two demos move the same people."""
+"""One `dev` or `demo` per home: two would share logs, and two demos move the same listeners."""
 
 import fcntl
 import os

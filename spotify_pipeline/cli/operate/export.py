@@ -13,6 +13,7 @@ from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.errors import UsageError, WorkFailed
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.listening.listens import read_listens
+from spotify_pipeline.storage.tables.dictionary import described_tables
 from spotify_pipeline.terminal import count, example
 
 FOLDER = "listens"
@@ -34,7 +35,7 @@ FOLDER = "listens"
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First local date.")
 @click.option("--user", "user_id", help="Of this user only.")
 def export(to: Path, since: datetime | None, user_id: str | None) -> None:
-    """Write all plays as Parquet files, for data people.
+    """Write all plays as Parquet files, for analysts.
 
     The columns are those of the view `listens`; the files DIR/listens/month=YYYY-MM/plays.parquet
     are by local date. An export replaces the one before, so forgotten users are not in it.
@@ -87,20 +88,19 @@ def _write(folder: Path, parts: Any) -> int:
 
 
 def _schema() -> Any:
-    """The columns with their units in the metadata of each."""
+    """The columns of the view, each with its comment in its metadata."""
     import pyarrow as pa
 
     text, utc = pa.string(), pa.timestamp("ms", tz="UTC")
-    columns = (
-        ("user_id", text, "the user"),
-        ("played_at", utc, "end of the play; UTC, milliseconds"),
-        ("local_date", pa.date32(), "date of played_at in the user's zone"),
-        ("track", text, "title"),
-        ("artist", text, "name of the primary artist; null: not known"),
-        ("album", text, "title; null: not known"),
-        ("ms_listened", pa.int64(), "milliseconds heard"),
-        ("source", text, "api or export"),
-    )
+    types = {"played_at": utc, "local_date": pa.date32(), "ms_listened": pa.int64()}
+    (view,) = described_tables(["listens"])
     return pa.schema(
-        [pa.field(name, kind, metadata={"description": about}) for name, kind, about in columns]
+        [
+            pa.field(
+                column.name,
+                types.get(column.name, text),
+                metadata={"description": column.comment},
+            )
+            for column in view.columns
+        ]
     )

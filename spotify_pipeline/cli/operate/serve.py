@@ -4,7 +4,9 @@
 """
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
@@ -23,6 +25,13 @@ _code_server = click.option(
     show_default=True,
     metavar="HOST:PORT",
     help="Where the code server listens.",
+)
+_locations = click.option(
+    "--location",
+    "locations",
+    multiple=True,
+    metavar="NAME=HOST:PORT",
+    help="Another code location, such as one downstream; may be repeated.",
 )
 
 
@@ -50,29 +59,39 @@ def code_server(host: str, port: int) -> None:
 @_host
 @click.option("--port", default=3000, show_default=True, help="Port to listen on.")
 @_code_server
-def webserver(host: str, port: int, code_server: str) -> None:
+@_locations
+def webserver(host: str, port: int, code_server: str, locations: Sequence[str]) -> None:
     """Serve the Dagster UI. It has no sign-in: put a proxy with one in front of it."""
     settings = load_settings()
-    where = ("-h", host, "-p", str(port))
-    _become(settings, "webserver", *where, "-w", _workspace(settings, "webserver", code_server))
+    workspace = _workspace(settings, "webserver", code_server, locations)
+    _become(settings, "webserver", "-h", host, "-p", str(port), "-w", workspace)
 
 
 @serve.command(epilog=example("spotify-pipeline serve daemon"))
 @_code_server
-def daemon(code_server: str) -> None:
+@_locations
+def daemon(code_server: str, locations: Sequence[str]) -> None:
     """Run Dagster's daemon: schedules, sensors, the queue of runs. One at a time."""
     settings = load_settings()
-    _become(settings, "daemon", "run", "-w", _workspace(settings, "daemon", code_server))
+    workspace = _workspace(settings, "daemon", code_server, locations)
+    _become(settings, "daemon", "run", "-w", workspace)
 
 
-def _workspace(settings: Settings, process: str, code_server: str) -> str:
-    """The file that says where our code is served."""
-    host, _, port = code_server.rpartition(":")
-    if not (host and port.isdigit()):
-        raise ConfigurationError("--code-server is no HOST:PORT, such as 127.0.0.1:4266.")
+def _workspace(settings: Settings, process: str, code_server: str, locations: Sequence[str]) -> str:
+    """The file that says where code is served: ours, then NAME=HOST:PORT of others."""
+    lines = ["load_from:"]
+    for option, location in [
+        ("--code-server", f"{LOCATION}={code_server}"),
+        *(("--location", location) for location in locations),
+    ]:
+        found = re.fullmatch(r"(\w+)=([^\s']+):(\d+)", location)
+        if found is None:
+            example = "127.0.0.1:4266" if option == "--code-server" else "downstream=10.0.0.7:4267"
+            raise ConfigurationError(f"{option} cannot be read: write it as {example}.")
+        name, host, port = found.groups()
+        lines.append(f"  - grpc_server: {{host: '{host}', port: {port}, location_name: {name}}}")
     path = dagster_home(settings) / f"workspace-{process}.yaml"
-    server = f"{{host: {host}, port: {port}, location_name: {LOCATION}}}"
-    write_private(path, f"load_from:\n  - grpc_server: {server}\n")
+    write_private(path, "\n".join([*lines, ""]))
     return str(path)
 
 

@@ -32,25 +32,25 @@ some_users = click.argument("users", metavar="[USER]...", nargs=-1, callback=tex
 
 
 def require_known(conn: Connection, user_ids: Sequence[str]) -> list[str]:
-    """These users, each once, in their order. Raises UsageError if there is one nobody knows."""
+    """These users, each once, in their order. Raises UsageError for an unknown user."""
     wanted = list(dict.fromkeys(user_ids))
-    known = {listener.user_id for listener in load_users(conn, wanted)}
+    known = {user.user_id for user in load_users(conn, wanted)}
     if missing := [user_id for user_id in wanted if user_id not in known]:
         raise unknown(*missing)
     return wanted
 
 
 def quoted(user_id: str) -> str:
-    """As one types it in a shell."""
+    """Quoted for a shell."""
     return shlex.quote(printable(user_id))
 
 
 def unknown(*user_ids: str) -> UsageError:
-    """The refusal of users whom nobody knows."""
+    """The error for unknown users."""
     names = ", ".join(printable(user_id) for user_id in user_ids)
     what = f"There is no user {names}" if len(user_ids) == 1 else f"There are no users {names}"
     return UsageError(
-        f"{what}. `spotify-pipeline users list` shows everybody, `users add` adds somebody."
+        f"{what}. `spotify-pipeline users list` shows all users, `users add` adds a user."
     )
 
 

@@ -17,7 +17,7 @@ from spotify_pipeline.terminal import example
 def disconnect(user_id: str) -> None:
     """Delete a user's token, so that Spotify is not asked any more. All data is kept.
 
-    Repeating it changes nothing. To connect again: spotify-pipeline connect USER. The person can
+    Repeating it changes nothing. To connect again: spotify-pipeline connect USER. The user can
     also take the permission away, on their account's page at Spotify under Apps.
     """
     with opened_database(load_settings()) as engine, engine.begin() as conn:

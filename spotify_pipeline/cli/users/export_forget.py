@@ -1,4 +1,4 @@
-"""`spotify-pipeline users export` and `users forget`: people take their data, and leave."""
+"""`spotify-pipeline users export` and `users forget`: a user's data as a file, and its deletion."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
 from spotify_pipeline.exports.writers import write_listenbrainz, write_spotify
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.checks.inspection import database_now
+from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.export import (
     KEPT_BACK,

@@ -48,38 +48,38 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
             list_run(conn, run_id, failed, as_json)
             return
         found = who_breaks(conn, check, datetime.now(UTC)) if check else None
-        everybody = user_statuses(conn, found)
+        users = user_statuses(conn, found)
     # Rows that outlived their user.
-    for user_id in sorted(set(found or ()) - {one.user_id for one in everybody}):
+    for user_id in sorted(set(found or ()) - {user.user_id for user in users}):
         click.echo(f"{printable(user_id)} is in users no more, but in the tables.", err=True)
-    chosen = [user for user in everybody if has_failed(user)] if failed else everybody
+    chosen = [user for user in users if has_failed(user)] if failed else users
     if as_json:
-        print_json([asdict(one) for one in chosen])
-    elif not everybody and not check:
+        print_json([asdict(user) for user in chosen])
+    elif not users and not check:
         click.echo("There are no users yet. Add one: spotify-pipeline users add --help")
     elif failed:
-        _print_failed(chosen, len(everybody))
+        _print_failed(chosen, len(users))
     else:
-        print_table(_COLUMNS, [_row(one) for one in chosen])
+        print_table(_COLUMNS, [_row(user) for user in chosen])
         click.echo(f"{count(len(chosen), 'user')}.")
 
 
 def _print_failed(failed: list[UserStatus], total: int) -> None:
     if failed:
-        rows = [(one.user_id, one.connection, *(trouble(one) or ())) for one in failed]
+        rows = [(user.user_id, user.connection, *(trouble(user) or ())) for user in failed]
         print_table(("user_id", "connection", "error_code", "what to do"), rows)
     click.echo(f"{len(failed):,} of {count(total, 'user')} failed.")
 
 
-def _row(one: UserStatus) -> tuple[str, ...]:
+def _row(user: UserStatus) -> tuple[str, ...]:
     return (
-        one.user_id,
-        one.display_name or "–",
-        one.timezone,
-        one.connection,
-        one.state,
-        f"{one.plays:,}",
-        f"{one.days:,}",
-        instant(one.last_synced_at),
-        instant(one.next_due_at),
+        user.user_id,
+        user.display_name or "–",
+        user.timezone,
+        user.connection,
+        user.state,
+        f"{user.plays:,}",
+        f"{user.days:,}",
+        instant(user.last_synced_at),
+        instant(user.next_due_at),
     )

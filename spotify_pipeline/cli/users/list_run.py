@@ -15,36 +15,36 @@ _COLUMNS = ("user_id", "outcome", "error_code", "new_plays", "seconds", "what to
 
 def list_run(conn: Connection, run_id: str, failed: bool, as_json: bool) -> None:
     """Print who belongs to the run and how it went. Raises UsageError for an unknown run."""
-    everybody = run_users(conn, run_id)
-    if not everybody:
+    users = run_users(conn, run_id)
+    if not users:
         raise UsageError(
-            f"No user is noted under the run {printable(run_id)}: it synced nobody, is not a run "
+            f"No user is noted under the run {printable(run_id)}: it synced no user, is not a run "
             "of sync_users, repeats an earlier run, or is older than its log is kept."
         )
-    chosen = [one for one in everybody if not failed or one.outcome in ("failed", None)]
+    chosen = [user for user in users if not failed or user.outcome in ("failed", None)]
     if as_json:
-        print_json([{**asdict(one), "what_to_do": _what_to_do(one) or None} for one in chosen])
+        print_json([{**asdict(user), "what_to_do": _what_to_do(user) or None} for user in chosen])
         return
     if chosen:
-        print_table(_COLUMNS, [_row(one) for one in chosen])
-    total = count(len(everybody), "user")
+        print_table(_COLUMNS, [_row(user) for user in chosen])
+    total = count(len(users), "user")
     click.echo(f"{len(chosen):,} of {total} failed." if failed else f"{total}.")
 
 
-def _row(one: RunUser) -> tuple[str, ...]:
+def _row(user: RunUser) -> tuple[str, ...]:
     return (
-        one.user_id,
-        one.outcome or "not finished",
-        one.error_code or "–",
-        f"{one.new_plays:,}",
-        f"{one.seconds:.1f}",
-        _what_to_do(one),
+        user.user_id,
+        user.outcome or "not finished",
+        user.error_code or "–",
+        f"{user.new_plays:,}",
+        f"{user.seconds:.1f}",
+        _what_to_do(user),
     )
 
 
-def _what_to_do(one: RunUser) -> str:
-    if one.error_code:
-        return WHAT_TO_DO[ErrorCode(one.error_code)]
-    if one.outcome is None:
+def _what_to_do(user: RunUser) -> str:
+    if user.error_code:
+        return WHAT_TO_DO[ErrorCode(user.error_code)]
+    if user.outcome is None:
         return "The run has not come to this user, or died before it was noted. Sync again."
-    return "Another sync was going on. Nothing." if one.outcome == "skipped" else ""
+    return "Another sync was going on. Nothing." if user.outcome == "skipped" else ""

@@ -36,7 +36,7 @@ from spotify_pipeline.defs.instance.dagster_private_tables import (
     SqlEventLogStorageTable,
 )
 from spotify_pipeline.defs.instance.retention import delete_whole_run
-from spotify_pipeline.defs.metadata import asset_key
+from spotify_pipeline.defs.metadata import IMPORTED_HISTORY, asset_key
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage.users.forgetting import Tombstone
@@ -55,7 +55,7 @@ PARTITION_TAGS = (
 KEY_FIELDS = {"partition", "partition_key", "partition_keys", "partition_names", "subset"}
 KEY_FIELDS |= set(PARTITION_TAGS)
 SERIALIZED, SUBSETS_BY_ASSET = "serialized_", "partitions_subsets_by_asset_key"
-OUR_ASSETS = [asset_key(step).to_string() for step in STEPS]
+OUR_ASSETS = [IMPORTED_HISTORY.key.to_string(), *(asset_key(step).to_string() for step in STEPS)]
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION.value
 # The types make the search use Dagster's index.
 EVENTS_WITH_PARTITION = [

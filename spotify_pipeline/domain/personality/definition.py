@@ -162,6 +162,23 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
+# The metrics of plays and coverage alone. The others need the top lists or streaks of that time.
+LISTENING_METRICS: tuple[str, ...] = (
+    "artist_diversity",
+    "effective_artists",
+    "artist_concentration",
+    "unique_artists",
+    "repeat_share",
+    "repeat_rate",
+    "artist_discovery_rate",
+    "peak_hour",
+    "time_focus",
+    "night_share",
+    "weekend_share",
+    "listening_regularity",
+    "newness",
+)
+
 # Every column of the table except computed_at, which storage sets.
 COLUMNS: tuple[str, ...] = (
     "user_id",

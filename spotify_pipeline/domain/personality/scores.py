@@ -39,7 +39,9 @@ class Score:
 
     def why_not(self, user: int) -> str:
         """The reason of the first unmet condition of this user."""
-        return next(one.reason(user) for one in self.conditions if not one.met[user])
+        return next(
+            condition.reason(user) for condition in self.conditions if not condition.met[user]
+        )
 
 
 def at_least(needed: int, what: str, has: Integers) -> Condition:

@@ -1,13 +1,12 @@
-"""What `doctor` reads of the server, keys and settings. Rules about stored rows are in `rules`."""
+"""Queries of `doctor` about the server, keys and settings. Rules about rows are in `rules`."""
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, column, func, literal, select, table, text
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.queries import ENDED
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 
 
@@ -31,12 +30,6 @@ class Connections:
     most_of_ours: int
     holder: str | None
     held: int
-
-
-def database_now(conn: Connection) -> datetime:
-    """The database's clock."""
-    now: datetime = conn.execute(select(func.now())).scalar_one()
-    return now
 
 
 def leases_too_long(conn: Connection) -> int:
@@ -139,19 +132,13 @@ def failures_by_code(conn: Connection) -> dict[str, int]:
 
     A user who disconnected or has to reconnect is no failed sync: the connection says so.
     """
-    s, u = t.sync_state, t.users
-    failures = func.count()
+    m = table("metrics", *map(column, ("name", "label", "value")), schema=t.SCHEMA)
     rows = conn.execute(
-        select(s.c.last_error_code, failures)
-        .join_from(s, u, u.c.user_id == s.c.user_id)
-        .where(
-            s.c.last_error_code.is_not(None),
-            u.c.connection.not_in(ENDED),
-        )
-        .group_by(s.c.last_error_code)
-        .order_by(failures.desc(), s.c.last_error_code)
+        select(m.c.label, m.c.value)
+        .where(m.c.name == "failed_users")
+        .order_by(m.c.value.desc(), m.c.label)
     )
-    return {row[0]: row[1] for row in rows}
+    return {code: int(users) for code, users in rows}
 
 
 def switched_off(conn: Connection) -> list[str]:

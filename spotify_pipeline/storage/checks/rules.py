@@ -31,7 +31,7 @@ class Rule:
     severity: Literal["error", "warning"]
     query: Query
     description: str
-    # Of which users it is asked every hour.
+    # The users whom the hourly run checks.
     scope: ScopeOf = slice_of_the_hour
 
     @property
@@ -53,8 +53,8 @@ NO_FUTURE_INSTANTS = Rule(
     "no_instants_of_the_future",
     "warning",
     queries.future_instants,
-    "Nobody was fetched, is covered or is due later than can be. A sync under a wrong clock left "
-    "such instants; `spotify-pipeline doctor --mend` takes them back.",
+    "No user was fetched, is covered or is due later than possible. A sync under a wrong clock "
+    "left such instants; `spotify-pipeline doctor --mend` takes them back.",
 )
 POLLED_IN_TIME = Rule(
     "users_are_polled_in_time",
@@ -78,7 +78,7 @@ NO_NEW_GAPS = Rule(
     "warning",
     queries.open_gaps,
     "No gap noticed in the last 7 days is open. Older ones stay in listening_gaps: only an import "
-    "can fill them, and nobody reads a warning that never goes.",
+    "can fill them, and a permanent warning would be ignored.",
     all_users,
 )
 # Up to the user, and so no check in Dagster: an alert, and a list for the operator.
@@ -155,7 +155,7 @@ HOURLY: tuple[Rule, ...] = (
     ),
 )
 
-# What constraints, unique indexes and triggers keep true; a restore without them can break it.
+# Enforced by constraints, unique indexes and triggers; a restore without them can violate these.
 DEEP: tuple[Rule, ...] = (
     Rule(
         "no_orphan_rows",

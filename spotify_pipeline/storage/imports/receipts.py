@@ -1,10 +1,21 @@
-"""What became of the rows of an import: counted after the merge, and stored with it."""
+"""Receipts of imports: rows by fate, counted after the merge and stored with it."""
 
 from collections import Counter, defaultdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, bindparam, func, insert, text
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    select,
+    text,
+    update,
+)
 
 from spotify_pipeline.domain.fates import FATES, Estimate, FileReceipt, Receipt
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
@@ -55,7 +66,7 @@ FROM (
 LEFT JOIN (SELECT file, count(*) AS first FROM incoming GROUP BY file) AS n ON n.file = s.file
 """).bindparams(bindparam("plays_from", type_=DateTime(timezone=True)))
 
-# Of the time that the API's pages and the files of imports both cover. The estimate is that of
+# Compares both over the time that the API and the imports cover. The estimate is that of
 # listened_time.py over the API plays alone.
 _ESTIMATE = text("""
 WITH covered AS (
@@ -94,14 +105,22 @@ def compare_minutes(conn: Connection, user_id: str) -> Estimate | None:
     return estimate if estimate.days else None
 
 
-def save_receipt(conn: Connection, user_id: str, receipt: Receipt) -> int:
-    """Store the receipt of an import that succeeds with this transaction; returns its number."""
-    i = t.history_imports
-    import_id: int = conn.execute(
-        insert(i)
-        .values(user_id=user_id, status="succeeded", finished_at=func.now(), **_counts(receipt))
-        .returning(i.c.id)
-    ).scalar_one()
+def save_receipt(
+    conn: Connection, user_id: str, receipt: Receipt, upload_id: int | None = None
+) -> None:
+    """Store the receipt of an import that succeeds with this transaction: a new one, or an upload.
+
+    The caller has locked the upload.
+    """
+    i, b = t.history_imports, t.history_import_batches
+    done = {"status": "succeeded", "finished_at": func.now(), **_counts(receipt)}
+    if upload_id is None:
+        new = insert(i).values(user_id=user_id, **done).returning(i.c.id)
+        import_id = conn.execute(new).scalar_one()
+    else:
+        import_id = upload_id
+        conn.execute(update(i).where(i.c.id == import_id).values(files=null(), **done))
+        conn.execute(delete(b).where(b.c.import_id == import_id))
     files = [
         {
             "import_id": import_id,
@@ -116,7 +135,30 @@ def save_receipt(conn: Connection, user_id: str, receipt: Receipt) -> int:
     ]
     if files:
         conn.execute(insert(t.history_import_files), files)
-    return import_id
+
+
+def latest_receipt(conn: Connection, user_id: str) -> Receipt | None:
+    """The receipt of the user's latest import that succeeded, without the estimate."""
+    i, f = t.history_imports, t.history_import_files
+    latest = (
+        select(func.max(i.c.id))
+        .where(i.c.user_id == user_id, i.c.status == "succeeded")
+        .scalar_subquery()
+    )
+    rows = conn.execute(select(f).where(f.c.import_id == latest).order_by(f.c.number)).mappings()
+    files = tuple(
+        FileReceipt(
+            name=row["name"],
+            source=row["source"],
+            rows_read=row["rows_read"],
+            fates={fate: row[fate] for fate in FATES},
+            first_at=row["first_at"],
+            last_at=row["last_at"],
+            malformed=tuple((index, reason) for index, reason in row["malformed_rows"]),
+        )
+        for row in rows
+    )
+    return Receipt(files) if files else None
 
 
 def _counts(receipt: Receipt | FileReceipt) -> dict[str, Any]:

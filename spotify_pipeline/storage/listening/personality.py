@@ -1,8 +1,8 @@
-"""Music personality: one row per user, and the fingerprint of what it was computed from."""
+"""Music personality, now and per month, and the fingerprint of what it was computed from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 import pandas as pd
 from sqlalchemy import (
@@ -15,6 +15,7 @@ from sqlalchemy import (
     literal,
     select,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
@@ -34,6 +35,8 @@ class Fingerprint:
     key: str | None
     # None: nothing is summed up.
     past: Past | None
+    # Of this month and later ones the metrics are not stored; None: of no month.
+    months_before: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ def lock_fingerprints(conn: Connection, user_ids: Sequence[str]) -> dict[str, Fi
                 row.longest_streak,
                 row.longest_streak_artist_id,
             ),
+            months_before=row.months_before,
         )
         for row in rows
     }
@@ -109,6 +113,40 @@ def save_fingerprints(conn: Connection, fingerprints: Mapping[str, Fingerprint])
     }
     differs = tuple_(*values).is_distinct_from(tuple_(*values.values()))
     conn.execute(update(c).where(c.c.user_id == new.c.user_id, differs).values(values))
+
+
+def write_months(conn: Connection, rows: pd.DataFrame, computed_at: datetime) -> None:
+    """Store these users' months: the columns of music_personality_history but computed_at."""
+    upsert_changed(
+        conn,
+        t.music_personality_history,
+        records(rows.assign(computed_at=computed_at)),
+        stamps=("computed_at",),
+    )
+
+
+def save_months_before(conn: Connection, months: Mapping[str, date]) -> None:
+    """Note for each user before which month all are stored; lock_fingerprints comes first."""
+    c = t.listening_tallies
+    new = array_rows("new", user_id=(Text(), months), month=(Date(), months.values()))
+    conn.execute(update(c).where(c.c.user_id == new.c.user_id).values(months_before=new.c.month))
+
+
+def read_first_days(conn: Connection, user_ids: Sequence[str]) -> dict[str, date]:
+    """Each user's first stored day or month; users who have neither are left out."""
+    d, m = t.daily_listening, t.music_personality_history
+    firsts = union_all(
+        select(d.c.user_id, func.min(d.c.date).label("first"))
+        .where(d.c.user_id.in_(user_ids))
+        .group_by(d.c.user_id),
+        select(m.c.user_id, func.min(m.c.month))
+        .where(m.c.user_id.in_(user_ids))
+        .group_by(m.c.user_id),
+    ).subquery()
+    rows = conn.execute(
+        select(firsts.c.user_id, func.min(firsts.c.first)).group_by(firsts.c.user_id)
+    )
+    return {user_id: first for user_id, first in rows}
 
 
 def read_list_states(conn: Connection, user_ids: Sequence[str]) -> dict[str, list[ListState]]:

@@ -12,7 +12,17 @@ import psycopg
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Loader
 from psycopg.pq import Format
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -98,15 +108,15 @@ def make_engine(
         if connection.info.get(POOLED) and not driver_connection.autocommit:
             apply_settings(driver_connection, settings, only_this_transaction=True)
 
-    # First: what SQLAlchemy asks of a new connection is under the settings too.
+    # Inserted first: SQLAlchemy's own queries on a new connection need the settings too.
     event.listen(engine, "connect", prepare_session, insert=True)
     event.listen(engine, "begin", prepare_transaction)
     event.listen(engine, "handle_error", _hide_row)
     return engine
 
 
-# Not as start-up options: poolers refuse those, and a URL may carry options of its own.
-# What a server, a database, a role or PGDATESTYLE and the like may have set otherwise.
+# Session settings that a server, a database, a role or PGDATESTYLE may have changed. Not start-up
+# options: poolers refuse those, and a URL may have its own.
 PORTABLE = {
     # psycopg returns timestamptz in the session's zone, and reads no other styles than these.
     "TimeZone": "UTC",
@@ -172,7 +182,7 @@ def apply_settings(
 class _FiniteLoader(Loader):
     """Reads instants that Python has none for, such as infinity, as far away.
 
-    Only a hand can have written one. Otherwise it would fail everybody in the same result.
+    Only a manual UPDATE can store one. Without this, one such row fails the whole result.
     """
 
     def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
@@ -211,7 +221,7 @@ def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
             "ROLE … RESET session_replication_role, where it was set."
         )
     connection.adapters.register_loader("timestamptz", _FiniteLoader)
-    # A pooler tells its client a number of its own.
+    # A pooler reports another backend pid than the server.
     pooled = bool(pid != connection.info.backend_pid)
     if pooled:
         connection.prepare_threshold = None
@@ -229,7 +239,7 @@ def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
 
 
 def _hide_row(context: ExceptionContext) -> None:
-    """Hide the row that Postgres quotes in DETAIL: errors in Dagster's log are visible to everyone.
+    """Hide the row that Postgres quotes in DETAIL: all users of Dagster's UI can read its log.
 
     `diag.message_detail` of the original error still has it.
     """
@@ -268,3 +278,9 @@ def server_complaint(version: str, major: int, encoding: str) -> str | None:
             "create it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
     return None
+
+
+def database_now(conn: Connection) -> datetime:
+    """The database's clock."""
+    now: datetime = conn.execute(select(func.now())).scalar_one()
+    return now

@@ -6,7 +6,7 @@ The driver's own words are never shown: they may repeat parts of a URL with a pa
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
-from spotify_pipeline.settings import ConfigurationError, load_settings
+from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage.embedded.home import PostgresHome
 from spotify_pipeline.storage.postgres.engine import BadDatabaseUrl, normalise_url
 
@@ -24,17 +24,17 @@ NONE_LEFT = (
 )
 FULL_DISK = "its disk is full; make room and try again"
 
-# What a user may break, by the name of the constraint.
+# Constraints that user input may violate, by name.
 RULES = {
     "ck_users_user_id": USER_ID_RULE,
     "ck_users_display_name": "A display name has at most 255 characters.",
 }
 
-# What the driver says (in part, in lower case), and what it means.
+# Fragments of the driver's messages (in lower case), and their meaning.
 _REASONS = (
     ("password authentication failed", "it refuses this user or password; correct {variable}"),
-    ("no password supplied", "it wants a password; put one into {variable}"),
-    ("pg_hba.conf", "it does not let this user in from here; ask whoever runs the server"),
+    ("no password supplied", "it requires a password; put one into {variable}"),
+    ("pg_hba.conf", "it does not let this user in from here; ask the server's administrator"),
     ('database "', "there is no such database; create it, or correct {variable}", "does not exist"),
     ('role "', "there is no such database user; create it, or correct {variable}", "not exist"),
     ("permission denied for database", "this user may not connect to it; GRANT CONNECT to it"),
@@ -80,15 +80,18 @@ _STATES = {
 }
 
 
-def explain_database(error: BaseException) -> tuple[str, int] | None:
-    """A sentence and an exit code, or None if this error is a surprise."""
+def explain_database(error: BaseException, settings: Settings | None) -> tuple[str, int] | None:
+    """A sentence and an exit code, or None for an unexpected error.
+
+    `settings` name the database; None: they cannot be read.
+    """
     if not isinstance(error, DBAPIError):
         return None
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
     diagnostics = getattr(error.orig, "diag", None)
     if rule := RULES.get(getattr(diagnostics, "constraint_name", None) or ""):
         return rule, 2
-    # Dagster speaks to its database through psycopg2; we through psycopg, and leave a note.
+    # Dagster's connections are psycopg2's; ours are psycopg's and carry a note.
     is_dagsters = type(error.orig).__module__.startswith("psycopg2")
     is_dagsters |= DAGSTERS in getattr(error, "__notes__", ())
     variable = DAGSTERS if is_dagsters else OURS
@@ -99,27 +102,23 @@ def explain_database(error: BaseException) -> tuple[str, int] | None:
         reason = "{variable} has an option that Postgres's client does not know; correct it"
     if reason is None and isinstance(error, (OperationalError, InterfaceError)):
         reason = _reason(str(error.orig).lower())
-    if _embedded_disk_is_full(variable):
-        # Postgres names what it could not do, which need not be that it could not write.
+    if settings is not None and _embedded_disk_is_full(settings, variable):
+        # Postgres's message may not mention the disk.
         reason = FULL_DISK
     if reason is None:
         return None
-    where, variable = _where(variable)
+    where, variable = _where(settings, variable)
     if where is None:
         return (
             f"{variable} has more than one @: write an @ that belongs to the password as %40.",
             2,
         )
-    # What a variable may have to be corrected for is wrong configuration.
+    # A reason that names a variable is wrong configuration.
     code = 2 if "{variable}" in reason else 1
     return f"{where} cannot be used: {reason.format(variable=variable)}.", code
 
 
-def _embedded_disk_is_full(variable: str) -> bool:
-    try:
-        settings = load_settings()
-    except ConfigurationError:
-        return False
+def _embedded_disk_is_full(settings: Settings, variable: str) -> bool:
     own_server = settings.database_url or (variable == DAGSTERS and settings.dagster_pg_url)
     return not own_server and PostgresHome(settings.home).disk_is_full()
 
@@ -133,20 +132,21 @@ def _reason(said: str) -> str:
     return _LOST
 
 
-def _where(variable: str) -> tuple[str | None, str]:
+def _where(settings: Settings | None, variable: str) -> tuple[str | None, str]:
     """The database in words, without user and password, and the variable that decides on it.
 
     None instead of the words when they might contain a part of the password.
     """
+    if settings is None:
+        return "The database", variable
     try:
-        settings = load_settings()
         secret = settings.dagster_pg_url if variable == DAGSTERS else settings.database_url
         if secret is not None:
             return _address(normalise_url(secret.get_secret_value())), variable
         if settings.database_url is not None:
             url = normalise_url(settings.database_url.get_secret_value())
             return _address(url.set(database="dagster")), DAGSTERS
-    except (ConfigurationError, BadDatabaseUrl):
+    except BadDatabaseUrl:
         return "The database", variable
     return f"The embedded PostgreSQL in {settings.home}", "SPOTIFY_PIPELINE_HOME"
 

@@ -18,6 +18,7 @@ READABLE = (
     "artists",
     "daily_listening",
     "music_personality",
+    "music_personality_history",
     "sync_status",
     "time_zones",
     "tracks",
@@ -36,18 +37,24 @@ REQUEST_READS = (
     "error_message",
 )
 FUNCTIONS = (
+    "add_history_rows",
+    "close_history_import",
     "connect_user",
+    "discard_history_import",
     "disconnect_user",
     "end_sessions",
     "export_plays",
     "export_rows",
     "find_profile",
     "forget_user",
+    "history_receipts",
+    "incomplete_days",
     "listening_discoveries",
     "listening_history",
     "listening_quarters",
     "listening_top",
     "open_gaps",
+    "open_history_import",
     "recent_plays",
     "register_user",
     "request_sync",
@@ -59,7 +66,7 @@ FUNCTIONS = (
     "user_settings",
 )
 
-# What users listened to. Neither names of users, tokens, sessions nor queues.
+# Listening data. Neither names of users, tokens, sessions nor queues.
 ANALYST_READABLE = (
     "artists",
     "coverage",
@@ -67,6 +74,7 @@ ANALYST_READABLE = (
     "listening_gaps",
     "listens",
     "music_personality",
+    "music_personality_history",
     "plays",
     "top_artists_history",
     "top_tracks_history",
@@ -84,7 +92,7 @@ _TRIES = 5
 
 
 class Rights(Enum):
-    """Whose rights a role has."""
+    """The kind of rights of a role."""
 
     APP = "app"
     ANALYST = "analyst"
@@ -151,14 +159,14 @@ def exists(conn: Connection, role: str) -> bool:
 
 def _statements(conn: Connection, role: str, rights: Rights) -> list[str]:
     schema, requests = t.SCHEMA, f"{t.SCHEMA}.sync_requests"
-    everyone = f"PUBLIC, {role}"
+    grantees = f"PUBLIC, {role}"
     readable = READABLE if rights is Rights.APP else ANALYST_READABLE
     statements = [
-        f"REVOKE ALL ON SCHEMA {schema} FROM {everyone} CASCADE",
+        f"REVOKE ALL ON SCHEMA {schema} FROM {grantees} CASCADE",
         # With a table go the rights on its columns. CASCADE: whatever was passed on goes too.
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {everyone} CASCADE",
-        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {everyone} CASCADE",
-        f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {everyone} CASCADE",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {grantees} CASCADE",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {grantees} CASCADE",
+        f"REVOKE ALL ON ALL ROUTINES IN SCHEMA {schema} FROM {grantees} CASCADE",
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",
         *(f"GRANT SELECT ON {schema}.{name} TO {role}" for name in readable),
     ]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
-from sqlalchemy import Connection, Engine, column, delete, func, select, table, text
+from sqlalchemy import Connection, Engine, Table, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import SetColumnComment, SetTableComment
@@ -30,6 +30,7 @@ SCRIPTS = (
     "plays.sql",
     "counters.sql",
     "users.sql",
+    "imports.sql",
     "requests.sql",
     "status.sql",
     "history.sql",
@@ -43,7 +44,7 @@ SCRIPTS = (
 LOCK = 0x5350_4F54_4946_59
 
 # A session that waits for a lock on a table or view makes every later session wait behind it: an
-# app that reads sync_status would stand still with us. So give up, and try again after a pause.
+# app that reads sync_status would block too. So give up, and try again after a pause.
 LOCK_TIMEOUT = "5s"
 TRIES = 6
 PAUSE_SECONDS = 2.0
@@ -74,7 +75,7 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
             if tried == TRIES:
                 raise SchemaBusy(
                     f"Other sessions kept tables or views of spotify_pipeline locked, {TRIES} "
-                    "times; nothing was changed. Stop the pipeline, and the app or whoever else "
+                    "times; nothing was changed. Stop the pipeline, and the app or what else "
                     "holds a transaction open, then run `spotify-pipeline init-db` again."
                 ) from error
         sleep(PAUSE_SECONDS)
@@ -86,7 +87,7 @@ def _create_or_upgrade(engine: Engine) -> None:
         connection.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
         # Any login may hold it: the wait is limited too.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
+        # Checked first: IF NOT EXISTS needs the right to create schemas even if the schema exists.
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))
             connection.execute(
@@ -101,7 +102,7 @@ def _create_or_upgrade(engine: Engine) -> None:
             _refuse_foreign(found)
             _alembic("upgrade", connection)
         _run_scripts(connection, *SCRIPTS, *(["triggers.sql"] if found is None else []))
-        # Postgres lets everybody execute a new function.
+        # Postgres grants EXECUTE on a new function to PUBLIC.
         connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
         _write_comments(connection)
         _fill_time_zones(connection)
@@ -194,7 +195,7 @@ def _run_scripts(connection: Connection, *names: str) -> None:
 
 
 def _write_comments(connection: Connection) -> None:
-    """Give tables and columns the comments of this version; unchanged ones are not touched."""
+    """Give tables, views and columns this version's comments; unchanged ones are not touched."""
     rows = connection.execute(
         text(
             "SELECT c.relname, a.attname, d.description FROM pg_description AS d"
@@ -207,14 +208,17 @@ def _write_comments(connection: Connection) -> None:
     found = {(relation, attribute): comment for relation, attribute, comment in rows}
     for ours in (*t.metadata.sorted_tables, *t.views.sorted_tables):
         if found.get((ours.name, None)) != ours.comment:
-            if ours.metadata is t.views:
-                quoted = (ours.comment or "").replace("'", "''")
-                connection.exec_driver_sql(f"COMMENT ON VIEW {ours.fullname} IS '{quoted}'")
-            else:
-                connection.execute(SetTableComment(ours))
+            _write_comment(connection, ours)
         for column_ in ours.columns:
             if found.get((ours.name, column_.name)) != column_.comment:
                 connection.execute(SetColumnComment(column_))
+
+
+def _write_comment(connection: Connection, ours: Table) -> None:
+    statement = str(SetTableComment(ours).compile(dialect=connection.dialect))
+    if ours.metadata is t.views:  # which SQLAlchemy does not know
+        statement = statement.replace("TABLE", "VIEW", 1)
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def _fill_time_zones(connection: Connection) -> None:

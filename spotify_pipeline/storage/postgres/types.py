@@ -3,7 +3,26 @@
 Statements are not here: SQL is written in storage only, which import-linter checks.
 """
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
-__all__ = ["Connection", "Engine", "SQLAlchemyError"]
+__all__ = [
+    "Connection",
+    "DBAPIError",
+    "DataError",
+    "Engine",
+    "IntegrityError",
+    "InterfaceError",
+    "OperationalError",
+    "ProgrammingError",
+    "SQLAlchemyError",
+    "Table",
+]

@@ -4,7 +4,8 @@
 -- A restore without triggers may leave counts too low. Deleting plays must still work then, so no count
 -- falls below 0; a check reports it, and a rebuild counts again.
 
--- New or deleted plays: changes the count, and invalidates the personality.
+-- New or deleted plays: changes the count, and invalidates the personality. New ones invalidate the
+-- months since the first of them, too; whatever the zone, its local date is at most a day earlier.
 CREATE OR REPLACE FUNCTION tally_plays() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -13,8 +14,14 @@ DECLARE
 BEGIN
     UPDATE listening_tallies AS t SET
         plays = greatest(t.plays + sign * c.plays, 0),
-        personality_key = NULL
-    FROM (SELECT user_id, count(*) AS plays FROM changed GROUP BY user_id) AS c
+        personality_key = NULL,
+        months_before = CASE WHEN sign = 1
+            THEN least(t.months_before, date_trunc('month', c.first - interval '1 day')::date)
+            ELSE t.months_before END
+    FROM (
+        SELECT user_id, count(*) AS plays, min(played_at AT TIME ZONE 'UTC') AS first
+        FROM changed GROUP BY user_id
+    ) AS c
     WHERE t.user_id = c.user_id;
     RETURN NULL;
 END

@@ -12,6 +12,11 @@ AS $$
     ORDER BY z.since DESC LIMIT 1
 $$;
 
+-- When a local day ends: where the next one begins.
+CREATE OR REPLACE FUNCTION day_ends(timezone text, date date) RETURNS timestamptz
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$ SELECT day_begins(day_ends.timezone, least(day_ends.date, '9999-12-30') + 1) $$;
+
 -- The plays of a time with their listened milliseconds, by the rule of domain/listening/days.py.
 -- `counted`: as a play, because an export lists skips too.
 CREATE OR REPLACE FUNCTION heard_plays(user_id text, since timestamptz, until timestamptz)
@@ -113,7 +118,7 @@ BEGIN
         FROM heard_plays(
             listening_top.user_id,
             day_begins(zone, first),
-            day_begins(zone, least(last, '9999-12-30') + 1)
+            day_ends(zone, last)
         ) AS h
         WHERE h.counted
         GROUP BY 1
@@ -149,7 +154,7 @@ AS $$
 DECLARE
     zone text := (SELECT u.timezone FROM users AS u WHERE u.user_id = listening_discoveries.user_id);
     since timestamptz := day_begins(zone, first);
-    until timestamptz := day_begins(zone, least(last, '9999-12-30') + 1);
+    until timestamptz := day_ends(zone, last);
 BEGIN
     IF NOT EXISTS (
         SELECT FROM plays AS p
@@ -189,15 +194,20 @@ CREATE OR REPLACE FUNCTION top_ranks(user_id text, days_ago int)
     RETURNS TABLE (kind text, time_range text, spotify_id text, rank smallint)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
-    SELECT 'artists', h.time_range, h.spotify_id, h.rank FROM top_artists_history AS h
+    WITH past AS (
+        SELECT now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day' AS at
+    ),
+    history AS (
+        SELECT 'artists' AS kind, user_id, time_range, spotify_id, rank, valid_from, valid_to
+        FROM top_artists_history
+        UNION ALL
+        SELECT 'tracks', user_id, time_range, spotify_id, rank, valid_from, valid_to
+        FROM top_tracks_history
+    )
+    SELECT h.kind, h.time_range, h.spotify_id, h.rank
+    FROM history AS h, past
     WHERE h.user_id = top_ranks.user_id
-        AND h.valid_from <= now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day'
-        AND (h.valid_to IS NULL OR h.valid_to > now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day')
-    UNION ALL
-    SELECT 'tracks', h.time_range, h.spotify_id, h.rank FROM top_tracks_history AS h
-    WHERE h.user_id = top_ranks.user_id
-        AND h.valid_from <= now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day'
-        AND (h.valid_to IS NULL OR h.valid_to > now() - least(greatest(top_ranks.days_ago, 0), 36600) * interval '1 day')
+        AND h.valid_from <= past.at AND (h.valid_to IS NULL OR h.valid_to > past.at)
 $$;
 
 -- Times in which plays may be missing, because more were played than Spotify keeps; latest first.
@@ -207,6 +217,53 @@ CREATE OR REPLACE FUNCTION open_gaps(user_id text)
 AS $$
     SELECT g.gap_start, g.gap_end FROM listening_gaps AS g
     WHERE g.user_id = open_gaps.user_id AND g.closed_at IS NULL ORDER BY 1 DESC
+$$;
+
+-- Why days of listening_history are not complete, the first reason that holds:
+--   today     it is not over
+--   before    nothing was collected yet
+--   recount   the days are being computed again
+--   gap       more was played between two syncs than Spotify keeps
+--   missed    the user was not connected, or not synced for too long
+--   late      it ended less than 6 hours before the last sync: plays may still arrive
+CREATE OR REPLACE FUNCTION incomplete_days(user_id text, days int)
+    RETURNS TABLE (date date, reason text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+    WITH known AS (
+        SELECT
+            u.user_id,
+            u.timezone,
+            u.days_stale,
+            (min(c.covered_from) AT TIME ZONE u.timezone)::date AS first,
+            range_agg(tstzrange(c.covered_from, c.covered_to, '[]')) AS spans
+        FROM users AS u LEFT JOIN coverage AS c ON c.user_id = u.user_id
+        WHERE u.user_id = incomplete_days.user_id
+        GROUP BY u.user_id
+    )
+    -- day_begins is called for the few days for which no earlier reason holds.
+    SELECT d.date, CASE
+        WHEN d.date = d.today THEN 'today'
+        WHEN k.first <= d.date IS NOT TRUE THEN 'before'
+        WHEN k.days_stale THEN 'recount'
+        WHEN EXISTS (
+            SELECT FROM listening_gaps AS g
+            WHERE g.user_id = k.user_id AND g.closed_at IS NULL
+                AND g.gap_start <= day_begins(k.timezone, d.date + 1)
+                AND g.gap_end >= day_begins(k.timezone, d.date)
+        ) THEN 'gap'
+        WHEN NOT k.spans @> tstzrange(
+            day_begins(k.timezone, d.date), day_begins(k.timezone, d.date + 1), '[]'
+        ) THEN 'missed'
+        ELSE 'late'
+    END
+    FROM known AS k
+    CROSS JOIN LATERAL (
+        SELECT h.date, h.completeness, max(h.date) OVER () AS today
+        FROM listening_history(k.user_id, incomplete_days.days) AS h
+    ) AS d
+    WHERE d.completeness <> 'complete'
+    ORDER BY d.date
 $$;
 
 -- Everything that is stored about a user but the plays, as one JSON object per row. Secrets of the

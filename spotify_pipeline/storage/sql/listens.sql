@@ -1,4 +1,5 @@
--- Plays as data people want them: names instead of ids, the local date, the time listened.
+-- Plays for analysts: names instead of ids, the local date, the time listened.
+-- storage/tables/views.py has the comments of its columns.
 
 CREATE OR REPLACE VIEW listens AS
 SELECT
@@ -40,15 +41,3 @@ CROSS JOIN LATERAL (
     ) AS z
     WHERE (c.date + z.begins) AT TIME ZONE 'UTC' <= p.played_at
 ) AS day;
-
-COMMENT ON VIEW listens IS 'One row per play, with names; select by user_id, which an index serves.';
-COMMENT ON COLUMN listens.user_id IS 'The user.';
-COMMENT ON COLUMN listens.played_at IS 'End of the play, to the millisecond, UTC.';
-COMMENT ON COLUMN listens.local_date IS 'Date of played_at in the user''s zone of today.';
-COMMENT ON COLUMN listens.track IS 'Title of the track.';
-COMMENT ON COLUMN listens.artist IS 'Name of the primary artist; NULL until it is known.';
-COMMENT ON COLUMN listens.album IS 'Title of the album; NULL when not said.';
-COMMENT ON COLUMN listens.ms_listened IS
-    'Milliseconds heard, as daily_listening.listened_ms sums them: ms_played where it is known, '
-    'else the track''s length, or the time since the play before if that is shorter.';
-COMMENT ON COLUMN listens.source IS 'api: recently played; export: the user''s own data export.';

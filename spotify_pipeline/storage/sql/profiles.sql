@@ -4,7 +4,7 @@
 -- what /v1/me answered for a token of the account: the app must have asked Spotify itself.
 --
 -- Without a user of this account, the account's Spotify id becomes the user id. A user of that id who
--- has data, but no known account, may be another person (an app chooses ids of its own): refused. While
+-- has data, but no known account, may be another user (an app chooses ids of its own): refused. While
 -- Spotify sent no account ids, the Spotify id was stored in their place.
 CREATE OR REPLACE FUNCTION sign_in_user(account_id text, spotify_user_id text, display_name text)
     RETURNS text
@@ -20,7 +20,7 @@ BEGIN
     END IF;
     SELECT * INTO known FROM users AS u
     WHERE u.account_id = sign_in_user.account_id
-        -- Not of any user: somebody's account id may be another person's Spotify id.
+        -- Unless it is any user's: an account id may equal another user's Spotify id.
         OR u.account_id = sign_in_user.spotify_user_id AND u.user_id = u.account_id
     ORDER BY u.account_id <> sign_in_user.account_id LIMIT 1;
     IF NOT FOUND THEN

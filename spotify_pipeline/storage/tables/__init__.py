@@ -7,6 +7,7 @@ test proves that an upgraded one equals a new one.
 from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata, views
 from spotify_pipeline.storage.tables.imports import (
+    history_import_batches,
     history_import_files,
     history_imports,
     imported_plays,
@@ -21,7 +22,10 @@ from spotify_pipeline.storage.tables.listening import (
     restamped_plays,
     tracks,
 )
-from spotify_pipeline.storage.tables.personality import music_personality
+from spotify_pipeline.storage.tables.personality import (
+    music_personality,
+    music_personality_history,
+)
 from spotify_pipeline.storage.tables.profiles import profiles, sealing_key
 from spotify_pipeline.storage.tables.requests import (
     api_budget,
@@ -33,6 +37,9 @@ from spotify_pipeline.storage.tables.requests import (
 from spotify_pipeline.storage.tables.results import (
     daily_listening,
     listening_tallies,
+)
+from spotify_pipeline.storage.tables.runs import sync_run_chunks, sync_run_users
+from spotify_pipeline.storage.tables.top_lists import (
     top_artists_history,
     top_list_artists,
     top_list_tracks,
@@ -42,7 +49,6 @@ from spotify_pipeline.storage.tables.results import (
     user_top_artists,
     user_top_tracks,
 )
-from spotify_pipeline.storage.tables.runs import sync_run_chunks, sync_run_users
 from spotify_pipeline.storage.tables.users import (
     day_starts,
     forgotten,
@@ -50,6 +56,7 @@ from spotify_pipeline.storage.tables.users import (
     user_tokens,
     users,
 )
+from spotify_pipeline.storage.tables.views import listens
 
 __all__ = [
     "EVENTS",
@@ -62,14 +69,17 @@ __all__ = [
     "day_starts",
     "fetch_log",
     "forgotten",
+    "history_import_batches",
     "history_import_files",
     "history_imports",
     "imported_plays",
     "imported_tracks",
     "listening_gaps",
     "listening_tallies",
+    "listens",
     "metadata",
     "music_personality",
+    "music_personality_history",
     "plays",
     "profiles",
     "request_locks",

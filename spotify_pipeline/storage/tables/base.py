@@ -1,4 +1,4 @@
-"""What all tables share: the metadata, how constraints are named, and a few column shapes.
+"""Shared by all tables: metadata, naming of constraints, and a few column shapes.
 
 Every instant is `timestamptz` and read back in UTC. Every table and every column has a comment.
 """
@@ -6,7 +6,16 @@ Every instant is `timestamptz` and read back in UTC. Every table and every colum
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, MetaData, Text
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    MetaData,
+    Text,
+    text,
+)
 
 from spotify_pipeline.domain.error_codes import ErrorCode
 
@@ -22,7 +31,7 @@ metadata = MetaData(
     },
 )
 
-# Views that apps and analysts read, as tables to select from; storage/sql makes them.
+# Views, to select from and to comment: storage/sql makes them, and no migration.
 views = MetaData(schema=SCHEMA)
 
 Instant = DateTime(timezone=True)
@@ -37,6 +46,17 @@ def user_column(*, primary_key: bool = False) -> Column[str]:
         primary_key=primary_key,
         nullable=False,
         comment="The user this row belongs to; deleted with the user.",
+    )
+
+
+def singleton_column() -> Column[bool]:
+    """The key of a table of at most one row, with its CHECK `rule("singleton", "singleton")`."""
+    return described(
+        "singleton",
+        Boolean,
+        "Always true: there is at most one row.",
+        primary_key=True,
+        server_default=text("true"),
     )
 
 

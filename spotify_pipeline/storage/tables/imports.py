@@ -63,11 +63,68 @@ history_imports = Table(
     described("started_at", Instant, "When it began.", server_default=func.now()),
     described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
     *_receipt(),
+    described(
+        "files",
+        JSONB,
+        "While it is closed: name, kind, span and counts of each file, as the app says.",
+        nullable=True,
+    ),
+    described(
+        "attempts",
+        Integer,
+        "Runs that could not import a closed upload.",
+        server_default=text("0"),
+    ),
+    described(
+        "error_message", Text, "Why it failed, and what to do; NULL: it did not.", nullable=True
+    ),
     one_of("status", ("open", "closed", "succeeded", "failed")),
     rule("finished", "(finished_at IS NULL) = (status IN ('open', 'closed'))"),
     rule("fates", f"status <> 'succeeded' OR rows_read = {_SUM}"),
+    rule("files", "(files IS NOT NULL) = (status = 'closed')"),
+    rule("error", "(error_message IS NOT NULL) = (status = 'failed')"),
     Index("ix_history_imports_user_id", "user_id"),
+    Index(
+        "uq_history_imports_unfinished",
+        "user_id",
+        unique=True,
+        postgresql_where=text("status IN ('open', 'closed')"),
+    ),
     comment="One row per import of a user's own listening history, with what became of its rows.",
+)
+
+history_import_batches = Table(
+    "history_import_batches",
+    metadata,
+    described(
+        "import_id",
+        BigInteger,
+        "The import; its batches are deleted when it is finished.",
+        ForeignKey(f"{SCHEMA}.history_imports.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    described(
+        "number",
+        Integer,
+        "Number that the app gave the batch; the same again replaces it.",
+        primary_key=True,
+        autoincrement=False,
+    ),
+    described("file", Integer, "Position of the rows' file in the import, from 0."),
+    described("source", Text, "extended streaming history, or account data."),
+    described("row_count", Integer, "Rows of the batch."),
+    described("octets", Integer, "Length of the rows as the app sent them, in bytes."),
+    described("first_at", Instant, "End of the earliest row."),
+    described("last_at", Instant, "End of the latest row."),
+    described(
+        "content",
+        JSONB,
+        "The rows, each an array: end (RFC 3339, UTC), milliseconds heard, track id or null, names "
+        "of track and artist, name of the album or null, start of an offline play or null.",
+    ),
+    one_of("source", SOURCES),
+    rule("counts", "number >= 0 AND file >= 0 AND row_count > 0 AND octets > 0"),
+    comment="One row per batch of rows that an app hands over, until their import is finished.",
 )
 
 history_import_files = Table(

@@ -107,7 +107,7 @@ plays = Table(
         "played_at",
         Instant,
         "End of the play, to the millisecond; of an export to the second or, in account data, the "
-        "minute (more milliseconds tell plays of one track apart).",
+        "minute (more milliseconds distinguish plays of one track).",
         primary_key=True,
     ),
     described(

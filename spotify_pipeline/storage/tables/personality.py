@@ -1,11 +1,12 @@
-"""The music personality: one row of metrics per user, each NULL with a reason when unknown."""
+"""The music personality, now and per month: metrics, each NULL with a reason when unknown."""
 
-from sqlalchemy import ARRAY, Column, Date, Float, Integer, SmallInteger, Table, Text, func, text
+from typing import Any
+
+from sqlalchemy import ARRAY, Column, Date, Double, Integer, SmallInteger, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 
+from spotify_pipeline.domain.personality.definition import LISTENING_METRICS
 from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
-
-Double = Float(53)
 
 
 def _share(name: str, comment: str) -> Column[float]:
@@ -90,4 +91,35 @@ music_personality = Table(
     rule("reasons", "jsonb_typeof(reasons) = 'object'"),
     *(rule(column.name, f"{column.name} BETWEEN 0 AND 1") for column in _SHARES),
     comment="One row per user: metrics of their listening over the last 28 local days.",
+)
+
+
+def _the_same(name: str) -> Column[Any]:
+    column = music_personality.c[name]
+    return described(name, column.type, str(column.comment), nullable=column.nullable)
+
+
+_OF_PLAYS = [column.name for column in _SHARES if column.name in LISTENING_METRICS]
+
+music_personality_history = Table(
+    "music_personality_history",
+    metadata,
+    user_column(primary_key=True),
+    described(
+        "month",
+        Date,
+        "First day of a month that is over in the user's zone; the window is its last 28 days.",
+        primary_key=True,
+    ),
+    *map(_the_same, ("window_start", "window_end", "play_count", *LISTENING_METRICS)),
+    *map(_the_same, ("reasons", "definition_version", "computed_at")),
+    rule("month", "extract(day FROM month) = 1"),
+    rule("window", "window_start BETWEEN month AND window_end"),
+    rule("counts", "play_count >= 0 AND unique_artists >= 0"),
+    rule("effective_artists", "effective_artists >= 1 AND effective_artists < 'Infinity'"),
+    rule("peak_hour", "peak_hour >= 0 AND peak_hour < 24"),
+    rule("reasons", "jsonb_typeof(reasons) = 'object'"),
+    *(rule(name, f"{name} BETWEEN 0 AND 1") for name in _OF_PLAYS),
+    comment="One row per user and month: the metrics of music_personality that rest on plays "
+    "alone, computed when the month is over, and again when plays of it or before it are new.",
 )

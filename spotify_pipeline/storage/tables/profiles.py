@@ -1,8 +1,15 @@
-"""What the web page keeps about a user, and the public key that apps seal tokens with."""
+"""Profiles and sessions of the web page, and the public key with which apps seal tokens."""
 
 from sqlalchemy import Boolean, LargeBinary, Table, Text, Uuid, func, text
 
-from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
+from spotify_pipeline.storage.tables.base import (
+    Instant,
+    described,
+    metadata,
+    rule,
+    singleton_column,
+    user_column,
+)
 
 # Addresses of the web page, and words that a page may need later.
 RESERVED_NAMES = (
@@ -57,13 +64,7 @@ profiles = Table(
 sealing_key = Table(
     "sealing_key",
     metadata,
-    described(
-        "singleton",
-        Boolean,
-        "Always true: there is at most one row.",
-        primary_key=True,
-        server_default=text("true"),
-    ),
+    singleton_column(),
     described("key_id", Text, "Id of the pipeline's current key."),
     described("public_key", LargeBinary, "Its public half, 32 bytes: apps seal tokens with it."),
     rule("singleton", "singleton"),

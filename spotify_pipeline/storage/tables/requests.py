@@ -7,7 +7,6 @@ facts clock, by the injected clock of the process that fetched.
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    Boolean,
     Identity,
     Index,
     Integer,
@@ -27,6 +26,7 @@ from spotify_pipeline.storage.tables.base import (
     metadata,
     one_of,
     rule,
+    singleton_column,
     user_column,
 )
 
@@ -163,13 +163,7 @@ sync_state = Table(
 api_budget = Table(
     "api_budget",
     metadata,
-    described(
-        "singleton",
-        Boolean,
-        "Always true: there is one row.",
-        primary_key=True,
-        server_default=text("true"),
-    ),
+    singleton_column(),
     described(
         "rate_tat",
         Instant,
@@ -233,13 +227,7 @@ api_budget = Table(
 settings = Table(
     "settings",
     metadata,
-    described(
-        "singleton",
-        Boolean,
-        "Always true: there is one row.",
-        primary_key=True,
-        server_default=text("true"),
-    ),
+    singleton_column(),
     described(
         "request_cooldown",
         Interval,

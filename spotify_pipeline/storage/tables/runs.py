@@ -1,6 +1,6 @@
 """Runs of the job sync_users: their users and their chunks."""
 
-from sqlalchemy import Float, Index, Integer, Table, Text, func
+from sqlalchemy import Double, Index, Integer, Table, Text, func
 
 from spotify_pipeline.storage.tables.base import (
     Instant,
@@ -29,7 +29,7 @@ sync_run_users = Table(
     ),
     described("error_code", Text, "Why it failed or was skipped.", nullable=True),
     described("new_plays", Integer, "Plays stored.", nullable=True),
-    described("seconds", Float(53), "How long it took.", nullable=True),
+    described("seconds", Double, "How long it took.", nullable=True),
     described(
         "created_at", Instant, "When the user was added to the run.", server_default=func.now()
     ),
@@ -53,11 +53,11 @@ sync_run_chunks = Table(
     described("chunk", Integer, "Number of the chunk, from 0.", primary_key=True),
     described("tries", Integer, "Tries; more than one after a crash."),
     described("started_at", Instant, "When the last try began.", server_default=func.now()),
-    described("seconds", Float(53), "Duration of that try; NULL: it did not end.", nullable=True),
+    described("seconds", Double, "Duration of that try; NULL: it did not end.", nullable=True),
     described("api_calls", Integer, "Calls to Spotify in that try.", nullable=True),
     described(
         "throttled_seconds",
-        Float(53),
+        Double,
         "How long its calls waited for the rate limiter or a block.",
         nullable=True,
     ),

@@ -31,7 +31,7 @@ REFUSALS_AHEAD = 5
 
 OUTAGE = (
     "Spotify refuses many connections at once, so this is not believed. "
-    "It is tried again within the hour; nobody has to reconnect."
+    "It is tried again within the hour; no user has to reconnect."
 )
 
 
@@ -322,7 +322,7 @@ def _suspect(conn: Connection, user_ids: Collection[str]) -> None:
 
 
 def _replace_reconnect_errors(conn: Connection, user_ids: Collection[str]) -> None:
-    """Replace these users' RECONNECT error, which tells them to reconnect, by the outage."""
+    """Replace these users' RECONNECT error, which asks to reconnect, by the outage."""
     s = t.sync_state
     conn.execute(
         update(s)

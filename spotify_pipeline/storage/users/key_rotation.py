@@ -1,9 +1,10 @@
-"""Queries of a key rotation: sealed tokens by key. Plain tokens never come here."""
+"""The published key and the sealed tokens by key. Plain tokens never come here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.storage import tables as t
 
@@ -16,6 +17,16 @@ class SealedRow:
     key_id: str
     sealed_refresh_token: bytes = field(repr=False)
     sealed_access_token: bytes | None = field(repr=False)
+
+
+def set_sealing_key(conn: Connection, key_id: str, public_key: bytes) -> None:
+    """Publish the key that apps seal with. Writes nothing if it is published already."""
+    k = t.sealing_key
+    current = {"key_id": key_id, "public_key": public_key}
+    published = conn.execute(select(k.c.key_id, k.c.public_key)).one_or_none()
+    if published is None or published._asdict() != current:
+        upsert = insert(k).values(current)
+        conn.execute(upsert.on_conflict_do_update(index_elements=[k.c.singleton], set_=current))
 
 
 def count_by_key(conn: Connection) -> dict[str, int]:

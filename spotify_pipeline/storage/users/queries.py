@@ -32,7 +32,7 @@ class SealedToken:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """What a sync needs to know about a user."""
+    """A user as a sync loads them, with the sealed tokens."""
 
     user_id: str
     timezone: str
@@ -241,12 +241,28 @@ def select_users(conn: Connection, selection: str, now: datetime) -> list[str]:
     )
 
 
+def count_users(conn: Connection, selection: str, now: datetime) -> int:
+    """How many users the selection has."""
+    users = select(func.count()).select_from(t.users).where(SELECTIONS[selection](now))
+    return conn.execute(users).scalar_one()
+
+
 def has_user(conn: Connection, selection: str, now: datetime) -> bool:
     """Whether the selection has a user."""
     return (
         conn.execute(select(t.users.c.user_id).where(SELECTIONS[selection](now)).limit(1)).first()
         is not None
     )
+
+
+def name_and_zone(
+    conn: Connection, user_id: str, *, lock: bool = False
+) -> tuple[str | None, str] | None:
+    """Display name and time zone; None: no such user. `lock`: until the transaction ends."""
+    u = t.users
+    wanted = select(u.c.display_name, u.c.timezone).where(u.c.user_id == user_id)
+    row = conn.execute(wanted.with_for_update() if lock else wanted).one_or_none()
+    return None if row is None else (row.display_name, row.timezone)
 
 
 def stale_user_ids(conn: Connection) -> list[str]:

@@ -1,4 +1,4 @@
-"""A user as the commands show one: connection, counts, last sync.
+"""A user as the commands print it: connection, counts, last sync.
 
 Registering, connecting and removing users is the SQL contract: spotify_pipeline/app.py.
 """
@@ -37,7 +37,7 @@ class UserStatus:
 
 def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
     """These users (None: all), by user_id."""
-    u, s, k, tally = t.users, t.sync_state, t.user_tokens, t.listening_tallies
+    u, s, k, c = t.users, t.sync_state, t.user_tokens, t.listening_tallies
     statement = (
         select(
             u.c.user_id,
@@ -45,8 +45,8 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
             u.c.timezone,
             u.c.connection,
             _sync_status.c.state,
-            func.coalesce(tally.c.plays, 0),
-            func.coalesce(tally.c.days, 0),
+            func.coalesce(c.c.plays, 0),
+            func.coalesce(c.c.days, 0),
             s.c.last_synced_at,
             s.c.last_error_code,
             s.c.last_error_message,
@@ -56,7 +56,7 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
         )
         .join_from(u, s, s.c.user_id == u.c.user_id)
         # A user whose counters were lost, which a check reports, is listed all the same.
-        .outerjoin(tally, tally.c.user_id == u.c.user_id)
+        .outerjoin(c, c.c.user_id == u.c.user_id)
         .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .order_by(u.c.user_id)

@@ -29,7 +29,7 @@ class PendingAlert:
 
     event: str
     since: datetime
-    told: int
+    reported: int
     sent_at: datetime | None
     now: datetime
 
@@ -59,13 +59,13 @@ def gaps_opened(conn: Connection, since: datetime) -> int:
 
 
 def lower(conn: Connection, event: str, count: int) -> None:
-    """Remember that fewer are left than were sent, so that the next one sends an alert again."""
+    """Store a lower count than was sent, so that the next increase sends an alert again."""
     a = t.alerts
     conn.execute(update(a).where(a.c.event == event, a.c.told > count).values(told=count))
 
 
 def claim(conn: Connection, event: str) -> bool:
-    """Whether the caller is the one to send an alert of this class now: one per class and hour."""
+    """Claim the alert of this event: one caller per event and hour gets True."""
     a = t.alerts
 
     def passed(instant: ColumnElement[datetime], time: timedelta) -> ColumnElement[bool]:

@@ -93,8 +93,8 @@ def take(
 ) -> int:
     """Books up to so many calls and returns how many; they must go out within PERMIT_SECONDS.
 
-    0: blocked, or a bucket has no room; `read_state` tells which. `probing` passes a block of the
-    app and an outage, for whoever claimed the probe. `now` replaces the database's clock.
+    0: blocked, or a bucket has no room; `read_state` says which. `probing` ignores a block of the
+    app and an outage, for the caller that claimed the probe. `now` replaces the database's clock.
     """
     booked = conn.scalar(
         _TAKE,
@@ -125,7 +125,7 @@ def read_state(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> Bud
 def block(
     conn: Connection, seconds: float, reason: BlockReason, *, now: ColumnElement[datetime] = CLOCK
 ) -> None:
-    """Nobody calls for so long. A block that lasts longer stays as it is."""
+    """Block all calls for so long. Never shortens a block."""
     until = now + literal(timedelta(seconds=seconds))
     conn.execute(
         update(_b)
@@ -166,9 +166,9 @@ def note_full_day(conn: Connection, seconds: float | None) -> None:
 
 
 def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bool:
-    """Whether the caller is the one to try whether the app is still refused.
+    """Claim the half-open probe after a block of the app; False: another caller has it.
 
-    Everybody else waits for another hour, unless the probe succeeds and the block is cleared.
+    Other calls wait for another hour, unless the probe succeeds and the block is cleared.
     """
     claimed = conn.execute(
         update(_b)
@@ -181,7 +181,7 @@ def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bo
 def note_unanswered(conn: Connection) -> bool:
     """Count a user whom Spotify did not answer; returns whether there is an outage now.
 
-    From OUTAGE_USERS in a row on, and again after a probe in vain, nobody calls for a while.
+    The circuit breaker opens at OUTAGE_USERS in a row, and again after a failed probe.
     """
     users = func.least(_b.c.unanswered_users + 1, OUTAGE_USERS)
     until = CLOCK + timedelta(seconds=OUTAGE_PROBE_SECONDS)
@@ -198,7 +198,7 @@ def note_unanswered(conn: Connection) -> bool:
 
 
 def note_answered(conn: Connection) -> None:
-    """Spotify answers: there is no outage, and nobody counts towards one."""
+    """Close the circuit breaker and reset its count, because Spotify answered."""
     conn.execute(
         update(_b)
         .where(or_(_b.c.unanswered_users > 0, _b.c.outage_until.is_not(None)))
@@ -207,7 +207,7 @@ def note_answered(conn: Connection) -> None:
 
 
 def claim_outage_probe(conn: Connection, priority: Priority | None) -> bool:
-    """Whether the caller is the one to try whether Spotify answers again; others go on waiting."""
+    """Claim the half-open probe of an outage; False: another caller has it, or it is not due."""
     ahead = OUTAGE_PROBE_SECONDS - REQUEST_PROBE_SECONDS if priority == "request" else 0
     until = CLOCK + timedelta(seconds=OUTAGE_PROBE_SECONDS)
     due = or_(_b.c.outage_until <= CLOCK + timedelta(seconds=ahead), _b.c.outage_until > until)
@@ -215,7 +215,7 @@ def claim_outage_probe(conn: Connection, priority: Priority | None) -> bool:
 
 
 def make_probe_due(conn: Connection) -> None:
-    """A refused app may be tried at the next call, instead of when the hour is over."""
+    """Let the next call probe a refused app, before its hour is over."""
     conn.execute(
         update(_b)
         .where(_b.c.blocked_reason == "APP", _b.c.blocked_until > CLOCK)
@@ -234,7 +234,7 @@ def clear_block(conn: Connection, reason: BlockReason | None = None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The budget as an operator wants to see it. Limits of None: there is none."""
+    """The budget for an operator. Limits of None: there is none."""
 
     calls_of_day: int
     calls_per_day: int | None
@@ -245,7 +245,7 @@ class Budget:
 
     @property
     def calls_left(self) -> int | None:
-        """Calls that somebody who waits may still make in these 24 hours."""
+        """Calls that requests may still make in these 24 hours."""
         return (
             None if self.calls_per_day is None else max(0, self.calls_per_day - self.calls_of_day)
         )
@@ -257,7 +257,7 @@ def quota_of(settings: Settings) -> Quota:
 
 
 def budget_state(conn: Connection, settings: Settings) -> Budget:
-    """What is left now; without a day limit calls are not counted. A block that passed is none."""
+    """The remaining budget; without a day limit calls are not counted. Omits a block that ended."""
     state = read_state(conn)
     return Budget(
         calls_of_day=state.calls_of_day(),

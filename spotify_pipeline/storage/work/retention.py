@@ -1,4 +1,4 @@
-"""Retention: deletes old rows of our own logs, and old plays where the operator wants that.
+"""Retention: deletes old rows of our own logs, and old plays where the operator configured that.
 
 Logs are deleted in batches, each in its own transaction: a large fleet writes millions of rows a
 day, and one statement over all of them would hold back vacuum and block other sessions.
@@ -24,6 +24,7 @@ from spotify_pipeline.storage import tables as t
 BATCH = 5_000
 # Limits an hourly run, even after years without one.
 BATCHES = 100
+ABANDONED_AFTER = timedelta(days=1)
 
 
 def delete_old_logs(engine: Engine, keep: timedelta, batch: int = BATCH) -> int:
@@ -39,6 +40,13 @@ def delete_old_logs(engine: Engine, keep: timedelta, batch: int = BATCH) -> int:
         + _delete(engine, t.sync_run_chunks, t.sync_run_chunks.c.started_at < oldest, batch)
         + _delete(engine, t.sync_requests, _is_history(oldest), batch)
     )
+
+
+def delete_abandoned_uploads(engine: Engine) -> int:
+    """Delete imports that an app opened more than a day ago and never closed, with their rows."""
+    i = t.history_imports
+    abandoned = and_(i.c.status == "open", i.c.started_at < func.now() - ABANDONED_AFTER)
+    return _delete(engine, i, abandoned, BATCH)
 
 
 def _is_history(oldest: ColumnElement[datetime]) -> ColumnElement[bool]:

@@ -39,7 +39,7 @@ WHAT_TO_DO = {
     ),
     "outage": (
         "Spotify refuses many connections at once. This is not believed: they are tried again "
-        "within the hour, and nobody has to reconnect.",
+        "within the hour, and no user has to reconnect.",
         "spotify-pipeline users list --failed",
     ),
     "users_to_reconnect": (
@@ -96,7 +96,7 @@ def _due(
     due = [
         (pending_alerts[event], count)
         for event, count in counts.items()
-        if count > pending_alerts[event].told or (count and _is_long_ago(pending_alerts[event]))
+        if count > pending_alerts[event].reported or (count and _is_long_ago(pending_alerts[event]))
     ]
     happened = {"gaps_opened": gaps, "run_failed": failed_runs(pending_alerts["run_failed"].since)}
     return due + [(pending_alerts[event], count) for event, count in happened.items() if count]
@@ -109,6 +109,8 @@ def _is_long_ago(alert: alerts.PendingAlert) -> bool:
 def _post(url: str, alert: alerts.PendingAlert, count: int) -> bool:
     """Whether the alert arrived."""
     message, command = WHAT_TO_DO[alert.event]
+    if not url.startswith("http"):
+        return _post_with_apprise(url, f"{alert.event}: {count}", f"{message}\n{command}")
     body = {
         "event": alert.event,
         "count": count,
@@ -120,3 +122,14 @@ def _post(url: str, alert: alerts.PendingAlert, count: int) -> bool:
     if complaint:
         log.warning("%s", complaint.sentence)
     return complaint is None
+
+
+def _post_with_apprise(url: str, title: str, body: str) -> bool:
+    """Send to a chat, mailbox or phone; apprise gives up after a minute at most."""
+    from apprise import Apprise
+
+    hook = Apprise()
+    arrived = hook.add(url) and bool(hook.notify(title=title, body=body))
+    if not arrived:
+        log.warning("The alert hook did not take the alert.")
+    return arrived

@@ -52,13 +52,14 @@ def probe(pipeline: Pipeline) -> bool:
 
 
 def is_accepted(settings: Settings) -> bool:
-    """Asks for a token in nobody's name: who is known is told that nobody's consent is missing.
+    """Whether Spotify accepts the client id and secret: refreshes an invalid token.
 
-    Raises SpotifyError when that cannot be found out now. The owner's Premium is not asked for.
+    Spotify checks the client first, so an accepted one gets `invalid_grant`. Raises SpotifyError
+    when it does not answer. Does not check the owner's Premium subscription.
     """
     transport = Transport(connections=1)
     try:
-        _oauth_client(settings, transport).refresh("nobody")
+        _oauth_client(settings, transport).refresh("invalid")
     except Reconnect:
         return True
     except AppBlocked:

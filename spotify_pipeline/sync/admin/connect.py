@@ -1,9 +1,6 @@
-"""Connects a person: the code that Spotify sent becomes a sealed token of the right user."""
+"""Connects a user: redeems the OAuth code and stores the sealed refresh token."""
 
 from dataclasses import dataclass
-
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
 
 from spotify_pipeline.app import register_user
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
@@ -14,8 +11,9 @@ from spotify_pipeline.spotify.authorization import Authorization, NotGranted
 from spotify_pipeline.spotify.errors import AppBlocked, NotAllowlisted, Reconnect, SpotifyError
 from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline.spotify.transport import Transport
-from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.types import Connection, IntegrityError
 from spotify_pipeline.storage.users.connection import store_connection
+from spotify_pipeline.storage.users.queries import name_and_zone
 from spotify_pipeline.storage.users.spotify_account import (
     AccountTaken,
     AnotherAccount,
@@ -37,12 +35,12 @@ BAD_CLIENT = (
 
 
 class ConnectFailed(PipelineError):
-    """Nothing was connected and nothing stored; the message is for the person at the browser."""
+    """Nothing was connected and nothing stored; the message is for the user at the browser."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """Who was connected. `is_new`: the user did not exist before."""
+    """The connected user. `is_new`: the user did not exist before."""
 
     user_id: str
     display_name: str | None
@@ -76,7 +74,7 @@ def connect(
             return _store(conn, pipeline, grant, profile, user_id, timezone)
     except AnotherAccount:
         raise ConnectFailed(
-            "This user is connected to another Spotify account, and two people's listening must "
+            "This user is connected to another Spotify account, and two accounts' listening must "
             "not be mixed. Log in at Spotify as before, or connect the account as another user."
         ) from None
     except AccountTaken as taken:
@@ -94,7 +92,7 @@ def connect(
 def _redeem(settings: Settings, authorization: Authorization, answer: str) -> Grant:
     """The tokens for the code in the answer: a refresh token and both scopes are among them."""
     secret = settings.spotify_client_secret
-    # Without the shared gate: a wrong secret in one terminal must not stop everybody's syncs.
+    # Without the shared rate limiter: a wrong secret in one terminal must not block all syncs.
     transport = Transport(connections=1)
     oauth = OAuthClient(
         settings.accounts_url,
@@ -139,12 +137,10 @@ def _store(
 ) -> Connected:
     assert grant.refresh_token is not None
     user_id = user_id or owner_of(conn, profile) or profile.spotify_user_id
-    u = t.users
-    known = select(u.c.display_name, u.c.timezone).where(u.c.user_id == user_id)
-    # First of all: linking the account waits for a sync's write, which waits for what comes next.
-    before = conn.execute(known.with_for_update()).one_or_none()
-    # A name that somebody chose is kept.
-    has_name = before is not None and before.display_name is not None
+    # Lock the user before linking the account, in the order of a sync's write: else a deadlock.
+    before = name_and_zone(conn, user_id, lock=True)
+    # Keeps a name that was set before.
+    has_name = before is not None and before[0] is not None
     register_user(conn, user_id, timezone, None if has_name else profile.display_name)
     link_account(conn, user_id, profile)
     store_connection(
@@ -156,5 +152,6 @@ def _store(
         scopes=grant.scopes or SCOPES,
         authorized_at=pipeline.now(),
     )
-    name, zone = conn.execute(known).one()
-    return Connected(user_id, name, zone, is_new=before is None)
+    stored = name_and_zone(conn, user_id)
+    assert stored is not None
+    return Connected(user_id, *stored, is_new=before is None)

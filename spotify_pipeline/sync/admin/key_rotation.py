@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine
-
 from spotify_pipeline.domain.sealing import Keyring, SealError, seal
+from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.users.key_rotation import (
     SealedRow,
     count_by_key,
@@ -28,7 +27,7 @@ BUSY_ROUNDS = 150
 
 @dataclass(slots=True)
 class Rotation:
-    """What a rotation did: users sealed anew, and how many could not be opened, by reason."""
+    """The result of a rotation: tokens sealed again, and unopened tokens by reason."""
 
     resealed: int = 0
     unopened: Counter[str] = field(default_factory=Counter)
@@ -46,9 +45,9 @@ def rotate(
     advance: Callable[[int], None] = lambda done: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Rotation:
-    """Seal anew for `keyring.current_id` whatever is sealed for another key; done when nothing is.
+    """Seal for `keyring.current_id` all tokens that are sealed for another key.
 
-    Tokens that cannot be opened stay as they are and are counted. `advance` hears how many are
+    Tokens that cannot be opened stay as they are and are counted. `advance` gets how many are
     done. Raises SQLAlchemyError.
     """
     rotation = Rotation()

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nacl.public import PrivateKey
-from sqlalchemy import Engine, select
-from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.domain.sealing import BadKeys, Keyring, new_key
 from spotify_pipeline.settings import ConfigurationError, Settings
-from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.types import Engine
+from spotify_pipeline.storage.users.key_rotation import count_by_key, set_sealing_key
 
 KEY_FILE = "token-keys"
 
@@ -47,7 +46,7 @@ def load_keyring(settings: Settings, engine: Engine) -> Keyring:
         )
     if not path.exists():
         with engine.connect() as conn:
-            if conn.execute(select(t.user_tokens.c.user_id).limit(1)).first():
+            if count_by_key(conn):
                 raise ConfigurationError(
                     f"The key file {path} is missing, but the database holds tokens sealed with "
                     "its key. Restore the file from your backup; without it every user has to "
@@ -59,17 +58,12 @@ def load_keyring(settings: Settings, engine: Engine) -> Keyring:
 
 def publish_key(engine: Engine, keyring: Keyring) -> None:
     """Make the public half of the current key the one that apps find in the database."""
-    k = t.sealing_key
-    current = {"key_id": keyring.current_id, "public_key": keyring.public_key(keyring.current_id)}
     with engine.begin() as conn:
-        known = conn.execute(select(k.c.key_id, k.c.public_key)).one_or_none()
-        if known is None or known._asdict() != current:
-            made = insert(k).values(current)
-            conn.execute(made.on_conflict_do_update(index_elements=[k.c.singleton], set_=current))
+        set_sealing_key(conn, keyring.current_id, keyring.public_key(keyring.current_id))
 
 
 def key_file(settings: Settings) -> Path | None:
-    """Where the keys are kept; None: they come from the environment."""
+    """The path of the key file; None: the keys come from the environment."""
     if settings.token_keys is not None or settings.database_url is not None:
         return None
     return settings.home / KEY_FILE

@@ -1,4 +1,4 @@
-"""Deletes plays that are older than the operator wants to keep; their days stay as they are."""
+"""Deletes plays that are older than the operator keeps; their days stay as they are."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from spotify_pipeline.sync.bisect import affects_one_user, warn
 from spotify_pipeline.sync.pipeline import Pipeline
 
 AT_ONCE = 100
-# A cut per week and person: deleting a day's plays every day would cost as much and say no more.
+# One cut per user and week: daily cuts would cost as much each and delete little.
 EVERY = timedelta(days=7)
 
 
@@ -42,7 +42,7 @@ def _cut(pipeline: Pipeline, lease: Lease, user_id: str, zone_name: str) -> int:
     zone = check_zone(zone_name)
     today = pipeline.now().astimezone(zone).date()
     cut = local_day(today - timedelta(days=pipeline.settings.keep_plays_days), zone).start
-    # A transaction each: one person's history may be a million plays.
+    # A transaction per user: one user may have a million plays.
     with pipeline.engine.begin() as conn:
         ours = lock_held(conn, [user_id], lease.lease_id).ours
         return cut_plays(conn, user_id, cut) if ours else 0

@@ -1,4 +1,4 @@
-// Improves what works without it: the Sync button, the time zone, the picture to share.
+// Improves what works without it: the Sync button, the time zone, the upload of a history, the picture to share.
 "use strict";
 
 const POLL_MS = 2000;
@@ -75,6 +75,66 @@ for (const hint of document.querySelectorAll("[data-zone]")) {
 
 for (const link of document.querySelectorAll("[data-link]")) {
   link.addEventListener("focus", () => link.select());
+}
+
+for (const upload of document.querySelectorAll("[data-upload]")) {
+  const complaint = document.querySelector("[data-complaint]");
+  const button = upload.querySelector("button");
+  const [bar, line] = upload.querySelector("[data-progress]").children;
+
+  const refuse = (sentence) => {
+    complaint.textContent = sentence;
+    bar.parentElement.hidden = true;
+    button.disabled = false;
+    complaint.scrollIntoView({ block: "center" });
+  };
+
+  upload.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (button.disabled) return;
+    const files = [...upload.querySelector("[type=file]").files];
+    if (files.reduce((sum, file) => sum + file.size, 0) > Number(upload.dataset.most)) {
+      refuse(upload.dataset.tooLarge);
+      return;
+    }
+    complaint.textContent = "";
+    button.disabled = true;
+    bar.parentElement.hidden = false;
+    bar.value = 0;
+    line.textContent = "Uploading…";
+    // fetch() does not say how far an upload is.
+    const request = new XMLHttpRequest();
+    request.upload.onprogress = (sent) => {
+      if (sent.lengthComputable) bar.value = sent.loaded / sent.total;
+    };
+    const counting = setInterval(async () => {
+      const now = await fetch("/history/status").then((said) => said.json()).catch(() => null);
+      if (now && now.state === "reading" && now.rows_read && button.disabled) {
+        bar.removeAttribute("value");
+        line.textContent = `Reading… ${now.rows_read.toLocaleString()} plays so far`;
+      }
+    }, POLL_MS);
+    request.upload.onload = () => { bar.removeAttribute("value"); line.textContent = "Reading…"; };
+    request.onloadend = () => {
+      clearInterval(counting);
+      if (request.status === 200) { location.assign("/history"); return; }
+      const page = new DOMParser().parseFromString(request.responseText, "text/html");
+      const said = page.querySelector("[data-complaint]") || page.querySelector(".lead");
+      refuse(said ? said.textContent : "The upload broke off. Try again.");
+    };
+    request.open("POST", upload.action);
+    request.send(new FormData(upload));
+  });
+}
+
+for (const shown of document.querySelectorAll("[data-import=reading], [data-import=closed]")) {
+  const look = () => fetch("/history/status").then((said) => said.json()).then((now) => {
+    if (now.state !== shown.dataset.import) { location.reload(); return; }
+    const rows = shown.querySelector("[data-rows]");
+    if (rows) rows.textContent = now.rows_read.toLocaleString();
+    setTimeout(look, POLL_MS);
+  }).catch(() => setTimeout(look, 5 * POLL_MS));
+  setTimeout(look, POLL_MS);
 }
 
 // A PNG, because few places take an SVG.

@@ -56,7 +56,11 @@ def findings(run):
 
 
 def problems(found):
-    return {check: one["detail"] for check, one in found.items() if one["status"] == "problem"}
+    return {
+        check: finding["detail"]
+        for check, finding in found.items()
+        if finding["status"] == "problem"
+    }
 
 
 def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listener, run, environ):
@@ -75,8 +79,8 @@ def test_a_healthy_installation_has_a_line_per_check_and_exits_0(healthy, listen
         f"ok       token key {KEY_ID}: opens its 1 token",
         "ok       api budget: not blocked; no limit per day, no limit in 30 seconds",
         "ok       users: 1 user: 1 connected",
-        "ok       last syncs: nobody's has failed",
-        "ok       past due: nobody",
+        "ok       last syncs: no user's has failed",
+        "ok       past due: no user",
         "ok       dagster storage: can be reached",
         "ok       spotify: http://127.0.0.1:",
     ):
@@ -169,7 +173,9 @@ def test_files_that_an_older_version_left_open_are_a_problem(run, healthy, tmp_p
     (home / "closed").mkdir(mode=0o700)
     (home / "closed" / "file").touch(0o644)
     result = run("doctor", "--json")
-    (found,) = [one for one in json.loads(result.stdout) if "other accounts" in one["detail"]]
+    (found,) = [
+        finding for finding in json.loads(result.stdout) if "other accounts" in finding["detail"]
+    ]
     assert (found["check"], found["status"]) == ("home", "problem")
     assert found["detail"].endswith(f"{home}/logs and 1 more")
     subprocess.run(found["to_do"], shell=True, check=True)
@@ -307,7 +313,9 @@ def test_doctor_reports_the_remaining_calls(healthy, findings, engine, environ):
     assert found["api budget"]["detail"] == (
         "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
     )
-    assert found["daily calls"]["detail"] == "2,000 serve about 66 users at 30 calls a day"
+    assert found["daily calls"]["detail"] == (
+        "2,000 serve 26 users with polls every hour, 66 with polls every 2"
+    )
 
 
 def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, findings, engine, environ):
@@ -318,7 +326,9 @@ def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, finding
             connect(conn, user_id)
         conn.execute(update(t.user_tokens).values(authorized_at=func.now()))
     found = findings()[1]["daily calls"]
-    assert found["detail"].startswith("30 serve about 1 user at 30 calls a day, and 2 are active")
+    assert found["detail"].startswith(
+        "30 serve 0 users with polls every hour, 1 with polls every 2, and 2 are active"
+    )
     assert "larger quota" in found["to_do"]
 
 

@@ -71,7 +71,7 @@ def test_a_run_with_a_clock_that_is_wrong_fails_with_the_sentence(
     before = stored(engine)
     monkeypatch.setattr(pipeline, "datetime", Ahead)
     with running.opened_instance(load_settings()) as instance:
-        failure = running.why_failed(running.sync_one(instance, "mira"))
+        failure = running.why_failed(running.sync_user(instance, "mira"))
     assert "The clock of this machine says" in failure
     assert stored(engine) == before
 

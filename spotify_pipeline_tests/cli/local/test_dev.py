@@ -90,7 +90,7 @@ def test_dev_leaves_only_private_files_and_reports_its_stop(dev, tmp_path: Path)
     program = dev()
     found = [home, *home.rglob("*")]
     assert len(found) > 8
-    open_ones = [str(one) for one in found[1:] if stat.S_IMODE(os.lstat(one).st_mode) & 0o077]
+    open_ones = [str(path) for path in found[1:] if stat.S_IMODE(os.lstat(path).st_mode) & 0o077]
     program.terminate()
     said, _ = program.communicate(timeout=60)
     assert program.returncode == 0

@@ -1,4 +1,4 @@
-"""/metrics tells what is stored, names no user, and the dashboard and alerts use what exists."""
+"""/metrics exports figures without user ids; dashboard and alerts name only metrics that exist."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def test_a_block_and_a_database_that_is_gone_are_figures_too(engine, connection,
 
 
 def test_the_dashboard_and_the_alerts_name_only_metrics_that_exist_and_all_are_shown():
-    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
     shown = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
     assert shown == NAMES
     rules = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]

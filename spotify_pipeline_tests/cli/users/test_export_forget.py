@@ -27,20 +27,23 @@ def mira(run: Run, engine: Engine) -> str:
     with engine.begin() as conn:
         conn.execute(
             insert(t.artists),
-            [{"spotify_id": one, "name": f"{one} {TRICKY}"} for one in ("a1", "a2", "a3")],
+            [
+                {"spotify_id": artist_id, "name": f"{artist_id} {TRICKY}"}
+                for artist_id in ("a1", "a2", "a3")
+            ],
         )
         conn.execute(
             insert(t.tracks),
             [
                 {
-                    "spotify_id": one,
+                    "spotify_id": track_id,
                     "name": TRICKY,
                     "duration_ms": 200_000,
                     "artist_ids": artists,
                     "album_name": "",
                     "album_id": None,
                 }
-                for one, artists in (("t1", ["a1", "a2"]), ("t2", ["a3"]))
+                for track_id, artists in (("t1", ["a1", "a2"]), ("t2", ["a3"]))
             ],
         )
         for user_id, track in (("mira", "t1"), ("otto", "t2")):
@@ -66,8 +69,8 @@ def test_an_export_has_a_file_for_every_table_with_user_data(
     run: Run, mira: str, tmp_path: Path
 ) -> None:
     files = exported(run, mira, tmp_path / "mira.zip")
-    about_people = {one.name for one in t.metadata.sorted_tables if "user_id" in one.c}
-    expected = about_people - {"forgotten"} | {"tracks", "artists"}
+    with_user_data = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
+    expected = with_user_data - {"forgotten"} | {"tracks", "artists"}
     assert files.keys() == {f"{name}.csv" for name in expected} | {"README.txt"}
 
 
@@ -78,7 +81,7 @@ def test_texts_come_back_from_an_export_as_they_were(run: Run, mira: str, tmp_pa
     assert track["artist_ids"] == '["a1", "a2"]'
     (play,) = rows(files["plays.csv"])
     assert play["played_at"] == "2026-03-01T12:00:00Z"
-    assert [one["spotify_id"] for one in rows(files["artists.csv"])] == ["a1", "a2"]
+    assert [row["spotify_id"] for row in rows(files["artists.csv"])] == ["a1", "a2"]
 
 
 @pytest.mark.parametrize("beginning", [*"=+-@\t\r\n'", *"\uff1d\uff0b\uff0d\uff20"])
@@ -129,7 +132,7 @@ def test_the_readme_of_an_export_explains_every_table_and_column(
     for table in (t.plays, t.users, t.daily_listening, t.tracks):
         assert f"{table.name}.csv" in readme
         assert str(table.comment) in readme
-        assert all(f"  {one.name}: {one.comment}" in readme for one in table.columns)
+        assert all(f"  {column.name}: {column.comment}" in readme for column in table.columns)
 
 
 def test_an_export_holds_neither_tokens_nor_data_of_other_users(

@@ -214,7 +214,7 @@ def test_a_page_has_mode_0600_and_is_replaced_atomically(mira, run, tmp_path: Pa
         os.umask(before)
     assert "</html>" in file.read_text(encoding="utf-8")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert sorted(one.name for one in tmp_path.glob("*")) == ["link.html", "mira.html"]
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["link.html", "mira.html"]
 
 
 def test_the_users_whom_a_check_counts_are_listed(mira, run, engine: Engine) -> None:

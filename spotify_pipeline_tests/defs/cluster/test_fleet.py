@@ -49,14 +49,18 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
         failing
     )
     assert Counter(row["outcome"] for row in noted.values()) == {"synced": 293, "failed": 7}
-    # Seven are explained: to the person, and on their partition.
+    # Seven failures are explained: to the user, and on their partition.
     for user_id, code in failing.items():
         state = scenario.row(t.sync_state, user_id)
         assert state["last_error_code"] == code
         assert state["last_error_message"].startswith(WHAT_TO_DO[ErrorCode(code)])
     check = dg.AssetCheckKey(dg.AssetKey(RECENTLY_PLAYED), "user_sync_ok")
     history = instance.event_log_storage.get_asset_check_execution_history(check, limit=1000)
-    mark_recovered = {one.partition: one.status for one in history if one.run_id == run_id}
+    mark_recovered = {
+        evaluation.partition: evaluation.status
+        for evaluation in history
+        if evaluation.run_id == run_id
+    }
     # To connect again is up to the user, and fails no check.
     passed, failed = (AssetCheckExecutionRecordStatus[name] for name in ("SUCCEEDED", "FAILED"))
     assert mark_recovered == {
@@ -71,7 +75,7 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
 
 
 def make_fail(scenario: Scenario) -> dict[str, str]:
-    """Seven people fail, each in another way; returns their codes."""
+    """Seven users fail, each in another way; returns their codes."""
     revoked, stranger, unscoped, down, cut, other_app, wrong_seal = PEOPLE[7::42][:7]
     simulator = scenario.simulator
     simulator.revoke(revoked)
@@ -80,7 +84,7 @@ def make_fail(scenario: Scenario) -> dict[str, str]:
     simulator.add_fault(ServerError(), user_id=down)
     simulator.add_fault(Truncated(), user_id=cut, endpoint="recently_played")
     scenario.hand_over(other_app, "a token", client_id="another app")
-    # Sealed for somebody else.
+    # Sealed for another user.
     scenario.execute(
         "UPDATE spotify_pipeline.user_tokens SET sealed_refresh_token ="
         " (SELECT sealed_refresh_token FROM spotify_pipeline.user_tokens WHERE user_id = :other)"
@@ -121,7 +125,7 @@ def compare(scenario: Scenario, user_ids: set[str], before: datetime) -> None:
 
 def states(instance: dg.DagsterInstance) -> list[InstigatorState]:
     """What Dagster keeps of the schedule."""
-    return [one for one in instance.all_instigator_state() if one.name == POLL]
+    return [state for state in instance.all_instigator_state() if state.name == POLL]
 
 
 def selector(instance: dg.DagsterInstance) -> tuple[str, str]:
@@ -147,7 +151,7 @@ def await_run(cluster: DagsterCluster) -> str:
 
     def ended() -> list[str]:
         records = cluster.instance.get_run_records(of_schedule)
-        return [one.dagster_run.run_id for one in records if one.end_time is not None]
+        return [record.dagster_run.run_id for record in records if record.end_time is not None]
 
     cluster.stack.wait(2 * SECONDS, lambda: bool(ended()), "the run of the schedule")
     (run_id,) = ended()

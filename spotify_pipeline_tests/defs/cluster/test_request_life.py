@@ -4,12 +4,16 @@ import os
 import random
 import signal
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from time import sleep
 
 import dagster as dg
 import psutil
 import pytest
+from sqlalchemy import text
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
@@ -20,21 +24,19 @@ from spotify_pipeline_tests.defs.dagster_cluster import (
     midway,
     pid_of,
 )
+from spotify_pipeline_tests.sync.imports.export_files import extended_row, hand_over
+from spotify_pipeline_tests.sync.pipeline_fixture import NOON
 
 pytestmark = pytest.mark.xdist_group("daemon")
 
+HOUR = timedelta(hours=1)
 SOAK = os.environ.get("SOAK") == "1"
 
 
 def test_the_run_worker_is_killed(cluster: DagsterCluster) -> None:
     anna = midway(cluster, "anna")
     os.kill(pid_of(cluster.instance, anna.run_id), signal.SIGKILL)
-    assert cluster.scenario.rows(t.plays, "anna") == []
-    assert anna.ends() == ("succeeded", None, 2)
-    assert len(cluster.scenario.rows(t.plays, "anna")) == 50
-    dead = cluster.instance.get_run_by_id(anna.run_id)
-    assert dead is not None
-    assert dead.status is dg.DagsterRunStatus.FAILURE
+    anna.assert_retried()
     # The queue has tried again, and not Dagster too.
     assert len(cluster.runs("anna")) == 2
 
@@ -69,7 +71,7 @@ def test_postgres_ends_every_session(cluster: DagsterCluster) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = ANY(:names) AND client_port <> ALL(:spared)",
             names=[ours, dagsters],
-            spared=[one.laddr.port for one in psutil.Process().net_connections()],
+            spared=[connection.laddr.port for connection in psutil.Process().net_connections()],
         )
     cluster.scenario.simulator.clear_faults()
     status, code, _ = dora.ends()
@@ -136,49 +138,85 @@ def test_the_daemon_is_killed_again_and_again(cluster: DagsterCluster) -> None:
     print(f"seed {seed}")
     moments, asked = random.Random(seed), Counter[str]()
     cluster.scenario.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
-    people = ["gus", "hanna", "ida"]
-    for user_id in people:
+    users = ["gus", "hanna", "ida"]
+    for user_id in users:
         cluster.connect(user_id)
     for _ in range(kills):
-        for user_id in people:
+        for user_id in users:
             if not asked[user_id] or cluster.request(user_id)["status"] == "succeeded":
                 cluster.ask(user_id)
                 asked[user_id] += 1
         sleep(moments.uniform(0, 10))
         cluster.kill("daemon")
-    for user_id in people:
+    for user_id in users:
         cluster.await_status(user_id, "succeeded", "failed")
         has_one_effect(cluster, user_id, asked[user_id])
 
 
 def test_a_run_for_many_is_killed(cluster: DagsterCluster) -> None:
-    people = [f"many{n}" for n in range(6)]
-    for user_id in people:
+    users = [f"many{n}" for n in range(6)]
+    for user_id in users:
         cluster.connect(user_id)
     cluster.scenario.simulator.add_fault(
         Latency(60), endpoint="recently_played", user_id="many3", times=1
     )
-    cluster.ask(*people)
+    cluster.ask(*users)
     cluster.stack.wait(SECONDS, lambda: bool(cluster.scenario.calls("token", "many3")), "the chunk")
-    (run_id,) = {cluster.request(user_id)["run_id"] for user_id in people}
+    (run_id,) = {cluster.request(user_id)["run_id"] for user_id in users}
     run = cluster.instance.get_run_by_id(str(run_id))
     assert run is not None
     assert "many" not in f"{run.tags} {run.run_config}"
     kill_tree(psutil.Process(pid_of(cluster.instance, run.run_id)))
-    lives = [Life(cluster, user_id, run.run_id) for user_id in people]
-    assert [one.ends() for one in lives] == [("succeeded", None, 2)] * len(people)
-    assert len({one.request["run_id"] for one in lives}) == 1
+    lives = [Life(cluster, user_id, run.run_id) for user_id in users]
+    assert [life.ends() for life in lives] == [("succeeded", None, 2)] * len(users)
+    assert len({life.request["run_id"] for life in lives}) == 1
 
 
 def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
     jan = midway(cluster, "jan")
     worker = psutil.Process(pid_of(cluster.instance, jan.run_id))
     cluster.kill("code server", "webserver", "daemon")
-    # Whoever became its parent may not have buried it yet.
-    cluster.stack.wait(
-        SECONDS,
-        lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
-        "the end of the run's process",
+    cluster.await_end(worker)
+    jan.assert_retried()
+
+
+@pytest.mark.skipif(not SOAK, reason="in make soak")
+@pytest.mark.parametrize(
+    ("user_id", "table", "status"),
+    [("olga", "tracks", "closed"), ("pete", "daily_listening", "succeeded")],
+    ids=["before the merge", "after it"],
+)
+def test_the_run_that_imports_an_upload_is_killed(
+    cluster: DagsterCluster, tmp_path: Path, user_id: str, table: str, status: str
+) -> None:
+    scenario, rows = cluster.scenario, [extended_row(NOON - n * HOUR, n) for n in range(1, 8)]
+    of_import = dg.RunsFilter(job_name="import_history", tags={"dagster/partition": user_id})
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST(:t AS regclass)"
     )
-    assert jan.ends() == ("succeeded", None, 2)
-    assert len(cluster.scenario.rows(t.plays, "jan")) == 50
+    with scenario.pipeline.engine.begin() as conn:
+        register_user(conn, user_id)
+    with scenario.pipeline.engine.connect() as blocker:
+        blocker.execute(text(f"LOCK TABLE spotify_pipeline.{table} IN SHARE MODE"))
+        hand_over(scenario.pipeline, tmp_path, rows, user=user_id)
+        named = {"t": f"spotify_pipeline.{table}"}
+        cluster.stack.wait(SECONDS, lambda: bool(blocker.scalar(waiting, named)), "the import")
+        (run,) = cluster.instance.get_runs(of_import)
+        os.kill(pid_of(cluster.instance, run.run_id), signal.SIGKILL)
+        # Its lease ends by itself, half a minute later.
+        scenario.execute(
+            "UPDATE spotify_pipeline.sync_state SET lease_id = NULL, lease_until = NULL"
+            " WHERE user_id = :u",
+            u=user_id,
+        )
+    assert scenario.row(t.history_imports, user_id)["status"] == status
+
+    def reported() -> bool:
+        done = [run.status for run in cluster.instance.get_runs(of_import)]
+        return done.count(dg.DagsterRunStatus.SUCCESS) == 1
+
+    cluster.stack.wait(SECONDS, reported, "the second run")
+    assert scenario.row(t.history_imports, user_id)["status"] == "succeeded"
+    assert len(scenario.rows(t.plays, user_id)) == len(rows)
+    assert sum(scenario.minutes(user_id).values()) == 3 * len(rows)
+    assert len(cluster.instance.get_runs(of_import)) == 2

@@ -17,7 +17,7 @@ from sqlalchemy.pool import Pool
 
 from spotify_pipeline.defs.instance import retention
 from spotify_pipeline.defs.instance.retention import delete_old_runs
-from spotify_pipeline.defs.running import opened_instance, sync_many, sync_one
+from spotify_pipeline.defs.running import opened_instance, sync_many, sync_user
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Body
@@ -55,7 +55,7 @@ def test_a_hundred_events_open_no_connection_each(
 def test_the_address_of_the_database_is_not_part_of_the_configuration(
     instance: dg.DagsterInstance, environ: dict[str, str]
 ) -> None:
-    """Dagster hands it to child processes on their command lines, where everybody can read it."""
+    """Dagster hands it to child processes on their command lines, which all accounts can read."""
     ref = instance.get_ref()
     password = make_engine(environ["DAGSTER_PG_URL"]).url.password
     assert password
@@ -145,15 +145,15 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
 ) -> None:
     """Runs as the command line starts them, through the resource that reads the environment."""
     logging.getLogger("spotify_pipeline").setLevel(logging.DEBUG)
-    people = [scenario.connect(user_id) for user_id in ("anna", "ben", "dora")]
-    assert sync_one(instance, "anna").success
+    users = [scenario.connect(user_id) for user_id in ("anna", "ben", "dora")]
+    assert sync_user(instance, "anna").success
     secrets = {
         "client secret": scenario.simulator.client_secret,
         "private key": environ["SPOTIFY_PIPELINE_TOKEN_KEYS"].partition(":")[2],
         "database password": str(
             make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"]).url.password
         ),
-        **{f"refresh token of {one.user_id}": one.refresh_token for one in people},
+        **{f"refresh token of {listener.user_id}": listener.refresh_token for listener in users},
     }
     row = scenario.row(t.user_tokens, "anna")
     secrets["access token"] = scenario.pipeline.keyring.open(
@@ -163,11 +163,11 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
     scenario.simulator.add_fault(Body(text=echo), endpoint="recently_played", user_id="anna")
     scenario.simulator.add_fault(Body(text=echo, status=403), user_id="ben", endpoint="top_tracks")
     scenario.simulator.revoke("dora")
-    assert not sync_one(instance, "anna").success
+    assert not sync_user(instance, "anna").success
     assert not sync_many(instance, "00000000-0000-0000-0000-000000000001", "eligible").success
     # A bug, with a secret within reach: Dagster stores the whole traceback.
     scenario.execute("ALTER TABLE spotify_pipeline.sync_state RENAME COLUMN lease_until TO gone")
-    assert not sync_one(instance, "anna").success
+    assert not sync_user(instance, "anna").success
 
     stored = everything_in(dagster_database)
     assert "sync_user_assets" in stored
@@ -204,14 +204,14 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)]
     assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
     done = delete_old_runs(instance, timedelta(0))
-    # Ben's first run was replaced by his second, and nobody is left to look at the third person's.
+    # Ben's first run was replaced by his second, and the third user was deleted.
     assert done == {"dagster runs deleted": 4, "materializations kept": 20}
     assert instance.get_runs_count() == 0
     assert all(instance.all_logs(run.run_id) == [] for run in runs)
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)] == []
-    people = {at: told for at, told in before.items() if at[1] != "gone"}
-    assert materialized(instance) == people
-    assert latest_times(instance) == {at: time for at, time in times.items() if at in people}
+    users = {at: materialization for at, materialization in before.items() if at[1] != "gone"}
+    assert materialized(instance) == users
+    assert latest_times(instance) == {at: time for at, time in times.items() if at in users}
 
 
 def latest_times(instance: dg.DagsterInstance) -> dict[tuple[str, str | None], float]:

@@ -58,25 +58,25 @@ class Listener:
         return None if self.now - fetched_at > timedelta(days=35) else entries
 
 
-def plain_personality(one: Listener) -> dict[str, object]:
+def plain_personality(listener: Listener) -> dict[str, object]:
     """Every metric, `tags` and `play_count`; None if there is too little data."""
-    first, last = one.today - timedelta(days=27), one.today
-    heard = one.heard(first, last)
+    first, last = listener.today - timedelta(days=27), listener.today
+    heard = listener.heard(first, last)
     row: dict[str, object] = {"play_count": len(heard)}
     row |= _artists(heard)
     row |= _repeats(heard)
-    row["artist_discovery_rate"] = _discovery(one, heard, first)
-    row |= _clock(one, heard)
-    played = {one.clock(play).date() for play in heard}
-    observed = {day for day in one.observed if first <= day <= last}
+    row["artist_discovery_rate"] = _discovery(listener, heard, first)
+    row |= _clock(listener, heard)
+    played = {listener.clock(play).date() for play in heard}
+    observed = {day for day in listener.observed if first <= day <= last}
     row["listening_regularity"] = (
         len(played & observed) / len(observed) if len(observed) >= 14 else None
     )
-    row["newness"] = _newness(one, heard)
-    row["taste_stability"] = _stability(one)
-    row["genre_diversity"] = _genres(one)
-    row["mainstream_score"] = _mainstream(one)
-    row |= _streaks(one)
+    row["newness"] = _newness(listener, heard)
+    row["taste_stability"] = _stability(listener)
+    row["genre_diversity"] = _genres(listener)
+    row["mainstream_score"] = _mainstream(listener)
+    row |= _streaks(listener)
     row["tags"] = _tags(row)
     return row
 
@@ -109,21 +109,21 @@ def _repeats(heard: list[dict]) -> dict[str, object]:
     }
 
 
-def _discovery(one: Listener, heard: list[dict], first: date) -> float | None:
+def _discovery(listener: Listener, heard: list[dict], first: date) -> float | None:
     since, until = first - timedelta(days=180), first - timedelta(days=1)
-    earlier = one.heard(since, until)
-    observed = [day for day in one.observed if since <= day <= until]
+    earlier = listener.heard(since, until)
+    observed = [day for day in listener.observed if since <= day <= until]
     if len(heard) < 50 or len(observed) < 60 or len(earlier) < 200:
         return None
     known = {play["artist_id"] for play in earlier}
     return sum(play["artist_id"] not in known for play in heard) / len(heard)
 
 
-def _clock(one: Listener, heard: list[dict]) -> dict[str, object]:
+def _clock(listener: Listener, heard: list[dict]) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(
         ("peak_hour", "time_focus", "night_share", "weekend_share")
     )
-    n, clocks = len(heard), [one.clock(play) for play in heard]
+    n, clocks = len(heard), [listener.clock(play) for play in heard]
     days = len({clock.date() for clock in clocks})
     if n < 50 or days < 7:
         return row
@@ -141,19 +141,19 @@ def _clock(one: Listener, heard: list[dict]) -> dict[str, object]:
     return row
 
 
-def _newness(one: Listener, heard: list[dict]) -> float | None:
+def _newness(listener: Listener, heard: list[dict]) -> float | None:
     ages = []
     for play in heard:
         try:
             released = date(*time.strptime(play["release_date"] or "", "%Y-%m-%d")[:3])
         except ValueError:
             continue
-        ages.append((one.clock(play).date() - released).days)
+        ages.append((listener.clock(play).date() - released).days)
     return sum(age <= 180 for age in ages) / len(ages) if len(ages) >= 50 else None
 
 
-def _stability(one: Listener) -> float | None:
-    short, long = one.list_of("short_term"), one.list_of("long_term")
+def _stability(listener: Listener) -> float | None:
+    short, long = listener.list_of("short_term"), listener.list_of("long_term")
     if short is None or long is None:
         return None
     n = min(len(short), len(long), 50)
@@ -163,8 +163,8 @@ def _stability(one: Listener) -> float | None:
     return len(a & b) / len(a | b)
 
 
-def _genres(one: Listener) -> float | None:
-    listed = one.list_of("medium_term")
+def _genres(listener: Listener) -> float | None:
+    listed = listener.list_of("medium_term")
     with_genres = [set(genres) for _, genres, _ in listed or [] if genres]
     tags = Counter(tag for genres in with_genres for tag in genres)
     if listed is None or len(with_genres) < 10 or len(tags) < 2:
@@ -173,24 +173,24 @@ def _genres(one: Listener) -> float | None:
     return -math.fsum(p * math.log(p) for p in shares) / math.log(len(tags))
 
 
-def _mainstream(one: Listener) -> float | None:
-    listed = one.list_of("medium_term") or []
+def _mainstream(listener: Listener) -> float | None:
+    listed = listener.list_of("medium_term") or []
     rated = [(1 - i / len(listed), p) for i, (_, _, p) in enumerate(listed) if p is not None]
     if len(rated) < 20:
         return None
     return math.fsum(w * p for w, p in rated) / math.fsum(w for w, _ in rated)
 
 
-def _top_artists(one: Listener) -> dict[date, str]:
+def _top_artists(listener: Listener) -> dict[date, str]:
     """Per date: most plays, then most listened, then the earliest that day, then the lowest id."""
     of_day: dict[date, dict[str, list[dict]]] = {}
-    for play in one.heard(date.min, date.max):
-        by_artist = of_day.setdefault(one.clock(play).date(), {})
+    for play in listener.heard(date.min, date.max):
+        by_artist = of_day.setdefault(listener.clock(play).date(), {})
         by_artist.setdefault(play["artist_id"], []).append(play)
 
     heard = expected_listening.listened_ms(
         (play["played_at"], play["track_id"], play["ms_played"], play["duration_ms"])
-        for play in one.plays
+        for play in listener.plays
     )
 
     def rank(item: tuple[str, list[dict]]) -> tuple[object, ...]:
@@ -201,8 +201,8 @@ def _top_artists(one: Listener) -> dict[date, str]:
     return {day: min(by_artist.items(), key=rank)[0] for day, by_artist in of_day.items()}
 
 
-def _streaks(one: Listener) -> dict[str, object]:
-    top = _top_artists(one)
+def _streaks(listener: Listener) -> dict[str, object]:
+    top = _top_artists(listener)
     names = ("longest_streak", "longest_streak_artist_id", "current_streak", "streak_artist_id")
     if len(top) < 2:
         return dict.fromkeys(names)
@@ -215,7 +215,7 @@ def _streaks(one: Listener) -> dict[str, object]:
             runs.append([day])
     runs = [run for run in runs if len(run) > 1]
     longest = max(runs, key=len, default=[])
-    current = [run for run in runs if run[-1] >= one.today - timedelta(days=1)]
+    current = [run for run in runs if run[-1] >= listener.today - timedelta(days=1)]
     latest = current[-1] if current else []
     artists = [top[run[0]] if run else None for run in (longest, latest)]
     values = (len(longest), artists[0], len(latest), artists[1])

@@ -32,14 +32,14 @@ AT_ONCE = 100
 def listener(number: int) -> Listener:
     """A random user with much or little data, and with favourite hours, artists and tracks."""
     dice = Random(number)
-    one = Listener(dice.choice(ZONES), NOW)
+    listener = Listener(dice.choice(ZONES), NOW)
     taste = dice.choice([1, 3, 30, 120])
     habit = (dice.uniform(0, 24), dice.choice([1, 4, 12]))
     for days, size in ((33, dice.choice([0, 20, 60, 150, 300])), (240, dice.choice([0, 250, 500]))):
         for _ in range(size):
             at = NOW - timedelta(days=dice.randrange(days), hours=dice.gauss(*habit))
             artist = int(taste * dice.random() ** 2) + (taste // 3 if days == 33 else 0)
-            one.plays.append(
+            listener.plays.append(
                 play(
                     min(at, NOW).replace(microsecond=dice.randrange(1000) * 1000),
                     track_id=f"t{artist}.{dice.randrange(5)}",
@@ -52,7 +52,7 @@ def listener(number: int) -> Listener:
             )
     share = dice.choice([0.1, 0.6, 1])
     today = NOW.date() + timedelta(days=1)
-    one.observed = {today - timedelta(days=n) for n in range(260) if dice.random() < share} - {
+    listener.observed = {today - timedelta(days=n) for n in range(260) if dice.random() < share} - {
         today - timedelta(days=n) for n in range(dice.choice([0, 0, 20]))
     }
     for time_range in ("short_term", "medium_term", "long_term"):
@@ -62,31 +62,31 @@ def listener(number: int) -> Listener:
         age = timedelta(days=dice.choice([0, 20, 35, 36]))
         genres = [None, [], ["pop"], ["pop", "rock"], ["jazz", "jazz"]][: dice.choice([3, 5, 5])]
         ratings = dice.choice([[None, 10, 99], [5, 30], [80, 90]])
-        one.lists[time_range] = (
+        listener.lists[time_range] = (
             NOW - age,
             [(f"a{n}", dice.choice(genres), dice.choice(ratings)) for n in artists],
         )
-    return one
+    return listener
 
 
 def by_frames(listeners: dict[str, Listener]) -> dict[str, dict[str, object]]:
     """The package's result, from frames like those of storage."""
-    zones = {name: one.zone for name, one in listeners.items()}
+    zones = {name: listener.zone for name, listener in listeners.items()}
     today = local_today(NOW, zones)
     plays = plays_frame(
-        [row | {"user_id": name} for name, one in listeners.items() for row in one.plays]
+        [row | {"user_id": name} for name, listener in listeners.items() for row in listener.plays]
     )
     days = local_dates(plays, zones)
     earlier = []
-    for name, one in listeners.items():
+    for name, listener in listeners.items():
         first, last = definition.earlier(today[name])
         then = plays[(plays["user_id"] == name) & days.between(first, last) & is_counted(plays)]
-        observed = sum(first <= day <= last for day in one.observed)
+        observed = sum(first <= day <= last for day in listener.observed)
         earlier.append((name, sorted(set(then["artist_id"])), len(then), observed))
     lists = [
         (name, time_range, rank, artist, genres, popularity, fetched_at)
-        for name, one in listeners.items()
-        for time_range, (fetched_at, entries) in one.lists.items()
+        for name, listener in listeners.items()
+        for time_range, (fetched_at, entries) in listener.lists.items()
         for rank, (artist, genres, popularity) in enumerate(entries, start=1)
     ]
     list_columns = ["user_id", "time_range", "rank", "spotify_id", "genres", "popularity"]
@@ -101,7 +101,7 @@ def by_frames(listeners: dict[str, Listener]) -> dict[str, dict[str, object]]:
                 earlier, columns=["user_id", "artist_ids", "plays", "observed_days"]
             ),
             observed=pd.DataFrame(
-                [(name, day) for name, one in listeners.items() for day in one.observed],
+                [(name, day) for name, listener in listeners.items() for day in listener.observed],
                 columns=["user_id", "date"],
             ),
         )

@@ -72,6 +72,11 @@ PERSONALITY = {
     "play_count": 0,
     "definition_version": 1,
 }
+MONTH = PERSONALITY | {
+    "month": NOON.date().replace(day=1),
+    "reasons": {},
+    "computed_at": NOON,
+}
 RUN_USER = {"run_id": "run", "user_id": "ada"}
 IMPORT = {"user_id": "ada", "status": "open"}
 IMPORT_FILE = {
@@ -82,6 +87,17 @@ IMPORT_FILE = {
     "source": "extended",
     "rows_read": 1,
     "new": 1,
+}
+IMPORT_BATCH = {
+    "import_id": select(func.max(t.history_imports.c.id)).scalar_subquery(),
+    "number": 0,
+    "file": 0,
+    "source": "extended",
+    "row_count": 1,
+    "octets": 1,
+    "first_at": NOON,
+    "last_at": NOON,
+    "content": [],
 }
 IMPORTED_PLAY = {
     "user_id": "ada",
@@ -109,9 +125,11 @@ ROWS: list[tuple[Table, dict[str, Any]]] = [
     (t.top_list_tracks, TOP_TRACK),
     (t.top_list_versions, VERSION),
     (t.music_personality, PERSONALITY),
+    (t.music_personality_history, MONTH),
     (t.sync_run_users, RUN_USER),
     (t.history_imports, IMPORT),
     (t.history_import_files, IMPORT_FILE),
+    (t.history_import_batches, IMPORT_BATCH),
     (t.imported_plays, IMPORTED_PLAY),
     (t.imported_tracks, IMPORTED_TRACK),
     (t.profiles, PROFILE),
@@ -164,6 +182,11 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
         PERSONALITY | {"window_end": NOON.date() - timedelta(days=1)},
         "ck_music_personality_window",
     ),
+    (
+        t.music_personality_history,
+        MONTH | {"month": NOON.date().replace(day=2)},
+        "ck_music_personality_history_month",
+    ),
     (t.music_personality, PERSONALITY | {"peak_hour": 24.0}, "ck_music_personality_peak_hour"),
     (t.music_personality, PERSONALITY | {"newness": 1.01}, "ck_music_personality_newness"),
     (t.music_personality, PERSONALITY | {"night_share": float("nan")}, "night_share"),
@@ -186,7 +209,16 @@ WRONG: list[tuple[Table, dict[str, Any], str]] = [
         IMPORT | {"status": "done", "finished_at": NOON},
         "ck_history_imports_status",
     ),
-    (t.history_imports, IMPORT | {"status": "failed"}, "ck_history_imports_finished"),
+    (
+        t.history_imports,
+        IMPORT | {"status": "failed", "error_message": "x"},
+        "ck_history_imports_finished",
+    ),
+    (t.history_imports, IMPORT | {"error_message": "x"}, "ck_history_imports_error"),
+    (t.history_imports, IMPORT | {"status": "closed"}, "ck_history_imports_files"),
+    (t.history_imports, IMPORT, "uq_history_imports_unfinished"),
+    (t.history_import_batches, IMPORT_BATCH | {"row_count": 0}, "ck_history_import_batches_counts"),
+    (t.history_import_batches, IMPORT_BATCH | {"source": "x"}, "ck_history_import_batches_source"),
     (
         t.history_imports,
         IMPORT | {"status": "succeeded", "finished_at": NOON, "rows_read": 1},

@@ -112,7 +112,10 @@ def test_a_database_at_revision_0007_becomes_a_new_one_and_keeps_every_row(
     outdated: Engine, connection: Connection
 ) -> None:
     with outdated.begin() as conn:
+        # Today's trigger function writes a column that is younger than the revision.
+        conn.execute(text("ALTER TABLE spotify_pipeline.plays DISABLE TRIGGER tally_new_plays"))
         add_rows(conn)
+        conn.execute(text("ALTER TABLE spotify_pipeline.plays ENABLE TRIGGER tally_new_plays"))
         columns = columns_of(conn)
         before = read_all(conn, columns)
     init_db(outdated)

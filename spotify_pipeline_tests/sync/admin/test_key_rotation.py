@@ -19,7 +19,7 @@ Open = Callable[..., Scenario]
 
 @pytest.fixture
 def old(environ: dict[str, str]) -> str:
-    """The key that everybody starts with."""
+    """The key with which all tokens are sealed at first."""
     return environ[KEYS]
 
 
@@ -76,7 +76,9 @@ def test_a_reconnect_in_the_middle_of_a_refresh_is_not_overwritten(
         both.hand_over("anna", info.refresh_token)
 
     scenario.meanwhile("refresh", reconnect).sync("anna", steps=PLAYS)
-    (info,) = (one for one in scenario.simulator.listeners() if one.user_id == "anna")
+    (info,) = (
+        listener for listener in scenario.simulator.listeners() if listener.user_id == "anna"
+    )
     assert opened(both, "anna") == info.refresh_token
 
 
@@ -124,7 +126,9 @@ def test_keys_rotate_under_load_and_the_old_one_can_go(
             for user_id in mine:
                 scenario.simulator.expire_access_tokens(user_id)
             outcomes = worker.sync(*mine, steps=PLAYS)
-            failed.extend(f"{name}: {one.error_code}" for one in outcomes if one.failures)
+            failed.extend(
+                f"{name}: {outcome.error_code}" for outcome in outcomes if outcome.failures
+            )
             synced[name] = synced.get(name, 0) + 1
 
     restarted = threading.Event()
@@ -138,8 +142,8 @@ def test_keys_rotate_under_load_and_the_old_one_can_go(
     try:
         # Back and forth, so that a row is sealed anew many times in the middle of refreshes.
         while min(synced.get("before", 0), synced.get("after", 0)) < 8 and not failed:
-            for one in (after, before):
-                rotation = rotate(one.pipeline.engine, one.pipeline.keyring, sleep=_never)
+            for version in (after, before):
+                rotation = rotate(version.pipeline.engine, version.pipeline.keyring, sleep=_never)
                 resealed += rotation.resealed
         restarted.set()
         threads[0].join()

@@ -1,17 +1,19 @@
 """Exports as files, for tests that import them."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
+
+from spotify_pipeline import app
 from spotify_pipeline.domain.fates import Receipt
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.sync.imports import import_history
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline_tests.exports.rows import account, extended, write
-
-A_SECOND = timedelta(seconds=1)
 
 
 def spotify_id(number: int) -> str:
@@ -52,3 +54,29 @@ def run_import(
     ]
     exports = read_exports(paths, now=pipeline.now(), include_incognito=False)
     return import_history(pipeline, user, exports, **options)
+
+
+def hand_over(
+    pipeline: Pipeline, folder: Path, *files: Sequence[object], user: str = "ada", batch: int = 3
+) -> int:
+    """Writes these files of rows, and hands them over as an app does; returns the import."""
+    paths = [
+        write(folder / f"Streaming_History_Audio_{n}.json", *rows) for n, rows in enumerate(files)
+    ]
+    exports = list(read_exports(paths, now=pipeline.now(), include_incognito=False))
+    numbers = count()
+    with pipeline.engine.begin() as conn:
+        conn.execute(text("SET LOCAL ROLE spotify_app"))
+        import_id = app.open_history_import(conn, user)
+        for position, file in enumerate(exports):
+            rows = file.rows()
+            while some := list(islice(rows, batch)):
+                app.add_history_rows(conn, import_id, next(numbers), position, some)
+        handed = [
+            app.HistoryFile(
+                file.name, file.source, file.counts, file.first_at, file.last_at, file.malformed
+            )
+            for file in exports
+        ]
+        app.close_history_import(conn, import_id, handed)
+    return import_id

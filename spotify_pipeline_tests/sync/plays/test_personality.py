@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from spotify_pipeline.domain.listening.coverage import Interval, merge
 from spotify_pipeline.domain.model import Artist, Play, Track
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
@@ -23,7 +24,6 @@ from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.personality import lock_fingerprints
 from spotify_pipeline.storage.listening.plays import insert_plays
 from spotify_pipeline.sync.days import refresh_days
-from spotify_pipeline.sync.outcome import StepRows
 from spotify_pipeline.sync.personality import refresh_personality
 from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline_tests.storage.rows import add_top
@@ -294,3 +294,99 @@ def test_each_of_several_users_is_refreshed_independently(life: Life) -> None:
     life.listen(0, 1)
     rows = refresh_all(life.conn, zones, life.now)
     assert (rows[ANNA].changed, rows["bert"].changed, rows["bert"].total) == (1, 0, 1)
+
+
+# --- months ---------------------------------------------------------------------------------------
+
+
+def months(life: Life) -> dict[str, dict[str, object]]:
+    """The stored months without the instants of their computation."""
+    m = t.music_personality_history
+    rows = life.conn.execute(select(m).order_by(m.c.month)).mappings()
+    return {
+        f"{row['month']:%Y-%m}": {name: row[name] for name in row if name != "computed_at"}
+        for row in rows
+    }
+
+
+def test_a_month_is_stored_when_it_is_over_as_the_personality_of_its_last_day(life: Life) -> None:
+    life.now = datetime(2026, 3, 31, 20, tzinfo=UTC)
+    life.be_observed(300 * DAY)
+    for day in range(20):
+        life.listen(day % 4, 5, day * DAY + MINUTE)
+    life.look()
+    assert months(life) == {}
+    last = row(life)
+    life.now += 5 * HOUR
+    life.look()
+    (month,) = months(life).values()
+    assert (month["month"].isoformat(), month["window_end"]) == ("2026-03-01", last["window_end"])  # type: ignore[attr-defined]
+    shared = {"play_count", *definition.LISTENING_METRICS} - {"listening_regularity"}
+    assert {name: month[name] for name in shared} == {name: last[name] for name in shared}
+    assert month["reasons"] == {
+        name: why
+        for name, why in last["reasons"].items()  # type: ignore[attr-defined]
+        if name in definition.LISTENING_METRICS
+    }
+
+
+@settings(
+    max_examples=settings.default.max_examples // 20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(
+                st.just("listen"),
+                st.integers(0, 3),
+                st.integers(1, 60),
+                st.sampled_from([MINUTE, 3 * DAY, 30 * DAY, 90 * DAY, 300 * DAY]),
+            ),
+            st.tuples(st.just("move"), st.sampled_from(["UTC", "Pacific/Apia", "Etc/GMT+12"])),
+            st.tuples(st.just("wait"), st.sampled_from([HOUR, 2 * DAY, 34 * DAY])),
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_months_brought_up_to_date_equal_months_computed_anew(engine: Engine, steps: list) -> None:
+    with engine.connect() as conn:
+        life = Life(conn).begin()
+        # Covered from beginning to end, because new coverage alone computes no month again.
+        start = life.now - 400 * DAY
+        life.conn.execute(
+            insert(t.coverage).values(
+                user_id=ANNA, covered_from=start, covered_to=life.now + 300 * DAY
+            )
+        )
+        for name, *values in steps:
+            if name == "wait":
+                life.now += values[0]
+            else:
+                getattr(life, name)(*values)
+            if name == "move":
+                # As a sync does it: the user's days are stale.
+                coverage = read_coverage(conn, [ANNA])[ANNA].until(life.now)
+                user = StoredUser(ANNA, life.zone, coverage, days_stale=True)
+                refresh_personality(conn, [user], life.now)
+            else:
+                life.look()
+        kept = months(life)
+        conn.execute(delete(t.music_personality_history))
+        life.look(always=True)
+        anew = months(life)
+        # Of months before the last year none is computed, and none is thrown away.
+        assert {month: kept[month] for month in anew} == anew
+        conn.rollback()
+
+
+def test_a_month_that_rests_on_deleted_plays_stays_as_it_was(life: Life) -> None:
+    life.listen(0, 60, 40 * DAY)
+    life.look()
+    before = months(life)["2026-01"]
+    life.conn.execute(delete(t.plays))
+    coverage = read_coverage(life.conn, [ANNA])[ANNA]
+    user = StoredUser(ANNA, "UTC", coverage, plays_from=life.now - 30 * DAY, days_stale=True)
+    refresh_personality(life.conn, [user], life.now)
+    assert months(life)["2026-01"] == before

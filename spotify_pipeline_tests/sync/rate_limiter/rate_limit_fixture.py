@@ -1,4 +1,4 @@
-"""A stage behind a gate whose waits take no time, and what the gate's tests ask of it."""
+"""A scenario behind a rate limiter whose waits take no time, and its assertions."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from threading import Lock
 
 from sqlalchemy import Engine, update
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.spotify.client import SpotifyApi
@@ -16,7 +17,6 @@ from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
@@ -55,7 +55,7 @@ RateLimitFixtures = Callable[..., tuple[Scenario, Journey]]
 
 @contextmanager
 def rate_limit_fixtures(scenario: Scenario) -> Iterator[RateLimitFixtures]:
-    """The stage behind a gate of its own, as in another process; one thread unless it says more."""
+    """The scenario with its own rate limiter, as in another process; one thread by default."""
     transports = []
 
     def rate_limited(quota: Quota = FREE, connections: int = 1) -> tuple[Scenario, Journey]:
@@ -99,7 +99,7 @@ def codes(outcomes: list[UserOutcome]) -> list[str | None]:
 
 
 def block_of(scenario: Scenario) -> tuple[str | None, float]:
-    """Why everybody is blocked, and for how many seconds from now."""
+    """The reason of the block, and for how many seconds from now."""
     with scenario.pipeline.engine.connect() as conn:
         state = api_budget.read_state(conn)
     if state.blocked_until is None:

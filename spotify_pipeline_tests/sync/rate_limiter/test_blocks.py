@@ -1,8 +1,9 @@
-"""A 429 or a refusal of the app stops everybody: nobody asks in vain, and nobody waits for long."""
+"""A 429 or a refusal of the app blocks all calls at once, and no call waits for long."""
 
 import pytest
 from sqlalchemy import text
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import (
@@ -14,7 +15,6 @@ from spotify_pipeline.simulator.faults.refusals import (
     ServerError,
 )
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.requests import answer_requests
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 from spotify_pipeline_tests.sync.rate_limiter.rate_limit_fixture import (
@@ -53,7 +53,7 @@ def test_a_long_pause_ends_the_sync_after_one_call_without_a_probe(
     assert [call.endpoint for call in scenario.calls()] == ["token", "recently_played"]
     assert block_of(scenario)[0] == reason
     assert block_of(scenario)[1] == pytest.approx(fault.retry_after, abs=60)
-    # Whether Spotify would answer again is nobody's question before the time has come.
+    # No call probes before the block has passed.
     scenario.simulator.clear_faults(number)
     scenario.simulator.forget_calls()
     assert codes(scenario.sync(*users)) == [code] * 3
@@ -184,7 +184,7 @@ def test_an_inconclusive_probe_leaves_the_app_blocked(rate_limited: RateLimitFix
 
 
 def ask(scenario: Scenario, user_id: str, dispatch_key: str) -> list[UserOutcome]:
-    """A person presses Sync, and a run answers."""
+    """A user presses Sync, and a run answers."""
     scenario.execute(
         "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u) ON CONFLICT DO NOTHING",
         u=user_id,

@@ -1,9 +1,10 @@
-"""An outage of Spotify is the account's: one call probes, and everybody else waits for it."""
+"""The outage circuit breaker: one call probes, and all others wait for its result."""
 
 from datetime import datetime, timedelta
 
 import pytest
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.steps import (
     DAILY_LISTENING,
@@ -16,7 +17,6 @@ from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.simulator.faults.wire import ConnectionReset
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import select_users
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.runs import skip_reason
 from spotify_pipeline.sync.users import sync_users
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario

@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import Connection, text
 
 from spotify_pipeline.app import Refused
+from spotify_pipeline.domain.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.simulator.faults.refusals import InvalidGrant
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres import locks
 from spotify_pipeline.storage.postgres.roles import FUNCTIONS
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.sync.admin.maintenance import run_maintenance
-from spotify_pipeline.sync.outcome import BLOCKED, UserOutcome
 from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import choose, sync_chunk
 from spotify_pipeline.sync.tokens import SAVE_SECONDS
@@ -36,7 +36,7 @@ P99_SECONDS = 0.25
 NO_LOCKS = "SELECT 1"
 
 # The SQLSTATEs a call may raise: refusals, and a serialization failure to retry.
-CONTRACT = {None, "SP403", "SP404", "SP409", "SP422", "SP429"}
+CONTRACT = {None, "SP403", "SP404", "SP409", "SP422", "SP423", "SP429"}
 LEVELS = {
     psycopg.IsolationLevel.READ_COMMITTED: CONTRACT,
     psycopg.IsolationLevel.REPEATABLE_READ: CONTRACT | {"40001"},
@@ -47,6 +47,8 @@ LEVELS = {
 READERS = {
     "export_plays": ", NULL, NULL",
     "export_rows": "",
+    "history_receipts": ", 3",
+    "incomplete_days": ", 30",
     "listening_discoveries": ", '2026-02-01', '2026-03-31', 10",
     "listening_history": ", 30",
     "listening_quarters": ", 30",
@@ -56,6 +58,12 @@ READERS = {
     "top_ranks": ", 7",
     "user_settings": "",
 }
+# Of the imports that the sessions open.
+IMPORTS = 200
+HISTORY_ROW = """[{"ended_at": "2024-03-01T12:34:56Z", "ms_played": 9, "track_name": "Song",
+    "artist_name": "Artist"}]"""
+HISTORY_FILE = """[{"name": "a.json", "source": "account", "counts": {}, "malformed": [],
+    "first_at": "2024-03-01T12:34:56Z", "last_at": "2024-03-01T12:34:56Z"}]"""
 CONNECT = "SELECT spotify_pipeline.connect_user(%s, 'app', 'sealed', 'k1', %s, %s)"
 CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
     "request_sync": lambda u, _: ("SELECT * FROM spotify_pipeline.request_sync(%s)", [u]),
@@ -84,6 +92,19 @@ CALLS: dict[str, Callable[[str, Random], tuple[str, list[object]]]] = {
         [u, random.randbytes(32)],
     ),
     "end_sessions": lambda u, _: ("SELECT spotify_pipeline.end_sessions(%s)", [u]),
+    "open_history_import": lambda u, _: ("SELECT spotify_pipeline.open_history_import(%s)", [u]),
+    "add_history_rows": lambda _, random: (
+        "SELECT spotify_pipeline.add_history_rows(%s, %s, 0, %s)",
+        [random.randrange(IMPORTS), random.randrange(9), HISTORY_ROW],
+    ),
+    "close_history_import": lambda _, random: (
+        "SELECT spotify_pipeline.close_history_import(%s, %s)",
+        [random.randrange(IMPORTS), HISTORY_FILE],
+    ),
+    "discard_history_import": lambda _, random: (
+        "SELECT spotify_pipeline.discard_history_import(%s)",
+        [random.randrange(IMPORTS)],
+    ),
     **{
         name: lambda u, _, name=name, rest=rest: (
             f"SELECT * FROM spotify_pipeline.{name}(%s{rest})",
@@ -157,7 +178,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
         with sync_chunk(scenario.pipeline, run_id, 0):
             pass
         with scenario.pipeline.engine.begin() as conn:
-            keys = {one.dispatch_key for one in sync_requests.assign(conn)}
+            keys = {request.dispatch_key for request in sync_requests.assign(conn)}
         for key in keys:
             enlist_requests(scenario.pipeline, key, key)
             answer_requests(scenario.pipeline, key, key)
@@ -273,7 +294,7 @@ def test_a_request_of_a_user_whom_an_app_keeps_locked_waits_and_others_are_answe
     two.execute("SELECT spotify_pipeline.request_sync('eve')")
     two.execute("SELECT spotify_pipeline.request_sync('finn')")
     with two.pipeline.engine.begin() as conn:
-        keys = [one.dispatch_key for one in sync_requests.assign(conn)]
+        keys = [request.dispatch_key for request in sync_requests.assign(conn)]
     with two.pipeline.engine.connect() as app:
         app.execute(text("SELECT spotify_pipeline.disconnect_user('eve')"))
         for key in keys:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync import fetch, write
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline.sync.tokens import UserTokens

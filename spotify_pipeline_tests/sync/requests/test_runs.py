@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
@@ -11,7 +12,6 @@ from spotify_pipeline.storage.users.queries import select_users
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import leased
 from spotify_pipeline.storage.work.sync_runs import RunTotals
-from spotify_pipeline.sync.outcome import UserOutcome
 from spotify_pipeline.sync.runs import choose, report, sync_chunk
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
