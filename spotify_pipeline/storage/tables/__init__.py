@@ -22,6 +22,7 @@ from spotify_pipeline.storage.tables.listening import (
     restamped_plays,
     tracks,
 )
+from spotify_pipeline.storage.tables.listens import listens
 from spotify_pipeline.storage.tables.personality import (
     music_personality,
     music_personality_history,
@@ -56,7 +57,6 @@ from spotify_pipeline.storage.tables.users import (
     user_tokens,
     users,
 )
-from spotify_pipeline.storage.tables.views import listens
 
 __all__ = [
     "EVENTS",

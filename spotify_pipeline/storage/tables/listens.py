@@ -1,4 +1,4 @@
-"""Columns of the views, for comments and the data dictionary; definitions are in storage/sql."""
+"""The view `listens`: its columns, for comments and the data dictionary."""
 
 from sqlalchemy import BigInteger, Date, Table, Text
 
