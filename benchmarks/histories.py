@@ -161,12 +161,12 @@ def world(url: URL) -> Iterator[World]:
         yield made
 
 
-def fill_history(conn: Connection, user_id: str, plays: int) -> None:
-    """Stores so many plays, with coverage and top artists, but without days."""
+def fill_history(conn: Connection, user_id: str, plays: int, now: datetime = NOW) -> None:
+    """Stores so many plays until `now`, with coverage and top artists, but without days."""
     recent = min(plays, RECENT_PLAYS)
-    since = NOW - timedelta(days=RECENT_DAYS)
+    since = now - timedelta(days=RECENT_DAYS)
     parts: Sequence[Mapping[str, Any]] = (
-        {"plays": recent, "days": RECENT_DAYS, "until": NOW, "source": "api", "ms_played": None},
+        {"plays": recent, "days": RECENT_DAYS, "until": now, "source": "api", "ms_played": None},
         {
             "plays": plays - recent,
             "days": OLDER_DAYS,
@@ -179,10 +179,10 @@ def fill_history(conn: Connection, user_id: str, plays: int) -> None:
         if part["plays"]:
             conn.execute(text(_PLAYS), {"user_id": user_id, "tracks": TRACKS, **part})
     for statement in (_COVER, _TOP_ARTISTS):
-        conn.execute(text(statement), {"user_id": user_id, "since": since, "until": NOW})
+        conn.execute(text(statement), {"user_id": user_id, "since": since, "until": now})
 
 
-def fill_crowd(conn: Connection, users: int) -> None:
+def fill_crowd(conn: Connection, users: int, now: datetime = NOW) -> None:
     """Stores so many users with 20 plays and their days."""
     for statement in _CROWD:
-        conn.execute(text(statement), {"users": users, "until": NOW, "tracks": TRACKS})
+        conn.execute(text(statement), {"users": users, "until": now, "tracks": TRACKS})

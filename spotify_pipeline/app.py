@@ -153,7 +153,7 @@ class PersonalityMonth:
 
 @dataclass(frozen=True, slots=True)
 class UserSettings:
-    """What the user has chosen, and how much is stored; `session_key` ends sessions when changed.
+    """The user's settings, and how much is stored; a new `session_key` ends all sessions.
 
     `known_from`: since when plays are known; None: nothing was collected yet.
     """
@@ -256,7 +256,7 @@ class HistoryFile:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReceipt:
-    """What became of an import, or how far it is.
+    """The result of an import, or its progress.
 
     `status` is open, closed (it waits for the pipeline), succeeded or failed (`error_message` says
     why). `fates` sum up to `rows_read` once it has succeeded. `files` are objects with name,

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 class PipelineError(Exception):
-    """It was tried and failed; the message says what to do."""
+    """Base of all expected errors; the message says what to do."""
 
     exit_code = 1
 

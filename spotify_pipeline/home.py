@@ -50,7 +50,7 @@ def kept_secret(home: Path, name: str, fresh: str) -> str:
 
 
 def open_to_others(home: Path) -> Iterator[Path]:
-    """What others could read or write: a folder that is closed to them protects what is in it.
+    """Paths that other accounts can read or write; a closed folder protects its contents.
 
     The folder of the embedded Postgres is left out: as root, its account passes through it.
     """

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-# What a form or a fetch without CORS preflight can send.
+# The content types that a form or a fetch can send without a CORS preflight.
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
 

@@ -37,7 +37,7 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):(\S*)@")
 _FORMS = (
     re.compile(r"(?<=[Bb]earer )\S+"),
     re.compile(r"(?<=[Bb]asic )[A-Za-z0-9+/]{24,}=*"),
-    # What OAuth sends in forms and addresses.
+    # OAuth parameters in forms and addresses.
     re.compile(r"(?<=\bcode=)[\w.~%-]{30,}"),
     re.compile(r"(?<=(?:token|ecret|ifier)=)[\w.~%+/-]{8,}"),
     # 32 bytes in base64, as a token key is written.
@@ -72,7 +72,7 @@ def _known() -> set[str]:
 
 
 def _parts(value: str) -> Iterator[str]:
-    """What of a variable's value is secret: all of it, a URL's password, each of several keys."""
+    """The secret parts of a variable's value: all of it, a URL's password, each of several keys."""
     yield value
     if match := _URL_PASSWORD.search(value):
         yield match[2]

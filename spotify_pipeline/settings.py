@@ -211,7 +211,7 @@ class Settings(BaseModel):
             "or any other text."
         ),
     )
-    # Secret: addresses of chat hooks let in all who know them.
+    # Secret: the address of a chat webhook is its credential.
     alert_url: Annotated[SecretStr, AfterValidator(_alert_url)] | None = Field(
         None,
         alias="SPOTIFY_PIPELINE_ALERT_URL",
@@ -367,7 +367,7 @@ def _load(environ: Mapping[str, str]) -> Settings:
 
 
 def _content_of(variable: str, path: Path) -> str:
-    """What a file holds, as containers hand out secrets. Raises ConfigurationError."""
+    """Content of a secret file, as containers mount them. Raises ConfigurationError."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

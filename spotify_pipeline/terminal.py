@@ -1,4 +1,4 @@
-"""What commands write: results to stdout, progress to stderr, names without control characters."""
+"""Output of commands: results to stdout, progress to stderr, names without control characters."""
 
 import contextlib
 import io
@@ -46,7 +46,7 @@ def printable(text: str | None) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same for a text of our own with several lines."""
+    """As `printable`, but keeps line breaks."""
     return "\n".join(map(printable, text.split("\n")))
 
 

@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 PATH = "/callback"
 # A browser opens connections in advance and says nothing on them.
 _SILENT_SECONDS = 10.0
-# The page waits for what comes of the answer: two calls to Spotify of 30 s, and Postgres.
+# The page waits for the outcome: two calls to Spotify of 30 s, and Postgres.
 _OUTCOME_SECONDS = 120.0
 _PAGE_SECONDS = 5.0
 
@@ -37,7 +37,7 @@ body{{font:18px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding
 
 
 def redirect_uri(port: int) -> str:
-    """What Spotify has to have registered, to the letter."""
+    """The redirect URI that must be registered at Spotify, exactly."""
     return f"http://{HOST}:{port}{PATH}"
 
 

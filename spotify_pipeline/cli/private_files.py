@@ -24,7 +24,7 @@ def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
         with file:
             yield file
         if partial:
-            # What a link names is replaced, and not the link.
+            # Replaces the target of a symlink, not the symlink.
             partial.replace(path.resolve())
     except OSError as error:
         raise WorkFailed(f"{path} could not be written: {error.strerror}.") from None

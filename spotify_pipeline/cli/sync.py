@@ -100,7 +100,7 @@ def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) 
                 if selection
                 else require_known(conn, users)
             )
-            # The users stand in sync_run_users: no user id enters the run's configuration.
+            # The users are in sync_run_users: no user id enters the run's configuration.
             sync_runs.enlist(conn, run_id, chosen)
         if not chosen:
             click.echo("There is no user to sync. `spotify-pipeline users list` shows all users.")
@@ -119,7 +119,7 @@ def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(POLL_SECONDS):
-            # What keeps us from counting keeps the run from working, and it will say so.
+            # A database error here also fails the run, which reports it.
             with suppress(SQLAlchemyError), engine.connect() as conn:
                 advance(sync_runs.count_done(conn, run_id))
 
@@ -133,7 +133,7 @@ def _watched(engine: Engine, run_id: str, advance: Advance) -> Iterator[None]:
 
 
 def _report_outcomes(engine: Engine, run_id: str, total: int, failure: str | None) -> None:
-    """One line for each user who failed or was left out, then the sum. Raises WorkFailed."""
+    """Prints a line for each user who failed or was skipped, then totals. Raises WorkFailed."""
     with engine.connect() as conn:
         rows = sync_runs.run_users(conn, run_id)
         # A row without an outcome: the process that had the user died.

@@ -136,7 +136,7 @@ def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[s
 
 
 def step_metadata(step: str, rows: "StepRows", week: "Week | None") -> dict[str, int | str]:
-    """What changed, in numbers: never titles or names. And which fields Spotify did not send."""
+    """Counts of changed rows, never titles or names, and the fields that Spotify did not send."""
     numbers: dict[str, int | str] = {}
     if step != PROFILE_REVALIDATION:
         numbers = {

@@ -87,7 +87,7 @@ def record_health(
 
 
 def evaluate(pipeline: "Pipeline", wanted: set[str]) -> Iterator[dg.AssetCheckResult]:
-    """What the checks of these names find now."""
+    """Evaluates the checks with these names."""
     now = pipeline.now()
     if SCHEMA_CHECK in wanted:
         yield _compare(pipeline)

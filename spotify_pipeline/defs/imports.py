@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spotify_pipeline.storage.postgres.types import Engine
 
 MOST_ATTEMPTS = 3
-# Meanwhile Dagster itself repeats a run whose process died.
+# Gives Dagster time to retry a run whose process died.
 PAUSE = timedelta(seconds=30)
 
 GIVEN_UP = "The import failed three times. Upload the history again in a while."
@@ -69,7 +69,7 @@ def history_assets(
 
 
 def counts_of(receipt: "Receipt") -> Mapping[str, int]:
-    """What became of the rows: counts only."""
+    """Counts of the imported rows by fate."""
     return {"rows_read": receipt.rows_read, "files": len(receipt.files), **receipt.fates}
 
 

@@ -80,7 +80,7 @@ _LAYERS: dict[str, str] = {
 
 _SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
 
-# "step.column" of what a column is computed from.
+# The columns ("step.column") from which a column is computed.
 _PLAYED_AT = f"{s.RECENTLY_PLAYED}.played_at"
 _TRACK = f"{s.RECENTLY_PLAYED}.track_id"
 _MS_PLAYED = f"{s.RECENTLY_PLAYED}.ms_played"

@@ -6,7 +6,7 @@ Spotify keeps only the last 50 plays, so the wait follows the user's own recent 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-# Half of what Spotify keeps: the other half is the margin for a pace that doubles.
+# Half of the plays that Spotify keeps; the other half is the margin for a pace that doubles.
 PLAYS_PER_POLL = 25
 # The fewest plays that make a pace: a burst shows after 5 minutes, not after 25 plays.
 SHORTEST_BURST = 8
@@ -18,7 +18,7 @@ INACTIVE_EVERY = timedelta(days=1)
 # The schedule `plays_poll` looks at every quarter hour, and a run reaches a user a little later:
 # without rounding down 15 minutes would be 30, and 60 would be 75.
 QUARTER = timedelta(minutes=15)
-# What is fresher a scheduled run leaves out.
+# A scheduled run skips data that is fresher than this.
 AT_EARLIEST = timedelta(minutes=10)
 
 # No user waits longer for the next collection: a later instant was written by a wrong clock.

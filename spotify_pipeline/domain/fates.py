@@ -1,4 +1,4 @@
-"""What becomes of a row of an export: a closed list, and the receipt that counts it."""
+"""The fates of an export's rows: a closed list, and the receipt that counts them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ Fate = Literal[
 
 @dataclass(frozen=True, slots=True)
 class FileReceipt:
-    """What became of the rows of a file. `first_at` and `last_at` (UTC) span what it knows."""
+    """Rows of a file by fate. `first_at` and `last_at` (UTC) span what it knows."""
 
     name: str
     source: ExportSource
@@ -73,7 +73,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of all rows of an import."""
+    """Rows of an import by fate."""
 
     files: tuple[FileReceipt, ...] = ()
     estimate: Estimate | None = None

@@ -99,7 +99,7 @@ class UserOutcome:
 
     @property
     def must_reconnect(self) -> bool:
-        """Nothing works until the user connects Spotify again: no failure of the pipeline."""
+        """The user has to connect Spotify again: no failure of the pipeline."""
         return self.error_code is ErrorCode.RECONNECT
 
 

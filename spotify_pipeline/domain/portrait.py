@@ -82,7 +82,7 @@ class TopList:
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """What is known of a user; days oldest first, the last one is today."""
+    """A user's listening as it is shown; days oldest first, the last one is today."""
 
     days: tuple[Day, ...]
     # Minutes heard in each local hour, 0 to 23, over the last four weeks; empty: none.

@@ -1,4 +1,4 @@
-"""What the developer account may still ask of Spotify: the arithmetic, without clock or database.
+"""Rate limit and quota of the developer app: the arithmetic, without clock or database.
 
 Four rules decide whether a call may go out, in this order:
 
@@ -32,7 +32,7 @@ BlockReason = Literal["RATE", "QUOTA", "APP"]
 PER_CENT: dict[Priority, int] = {"request": 100, "plays": 80, "tops": 60}
 
 APP_BLOCK_SECONDS = 3600
-# The longest Retry-After that is believed: a typo in a header must not block an app for years.
+# The longest Retry-After that is accepted: a typo in a header must not block an app for years.
 LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
 # No block lasts longer. One that ends later was written by a wrong clock, and is ignored.
 LONGEST_BLOCK_SECONDS: dict[BlockReason, int] = {
@@ -46,9 +46,9 @@ OUTAGE_USERS = 3
 OUTAGE_PROBE_SECONDS = 600
 REQUEST_PROBE_SECONDS = 60
 
-# A permit that was not used this soon after it was asked for is thrown away.
+# A permit expires if it is not used this soon after it was requested.
 PERMIT_SECONDS = 1.0
-# What a call may take from there to Spotify's counter.
+# The longest way of a call from there to Spotify's counter.
 TRAVEL_SECONDS = 1.0
 
 # The day is counted in slots. 24 hours reach into 97 of them; one more because a permit of the
@@ -199,7 +199,7 @@ class ThrottleReason:
 
     @property
     def what_happened(self) -> str:
-        """The same in a clause."""
+        """The reason as a clause."""
         seconds = f"{math.ceil(self.seconds)} s"
         return {
             "APP": f"Spotify refused the app and is asked again in {seconds}",
@@ -217,7 +217,7 @@ def throttle_reason(
     probing: bool = False,
     on_behalf_of: Priority | None = None,
 ) -> ThrottleReason | None:
-    """What keeps a call of this priority back; None if nothing does.
+    """Why a call of this priority must wait; None: it may go out.
 
     A priority of None is a call that Spotify does not count: only a block or an outage holds it
     back; `on_behalf_of` is then the priority of the call that needs it. `probing`: for the one call

@@ -1,4 +1,4 @@
-"""One row of an export: a play, or why it is none.
+"""Parses a row of an export: a play, or the reason why it is none.
 
 Never read from a row: ip address, user agent, username, country and platform.
 
@@ -34,7 +34,7 @@ _LONGEST_MS = 24 * 3_600_000
 _LONGEST_NAME = 1_000
 # Premium keeps downloads for 30 days without a connection: an older start is a wrong clock.
 _LONGEST_OFFLINE = timedelta(days=31)
-# What nearly all rows have, and is quick to read.
+# The form of nearly all timestamps, parsed fast.
 _USUAL_TIME = re.compile("20(0[6-9]|[1-9][0-9])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _TRACK = "spotify:track:"
 _ID_LENGTH = 22

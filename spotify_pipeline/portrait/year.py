@@ -22,7 +22,7 @@ svg text.head { font-size: 28px; fill: var(--faint); }
 
 @dataclass(frozen=True, slots=True)
 class YearCard:
-    """What the picture shows; `minutes` of None: no day is known."""
+    """The content of the picture; `minutes` None: no day is known."""
 
     title: str
     minutes: int | None

@@ -92,7 +92,7 @@ class SpotifyApi:
         )
 
     def profile(self, access_token: str, priority: Priority = "request") -> Profile:
-        """Whose token it is."""
+        """The Spotify account of the token."""
         return self._get("profile", "/v1/me", access_token, priority, parse_profile)
 
     def _get(
@@ -124,7 +124,7 @@ class SpotifyApi:
 
 
 def refusal(endpoint: str, answer: Response) -> SpotifyError:
-    """What a 4xx of the Web API means. Some bodies are JSON and some plain text: both are searched.
+    """The error for a 4xx of the Web API. Bodies are JSON or plain text: both are searched.
 
     A 401 says "Permissions missing" when the token lacks a scope: a refresh would not add it.
 

@@ -40,7 +40,7 @@ class SpotifyError(Exception):
 
 
 class Transient(SpotifyError):
-    """The same call may succeed later without anybody doing anything."""
+    """The same call may succeed later by itself."""
 
 
 class SpotifyUnavailable(Transient):
@@ -79,7 +79,7 @@ class RateLimited(SpotifyError):
 
 
 class UserRefused(SpotifyError):
-    """Nothing but an act of the listener or the operator helps this user."""
+    """A permanent error: the user or the operator has to act."""
 
 
 class Reconnect(UserRefused):

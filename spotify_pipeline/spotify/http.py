@@ -1,4 +1,4 @@
-"""One try of one call: a Request goes out, a RawResponse or a Transient failure comes back.
+"""One attempt of a call: sends a Request, returns a RawResponse or a Transient failure.
 
 Built on the connection pool of requests and not on its Session, because a Session
 - reads the whole body of a redirect into memory even with allow_redirects=False,
@@ -20,7 +20,7 @@ from spotify_pipeline.spotify.deadline_adapter import Deadline, DeadlineAdapter,
 from spotify_pipeline.spotify.errors import BadResponse, SpotifyUnavailable, Transient
 from spotify_pipeline.spotify.messages import BaseUrl, Request
 
-# What one read may take out of the decoder. Gzip grows at most 1,032-fold: even a decoder that
+# The most bytes of one read from the decoder. Gzip grows at most 1,032-fold: even a decoder that
 # gives back everything at once stays below 17 MB.
 _CHUNK_BYTES = 16 * 1024
 # Of an error's body only the beginning is of use.
@@ -28,7 +28,7 @@ _ERROR_BODY_BYTES = 64 * 1024
 # Asked for is gzip; anything else that is sent (chains of encodings too) is refused unread.
 _ENCODINGS = ("", "identity", "gzip")
 
-# ValueError: what http.client and requests let through of malformed lengths, hosts and headers.
+# http.client and requests raise ValueError for some malformed lengths, hosts and headers.
 _FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
 
 
@@ -107,7 +107,7 @@ class HttpAdapter:
             response.close()
 
     def _environment_for(self, base: BaseUrl) -> Mapping[str, Any]:
-        """What the environment says about reaching a service: proxies, and REQUESTS_CA_BUNDLE."""
+        """Proxies and REQUESTS_CA_BUNDLE of the environment for a service."""
         if base.text not in self._environments:
             session = requests.Session()  # used for nothing else
             self._environments[base.text] = session.merge_environment_settings(

@@ -1,4 +1,4 @@
-"""What is asked and what is answered, as plain data. Reprs show no secret and no body."""
+"""Requests and responses as plain data. Reprs show no secret and no body."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from spotify_pipeline.domain.quota import Priority
 
 @dataclass(frozen=True, slots=True)
 class BaseUrl:
-    """Where a service lives, without a trailing slash: https, or plain http on loopback only."""
+    """The base URL of a service, without a trailing slash: https, or http on loopback only."""
 
     text: str
     is_loopback: bool

@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class TokenSource(Protocol):
-    """Where a user's access tokens come from; what it raises passes through."""
+    """Supplies a user's access tokens; its errors propagate."""
 
     def access_token(self) -> str:
         """The cached access token, refreshed if there is none or it expires soon."""

@@ -98,7 +98,7 @@ class Transport:
             left -= pause
 
     def report(self, refusal: SpotifyError) -> SpotifyError:
-        """The same refusal; reports a refusal of the app to the rate limiter."""
+        """Returns the refusal; reports one of the app to the rate limiter."""
         if isinstance(refusal, AppBlocked):
             self._rate_limiter.blocked(APP_BLOCK_SECONDS, "APP")
         return refusal
@@ -120,7 +120,7 @@ class Transport:
 
 
 def classify(endpoint: str, raw: RawResponse, now: datetime) -> Response | Transient | RateLimited:
-    """What a raw answer is, as in the table above."""
+    """Classifies a raw response by the table above."""
     payload = _json_object(raw.body)
     if raw.status == 200:
         if payload is None:

@@ -131,7 +131,7 @@ def _held_back(pipeline: Pipeline, outcomes: Sequence[UserOutcome]) -> set[str]:
     """The users who were not synced because no call can be made now, nor soon."""
     refused = {outcome.user_id for outcome in outcomes if outcome.error_code in HELD_BACK}
     closed = pipeline.rate_limiter.closed_to("request") if refused else None
-    # A short block was waited out in vain: that counts as an attempt.
+    # Waited out a short block and failed: counts as an attempt.
     return refused if closed and closed.seconds > LONGEST_WAIT_SECONDS else set()
 
 

@@ -68,7 +68,7 @@ class FetchedUser:
 
 # Users who are written in one transaction. A write costs as much as 15 users, before its first one.
 BATCH_USERS = 50
-# A scheduled run does not fetch again what was fetched so lately. 20 hours: a nightly run that
+# A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
 PLAYS_FRESH_FOR = timedelta(minutes=10)
 TOPS_FRESH_FOR = timedelta(hours=20)

@@ -232,10 +232,10 @@ def _inputs_of_plays(
 
 
 def _earlier(conn: Connection, users: Mapping[str, _ObservedUser]) -> pd.DataFrame:
-    """What the window is compared with; see PersonalityInputs.earlier."""
+    """Inputs from before the window; see PersonalityInputs.earlier."""
     days = {user_id: definition.earlier(user.today) for user_id, user in users.items()}
     observed = {u: len(user.observed_days(*days[u])) for u, user in users.items()}
-    # To sum up half a year takes 10 ms a user. Without enough observed days it would be in vain.
+    # To sum up half a year takes 10 ms a user. Useless without enough observed days.
     spans = {
         user_id: (
             local_day(days[user_id][0], user.zone).start,

@@ -81,10 +81,10 @@ class SharedRateLimiter:
         self._quota = quota
         self._sleep = sleep
         self._monotonic = monotonic
-        # Held while Postgres is asked: the threads behind it profit from the answer.
+        # Held during the query of Postgres: waiting threads use its result.
         self._lock = threading.Lock()
         self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *PER_CENT)}
-        # Calls that may go out, and what holds them back; both are good for a second at most.
+        # Permits, and the reason for throttling; both expire after a second.
         self._permits: dict[Priority | None, tuple[float, float]] = {}
         self._refused: dict[Priority | None, tuple[float, ThrottleReason]] = {}
         self._calls = 0
@@ -131,7 +131,7 @@ class SharedRateLimiter:
             self._answered.clear()
 
     def closed_to(self, priority: Priority) -> ThrottleReason | None:
-        """What refuses calls of this priority for longer than they may wait; None: they may go."""
+        """Why calls of this priority would wait too long; None: they may go out."""
         while True:
             probe_over = self._probe_over
             with self._lock:
@@ -287,7 +287,7 @@ class SharedRateLimiter:
             self._mine.probing_until = self._monotonic() + PROBE_SECONDS
             self._probe_over = threading.Event()
             return self._ask(conn, priority, 1, probing=True)
-        # Counted: there is room since a moment ago, so it is asked again.
+        # Room has appeared since the first query: take again.
         return ThrottleReason("PACE", 0.0) if counted else math.inf
 
     def _look(self, priority: Priority) -> ThrottleReason | None:
@@ -303,7 +303,7 @@ class SharedRateLimiter:
         return self._monotonic() < until
 
     def _end_probe(self) -> None:
-        """What there is to know is in Postgres, for all who wait for it."""
+        """Wakes the threads that wait for the probe: its result is in Postgres."""
         self._refused.clear()
         if self._is_probing():
             self._mine.probing_until = -math.inf
@@ -331,7 +331,7 @@ class SharedRateLimiter:
         return True
 
     def _remembered(self, priority: Priority | None) -> ThrottleReason | None:
-        """What held back the last call, while that is still true and not a second old."""
+        """The cached reason of the last throttled call, for at most a second."""
         if priority not in self._refused:
             return None
         seen_at, throttled = self._refused[priority]

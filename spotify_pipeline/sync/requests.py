@@ -15,7 +15,7 @@ from spotify_pipeline.sync.users import sync_users
 # How long a request waits for another sync of the same user.
 WAIT_SECONDS = 30.0
 
-# How often the queue is looked at for a request to arrive.
+# How often the queue is polled for a new request.
 LOOK_SECONDS = 0.2
 
 

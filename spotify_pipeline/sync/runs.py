@@ -105,7 +105,7 @@ def sync_chunk(
 
 
 def _spent(pipeline: Pipeline) -> ChunkCosts:
-    """What this process has spent so far."""
+    """The costs of this process so far: clock, calls, throttled time."""
     rate_limiter = pipeline.rate_limiter
     return ChunkCosts(pipeline.monotonic(), rate_limiter.calls, rate_limiter.throttled_seconds)
 

@@ -128,7 +128,7 @@ def _write_days(
     outcomes: Mapping[str, UserOutcome],
 ) -> None:
     able = _able(users, stored, steps, s.DAILY_LISTENING)
-    # Plays are new only once: a user who gets no days now gets all of them at the next chance.
+    # Plays are new only once: marks users without days, so that the next sync rebuilds them.
     mark_stale(conn, [user.user_id for user in stored if user.new_plays and user not in able])
     written = refresh_days(conn, able, now)
     mark_fresh(conn, {user.user_id: user.timezone for user in able if user.days_stale})
@@ -205,7 +205,7 @@ def _write_state(
         [
             _result(user, outcomes[user.user_id], due_stretch)
             for user in users
-            # A rebuild asked Spotify nothing: what the last sync found out still holds.
+            # A rebuild makes no call, so it keeps the failure of the last sync.
             if outcomes[user.user_id].failures or not _is_rebuild(steps)
         ],
     )

@@ -155,7 +155,7 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
     user_id, zone = profile.user_id, ZoneInfo(profile.timezone)
     days = read_days(conn, user_id, DAYS)
     hours = minutes_by_hour(app.listening_quarters(conn, user_id, COMPARED_DAYS), zone)
-    means = by_weekday(days)
+    means, lists = by_weekday(days), _lists(conn, user_id)
     personality = app.music_personality(conn, user_id)
     months = _months(app.personality_months(conn, user_id), personality)
     kinds = Counter(day.completeness for day in days)
@@ -173,7 +173,8 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
         "clock": drawn(clock(hours)) if hours else None,
         "weekdays": drawn(weekdays(means)),
         "weekday_rows": [(mean, weekday_in_words(mean)) for mean in means],
-        "lists": _lists(conn, user_id),
+        "lists": lists,
+        "is_compared": any(moved for of in lists for _, _, moved in (*of.artists, *of.tracks)),
         "personality": personality,
         "metrics": _metrics(conn, personality) if personality else [],
         "months": [month.label for month in months],

@@ -105,7 +105,7 @@ def _code(client: Any, query: str, state: str) -> str:
         reason = "denied"
     except (OAuth2Error, ValueError):
         pass
-    # Not from within: the library's errors hold what Spotify sent.
+    # Raised outside the except block: the library's errors hold what Spotify sent.
     raise SignInRefused(reason)
 
 

@@ -49,7 +49,7 @@ def fetched(connection: Connection, at: datetime) -> None:
     connection.execute(update(t.sync_state).values(plays_fetched_at=at))
 
 
-def told(day: Day) -> tuple[int | None, int | None, str]:
+def shown(day: Day) -> tuple[int | None, int | None, str]:
     return day.minutes, day.plays, day.completeness
 
 
@@ -58,7 +58,7 @@ def test_days_of_a_user_who_was_never_synced_are_unknown(
 ) -> None:
     add_user(connection)
     days = listening_history(app, "ada", 3)
-    assert [told(day) for day in days] == [(None, None, "unknown")] * 3
+    assert [shown(day) for day in days] == [(None, None, "unknown")] * 3
 
 
 def test_a_quiet_day_is_0_minutes_only_when_every_play_of_it_would_be_known(
@@ -71,14 +71,14 @@ def test_a_quiet_day_is_0_minutes_only_when_every_play_of_it_would_be_known(
     days = listening_history(app, "ada", 12)
     assert days[-1].date == now.date()
     # Today touches coverage; yesterday is complete from 6 hours after its end on.
-    assert told(days[-1]) == (None, None, "at_least")
-    assert {told(day) for day in days[2:-2]} == {(0, 0, "complete")}
-    assert told(days[1]) == (None, None, "at_least")
-    assert told(days[0]) == (None, None, "unknown")
+    assert shown(days[-1]) == (None, None, "at_least")
+    assert {shown(day) for day in days[2:-2]} == {(0, 0, "complete")}
+    assert shown(days[1]) == (None, None, "at_least")
+    assert shown(days[0]) == (None, None, "unknown")
     open_gap(connection, Interval(now - 5 * DAY, now - 5 * DAY + HOUR))
-    assert told(listening_history(app, "ada", 12)[-6]) == (None, None, "at_least")
+    assert shown(listening_history(app, "ada", 12)[-6]) == (None, None, "at_least")
     connection.execute(update(t.listening_gaps).values(closed_at=now, closed_by="import"))
-    assert told(listening_history(app, "ada", 12)[-6]) == (0, 0, "complete")
+    assert shown(listening_history(app, "ada", 12)[-6]) == (0, 0, "complete")
 
 
 def test_a_quiet_day_is_complete_from_a_fetch_6_hours_after_its_end_on(
@@ -121,7 +121,7 @@ def test_while_days_are_stale_none_is_complete(app: Connection, connection: Conn
     cover(connection, Interval(now - 10 * DAY, now))
     fetched(connection, now)
     add_day(connection, now.date() - 3 * DAY, completeness="complete")
-    assert told(listening_history(app, "ada", 4)[0]) == (3, 1, "complete")
+    assert shown(listening_history(app, "ada", 4)[0]) == (3, 1, "complete")
     connection.execute(update(t.users).values(timezone="Europe/Oslo"))
     days = listening_history(app, "ada", 8)
     assert "complete" not in {day.completeness for day in days}
@@ -219,7 +219,7 @@ def test_every_day_is_as_complete_as_the_rule_of_the_pipeline_says(
     assert [day.date for day in days] == [today - back * DAY for back in reversed(range(12))]
     for day in days:
         if (today - day.date).days in known.plays:
-            assert told(day) == (3, 1, "at_least")
+            assert shown(day) == (3, 1, "at_least")
             continue
         expected = completeness(
             local_day(day.date, check_zone(zone)),
@@ -229,7 +229,7 @@ def test_every_day_is_as_complete_as_the_rule_of_the_pipeline_says(
             has_play=False,
         )
         number = 0 if expected == "complete" else None
-        assert told(day) == (number, number, expected)
+        assert shown(day) == (number, number, expected)
 
 
 def test_every_day_that_is_not_complete_has_its_reason(

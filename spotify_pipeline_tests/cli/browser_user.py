@@ -1,4 +1,4 @@
-"""A person at a browser, as plain HTTP: opens the address, agrees or refuses, reads the page."""
+"""A user at a browser, as plain HTTP: opens the address, agrees or refuses, reads the page."""
 
 import re
 import socket
@@ -42,7 +42,7 @@ def changed(address: str, **query: str) -> str:
     return f"{address.partition('?')[0]}?{urlencode(asked | query)}"
 
 
-def as_person(user_id: str) -> Visit:
+def consent_as(user_id: str) -> Visit:
     """Agrees as this listener of the simulator."""
     return lambda address: visit(changed(address, user_id=user_id))
 
@@ -54,32 +54,32 @@ def refusing(address: str) -> Page:
 
 @dataclass
 class Browser:
-    """What the program opens: `person` acts on the address, `pages` is what they saw at last."""
+    """The browser that the program opens: `user` acts on the address, `pages` shows the end."""
 
-    person: Visit | None = None
+    user: Visit | None = None
     pages: list[Page] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def open(self, address: str) -> bool:
         """As `webbrowser.open`."""
-        if self.person is None:
+        if self.user is None:
             return False
-        person = self.person
-        thread = threading.Thread(target=lambda: self.pages.append(person(address)))
+        user = self.user
+        thread = threading.Thread(target=lambda: self.pages.append(user(address)))
         self.threads.append(thread)
         thread.start()
         return True
 
     @property
     def last_page(self) -> Page:
-        """Once the person has seen it."""
+        """The page, once it was loaded."""
         for thread in self.threads:
             thread.join(30)
         return self.pages[-1]
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -54,7 +54,7 @@ def run(environ: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def process(environ: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the program as a process: what a person gets, exit code and all."""
+    """Runs the program as a process, with its output and exit code."""
 
     def process(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

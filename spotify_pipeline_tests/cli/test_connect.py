@@ -1,10 +1,11 @@
-"""A person connects in a browser; each failure is told alike in the browser and the terminal."""
+"""A user connects in a browser; each failure shows one message in browser and terminal."""
 
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,8 +24,8 @@ from spotify_pipeline_tests.cli.browser_user import (
     Browser,
     Page,
     Visit,
-    as_person,
     changed,
+    consent_as,
     free_port,
     refusing,
     visit,
@@ -48,10 +49,10 @@ def port() -> int:
 
 @pytest.fixture
 def connect(run: Run, browser: Browser, port: int) -> Run:
-    """Runs `connect` with a person at the browser: `connect(as_person("mira"), "--sync")`."""
+    """Runs `connect` with a user at the browser: `connect(consent_as("mira"), "--sync")`."""
 
-    def connect(person: Visit | None, *arguments: str) -> object:
-        browser.person = person
+    def connect(user: Visit | None, *arguments: str) -> object:
+        browser.user = user
         return run("connect", "--port", str(port), *arguments)
 
     return connect
@@ -92,7 +93,7 @@ def stored(engine):
 
 
 def test_consent_connects_the_user_under_spotifys_id_and_name(connect, browser, mira, stored):
-    result = connect(as_person("mira"), "--timezone", "Europe/Oslo")
+    result = connect(consent_as("mira"), "--timezone", "Europe/Oslo")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0] == "mira (Mira Solberg) is connected to Spotify."
     assert result.stdout.splitlines()[-1] == "Next: spotify-pipeline sync mira"
@@ -114,7 +115,7 @@ def test_spotify_is_asked_for_exactly_two_scopes_with_pkce_and_a_state(
     connect, browser, mira, port
 ):
     asked: list[str] = []
-    connect(lambda address: asked.append(address) or as_person("mira")(address))
+    connect(lambda address: asked.append(address) or consent_as("mira")(address))
     query = {name: values for name, values in parse_qs(urlsplit(asked[0]).query).items()}
     assert query["scope"] == ["user-read-recently-played user-top-read"]
     assert query["redirect_uri"] == [f"http://127.0.0.1:{port}/callback"]
@@ -122,40 +123,40 @@ def test_spotify_is_asked_for_exactly_two_scopes_with_pkce_and_a_state(
     assert len(query["code_challenge"][0]) == 43
     assert len(query["state"][0]) >= 32
     assert query["response_type"] == ["code"]
-    connect(lambda address: asked.append(address) or as_person("mira")(address))
+    connect(lambda address: asked.append(address) or consent_as("mira")(address))
     again = parse_qs(urlsplit(asked[1]).query)
     assert again["state"] != query["state"]
     assert again["code_challenge"] != query["code_challenge"]
 
 
 def test_the_first_sync_can_follow_at_once(connect, mira, dagster):
-    result = connect(as_person("mira"), "--sync")
+    result = connect(consent_as("mira"), "--sync")
     assert result.exit_code == 0, result.output
     assert "mira is up to date" in result.stdout
 
 
 def test_adding_a_user_without_a_zone_says_how_to_set_it(connect, mira, stored):
-    result = connect(as_person("mira"))
+    result = connect(consent_as("mira"))
     assert "users set mira --timezone" in result.stdout
     assert stored("mira")[0].timezone == "UTC"
 
 
 def test_without_a_client_secret_pkce_is_enough(connect, mira, stored, environ):
     environ.delenv("SPOTIFY_CLIENT_SECRET")
-    assert connect(as_person("mira")).exit_code == 0
+    assert connect(consent_as("mira")).exit_code == 0
     assert stored("mira")[1] == mira.refresh_token
 
 
 def test_a_user_id_of_the_apps_own_can_be_given(connect, mira, stored):
-    assert connect(as_person("mira"), "app user 17").exit_code == 0
+    assert connect(consent_as("mira"), "app user 17").exit_code == 0
     assert stored("app user 17")[0].account_id == mira.account_id
     assert stored("mira")[0] is None
 
 
 def test_reconnecting_waits_for_a_write_without_a_deadlock(connect, mira, stored, engine):
-    """The write held the person and wanted their state; connect held the state and wanted them."""
-    connect(as_person("mira"), "--timezone", "Europe/Oslo")
-    person, state = (select(a).where(a.c.user_id == "mira") for a in (t.users, t.sync_state))
+    """Deadlock: the write locked users before sync_state, and connect sync_state before users."""
+    connect(consent_as("mira"), "--timezone", "Europe/Oslo")
+    user, state = (select(a).where(a.c.user_id == "mira") for a in (t.users, t.sync_state))
     waiting = text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -164,7 +165,7 @@ def test_reconnecting_waits_for_a_write_without_a_deadlock(connect, mira, stored
 
     def write() -> None:
         with engine.begin() as conn, engine.connect() as other:
-            conn.execute(person.with_for_update(read=True, key_share=True))
+            conn.execute(user.with_for_update(read=True, key_share=True))
             begun.set()
             for _ in range(500):
                 with other.begin():
@@ -176,7 +177,7 @@ def test_reconnecting_waits_for_a_write_without_a_deadlock(connect, mira, stored
     with ThreadPoolExecutor(1) as sync:
         writing = sync.submit(write)
         assert begun.wait(30)
-        result = connect(as_person("mira"), "--timezone", "Asia/Tokyo")
+        result = connect(consent_as("mira"), "--timezone", "Asia/Tokyo")
         writing.result(30)
     assert result.exit_code == 0, result.output
     assert stored("mira")[0].timezone == "Asia/Tokyo"
@@ -185,7 +186,7 @@ def test_reconnecting_waits_for_a_write_without_a_deadlock(connect, mira, stored
 def test_connecting_again_keeps_history_name_and_zone_and_clears_failures(
     connect, mira, stored, simulator, engine
 ):
-    connect(as_person("mira"), "app-17", "--timezone", "Europe/Oslo")
+    connect(consent_as("mira"), "app-17", "--timezone", "Europe/Oslo")
     with engine.begin() as conn:
         conn.execute(text("SET LOCAL search_path = spotify_pipeline"))
         conn.execute(
@@ -203,7 +204,7 @@ def test_connecting_again_keeps_history_name_and_zone_and_clears_failures(
         )
     simulator.revoke("mira")
     # Without a name: the account says who it is.
-    result = connect(as_person("mira"))
+    result = connect(consent_as("mira"))
     assert result.exit_code == 0, result.output
     assert "app-17 (My own name) is connected" in result.stdout
     row, token = stored("app-17")
@@ -218,9 +219,9 @@ def test_connecting_again_keeps_history_name_and_zone_and_clears_failures(
 
 
 def test_a_second_spotify_account_cannot_take_over_a_user(connect, browser, mira, kenji, stored):
-    connect(as_person("mira"))
+    connect(consent_as("mira"))
     before = stored("mira")
-    result = connect(as_person("kenji"), "mira")
+    result = connect(consent_as("kenji"), "mira")
     assert result.exit_code == 1
     assert "another Spotify account" in result.stderr
     assert browser.last_page.sentence in result.stderr
@@ -228,8 +229,8 @@ def test_a_second_spotify_account_cannot_take_over_a_user(connect, browser, mira
 
 
 def test_an_account_cannot_be_two_users(connect, browser, mira, stored):
-    connect(as_person("mira"))
-    result = connect(as_person("mira"), "somebody-else")
+    connect(consent_as("mira"))
+    result = connect(consent_as("mira"), "somebody-else")
     assert result.exit_code == 1
     assert "already the user mira" in result.stderr
     assert browser.last_page.sentence in result.stderr
@@ -238,11 +239,11 @@ def test_an_account_cannot_be_two_users(connect, browser, mira, stored):
 
 def one_scope(address: str) -> Page:
     """Somebody who is asked for less, as by a page in between."""
-    return as_person("mira")(changed(address, scope="user-top-read"))
+    return consent_as("mira")(changed(address, scope="user-top-read"))
 
 
 def stale_code(address: str) -> Page:
-    """The code comes too late: somebody has used it."""
+    """The code was used before."""
     home = parse_qs(urlsplit(address).query)
     return visit(f"{home['redirect_uri'][0]}?code=used-already&state={home['state'][0]}")
 
@@ -257,12 +258,12 @@ FAILURES = {
     "no code": (no_code, None, words.NO_CODE),
     "code refused": (stale_code, None, "Spotify did not take the code"),
     "scope missing": (one_scope, None, WHAT_TO_DO[ErrorCode.MISSING_SCOPE]),
-    "wrong client": (as_person("mira"), InvalidClient(), words.BAD_CLIENT),
+    "wrong client": (consent_as("mira"), InvalidClient(), words.BAD_CLIENT),
     "not allow-listed": (
-        *(as_person("mira"), Forbidden(reason="not_allowlisted")),
+        *(consent_as("mira"), Forbidden(reason="not_allowlisted")),
         WHAT_TO_DO[ErrorCode.NOT_ALLOWLISTED],
     ),
-    "no Premium": (as_person("mira"), Forbidden(reason="not_premium"), words.PREMIUM),
+    "no Premium": (consent_as("mira"), Forbidden(reason="not_premium"), words.PREMIUM),
 }
 
 
@@ -270,10 +271,10 @@ FAILURES = {
 def test_a_failure_shows_one_message_in_browser_and_terminal_and_stores_nothing(
     connect, browser, mira, stored, simulator, failure
 ):
-    person, fault, sentence = FAILURES[failure]
+    user, fault, sentence = FAILURES[failure]
     if fault is not None:
         simulator.add_fault(fault)
-    result = connect(person)
+    result = connect(user)
     assert result.exit_code == 1
     said = result.stderr.splitlines()[-1]
     assert said.startswith(f"Error: {sentence}")
@@ -283,7 +284,7 @@ def test_a_failure_shows_one_message_in_browser_and_terminal_and_stores_nothing(
 
 def test_a_wrong_secret_in_one_process_blocks_no_other(connect, mira, simulator, engine):
     simulator.add_fault(InvalidClient())
-    connect(as_person("mira"))
+    connect(consent_as("mira"))
     with engine.connect() as conn:
         blocked = conn.scalars(select(t.api_budget.c.blocked_until)).all()
     assert set(blocked) <= {None}
@@ -294,7 +295,7 @@ def test_a_callback_of_another_attempt_is_refused_and_the_right_one_still_works(
 ):
     refused: list[Page] = []
 
-    def person(address: str) -> Page:
+    def user(address: str) -> Page:
         home = parse_qs(urlsplit(address).query)
         back, state = home["redirect_uri"][0], home["state"][0]
         for query in (
@@ -302,9 +303,9 @@ def test_a_callback_of_another_attempt_is_refused_and_the_right_one_still_works(
             *(f"code=x&state={state}&state={state}", f"code=x&state={state}x", "state=%ff"),
         ):
             refused.append(visit(f"{back}?{query}"))
-        return as_person("mira")(address)
+        return consent_as("mira")(address)
 
-    result = connect(person)
+    result = connect(user)
     assert result.exit_code == 0, result.output
     assert {page.status for page in refused} == {400}
     assert all("state is another" in page.sentence for page in refused)
@@ -317,7 +318,7 @@ def test_only_the_first_answer_counts_and_nothing_else_is_served(
 ):
     others: list[int] = []
 
-    def person(address: str) -> Page:
+    def user(address: str) -> Page:
         home = f"http://127.0.0.1:{port}"
         others.append(visit(f"{home}/favicon.ico").status)
         others.append(visit(f"{home}/callback/../secret").status)
@@ -326,14 +327,14 @@ def test_only_the_first_answer_counts_and_nothing_else_is_served(
         others.append(requests.post(f"{home}/callback", timeout=10).status_code)
         # A browser opens connections that it does not use.
         with socket.create_connection(("127.0.0.1", port)):
-            page = as_person("mira")(address)
+            page = consent_as("mira")(address)
         return page
 
-    result = connect(person)
+    result = connect(user)
     assert result.exit_code == 0, result.output
     assert others == [404, 404, 421, 421, 501]
     assert stored("mira")[1] == mira.refresh_token
-    with pytest.raises(OSError):  # noqa: PT011  # whichever: nobody listens any more
+    with pytest.raises(OSError):  # noqa: PT011  # any: the listener has ended
         socket.create_connection(("127.0.0.1", port))
 
 
@@ -342,7 +343,7 @@ def test_a_second_callback_during_the_first_changes_nothing(
 ):
     second: list[Page] = []
 
-    def person(address: str) -> Page:
+    def user(address: str) -> Page:
         with requests.Session() as session:
             session.trust_env = False
             backs = [
@@ -352,19 +353,20 @@ def test_a_second_callback_during_the_first_changes_nothing(
                 for who in ("mira", "kenji")
             ]
             host, _, path = backs[0].removeprefix("http://").partition("/")
-        # Sent, and the page not waited for, so that the other one comes in between.
-        with socket.create_connection(
-            (host.partition(":")[0], int(host.partition(":")[2]))
-        ) as secret:
-            secret.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        address_of_listener = (host.partition(":")[0], int(host.partition(":")[2]))
+        with socket.create_connection(address_of_listener) as first:
+            first.sendall(f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            # The first callback is accepted once its code is being redeemed.
+            while not simulator.faults()[0]["hits"]:
+                time.sleep(0.01)
             second.append(visit(backs[1]))
             seen = b""
-            while part := secret.recv(4096):
+            while part := first.recv(4096):
                 seen += part
         return Page(200, seen.decode(), ())
 
-    simulator.add_fault(Latency(seconds=0.5), endpoint="token")
-    result = connect(person)
+    simulator.add_fault(Latency(seconds=1), endpoint="token")
+    result = connect(user)
     assert result.exit_code == 0, result.output
     assert "mira (Mira Solberg) is connected" in browser.last_page.text
     assert second[0].status == 409
@@ -373,7 +375,7 @@ def test_a_second_callback_during_the_first_changes_nothing(
 
 def test_a_port_that_is_taken_exits_2_and_says_what_to_register(connect, mira, port):
     with socket.create_server(("127.0.0.1", port)):
-        result = connect(as_person("mira"))
+        result = connect(consent_as("mira"))
     assert result.exit_code == 2
     assert only_line(result).startswith(f"Error: Port {port} is taken")
     assert "http://127.0.0.1:PORT/callback" in result.stderr
@@ -383,7 +385,7 @@ def test_connect_times_out_and_names_the_address_to_register(
     connect, browser, mira, simulator, port
 ):
     simulator.register_redirects([f"http://127.0.0.1:{port}/another"])
-    result = connect(as_person("mira"), "--seconds", "1")
+    result = connect(consent_as("mira"), "--seconds", "1")
     assert browser.last_page.status == 400
     assert "Invalid redirect URI" in browser.last_page.text
     assert result.exit_code == 1
@@ -396,8 +398,8 @@ def test_without_a_browser_the_address_is_there_to_be_opened(connect, browser, m
     result = connect(None, "--seconds", "1")
     assert f"  {simulator.url}/authorize?" in result.stderr
     assert "open the address yourself" in result.stderr
-    browser.person = as_person("mira")
-    result = connect(as_person("mira"), "--seconds", "1", "--no-browser")
+    browser.user = consent_as("mira")
+    result = connect(consent_as("mira"), "--seconds", "1", "--no-browser")
     assert browser.pages == []
     assert result.exit_code == 1
 
@@ -413,7 +415,7 @@ def test_missing_configuration_is_reported_before_the_browser_opens(
     connect, browser, mira, environ, variable, named
 ):
     environ.delenv(variable)
-    result = connect(as_person("mira"))
+    result = connect(consent_as("mira"))
     assert result.exit_code == 2
     assert named in only_line(result)
     assert browser.threads == []
@@ -445,8 +447,8 @@ def test_no_code_verifier_token_or_secret_is_shown_or_written(
 ):
     codes: set[str] = set()
     said = []
-    for person in (as_person("mira"), one_scope, stale_code):
-        result = connect(person)
+    for user in (consent_as("mira"), one_scope, stale_code):
+        result = connect(user)
         said.append(result.output)
         page = browser.last_page
         said.append(page.text)

@@ -21,7 +21,7 @@ NEW, NEW_KEY = "newer", "newer:" + new_key()[1].partition(":")[2]
 
 
 @pytest.fixture
-def people(run):
+def users(run):
     """Three users whose tokens are sealed with the old key."""
     for user_id in ("anna", "ben", "cleo"):
         run("users", "add", user_id, "--refresh-token-stdin", stdin=f"{TOKEN}-{user_id}")
@@ -56,7 +56,7 @@ def test_a_new_key_is_printed_alone_on_stdout_and_works(run, environ):
     assert listed(run) == {made.stdout.partition(":")[0]: ("current", 0)}
 
 
-def test_the_list_shows_what_an_app_seals_with_and_no_secret(run, people):
+def test_the_list_shows_what_an_app_seals_with_and_no_secret(run, users):
     (row,) = json.loads(run("keys", "list", "--json").stdout)
     assert (row["key_id"], row["state"], row["tokens"]) == (OLD, "current", 3)
     sealed = seal(base64.b64decode(row["public_key"]), "dora", TOKEN)
@@ -65,7 +65,7 @@ def test_the_list_shows_what_an_app_seals_with_and_no_secret(run, people):
     assert TOKEN_KEY.partition(":")[2] not in shown
 
 
-def test_rotating_seals_every_token_anew_and_says_which_key_can_go(run, people, opened, environ):
+def test_rotating_seals_every_token_anew_and_says_which_key_can_go(run, users, opened, environ):
     environ.setenv("SPOTIFY_PIPELINE_TOKEN_KEYS", f"{NEW_KEY},{TOKEN_KEY}")
     assert listed(run) == {NEW: ("current", 0), OLD: ("older", 3)}
     result = run("keys", "rotate")
@@ -78,7 +78,7 @@ def test_rotating_seals_every_token_anew_and_says_which_key_can_go(run, people, 
     assert run("keys", "rotate").stdout.startswith("0 users sealed anew; 3 tokens")
 
 
-def test_a_key_in_use_cannot_be_dropped(run, people, environ):
+def test_a_key_in_use_cannot_be_dropped(run, users, environ):
     environ.setenv("SPOTIFY_PIPELINE_TOKEN_KEYS", f"{NEW_KEY},{TOKEN_KEY}")
     refused = run("keys", "drop", OLD)
     assert refused.exit_code == 1
@@ -92,7 +92,7 @@ def test_a_key_in_use_cannot_be_dropped(run, people, environ):
 
 
 def test_tokens_whose_key_is_missing_or_that_were_tampered_with_stay_and_are_counted(
-    run, people, environ, engine
+    run, users, environ, engine
 ):
     with engine.begin() as conn:
         k = t.user_tokens

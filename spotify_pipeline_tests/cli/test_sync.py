@@ -111,9 +111,9 @@ def test_a_selection_is_synced_and_an_empty_one_is_no_failure(run, listener, eng
     synced = run("sync", "--due")
     assert synced.exit_code == 0
     assert synced.stdout == "1 of 1 user synced, 50 new plays.\n"
-    nobody = run("sync", "--due")
-    assert nobody.exit_code == 0
-    assert nobody.stdout.startswith("There is no user to sync.")
+    without_users = run("sync", "--due")
+    assert without_users.exit_code == 0
+    assert without_users.stdout.startswith("There is no user to sync.")
     assert run("sync", "--all").stdout == "1 of 1 user synced, 0 new plays.\n"
 
 

@@ -31,7 +31,7 @@ from spotify_pipeline.storage.postgres.database import dagster_url, leave_databa
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline_tests.canaries import Canaries
-from spotify_pipeline_tests.cli.browser_user import as_person, free_port
+from spotify_pipeline_tests.cli.browser_user import consent_as, free_port
 
 SECONDS = 120
 DEBUG_LOGGING = Path(__file__).parent / "debug_logging"
@@ -194,7 +194,7 @@ def _finish_programs(case: SecretScenario, programs: "dict[str, subprocess.Popen
         line = connect.stdout.readline()
         assert line, output
         output += line
-    page = as_person("kenji")(found[1])
+    page = consent_as("kenji")(found[1])
     for address in page.addresses:
         if code := re.search(r"[?&]code=([^&]+)", address):
             case.canaries.add("authorization code", code[1])

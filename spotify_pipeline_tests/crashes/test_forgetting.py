@@ -101,7 +101,7 @@ class ForgettingScenario:
         self.crashes += crashed[0]
 
     def days_of_others(self) -> dict[str, set[date]]:
-        """The stored days of each user whom nobody forgets."""
+        """The stored days of each user who is not forgotten."""
         days: dict[str, set[date]] = {}
         for row in self.case.scenario.rows(t.daily_listening):
             days.setdefault(row["user_id"], set()).add(row["date"])

@@ -1,4 +1,4 @@
-"""A real code server, webserver and daemon around a stage, and what is done to them."""
+"""A real code server, webserver and daemon around a scenario, and ways to kill them."""
 
 import os
 import re
@@ -26,25 +26,25 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario, environment, open_scenario
 
-# A busy machine takes long, and nobody waits longer than needed.
+# A limit for a busy machine; waits end as soon as their condition holds.
 SECONDS = 120
 
 
 @dataclass
 class DagsterCluster:
-    """A stage, and the running processes around it."""
+    """A scenario, and the running processes around it."""
 
     scenario: Scenario
     stack: Stack
     instance: dg.DagsterInstance
 
     def connect(self, user_id: str) -> None:
-        """A listener who lives now."""
+        """Connects a simulated listener who plays until now."""
         since = (datetime.now(UTC) - timedelta(days=3)).date()
         self.scenario.connect(user_id, since=since)
 
     def ask(self, *user_ids: str) -> None:
-        """These people press Sync at once."""
+        """These users press Sync at once."""
         self.scenario.execute(
             "INSERT INTO spotify_pipeline.sync_requests (user_id)"
             " SELECT unnest(CAST(:u AS text[]))",
@@ -52,7 +52,7 @@ class DagsterCluster:
         )
 
     def request(self, user_id: str) -> dict[str, object]:
-        """Their latest request."""
+        """The user's latest request."""
         return self.scenario.rows(t.sync_requests, user_id)[-1]
 
     def await_status(self, user_id: str, *statuses: str) -> None:
@@ -87,7 +87,7 @@ class DagsterCluster:
         return list(self.instance.get_run_records(of_user, ascending=True))
 
     def graphql(self, query: str, **variables: object) -> dict[str, Any]:
-        """What somebody does in the UI."""
+        """Sends a GraphQL query, as the UI does."""
         answer = requests.post(
             f"{self.stack.url}/graphql",
             json={"query": query, "variables": variables},
@@ -131,7 +131,7 @@ class DagsterCluster:
         self.stack = replace(self.stack, children=children)
 
     def stop(self) -> None:
-        """End whatever was started in place of what was killed."""
+        """Ends the processes, restarted ones included."""
         for child in self.stack.children:
             child.process.kill()
             child.process.wait()
@@ -139,7 +139,7 @@ class DagsterCluster:
 
 @dataclass
 class Life:
-    """A person whose request is in the middle of this run."""
+    """A user whose request this run is working on."""
 
     cluster: DagsterCluster
     user_id: str
@@ -187,7 +187,7 @@ class Life:
 
 
 def midway(cluster: DagsterCluster, user_id: str) -> Life:
-    """A person who has asked, and whose run waits for an answer of Spotify's for a minute."""
+    """A user with a request whose run waits for Spotify's response for a minute."""
     cluster.connect(user_id)
     cluster.scenario.simulator.add_fault(
         Latency(60), endpoint="recently_played", user_id=user_id, times=1
@@ -217,7 +217,7 @@ def open_cluster(admin: Engine, ours: str, dagsters: str, home: Path) -> Iterato
         environ = environment(database, simulator) | dagster_environment(dagster_database, home)
         set_environment(patch, environ)
         settings = load_settings()
-        # Away from the ports of people who use this machine, and of other tests.
+        # Away from the default ports, and from those of other tests.
         port = free_port(None, first=10_000 + 50 * (os.getpid() % 100))
         with (
             open_scenario(simulator, environ) as scenario,
@@ -248,8 +248,8 @@ def set_environment(patch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
 
 
 def pid_of(instance: dg.DagsterInstance, run_id: str) -> int:
-    """The process that works on a run, as its first event tells."""
+    """The process id of a run, from its first event."""
     for entry in instance.all_logs(run_id):
         if found := re.search(r"process for run \(pid: (\d+)\)", entry.message):
             return int(found[1])
-    raise AssertionError("no event tells the process")
+    raise AssertionError("no event names the process")

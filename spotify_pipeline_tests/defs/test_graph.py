@@ -88,20 +88,20 @@ def test_the_lineage_of_a_column_names_columns_that_exist(specs: dict[str, dg.As
         for spec in specs.values()
         if "dagster/column_schema" in spec.metadata
     }
-    told = {
+    printed = {
         name: spec.metadata["dagster/column_lineage"].deps_by_column
         for name, spec in specs.items()
         if "dagster/column_lineage" in spec.metadata
     }
-    assert set(told) == {"daily_listening", "music_personality"}
-    for name, lineage in told.items():
+    assert set(printed) == {"daily_listening", "music_personality"}
+    for name, lineage in printed.items():
         assert set(lineage) <= columns[specs[name].key]
         for deps in lineage.values():
             assert deps
             assert [d for d in deps if d.column_name not in columns[d.asset_key]] == []
     # Every metric is computed from something.
     metrics = {metric.column for metric in METRICS}
-    assert metrics <= told["music_personality"].keys()
+    assert metrics <= printed["music_personality"].keys()
 
 
 def test_the_column_types_are_those_of_postgres(specs: dict[str, dg.AssetSpec]) -> None:
@@ -150,7 +150,7 @@ def test_the_code_location_loads_without_what_only_a_sync_needs() -> None:
         "loaded.resolve_job_def('sync_user'), loaded.resolve_job_def('sync_users')\n"
         f"print(json.dumps([name for name in {heavy!r} if name in sys.modules]))\n"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={}
     )
-    assert json.loads(told.stdout) == []
+    assert json.loads(printed.stdout) == []

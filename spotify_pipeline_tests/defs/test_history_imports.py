@@ -100,8 +100,8 @@ def test_an_upload_is_imported_by_one_run_that_reports_its_receipt_and_days(
     (record,) = instance.fetch_materializations(key("imported_history"), limit=9).records
     assert record.asset_materialization is not None
     assert record.asset_materialization.partition == "ada"
-    counts = {name: value.value for name, value in record.asset_materialization.metadata.items()}
-    assert (counts["rows_read"], counts["files"], counts["new"]) == (5, 2, 5)
+    reported = {name: value.value for name, value in record.asset_materialization.metadata.items()}
+    assert (reported["rows_read"], reported["files"], reported["new"]) == (5, 2, 5)
     assert instance.fetch_materializations(key(DAILY_LISTENING), limit=9).records
     assert tick(instance) == []
     # Materialized again by hand: the same report, and nothing else.

@@ -64,17 +64,17 @@ def test_a_run_of_the_job_materializes_every_asset_with_its_row_counts(
     assert set(events) == {(step, "anna") for step in STEPS}
     for step, rows in counted(scenario, "anna").items():
         assert rows > 0
-        told = events[step, "anna"]
+        reported = events[step, "anna"]
         if step == PROFILE_REVALIDATION:
-            assert told == {"the app": "has no webhook"}
+            assert reported == {"the app": "has no webhook"}
             continue
-        assert (told["dagster/partition_row_count"], told["new rows"]) == (rows, rows), step
+        assert (reported["dagster/partition_row_count"], reported["new rows"]) == (rows, rows), step
     # Again, and nothing is new.
     materialize(instance, "anna")
-    for (step, _), told in materialized(instance).items():
+    for (step, _), reported in materialized(instance).items():
         if step == PROFILE_REVALIDATION:
             continue
-        assert (told["new rows"], told["changed rows"]) == (0, 0), step
+        assert (reported["new rows"], reported["changed rows"]) == (0, 0), step
 
 
 def test_a_subset_without_plays_is_a_rebuild_that_asks_spotify_nothing(

@@ -8,7 +8,7 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
 def tick(instance: dg.DagsterInstance) -> str:
-    """One evaluation: what it says. Dagster keeps that, so it names nobody."""
+    """Evaluates the sensor once; its message. Dagster stores that, so it names no user."""
     said = evaluated(partition_reconciler, instance)
     assert isinstance(said, dg.SkipReason)
     return said.skip_message or ""

@@ -55,8 +55,8 @@ def execute(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteI
     )
 
 
-def people(scenario: Scenario) -> None:
-    """Two active people, and four of whom each has a reason not to be."""
+def users(scenario: Scenario) -> None:
+    """Two active users, and four who are inactive, each for another reason."""
     scenario.connect("active")
     scenario.connect("expiring")
     for user_id in ("inactive", "disconnected", "needs_reauth", "stale"):
@@ -84,7 +84,7 @@ def people(scenario: Scenario) -> None:
 def test_the_nightly_tick_syncs_all_steps_of_exactly_the_active_users(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    people(scenario)
+    users(scenario)
     (request,) = evaluate(instance, "nightly_sync", last_tick(3))
     assert "active" not in str(request.tags)
     scenario.at(scenario.clock() + DAY)
@@ -130,7 +130,7 @@ def test_a_poll_asks_for_the_plays_of_those_who_are_due(
 def test_the_weekly_tick_fetches_the_lists_of_all_eligible_users(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    people(scenario)
+    users(scenario)
     scenario.at(scenario.clock() + DAY)
     (request,) = evaluate(instance, "weekly_top_refresh", last_tick(3))
     result = execute(instance, request)

@@ -40,7 +40,7 @@ def three(scenario: Scenario) -> Scenario:
 
 
 def ask(scenario: Scenario, *user_ids: str) -> None:
-    """These people press Sync."""
+    """These users press Sync."""
     for user_id in user_ids:
         scenario.execute(
             "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)", u=user_id
@@ -48,7 +48,7 @@ def ask(scenario: Scenario, *user_ids: str) -> None:
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
-    """One evaluation: the runs it asks for. Dagster keeps its result, so it names nobody else."""
+    """Evaluates the sensor once. Dagster stores its result, so it names no other user."""
     result = evaluated(sync_request_sensor, instance)
     if isinstance(result, dg.SkipReason):
         return []
@@ -98,7 +98,7 @@ def let_the_pause_pass(scenario: Scenario) -> None:
 
 
 def closed(scenario: Scenario) -> dict[str, tuple[str, str | None]]:
-    """Status and code of each person's request."""
+    """Status and code of each user's request."""
     return {
         row["user_id"]: (row["status"], row["error_code"]) for row in scenario.rows(t.sync_requests)
     }
@@ -137,7 +137,7 @@ def test_requests_wait_during_a_block_and_then_each_gets_its_run(
     assert tick(instance) == []
     assert closed(three) == {"anna": ("queued", None), "ben": ("queued", None)}
     three.execute("UPDATE spotify_pipeline.api_budget SET blocked_until = now()")
-    three.pipeline.rate_limiter.begin()  # as the gate of the next tick's own pipeline
+    three.pipeline.rate_limiter.begin()  # as the rate limiter of the next tick's own pipeline
     runs = tick(instance)
     assert [run.partition_key for run in runs] == ["anna", "ben"]
 

@@ -56,16 +56,19 @@ def numbers_of(result: dg.ExecuteInProcessResult) -> dict[str, object]:
     for event in result.all_events:
         if event.step_key == "report_run":
             if event.is_successful_output:
-                return {name: told.value for name, told in event.step_output_data.metadata.items()}
+                return {
+                    name: reported.value
+                    for name, reported in event.step_output_data.metadata.items()
+                }
             if event.is_step_failure:
                 failure = event.step_failure_data.user_failure_data
-                return {name: told.value for name, told in failure.metadata.items()}
+                return {name: reported.value for name, reported in failure.metadata.items()}
     return {}
 
 
 @pytest.fixture
 def five(scenario: Scenario) -> Scenario:
-    """Five people, in three chunks of two."""
+    """Five users, in three chunks of two."""
     for user_id in ("anna", "ben", "cleo", "dora", "emil"):
         scenario.connect(user_id)
     return scenario
@@ -125,7 +128,9 @@ def test_a_failed_user_leaves_other_users_correct_and_is_counted(
     assert "RECONNECT" not in said
     assert "1 SPOTIFY_UNAVAILABLE" in said
     numbers = numbers_of(result)
-    assert {name: told for name, told in numbers.items() if name.startswith(("users", "f"))} == {
+    assert {
+        name: number for name, number in numbers.items() if name.startswith(("users", "f"))
+    } == {
         "users synced": 3,
         "users failed": 2,
         "failed RECONNECT": 1,
@@ -144,8 +149,8 @@ def user_sync_ok(instance: dg.DagsterInstance) -> dict[str | None, tuple[bool, s
         assert record.event.dagster_event is not None
         evaluation = record.event.dagster_event.asset_check_evaluation_data
         code = evaluation.metadata.get("error_code")
-        told = (evaluation.passed, str(code.value) if code else None)
-        found.setdefault(evaluation.partition, told)
+        reported = (evaluation.passed, str(code.value) if code else None)
+        found.setdefault(evaluation.partition, reported)
     return found
 
 
@@ -160,7 +165,7 @@ def test_the_check_of_a_user_is_evaluated_when_a_sync_fails_and_when_it_recovers
     five.simulator.clear_faults(fault)
     run(instance)
     assert user_sync_ok(instance) == failing | {"cleo": (True, None)}
-    # One user alone tells the same.
+    # The run of a single user reports the same.
     five.simulator.add_fault(ServerError(), user_id="anna")
     assert not materialize(instance, "anna").success
     assert user_sync_ok(instance)["anna"] == (False, "SPOTIFY_UNAVAILABLE")
@@ -206,8 +211,8 @@ def test_no_user_is_named_but_on_their_partition(
     for entry in instance.all_logs(result.run_id):
         event = entry.dagster_event
         if event and event.is_step_materialization:
-            told = event.step_materialization_data.materialization
-            assert named(told._replace(partition=None)) == []
+            reported = event.step_materialization_data.materialization
+            assert named(reported._replace(partition=None)) == []
         elif event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             found = event.asset_check_evaluation_data
             assert named((found.description, found.metadata)) == []
@@ -239,7 +244,7 @@ def test_a_chunk_syncs_only_the_configured_steps(
 def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
     five: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything is stored already, so the second try asks Spotify for nobody of the chunk."""
+    """Everything is stored already, so the retry makes no call for the users of the chunk."""
     five.execute(
         "INSERT INTO spotify_pipeline.sync_requests (user_id)"
         " SELECT user_id FROM spotify_pipeline.users"
@@ -270,7 +275,7 @@ def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
 
 
 def in_this_process() -> dg.JobDefinition:
-    """The job with an executor that shares our memory; Dagster wants a function to retry it."""
+    """The job with an executor that shares our memory; Dagster needs a function to retry it."""
     return sync_users.graph.to_job(
         name="sync_users",
         executor_def=dg.in_process_executor,
@@ -341,14 +346,14 @@ def test_the_selection_enlisted_needs_users_enlisted_before(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
     config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
-    assert "Nobody is enlisted" in failure_of(run(instance, config))
+    assert "No user is enlisted" in failure_of(run(instance, config))
     assert five.calls() == []
 
 
 def test_re_executing_a_whole_run_syncs_all_its_users_again(
     five: Scenario, instance: dg.DagsterInstance
 ) -> None:
-    """As "Re-execute all" in the UI does; also of a run whose users somebody had enlisted."""
+    """As "Re-execute all" in the UI does; also of a run whose users were enlisted before."""
     job = dg.reconstructable(in_this_process)
     with dg.execute_job(job, instance, run_config=CHUNKS_OF_TWO) as first:
         assert first.success

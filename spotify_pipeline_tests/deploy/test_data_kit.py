@@ -35,7 +35,7 @@ def test_what_is_generated_from_the_comments_is_fresh(form: str, file: Path) -> 
     assert result.output == file.read_text(), f"{file.name} is stale, renew it with: {renew}"
 
 
-def test_schema_wants_a_form() -> None:
+def test_schema_without_a_form_is_refused() -> None:
     result = CliRunner().invoke(program, ["schema"])
     assert result.exit_code == 2
     assert "--dbt or --markdown" in result.output

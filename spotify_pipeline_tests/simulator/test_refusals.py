@@ -112,9 +112,9 @@ def test_retry_after_can_be_an_http_date(simulator: Simulator, add_listener: Add
 def test_a_false_alarm_hits_every_valid_refresh_token_until_it_is_cleared(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
-    people = [add_listener() for _ in range(4)]
+    listeners = [add_listener() for _ in range(4)]
     simulator.add_fault(refusals.InvalidGrant())
-    for listener in people:
+    for listener in listeners:
         answer = listener.refresh()
         assert answer.status_code == 400
         assert answer.json() == {
@@ -122,7 +122,7 @@ def test_a_false_alarm_hits_every_valid_refresh_token_until_it_is_cleared(
             "error_description": "Refresh token revoked",
         }
     simulator.clear_faults()
-    assert [listener.refresh().status_code for listener in people] == [200] * 4
+    assert [listener.refresh().status_code for listener in listeners] == [200] * 4
 
 
 def test_an_app_with_a_wrong_secret_gets_invalid_client(
@@ -222,13 +222,13 @@ def test_the_log_of_calls_names_the_faults(simulator: Simulator, add_listener: A
 def test_a_window_of_30_seconds_allows_so_many_calls_of_all_users_together(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
-    people = [add_listener(), add_listener()]
+    listeners = [add_listener(), add_listener()]
     simulator.set_limits(calls_per_30s=4)
-    got = [people[number % 2].get("/v1/me") for number in range(6)]
+    got = [listeners[number % 2].get("/v1/me") for number in range(6)]
     assert [answer.status_code for answer in got] == [200] * 4 + [429] * 2
     assert 1 <= int(got[-1].headers["retry-after"]) <= 30
     assert got[-1].json()["error"]["message"] == "API rate limit exceeded"
-    assert people[0].refresh().status_code == 200  # not counted for accounts.spotify.com
+    assert listeners[0].refresh().status_code == 200  # not counted for accounts.spotify.com
 
 
 def test_an_exceeded_day_quota_asks_to_wait_for_hours(

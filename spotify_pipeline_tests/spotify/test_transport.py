@@ -123,17 +123,17 @@ def test_a_429_that_is_cut_off_is_heeded(server, transport, request_to):
 
 
 class WaitingGate:
-    """A gate that promises to wait pauses out, and remembers what it was told."""
+    """A rate limiter that promises to wait out pauses, and records the reports."""
 
     def __init__(self) -> None:
         self.acquired: list[str] = []
-        self.told: list[tuple[int, str]] = []
+        self.reported: list[tuple[int, str]] = []
 
     def acquire(self, priority: str) -> None:
         self.acquired.append(priority)
 
     def blocked(self, seconds: int, reason: str) -> bool:
-        self.told.append((seconds, reason))
+        self.reported.append((seconds, reason))
         return True
 
     def answered(self, caller):
@@ -183,7 +183,7 @@ def test_a_rate_limiter_that_waits_gives_a_short_429_one_more_try(server, naps, 
     transport = Transport(rate_limiter=rate_limiter, limits=SMALL, sleep=naps)
     server.script(answer(429, bodies.RATE_LIMIT, {"Retry-After": "60"}), OK)
     assert transport.send(request_to).status == 200
-    assert rate_limiter.told == [(60, "RATE")]
+    assert rate_limiter.reported == [(60, "RATE")]
     assert rate_limiter.acquired == ["plays", "plays"]
     assert naps.seconds == []
 
@@ -195,7 +195,7 @@ def test_a_second_429_after_the_pause_ends_the_call(server, naps, request_to):
     with pytest.raises(RateLimited):
         transport.send(request_to)
     assert len(server.seen) == 2
-    assert rate_limiter.told == [(1, "RATE"), (1, "RATE")]
+    assert rate_limiter.reported == [(1, "RATE"), (1, "RATE")]
 
 
 @pytest.mark.parametrize("wait", ["61", "86400"])
@@ -205,7 +205,7 @@ def test_a_long_429_ends_the_call_whatever_the_rate_limiter_returns(server, naps
     server.script(answer(429, bodies.QUOTA, {"Retry-After": wait}))
     with pytest.raises(RateLimited):
         transport.send(request_to)
-    assert rate_limiter.told == [(int(wait), "QUOTA")]
+    assert rate_limiter.reported == [(int(wait), "QUOTA")]
     assert (len(server.seen), naps.seconds) == (1, [])
 
 

@@ -22,14 +22,14 @@ from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.sync.users import sync_users
 
 
-class Nursery:
+class ForkedWorkers:
     """Runs jobs in forked processes: {users, now, steps?, wait?, rounds?, die_at?}.
 
     `die_at`: the process kills itself before it sends Postgres the statement (or commit) of that
     number, the first being 1.
     """
 
-    def __enter__(self) -> "Nursery":
+    def __enter__(self) -> "ForkedWorkers":
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,

@@ -10,7 +10,7 @@ import pytest
 
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline_tests.sync.forked_workers import Nursery
+from spotify_pipeline_tests.sync.forked_workers import ForkedWorkers
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 RESULTS = (
@@ -24,9 +24,9 @@ RESULTS = (
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
+def forked_workers() -> Iterator[ForkedWorkers]:
+    with ForkedWorkers() as forked_workers:
+        yield forked_workers
 
 
 def results(scenario: Scenario, user_id: str | None = None) -> dict[str, list[tuple[object, ...]]]:
@@ -52,10 +52,10 @@ def compute_again(scenario: Scenario, *user_ids: str) -> None:
 
 
 def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its_lease_ends(
-    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
+    forked_workers: ForkedWorkers, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     scenario.connect("unhurt")
-    (end,) = nursery.run(environ, [{"users": ["unhurt"], "now": NOON}])
+    (end,) = forked_workers.run(environ, [{"users": ["unhurt"], "now": NOON}])
     assert end["results"] == [["unhurt", "synced"]]
     # A kill in every eighth of the statements; the last one after everything is stored.
     deaths = {f"died {n}": n * end["statements"] // 8 for n in range(1, 9)}
@@ -63,7 +63,7 @@ def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its
     for user_id, number in deaths.items():
         scenario.connect(user_id)
         job = {"users": [user_id], "die_at": number, "now": NOON}
-        assert nursery.run(environ, [job]) == [{"signal": signal.SIGKILL}]
+        assert forked_workers.run(environ, [job]) == [{"signal": signal.SIGKILL}]
         found = results(scenario, user_id)
         left[user_id] = sum(len(rows) for rows in found.values())
         assert left[user_id] == 0 or min(len(rows) for rows in found.values()) > 0, number
@@ -77,18 +77,18 @@ def test_a_sync_killed_anywhere_leaves_all_or_nothing_and_is_done_again_when_its
 
 
 def test_a_sync_killed_while_it_writes_leaves_what_was_stored_before_as_it_was(
-    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
+    forked_workers: ForkedWorkers, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     for user_id in ("anna", "ben"):
         scenario.connect(user_id)
-    (end,) = nursery.run(environ, [{"users": ["anna"], "now": NOON}])
+    (end,) = forked_workers.run(environ, [{"users": ["anna"], "now": NOON}])
     scenario.sync_well("ben")
     before = results(scenario)
     scenario.at(NOON + timedelta(hours=10))
     for share in (0.4, 0.55, 0.7):
         die_at = int(end["statements"] * share)
         job = {"users": ["anna", "ben"], "die_at": die_at, "now": scenario.clock()}
-        assert nursery.run(environ, [job]) == [{"signal": signal.SIGKILL}]
+        assert forked_workers.run(environ, [job]) == [{"signal": signal.SIGKILL}]
         assert results(scenario) == before
         let_leases_end(scenario)
     scenario.sync_well("anna", "ben")
@@ -96,7 +96,7 @@ def test_a_sync_killed_while_it_writes_leaves_what_was_stored_before_as_it_was(
 
 
 def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
-    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
+    forked_workers: ForkedWorkers, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     names = [f"listener {number}" for number in range(6)]
     for name in names:
@@ -106,7 +106,7 @@ def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
         {"users": names[3:1:-1] + names[4:], "rounds": 2, "now": NOON},
         {"users": names[::-1], "rounds": 2, "now": NOON},
     ]
-    ends = nursery.run(environ, jobs)
+    ends = forked_workers.run(environ, jobs)
     tally: dict[str, Counter[str]] = {name: Counter() for name in names}
     for end in ends:
         for user_id, result in end["results"]:
@@ -123,10 +123,10 @@ def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
 
 
 def test_a_user_is_refreshed_once_however_many_processes_start_together(
-    nursery: Nursery, scenario: Scenario, environ: dict[str, str]
+    forked_workers: ForkedWorkers, scenario: Scenario, environ: dict[str, str]
 ) -> None:
     scenario.connect("anna", person="light")
     job = {"users": ["anna"], "steps": [RECENTLY_PLAYED], "wait": 60, "now": NOON}
-    ends = nursery.run(environ, [job] * 4)
+    ends = forked_workers.run(environ, [job] * 4)
     assert [end["results"] for end in ends] == [[["anna", "synced"]]] * 4
     assert len(scenario.calls("token")) == 1

@@ -1,4 +1,4 @@
-"""What the demo shows at its end: a table per listener, and every day counted again."""
+"""The demo's results: a table per listener, and an audit of every day."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime

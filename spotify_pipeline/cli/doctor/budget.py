@@ -26,7 +26,7 @@ _BLOCKED = {
 
 
 def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
-    """What may still be asked of Spotify.
+    """The remaining budget of calls to Spotify, and what blocks it.
 
     A block of the app ends at once when Spotify takes the app's id and secret: the next call finds
     out the rest.
@@ -74,7 +74,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
 
 
 def probed(settings: Settings) -> Iterator[Finding]:
-    """One call to the Web API, whatever is blocked; when it is answered no block is left."""
+    """Probes the Web API with one call in spite of a block; a response ends the block."""
     with open_pipeline(settings) as pipeline:
         try:
             asked = probe(pipeline)

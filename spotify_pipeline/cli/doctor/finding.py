@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from spotify_pipeline.cli.errors import explain
 
 OK = "ok"
-# Worth knowing, but nothing is wrong.
+# Information, not a problem.
 NOTE = "note"
 PROBLEM = "problem"
 
-# Where what to do begins in a sentence of ours: after a stop, with a verb.
+# The remedy begins after a full stop, with a verb.
 _TO_DO = re.compile(
     r"(?:[;:.,]|, so) (?=(?:ask|check|close|correct|create|free|give|grant|install|it has to|let"
     r"|make|put|raise|restore|run|set|start|stop|try|upgrade|write)\b)",
@@ -21,7 +21,7 @@ _TO_DO = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found; `to_do` says how to mend a problem."""
+    """The result of a check; `to_do` says how to fix a problem."""
 
     check: str
     status: str

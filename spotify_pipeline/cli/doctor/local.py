@@ -93,7 +93,7 @@ def home(path: Path) -> Iterator[Finding]:
 
 
 def _modes(home: Path) -> Iterator[Finding]:
-    """What an older version, or another umask, left open."""
+    """Reports files with modes that an older version or another umask left too wide."""
     found = list(open_to_others(home))
     # Not the home itself: as root, the account that runs Postgres passes through it.
     tops = sorted({str(home / path.relative_to(home).parts[0]) for path in found})

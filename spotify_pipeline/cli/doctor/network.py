@@ -53,7 +53,7 @@ def reach(url: str, seconds: float = SECONDS) -> Finding:
 
 
 def _trusting(url: str) -> ssl.SSLContext:
-    """Whom our calls trust: the authorities that come with requests, or REQUESTS_CA_BUNDLE."""
+    """The certificate authorities that calls trust: those of requests, or REQUESTS_CA_BUNDLE."""
     given = requests.Session().merge_environment_settings(url, {}, None, True, None)["verify"]
     trusted = Path(given if isinstance(given, str) else DEFAULT_CA_BUNDLE_PATH)
     if trusted.is_dir():

@@ -48,7 +48,7 @@ class Child:
     def tail(self, lines: int = 15) -> str:
         """The end of its log."""
         if self.process.poll() is not None:
-            # The last words of a dead process, unless a child of its own keeps the pipe open.
+            # The last output of a dead process, unless one of its children keeps the pipe open.
             self.logging.join(timeout=1)
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
@@ -59,7 +59,7 @@ class Stack:
 
     url: str
     children: tuple[Child, ...]
-    # None: it was not asked for.
+    # None: not started.
     page_url: str | None = None
 
     def check(self) -> None:

@@ -48,7 +48,7 @@ def dev(port: int | None) -> None:
 
 
 def set_up(settings: Settings) -> None:
-    """What init-db makes: schema, the roles, Dagster's database."""
+    """Runs init-db: schema, roles, Dagster's database."""
     engine = open_engine(settings)
     try:
         init_db(engine)

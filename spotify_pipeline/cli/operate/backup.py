@@ -100,7 +100,7 @@ def _write(settings: Settings, to: Path) -> Path:
             schema = schema_of(engine)
             engine.dispose()
             dump_schema(dagster_url(settings), schema, partial / DAGSTERS)
-        # Last: what Dagster knows and we do not, partition_reconciler takes back.
+        # Last: partition_reconciler removes partitions of users that our dump lacks.
         dump_schema(pipeline_url(settings), t.SCHEMA, partial / OURS)
         return partial.rename(to / datetime.now(UTC).strftime(NAME))
     finally:

@@ -44,7 +44,7 @@ def named_id(*names: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExportedTrack:
-    """What an export says of a track."""
+    """A track as an export describes it."""
 
     track_id: str
     name: str

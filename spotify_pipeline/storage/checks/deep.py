@@ -1,4 +1,4 @@
-"""What breaks the rules that the database itself enforces, generated from the table definitions.
+"""Finds violations of the database's own constraints, from the table definitions.
 
 Constraints and triggers forbid all of it, but a restore with them switched off does not ask them.
 These queries read whole tables: `spotify-pipeline doctor --deep` asks them, the hourly checks do

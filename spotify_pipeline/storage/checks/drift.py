@@ -1,4 +1,4 @@
-"""Where a table in the database differs from its definition: changed by hand, not by an upgrade."""
+"""Finds schema drift: tables in the database that differ from their definitions."""
 
 from sqlalchemy import Connection, Table, inspect, text
 from sqlalchemy.dialects import postgresql
@@ -9,7 +9,7 @@ from spotify_pipeline.storage import tables as t
 _POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 # Constraints that hold for every row, and indexes. A trigger of any kind that was switched off
-# also means that a foreign key is not looked at.
+# also means that a foreign key is not compared.
 _GUARDS = text("""
     SELECT conname FROM pg_constraint WHERE conrelid = CAST(:named AS regclass) AND convalidated
     UNION
@@ -23,7 +23,7 @@ _SWITCHED_OFF = text("""
 
 
 def differences(conn: Connection, table: Table) -> list[str]:
-    """What is missing, other or too much in the database, one phrase each; never data."""
+    """Missing, different and additional objects of the database, a phrase each; never data."""
     database = inspect(conn)
     if not database.has_table(table.name, t.SCHEMA):
         return [f"the table {table.name} is missing"]

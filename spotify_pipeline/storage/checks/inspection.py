@@ -1,4 +1,4 @@
-"""What `doctor` reads of the server, keys and settings. Rules about stored rows are in `rules`."""
+"""Queries of `doctor` about the server, keys and settings. Rules about rows are in `rules`."""
 
 import json
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What breaks the hourly rules: each query selects user_id and `since` (may be NULL) of bad rows.
+"""Queries of the hourly rules: each selects user_id and `since` (may be NULL) of violations.
 
 Queries go from a user to their rows by `lateral` subqueries, which Postgres can only answer from
 an index. A join would sometimes be planned as a scan of all plays.

@@ -31,7 +31,7 @@ class Rule:
     severity: Literal["error", "warning"]
     query: Query
     description: str
-    # Of which users it is asked every hour.
+    # The users whom the hourly run checks.
     scope: ScopeOf = slice_of_the_hour
 
     @property
@@ -155,7 +155,7 @@ HOURLY: tuple[Rule, ...] = (
     ),
 )
 
-# What constraints, unique indexes and triggers keep true; a restore without them can break it.
+# Enforced by constraints, unique indexes and triggers; a restore without them can violate these.
 DEEP: tuple[Rule, ...] = (
     Rule(
         "no_orphan_rows",

@@ -40,7 +40,7 @@ def slice_of_the_hour(conn: Connection, now: datetime) -> Scope:
     slices = -(-(conn.scalar(select(func.count()).select_from(t.users)) or 0) // SLICE_USERS)
     if slices <= 1:
         return all_users(conn, now)
-    # A hash, not an offset: a user who comes or goes moves no other to another turn.
+    # A hash, not an offset: new and deleted users do not move others between slices.
     number = func.hashtextextended(t.users.c.user_id, 0).op("&")(0x7FFF_FFFF)
     turn = number.op("%")(slices) == int(now.timestamp()) // 3600 % slices
     return Scope(now, _zones(conn), turn, f"1 of {slices} parts of the users, the next in an hour")

@@ -53,7 +53,7 @@ TIMEOUT_S = 120.0
 # How long a process that leaves waits for the server's end.
 LEAVE_S = 15.0
 _POLL_S = 0.02
-# What Python needs to start. The caller's secrets are not passed on: the supervisor outlives it.
+# The variables that Python needs to start. No secrets: the supervisor outlives its caller.
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 # What libpq takes from the environment, with the value it has without. It takes an empty value for

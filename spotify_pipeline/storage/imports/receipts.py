@@ -1,4 +1,4 @@
-"""What became of the rows of an import: counted after the merge, and stored with it."""
+"""Receipts of imports: rows by fate, counted after the merge and stored with it."""
 
 from collections import Counter, defaultdict
 from datetime import datetime
@@ -66,7 +66,7 @@ FROM (
 LEFT JOIN (SELECT file, count(*) AS first FROM incoming GROUP BY file) AS n ON n.file = s.file
 """).bindparams(bindparam("plays_from", type_=DateTime(timezone=True)))
 
-# Of the time that the API's pages and the files of imports both cover. The estimate is that of
+# Compares both over the time that the API and the imports cover. The estimate is that of
 # listened_time.py over the API plays alone.
 _ESTIMATE = text("""
 WITH covered AS (

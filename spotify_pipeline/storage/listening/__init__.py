@@ -1,1 +1,1 @@
-"""What users listened to: plays, days, coverage, top lists, the catalogue, personality."""
+"""Listening data: plays, days, coverage, top lists, the catalogue, personality."""

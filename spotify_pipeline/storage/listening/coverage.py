@@ -40,7 +40,7 @@ class Coverage:
         return Coverage(covers, self.open_gaps, self.imported)
 
     def after(self, change: CoverageChange) -> "Coverage":
-        """What is stored once a page's change is written, gaps that an import covers too."""
+        """The coverage after a page's change is written, gaps that an import covers included."""
         gaps = {gap.start: gap for gap in self.open_gaps if gap not in change.closed}
         if opened := change.opened:
             known = gaps.get(opened.start, opened)
@@ -62,7 +62,7 @@ def _lies_in(gap: Interval, covers: Iterable[Interval]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """What the log keeps of a recently-played page."""
+    """A row of fetch_log: one recently-played page."""
 
     user_id: str
     fetched_at: datetime
@@ -75,7 +75,7 @@ class FetchedPage:
 
 
 def read_coverage(conn: Connection, user_ids: Iterable[str]) -> dict[str, Coverage]:
-    """What is stored of each of these users; users without any have the empty coverage."""
+    """The stored coverage of each of these users; users without any have the empty coverage."""
     c, g = t.coverage, t.listening_gaps
     wanted = list(user_ids)
     covers = select(c.c.user_id, c.c.basis, c.c.covered_from, c.c.covered_to)

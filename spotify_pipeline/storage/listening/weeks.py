@@ -1,4 +1,4 @@
-"""What the last 7 local days of many users hold: numbers beside a materialization in Dagster."""
+"""Figures of the last 7 local days of many users, shown with materializations in Dagster."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

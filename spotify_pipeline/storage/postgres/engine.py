@@ -108,15 +108,15 @@ def make_engine(
         if connection.info.get(POOLED) and not driver_connection.autocommit:
             apply_settings(driver_connection, settings, only_this_transaction=True)
 
-    # First: what SQLAlchemy asks of a new connection is under the settings too.
+    # Inserted first: SQLAlchemy's own queries on a new connection need the settings too.
     event.listen(engine, "connect", prepare_session, insert=True)
     event.listen(engine, "begin", prepare_transaction)
     event.listen(engine, "handle_error", _hide_row)
     return engine
 
 
-# Not as start-up options: poolers refuse those, and a URL may carry options of its own.
-# What a server, a database, a role or PGDATESTYLE and the like may have set otherwise.
+# Session settings that a server, a database, a role or PGDATESTYLE may have changed. Not start-up
+# options: poolers refuse those, and a URL may have its own.
 PORTABLE = {
     # psycopg returns timestamptz in the session's zone, and reads no other styles than these.
     "TimeZone": "UTC",

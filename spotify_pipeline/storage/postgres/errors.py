@@ -24,13 +24,13 @@ NONE_LEFT = (
 )
 FULL_DISK = "its disk is full; make room and try again"
 
-# What a user may break, by the name of the constraint.
+# Constraints that user input may violate, by name.
 RULES = {
     "ck_users_user_id": USER_ID_RULE,
     "ck_users_display_name": "A display name has at most 255 characters.",
 }
 
-# What the driver says (in part, in lower case), and what it means.
+# Fragments of the driver's messages (in lower case), and their meaning.
 _REASONS = (
     ("password authentication failed", "it refuses this user or password; correct {variable}"),
     ("no password supplied", "it requires a password; put one into {variable}"),
@@ -113,7 +113,7 @@ def explain_database(error: BaseException, settings: Settings | None) -> tuple[s
             f"{variable} has more than one @: write an @ that belongs to the password as %40.",
             2,
         )
-    # What a variable may have to be corrected for is wrong configuration.
+    # A reason that names a variable is wrong configuration.
     code = 2 if "{variable}" in reason else 1
     return f"{where} cannot be used: {reason.format(variable=variable)}.", code
 

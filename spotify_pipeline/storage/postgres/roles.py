@@ -66,7 +66,7 @@ FUNCTIONS = (
     "user_settings",
 )
 
-# What users listened to. Neither names of users, tokens, sessions nor queues.
+# Listening data. Neither names of users, tokens, sessions nor queues.
 ANALYST_READABLE = (
     "artists",
     "coverage",
@@ -92,7 +92,7 @@ _TRIES = 5
 
 
 class Rights(Enum):
-    """Whose rights a role has."""
+    """The kind of rights of a role."""
 
     APP = "app"
     ANALYST = "analyst"

@@ -43,7 +43,7 @@ SCRIPTS = (
 LOCK = 0x5350_4F54_4946_59
 
 # A session that waits for a lock on a table or view makes every later session wait behind it: an
-# app that reads sync_status would stand still with us. So give up, and try again after a pause.
+# app that reads sync_status would block too. So give up, and try again after a pause.
 LOCK_TIMEOUT = "5s"
 TRIES = 6
 PAUSE_SECONDS = 2.0
@@ -86,7 +86,7 @@ def _create_or_upgrade(engine: Engine) -> None:
         connection.execute(select(func.set_config("lock_timeout", LOCK_TIMEOUT, True)))
         # Any login may hold it: the wait is limited too.
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        # Asked first: IF NOT EXISTS alone demands the right to create schemas even if there is one.
+        # Checked first: IF NOT EXISTS needs the right to create schemas even if the schema exists.
         if connection.scalar(select(func.to_regnamespace(t.SCHEMA))) is None:
             connection.execute(text(f"CREATE SCHEMA {t.SCHEMA}"))
             connection.execute(

@@ -21,7 +21,7 @@ from spotify_pipeline.storage.postgres.roles import exists
 
 LOGIN = "spotify_web"
 PASSWORD_FILE = "web-password"  # noqa: S105 (a file name)
-# What hangs by mistake ends; a session may change these, so they stop no attacker.
+# Ends sessions that hang by mistake; a session may change these, so they stop no attacker.
 LIMITS = {
     "statement_timeout": "15s",
     "lock_timeout": "3s",

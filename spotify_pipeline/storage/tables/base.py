@@ -1,4 +1,4 @@
-"""What all tables share: the metadata, how constraints are named, and a few column shapes.
+"""Shared by all tables: metadata, naming of constraints, and a few column shapes.
 
 Every instant is `timestamptz` and read back in UTC. Every table and every column has a comment.
 """

@@ -1,4 +1,4 @@
-"""What the web page keeps about a user, and the public key that apps seal tokens with."""
+"""Profiles and sessions of the web page, and the public key with which apps seal tokens."""
 
 from sqlalchemy import Boolean, LargeBinary, Table, Text, Uuid, func, text
 

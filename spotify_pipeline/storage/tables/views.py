@@ -1,4 +1,4 @@
-"""What views show, for comments and the data dictionary; their definitions are in storage/sql."""
+"""Columns of the views, for comments and the data dictionary; definitions are in storage/sql."""
 
 from sqlalchemy import BigInteger, Date, MetaData, Table, Text
 

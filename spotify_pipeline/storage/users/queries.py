@@ -32,7 +32,7 @@ class SealedToken:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """What a sync needs to know about a user."""
+    """A user as a sync loads them, with the sealed tokens."""
 
     user_id: str
     timezone: str

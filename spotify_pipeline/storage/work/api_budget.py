@@ -257,7 +257,7 @@ def quota_of(settings: Settings) -> Quota:
 
 
 def budget_state(conn: Connection, settings: Settings) -> Budget:
-    """What is left now; without a day limit calls are not counted. A block that passed is none."""
+    """The remaining budget; without a day limit calls are not counted. Omits a block that ended."""
     state = read_state(conn)
     return Budget(
         calls_of_day=state.calls_of_day(),

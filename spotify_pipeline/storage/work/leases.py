@@ -150,7 +150,7 @@ class Lease:
         self.lease_id = lease_id
         self.held = held
         self._stop = threading.Event()
-        # Otherwise a renewal could take a user again who has just been released.
+        # Otherwise a renewal could take back a user who was just released (race).
         self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -206,9 +206,9 @@ def leased(
             busy = existing_users(conn, wanted - held) if wanted - held else set()
         if not busy or monotonic() >= deadline:
             break
-        # Only users before the one that is waited for are kept meanwhile: of two workers that each
-        # kept what they got, each waited a minute for what the other had. In a transaction of its
-        # own: a second UPDATE of the rows would lock their users (deadlock).
+        # Keeps only the users before the first busy one, in the order of ids: otherwise two workers
+        # that hold a part each wait a minute for each other's (deadlock). In its own transaction: a
+        # second UPDATE of the rows would lock their users (deadlock).
         with engine.begin() as conn:
             release(conn, lease_id, {user_id for user_id in held if user_id > min(busy)})
         sleep(RETRY_SECONDS)

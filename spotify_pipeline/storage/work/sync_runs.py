@@ -15,7 +15,7 @@ from spotify_pipeline.storage.postgres.locks import lock_existence
 
 @dataclass(frozen=True, slots=True)
 class RunUser:
-    """One user's outcome in a run; None while it is not known."""
+    """One user's outcome in a run; None until there is one."""
 
     user_id: str
     outcome: str | None
@@ -26,7 +26,7 @@ class RunUser:
 
 @dataclass(frozen=True, slots=True)
 class ChunkCosts:
-    """What a chunk took: wall time, calls to Spotify, and how long those were held back."""
+    """The costs of a chunk: wall time, calls to Spotify, and how long those were throttled."""
 
     seconds: float
     api_calls: int

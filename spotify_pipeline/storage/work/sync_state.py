@@ -16,7 +16,7 @@ from spotify_pipeline.storage.postgres.bulk import as_row, bulk_rows
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync writes into a user's state. Instants are of the facts clock."""
+    """The changes of a sync to a user's sync_state. Instants are of the facts clock."""
 
     user_id: str
     synced_at: datetime

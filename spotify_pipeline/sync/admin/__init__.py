@@ -1,1 +1,1 @@
-"""What an operator or a schedule starts beside syncs: keys, connecting, alerts, maintenance."""
+"""Administration by an operator or a schedule: keys, connecting, alerts, maintenance."""

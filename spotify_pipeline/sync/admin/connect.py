@@ -40,7 +40,7 @@ class ConnectFailed(PipelineError):
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """Who was connected. `is_new`: the user did not exist before."""
+    """The connected user. `is_new`: the user did not exist before."""
 
     user_id: str
     display_name: str | None

@@ -27,7 +27,7 @@ BUSY_ROUNDS = 150
 
 @dataclass(slots=True)
 class Rotation:
-    """What a rotation did: users sealed anew, and how many could not be opened, by reason."""
+    """The result of a rotation: tokens sealed again, and unopened tokens by reason."""
 
     resealed: int = 0
     unopened: Counter[str] = field(default_factory=Counter)

@@ -63,7 +63,7 @@ def publish_key(engine: Engine, keyring: Keyring) -> None:
 
 
 def key_file(settings: Settings) -> Path | None:
-    """Where the keys are kept; None: they come from the environment."""
+    """The path of the key file; None: the keys come from the environment."""
     if settings.token_keys is not None or settings.database_url is not None:
         return None
     return settings.home / KEY_FILE

@@ -55,9 +55,9 @@ def test_tables_of_an_app_are_found_before_any_is_made(
         assert REMEDY in only_line(refused)
     assert of_the_app() == before
     assert of_the_app(schema="spotify_pipeline_own") == set()
-    told = run("doctor")
-    assert told.exit_code == 1
-    assert "problem  dagster storage: DAGSTER_PG_URL names a place with tables" in told.stdout
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "problem  dagster storage: DAGSTER_PG_URL names a place with tables" in result.stdout
 
 
 def test_dagster_tables_of_an_earlier_version_in_the_app_schema_are_detected(
@@ -81,7 +81,7 @@ def test_a_schema_of_its_own_in_the_apps_database_works(
     assert missing.exit_code == 2
     assert "no schema of its search_path exists" in only_line(missing)
     of_the_app("CREATE SCHEMA dagster")
-    # A foreign default for everybody does not matter: the address says where.
+    # A foreign default for all roles does not matter: the address says where.
     set_for_all(database, HOSTILE)
     for _ in range(2):
         synced = run("sync", "mira")

@@ -40,9 +40,9 @@ def test_exhausted_connections_are_reported_where_the_sync_fails(
             assert failed.exit_code == 1, failed.output
             assert "has no connection left" in failed.stderr
             assert "Ask for it again" not in failed.output
-        told = run("doctor").stdout
-        assert f"{role} holds " in told
-        assert "CONNECTION LIMIT" in told
+        printed = run("doctor").stdout
+        assert f"{role} holds " in printed
+        assert "CONNECTION LIMIT" in printed
     finally:
         for connection in held:
             connection.close()
@@ -57,8 +57,8 @@ def test_a_read_only_default_stops_nothing_and_is_noted(database, dagster, run, 
     set_for_all(dagster, {"default_transaction_read_only": "on"})
     try:
         assert run("sync", "ann").exit_code == 0
-        told = run("doctor").stdout
+        printed = run("doctor").stdout
     finally:
         # Other tests share Dagster's database.
         set_for_all(dagster, {"default_transaction_read_only": "off"})
-    assert "note     database: default_transaction_read_only is on here" in told
+    assert "note     database: default_transaction_read_only is on here" in printed

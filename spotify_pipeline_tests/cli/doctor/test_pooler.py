@@ -113,8 +113,8 @@ def test_repeated_syncs_succeed_through_the_pooler(
         assert "4 of 4 users synced" in synced.output
     assert run("sync", "ann").exit_code == 0
     assert run("rebuild").exit_code == 0
-    told = run("doctor").output
-    assert "through a connection pooler" in told
+    printed = run("doctor").output
+    assert "through a connection pooler" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""/metrics tells what is stored, names no user, and the dashboard and alerts use what exists."""
+"""/metrics exports figures without user ids; dashboard and alerts name only metrics that exist."""
 
 import json
 import re

@@ -69,8 +69,8 @@ def test_an_export_has_a_file_for_every_table_with_user_data(
     run: Run, mira: str, tmp_path: Path
 ) -> None:
     files = exported(run, mira, tmp_path / "mira.zip")
-    about_people = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
-    expected = about_people - {"forgotten"} | {"tracks", "artists"}
+    with_user_data = {table.name for table in t.metadata.sorted_tables if "user_id" in table.c}
+    expected = with_user_data - {"forgotten"} | {"tracks", "artists"}
     assert files.keys() == {f"{name}.csv" for name in expected} | {"README.txt"}
 
 

@@ -49,7 +49,7 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
         failing
     )
     assert Counter(row["outcome"] for row in noted.values()) == {"synced": 293, "failed": 7}
-    # Seven are explained: to the person, and on their partition.
+    # Seven failures are explained: to the user, and on their partition.
     for user_id, code in failing.items():
         state = scenario.row(t.sync_state, user_id)
         assert state["last_error_code"] == code
@@ -75,7 +75,7 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
 
 
 def make_fail(scenario: Scenario) -> dict[str, str]:
-    """Seven people fail, each in another way; returns their codes."""
+    """Seven users fail, each in another way; returns their codes."""
     revoked, stranger, unscoped, down, cut, other_app, wrong_seal = PEOPLE[7::42][:7]
     simulator = scenario.simulator
     simulator.revoke(revoked)
@@ -84,7 +84,7 @@ def make_fail(scenario: Scenario) -> dict[str, str]:
     simulator.add_fault(ServerError(), user_id=down)
     simulator.add_fault(Truncated(), user_id=cut, endpoint="recently_played")
     scenario.hand_over(other_app, "a token", client_id="another app")
-    # Sealed for somebody else.
+    # Sealed for another user.
     scenario.execute(
         "UPDATE spotify_pipeline.user_tokens SET sealed_refresh_token ="
         " (SELECT sealed_refresh_token FROM spotify_pipeline.user_tokens WHERE user_id = :other)"

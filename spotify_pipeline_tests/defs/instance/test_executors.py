@@ -82,7 +82,7 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 
 def process_of(instance: dg.DagsterInstance, step: str) -> int | None:
-    """The process that works on a step, as its event tells; None: it is not told yet."""
+    """The process id of a step, from its event; None: there is no such event yet."""
     (record,) = instance.get_runs(limit=1)
     for entry in instance.all_logs(record.run_id):
         event = entry.dagster_event
@@ -112,7 +112,7 @@ def test_a_killed_chunk_is_tried_again_and_nothing_is_lost_or_doubled(
 
     def kill() -> None:
         wait(lambda: scenario.calls("token", "cleo"), "the chunk of Cleo")
-        # The step tells Spotify of itself before the run's process tells Dagster.
+        # The step calls Spotify before the run's process stores the event in Dagster.
         wait(lambda: process_of(instance, "sync_chunk[1]"), "the process of the chunk")
         pid = process_of(instance, "sync_chunk[1]")
         assert pid

@@ -249,7 +249,7 @@ def test_a_backfill_at_work_keeps_the_partition_until_it_is_done(
     assert naming() == {}
 
 
-# Each stands in every tick, event or backfill of somebody else: as a number, a literal, the name of
+# Each stands in every tick, event or backfill of other users: as a number, a literal, the name of
 # a field, or a text.
 COMMON = ["0", "65", "null", "true", "users", "cursor", "partition_reconciler", 'a"b']
 COMMON += ['{"partition": "otto"}']
@@ -264,7 +264,7 @@ def test_purging_an_id_that_is_a_common_word_leaves_other_rows(
         scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=who)
         leave_traces(instance, who, text=who)
         leave_traces(instance, "otto", text=who)
-        # Still at work, and naming nobody: the end of the purge does not depend on it.
+        # Still running, and naming no user: the end of the purge does not depend on it.
         instance.create_tick(tick_data(None, text=who, status=TickStatus.STARTED))
     of_otto = {"ticks": 9, "backfills": 9, "checks": 9, "materializations": 1}
     of_others = dict.fromkeys(COMMON, 1)

@@ -55,7 +55,7 @@ def test_a_hundred_events_open_no_connection_each(
 def test_the_address_of_the_database_is_not_part_of_the_configuration(
     instance: dg.DagsterInstance, environ: dict[str, str]
 ) -> None:
-    """Dagster hands it to child processes on their command lines, where everybody can read it."""
+    """Dagster hands it to child processes on their command lines, which all accounts can read."""
     ref = instance.get_ref()
     password = make_engine(environ["DAGSTER_PG_URL"]).url.password
     assert password
@@ -145,7 +145,7 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
 ) -> None:
     """Runs as the command line starts them, through the resource that reads the environment."""
     logging.getLogger("spotify_pipeline").setLevel(logging.DEBUG)
-    people = [scenario.connect(user_id) for user_id in ("anna", "ben", "dora")]
+    users = [scenario.connect(user_id) for user_id in ("anna", "ben", "dora")]
     assert sync_user(instance, "anna").success
     secrets = {
         "client secret": scenario.simulator.client_secret,
@@ -153,7 +153,7 @@ def test_no_secret_is_in_dagsters_database_its_files_or_its_logs(
         "database password": str(
             make_engine(environ["SPOTIFY_PIPELINE_DATABASE_URL"]).url.password
         ),
-        **{f"refresh token of {listener.user_id}": listener.refresh_token for listener in people},
+        **{f"refresh token of {listener.user_id}": listener.refresh_token for listener in users},
     }
     row = scenario.row(t.user_tokens, "anna")
     secrets["access token"] = scenario.pipeline.keyring.open(
@@ -204,14 +204,14 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)]
     assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
     done = delete_old_runs(instance, timedelta(0))
-    # Ben's first run was replaced by his second, and nobody is left to look at the third person's.
+    # Ben's first run was replaced by his second, and the third user was deleted.
     assert done == {"dagster runs deleted": 4, "materializations kept": 20}
     assert instance.get_runs_count() == 0
     assert all(instance.all_logs(run.run_id) == [] for run in runs)
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)] == []
-    people = {at: told for at, told in before.items() if at[1] != "gone"}
-    assert materialized(instance) == people
-    assert latest_times(instance) == {at: time for at, time in times.items() if at in people}
+    users = {at: materialization for at, materialization in before.items() if at[1] != "gone"}
+    assert materialized(instance) == users
+    assert latest_times(instance) == {at: time for at, time in times.items() if at in users}
 
 
 def latest_times(instance: dg.DagsterInstance) -> dict[tuple[str, str | None], float]:

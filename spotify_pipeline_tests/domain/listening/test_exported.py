@@ -53,12 +53,12 @@ def life(
         if offline:
             ended_at += random_.choice([3_600, 20_000, 400_000]) * timedelta(seconds=1)
             # Not by its start after a repeat: that instant is the end of the play before, too, and
-            # nothing tells which of the two the API shows.
+            # it is unknown which of the two the API shows.
             moments = [started + ms * MS] + ([] if song == before else [started])
             shown = random_.choice(moments) + random_.uniform(-900, 900) * MS
         row = ExportedPlay(
             ended_at,
-            # Unlike any other, so that rows of one second can be told apart.
+            # Unique, so that rows of one second can be distinguished.
             ms + number,
             "extended",
             recording(song, relinked=random_.random() < 0.05),

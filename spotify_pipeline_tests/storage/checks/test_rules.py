@@ -322,7 +322,7 @@ def test_every_rule_has_a_violating_case() -> None:
 
 
 def test_self_healing_states_violate_no_rule(db: Connection) -> None:
-    """Days that wait for a rebuild, a long day, an old gap, somebody new without lists."""
+    """Days that wait for a rebuild, a long day, an old gap, a new user without lists."""
     add_play(db, ANNA, minutes_ago=24 * 60)
     change("users", "days_stale = true")(db)
     old = NOON - timedelta(days=8)

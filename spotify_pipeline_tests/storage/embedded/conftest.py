@@ -40,7 +40,7 @@ def home(made_home: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A directory that everyone can traverse."""
+    """A directory that all accounts can traverse."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder

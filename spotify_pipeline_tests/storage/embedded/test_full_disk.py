@@ -42,7 +42,7 @@ program init-db
 
 def test_the_full_disk_of_the_home_is_named_and_survived(small_disk: Path) -> None:
     full = f"The disk of {small_disk}/home/postgres is full: make room"
-    told = subprocess.run(
+    printed = subprocess.run(
         ["unshare", "--mount", "bash", "-c", SCRIPT, "bash", small_disk],
         env={"PATH": os.environ["PATH"], "PYTHON": sys.executable},
         stdout=subprocess.PIPE,
@@ -50,9 +50,9 @@ def test_the_full_disk_of_the_home_is_named_and_survived(small_disk: Path) -> No
         timeout=300,
         check=False,
     ).stdout.splitlines()
-    assert told[1] == "exit 0"
-    assert told[2].startswith(f"Error: {full}")
-    assert told[3] == "exit 1"
-    assert re.match(rf"problem  home: \d MB are free on the disk of {small_disk}/home", told[4])
-    assert told[5].startswith(f"problem  database: {full.partition(': ')[0]}")
-    assert told[-1] == "exit 0"
+    assert printed[1] == "exit 0"
+    assert printed[2].startswith(f"Error: {full}")
+    assert printed[3] == "exit 1"
+    assert re.match(rf"problem  home: \d MB are free on the disk of {small_disk}/home", printed[4])
+    assert printed[5].startswith(f"problem  database: {full.partition(': ')[0]}")
+    assert printed[-1] == "exit 0"

@@ -1,4 +1,4 @@
-"""The shared budget on a real Postgres: never a call too many, whoever asks at the same time."""
+"""The shared budget on a real Postgres: no concurrency exceeds the quota."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ Asked = list[tuple[float, Priority, int]]
 
 
 def empty(db: Connection) -> None:
-    """As if nobody had ever called."""
+    """Resets the budget: no calls were made."""
     db.execute(
         update(t.api_budget).values(
             rate_tat=NOON, day_slot=0, day_calls=[], blocked_until=None, blocked_reason=None
@@ -51,7 +51,7 @@ def most_within(seconds: float, grants: Sequence[tuple[datetime, int]]) -> int:
 
 
 def ask(db: Connection, quota: Quota, asked: Asked) -> list[tuple[datetime, int]]:
-    """Asks after each pause (seconds); whenever nothing is granted, waits as long as it is told."""
+    """Takes after each pause (seconds); when nothing is granted, waits for the returned time."""
     empty(db)
     now, grants = NOON, []
     for pause, priority, calls in asked:

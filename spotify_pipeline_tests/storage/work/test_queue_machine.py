@@ -63,7 +63,7 @@ class Asked:
 
 
 @dataclass
-class Person:
+class UserModel:
     """A state machine; a forgotten user is registered again."""
 
     user_id: str
@@ -102,24 +102,24 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
     class Queue(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.person = Person(uuid4().hex)
+            self.user = UserModel(uuid4().hex)
             self.cooldown = HOUR
             db.execute(update(t.settings).values(request_cooldown=HOUR))
             self.come()
 
         def come(self) -> None:
-            register_user(db, self.person.user_id, "Europe/Oslo", None)
+            register_user(db, self.user.user_id, "Europe/Oslo", None)
             self.connect()
 
         def teardown(self) -> None:
-            forget_user(db, self.person.user_id)
+            forget_user(db, self.user.user_id)
 
         @rule(by_insert=st.booleans())
         def press(self, by_insert: bool) -> None:
-            user_id, was_open = self.person.user_id, self.person.open
-            allowed_at = self.person.allowed_at(self.cooldown)
+            user_id, was_open = self.user.user_id, self.user.open
+            allowed_at = self.user.allowed_at(self.cooldown)
             now = db.scalar(select(func.clock_timestamp()))
-            if not self.person.connected:
+            if not self.user.connected:
                 assert refusal(db, plain_insert, user_id).sqlstate == "SP409"
                 self.connect()
             elif was_open and by_insert:
@@ -134,25 +134,25 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
                 ask = plain_insert if by_insert else by_function
                 new = ask(db, user_id)
                 assert new is not None
-                self.person.asked.append(Asked(new))
+                self.user.asked.append(Asked(new))
 
         @rule()
         def assign(self) -> None:
             for assigned in sync_requests.assign(db):
-                asked = self.person.open
+                asked = self.user.open
                 assert asked is not None
-                assert assigned.user_id == self.person.user_id
+                assert assigned.user_id == self.user.user_id
                 assert asked.key is None
                 asked.key = assigned.dispatch_key
             assert not sync_requests.any_waiting(db)
 
-        @precondition(lambda self: self.person.open and self.person.open.key)
+        @precondition(lambda self: self.user.open and self.user.open.key)
         @rule()
         def start(self) -> None:
             within(sync_requests.start, self.key, "run")
             self.open.status = "running"
 
-        @precondition(lambda self: self.person.open)
+        @precondition(lambda self: self.user.open)
         @rule(code=st.none() | st.sampled_from(ErrorCode))
         def serve(self, code: ErrorCode | None) -> None:
             """The usual way from wherever it stands, to success or to any failure."""
@@ -161,10 +161,10 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
                 self.assign()
             self.start()
             verdict = None if code is None else (code, WHAT_TO_DO[code])
-            within(sync_requests.finish, self.key, verdict, [self.person.user_id])
+            within(sync_requests.finish, self.key, verdict, [self.user.user_id])
             self.end(code)
 
-        @precondition(lambda self: self.person.open and self.person.open.key)
+        @precondition(lambda self: self.user.open and self.user.open.key)
         @rule()
         def crash(self) -> None:
             crashed = (ErrorCode.CRASHED, WHAT_TO_DO[ErrorCode.CRASHED])
@@ -175,31 +175,31 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             else:
                 self.back_to_the_queue()
 
-        @precondition(lambda self: self.person.open and self.person.open.key)
+        @precondition(lambda self: self.user.open and self.user.open.key)
         @rule()
         def blocked(self) -> None:
-            within(sync_requests.put_back, self.key, [self.person.user_id])
+            within(sync_requests.put_back, self.key, [self.user.user_id])
             self.back_to_the_queue()
 
-        @precondition(lambda self: self.person.old_keys)
+        @precondition(lambda self: self.user.old_keys)
         @rule(code=st.none() | st.sampled_from(ErrorCode), data=st.data())
         def late(self, code: ErrorCode | None, data: st.DataObject) -> None:
             """A run of the past wakes up and answers under its key."""
-            key = data.draw(st.sampled_from(sorted(self.person.old_keys)))
+            key = data.draw(st.sampled_from(sorted(self.user.old_keys)))
             verdict = None if code is None else (code, WHAT_TO_DO[code])
             assert within(sync_requests.start, key, "late") == []
-            within(sync_requests.finish, key, verdict, [self.person.user_id])
-            within(sync_requests.put_back, key, [self.person.user_id])
+            within(sync_requests.finish, key, verdict, [self.user.user_id])
+            within(sync_requests.put_back, key, [self.user.user_id])
 
         @rule(failed=st.booleans())
         def nightly(self, failed: bool) -> None:
-            """A sync that nobody asked for writes its result: it moves no wait."""
+            """A scheduled sync writes its result: it changes no cooldown."""
             code = ErrorCode.SPOTIFY_UNAVAILABLE if failed else None
             save_results(
                 db,
                 [
                     SyncResult(
-                        user_id=self.person.user_id,
+                        user_id=self.user.user_id,
                         synced_at=datetime.now(UTC),
                         anything_done=not failed,
                         everything_done=not failed,
@@ -217,10 +217,10 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             passed = minutes * MINUTE
             db.execute(
                 update(r)
-                .where(r.c.user_id == self.person.user_id)
+                .where(r.c.user_id == self.user.user_id)
                 .values(finished_at=r.c.finished_at - passed, not_before=r.c.not_before - passed)
             )
-            for asked in self.person.asked:
+            for asked in self.user.asked:
                 asked.ended_at -= passed
 
         @rule(cooldown=st.sampled_from([timedelta(0), 10 * MINUTE, HOUR]))
@@ -231,51 +231,51 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
         def connect(self) -> None:
             connect_user(
                 db,
-                self.person.user_id,
+                self.user.user_id,
                 client_id="app",
                 sealed_refresh_token=b"sealed",
                 key_id="k1",
                 scopes=[],
                 authorized_at=datetime.now(UTC),
             )
-            self.person.connected = True
+            self.user.connected = True
 
         @rule()
         def disconnect(self) -> None:
-            disconnect_user(db, self.person.user_id)
-            self.person.connected = False
-            if self.person.open:
+            disconnect_user(db, self.user.user_id)
+            self.user.connected = False
+            if self.user.open:
                 self.end(ErrorCode.CANCELLED)
 
         @rule()
         def forget(self) -> None:
-            forget_user(db, self.person.user_id)
-            assert refusal(db, plain_insert, self.person.user_id).sqlstate == "SP404"
+            forget_user(db, self.user.user_id)
+            assert refusal(db, plain_insert, self.user.user_id).sqlstate == "SP404"
             # What was under way answers a request that is gone.
-            self.person = Person(self.person.user_id, old_keys=self.keys())
+            self.user = UserModel(self.user.user_id, old_keys=self.keys())
             self.come()
 
         @invariant()
         def nobody_is_lost_and_nobody_is_served_twice(self) -> None:
             rows = db.execute(
                 select(r.c.id, r.c.status, r.c.dispatch_key, r.c.error_code)
-                .where(r.c.user_id == self.person.user_id)
+                .where(r.c.user_id == self.user.user_id)
                 .order_by(r.c.id)
             ).all()
-            assert rows == [(a.id, a.status, a.key, a.code) for a in self.person.asked]
+            assert rows == [(a.id, a.status, a.key, a.code) for a in self.user.asked]
             assert sum(row.status in ("queued", "running") for row in rows) <= 1
 
         @invariant()
         def the_countdown_is_right(self) -> None:
-            allowed_at = self.person.allowed_at(self.cooldown)
-            shown = sync_status(db, self.person.user_id).next_allowed_at
+            allowed_at = self.user.allowed_at(self.cooldown)
+            shown = sync_status(db, self.user.user_id).next_allowed_at
             now = db.scalar(select(func.clock_timestamp()))
             assert shown == (allowed_at if now < allowed_at else None)
 
         @property
         def open(self) -> Asked:
-            assert self.person.open is not None
-            return self.person.open
+            assert self.user.open is not None
+            return self.user.open
 
         @property
         def key(self) -> str:
@@ -283,12 +283,10 @@ def queue_machine(db: Connection) -> type[RuleBasedStateMachine]:
             return self.open.key
 
         def keys(self) -> set[str]:
-            return self.person.old_keys | {
-                request.key for request in self.person.asked if request.key
-            }
+            return self.user.old_keys | {request.key for request in self.user.asked if request.key}
 
         def back_to_the_queue(self) -> None:
-            self.person.old_keys.add(self.key)
+            self.user.old_keys.add(self.key)
             self.open.status, self.open.key = "queued", None
 
         def end(self, code: ErrorCode | None) -> None:

@@ -27,7 +27,7 @@ def ada(connection: Connection) -> str:
 
 
 def record(connection: Connection, error_code: str | None = None) -> None:
-    """A sync that nobody asked for wrote its result."""
+    """A scheduled sync wrote its result."""
     connection.execute(
         update(t.sync_state).values(
             last_synced_at=NOON,

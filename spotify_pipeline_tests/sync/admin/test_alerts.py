@@ -22,7 +22,7 @@ from spotify_pipeline_tests.spotify.server import (
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 SECRET = "hook-secret"
-EVERYBODY = ("anna", "ben", "cleo")
+USERS = ("anna", "ben", "cleo")
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def operator() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def watched(open_another: Callable[..., Scenario], operator: ScriptedServer) -> Scenario:
-    """A stage with three people, and an operator who wants to be told."""
+    """A scenario with three users and an operator with an alert URL."""
     scenario = open_another(SPOTIFY_PIPELINE_ALERT_URL=f"{operator.url}/{SECRET}")
-    for user_id in EVERYBODY:
+    for user_id in USERS:
         scenario.execute("INSERT INTO spotify_pipeline.users (user_id) VALUES (:u)", u=user_id)
     return scenario
 
@@ -55,7 +55,7 @@ def become(scenario: Scenario, connection: str, *user_ids: str) -> None:
 
 
 def pass_time(scenario: Scenario, **time: float) -> None:
-    """As if everything that was told and tried had been so much earlier."""
+    """Moves all sent and tried alerts so far into the past."""
     scenario.execute(
         "UPDATE spotify_pipeline.alerts "
         "SET since = since - :t, tried_at = tried_at - :t, sent_at = sent_at - :t",
@@ -71,7 +71,7 @@ def open_gap(scenario: Scenario, user_id: str) -> None:
     )
 
 
-def told(operator: ScriptedServer) -> list[tuple[str, int]]:
+def alerts_sent(operator: ScriptedServer) -> list[tuple[str, int]]:
     bodies = [json.loads(call.body) for call in operator.seen]
     return [(body["event"], body["count"]) for body in bodies]
 
@@ -86,13 +86,13 @@ def test_every_event_is_sent_with_its_count_and_remedy(
         api_budget.block(conn, 3600, "APP")
     sent = {"account_blocked": 1, "outage": 2, "users_to_reconnect": 1, "gaps_opened": 1}
     assert notify_operator(watched.pipeline, lambda since: 4) == sent | {"run_failed": 4}
-    assert sorted(told(operator)) == sorted((sent | {"run_failed": 4}).items())
+    assert sorted(alerts_sent(operator)) == sorted((sent | {"run_failed": 4}).items())
     assert set(WHAT_TO_DO) == set(t.EVENTS)
     for call in operator.seen:
         body = json.loads(call.body)
         assert body.keys() == {"event", "count", "since", "message", "command"}
         assert datetime.fromisoformat(body["since"]).tzinfo
-        assert not any(user_id.encode() in call.body for user_id in EVERYBODY)
+        assert not any(user_id.encode() in call.body for user_id in USERS)
         assert "authorization" not in call.headers
 
 
@@ -130,7 +130,7 @@ def test_one_of_many_processes_alerts_once_an_hour(
                 lambda pipeline: notify_operator(pipeline, no_runs), [watched.pipeline, *others] * 3
             )
         )
-    assert told(operator) == [("users_to_reconnect", 1)]
+    assert alerts_sent(operator) == [("users_to_reconnect", 1)]
     # What comes within the hour waits, and is not forgotten.
     become(watched, "needs_reauth", "ben")
     pass_time(watched, minutes=59)
@@ -138,7 +138,7 @@ def test_one_of_many_processes_alerts_once_an_hour(
     assert len(operator.seen) == 1
     pass_time(watched, minutes=1)
     notify_operator(watched.pipeline, no_runs)
-    assert told(operator) == [("users_to_reconnect", 1), ("users_to_reconnect", 2)]
+    assert alerts_sent(operator) == [("users_to_reconnect", 1), ("users_to_reconnect", 2)]
 
 
 def test_a_lasting_event_is_alerted_when_it_grows_and_once_a_day(
@@ -149,7 +149,7 @@ def test_a_lasting_event_is_alerted_when_it_grows_and_once_a_day(
     pass_time(watched, hours=2)
     notify_operator(watched.pipeline, no_runs)
     assert len(operator.seen) == 1
-    # One has reconnected, then another has to: as many, but news.
+    # One has reconnected, then another has to: the count is equal, but the event is new.
     become(watched, "connected", "anna")
     notify_operator(watched.pipeline, no_runs)
     become(watched, "needs_reauth", "ben")
@@ -157,7 +157,7 @@ def test_a_lasting_event_is_alerted_when_it_grows_and_once_a_day(
     assert len(operator.seen) == 2
     pass_time(watched, hours=24)
     notify_operator(watched.pipeline, no_runs)
-    assert told(operator) == [("users_to_reconnect", 1)] * 3
+    assert alerts_sent(operator) == [("users_to_reconnect", 1)] * 3
 
 
 def test_an_event_is_alerted_once(watched: Scenario, operator: ScriptedServer) -> None:

@@ -19,7 +19,7 @@ Open = Callable[..., Scenario]
 
 @pytest.fixture
 def old(environ: dict[str, str]) -> str:
-    """The key that everybody starts with."""
+    """The key with which all tokens are sealed at first."""
     return environ[KEYS]
 
 

@@ -1,4 +1,4 @@
-"""What time demands and nobody asks for."""
+"""Hourly maintenance: connection states, stale days, retention."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Old plays go where the operator wants that; what was counted from them stays."""
+"""Retention deletes old plays where it is configured; days computed from them stay."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta

@@ -233,7 +233,7 @@ def test_account_data_gives_way_to_the_extended_history_whichever_came_first(
     assert fates(second) == {"new": 1, "known": 1}
     stored = plays(scenario)
     assert [row[0] for row in stored] == [
-        # Two rows of a track in a minute are told apart by a millisecond.
+        # Two rows of a track in a minute differ by a millisecond.
         minute + timedelta(milliseconds=1),
         OLD,
         OLD + 2 * AN_HOUR,

@@ -1,4 +1,4 @@
-"""A stage behind a gate whose waits take no time, and what the gate's tests ask of it."""
+"""A scenario behind a rate limiter whose waits take no time, and its assertions."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ RateLimitFixtures = Callable[..., tuple[Scenario, Journey]]
 
 @contextmanager
 def rate_limit_fixtures(scenario: Scenario) -> Iterator[RateLimitFixtures]:
-    """The stage behind a gate of its own, as in another process; one thread unless it says more."""
+    """The scenario with its own rate limiter, as in another process; one thread by default."""
     transports = []
 
     def rate_limited(quota: Quota = FREE, connections: int = 1) -> tuple[Scenario, Journey]:
@@ -99,7 +99,7 @@ def codes(outcomes: list[UserOutcome]) -> list[str | None]:
 
 
 def block_of(scenario: Scenario) -> tuple[str | None, float]:
-    """Why everybody is blocked, and for how many seconds from now."""
+    """The reason of the block, and for how many seconds from now."""
     with scenario.pipeline.engine.connect() as conn:
         state = api_budget.read_state(conn)
     if state.blocked_until is None:

@@ -1,4 +1,4 @@
-"""A 429 or a refusal of the app stops everybody: nobody asks in vain, and nobody waits for long."""
+"""A 429 or a refusal of the app blocks all calls at once, and no call waits for long."""
 
 import pytest
 from sqlalchemy import text
@@ -53,7 +53,7 @@ def test_a_long_pause_ends_the_sync_after_one_call_without_a_probe(
     assert [call.endpoint for call in scenario.calls()] == ["token", "recently_played"]
     assert block_of(scenario)[0] == reason
     assert block_of(scenario)[1] == pytest.approx(fault.retry_after, abs=60)
-    # Whether Spotify would answer again is nobody's question before the time has come.
+    # No call probes before the block has passed.
     scenario.simulator.clear_faults(number)
     scenario.simulator.forget_calls()
     assert codes(scenario.sync(*users)) == [code] * 3
@@ -184,7 +184,7 @@ def test_an_inconclusive_probe_leaves_the_app_blocked(rate_limited: RateLimitFix
 
 
 def ask(scenario: Scenario, user_id: str, dispatch_key: str) -> list[UserOutcome]:
-    """A person presses Sync, and a run answers."""
+    """A user presses Sync, and a run answers."""
     scenario.execute(
         "INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u) ON CONFLICT DO NOTHING",
         u=user_id,

@@ -122,7 +122,7 @@ def test_a_scheduled_run_without_due_users_is_skipped(
     assert all("Spotify asked for a pause" in (reason or "") for reason in reasons())
 
 
-# --- the gate alone ---
+# --- the rate limiter alone ---
 
 
 def refused(rate_limiter: SharedRateLimiter) -> bool:

@@ -1,4 +1,4 @@
-"""An outage of Spotify is the account's: one call probes, and everybody else waits for it."""
+"""The outage circuit breaker: one call probes, and all others wait for its result."""
 
 from datetime import datetime, timedelta
 

@@ -44,7 +44,7 @@ def callers(scenario: Scenario) -> Iterator[list[Caller]]:
             running.callback(caller.kill)
             say(caller, json.dumps(order))
             callers.append(caller)
-        assert {hear(caller) for caller in callers} == {"ready"}
+        assert {receive(caller) for caller in callers} == {"ready"}
         yield callers
 
 
@@ -54,7 +54,7 @@ def say(caller: Caller, line: str) -> None:
     caller.stdin.flush()
 
 
-def hear(caller: Caller) -> str:
+def receive(caller: Caller) -> str:
     assert caller.stdout is not None
     return caller.stdout.readline().strip()
 
@@ -72,8 +72,8 @@ def test_eight_processes_stay_within_any_window_and_share_a_429_at_once(
     with scenario.pipeline.engine.begin() as conn:
         api_budget.block(conn, 3600, "QUOTA")
     blocked_at = time.time()
-    # Nobody has to tell them: each of their threads is refused.
-    assert {hear(caller) for caller in callers} == {'["QUOTA_EXCEEDED"]'}
+    # Through Postgres alone: each of their threads is refused.
+    assert {receive(caller) for caller in callers} == {'["QUOTA_EXCEEDED"]'}
     at = arrivals(scenario.simulator)
     most = max(sum(start <= arrival <= start + WINDOW_SECONDS for arrival in at) for start in at)
     assert most <= CALLS

@@ -72,17 +72,17 @@ def anna(scenario: Scenario) -> Scenario:
 
 
 def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> None:
-    people = [f"user{n}" for n in range(9)]
-    for user_id in people:
+    connect_users = [f"user{n}" for n in range(9)]
+    for user_id in connect_users:
         scenario.execute(
             "INSERT INTO spotify_pipeline.users (user_id, connection) VALUES (:u, 'connected')",
             u=user_id,
         )
-    press(scenario, *people[:4])
+    press(scenario, *connect_users[:4])
     keys = assign(scenario)
     assert [key[:-37] for key in keys] == [f"request-{n}-1" for n in (1, 2, 3, 4)]
     assert len({UUID(key[-36:]) for key in keys}) == 4
-    press(scenario, *people[4:])
+    press(scenario, *connect_users[4:])
     (batch,) = assign(scenario)
     assert batch.startswith("batch-")
     assert sync_requests.is_batch(batch)
@@ -345,23 +345,23 @@ def test_a_request_of_a_busy_user_is_retried_and_then_fails_with_the_reason(anna
 
 
 def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scenario) -> None:
-    people = [f"user{n}" for n in range(6)]
-    for user_id in people:
+    connect_users = [f"user{n}" for n in range(6)]
+    for user_id in connect_users:
         scenario.connect(user_id, person="light")
     scenario.simulator.revoke("user5")
-    key = ask(scenario, *people)
+    key = ask(scenario, *connect_users)
     enlist_requests(scenario.pipeline, key, "run")
     assert {row["status"] for row in scenario.rows(t.sync_requests)} == {"running"}
     assert choose(scenario.pipeline, "run", ENLISTED, 3) == 2
     with sync_chunk(scenario.pipeline, "run", 0, dispatch_key=key):
         pass
-    assert [request(scenario, user_id)["status"] for user_id in people] == [
+    assert [request(scenario, user_id)["status"] for user_id in connect_users] == [
         *["succeeded"] * 3,
         *["running"] * 3,
     ]
     with sync_chunk(scenario.pipeline, "run", 1, dispatch_key=key):
         pass
-    assert [request(scenario, user_id)["status"] for user_id in people] == [
+    assert [request(scenario, user_id)["status"] for user_id in connect_users] == [
         *["succeeded"] * 5,
         "failed",
     ]
@@ -418,10 +418,10 @@ def test_many_requests_are_answered_with_a_statement_per_outcome(
 
 
 def test_a_busy_user_does_not_hold_up_the_others_of_a_run_for_many(scenario: Scenario) -> None:
-    people = [f"user{n}" for n in range(5)]
-    for user_id in people:
+    connect_users = [f"user{n}" for n in range(5)]
+    for user_id in connect_users:
         scenario.connect(user_id, person="light")
-    key = ask(scenario, *people)
+    key = ask(scenario, *connect_users)
     seen: list[object] = []
     with leased(scenario.pipeline.engine, ["user2"]):
         clock = Clock(
@@ -433,10 +433,10 @@ def test_a_busy_user_does_not_hold_up_the_others_of_a_run_for_many(scenario: Sce
 
 
 def test_a_user_who_is_forgotten_takes_the_request_along(scenario: Scenario) -> None:
-    people = [f"user{n}" for n in range(5)]
-    for user_id in people:
+    connect_users = [f"user{n}" for n in range(5)]
+    for user_id in connect_users:
         scenario.connect(user_id, person="light")
-    key = ask(scenario, *people)
+    key = ask(scenario, *connect_users)
     answer(scenario.meanwhile("recently_played", lambda: scenario.forget("user3")), key)
     assert {row["status"] for row in scenario.rows(t.sync_requests)} == {"succeeded"}
     assert len(scenario.rows(t.sync_requests)) == 4

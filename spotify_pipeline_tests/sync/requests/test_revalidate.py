@@ -41,7 +41,7 @@ HOUR = timedelta(hours=1)
 # Without the personality, which also changes with time.
 DAYS = (RECENTLY_PLAYED, DAILY_LISTENING, PROFILE_REVALIDATION)
 SECRET = "shared with the app"
-EVERYBODY = ("anna", "ben ✓", 'o"brien')
+USERS = ("anna", "ben ✓", 'o"brien')
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def app() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def hooked(open_another: Callable[..., Scenario], app: ScriptedServer) -> Scenario:
-    """A scenario with three users and an app that wants to be notified."""
+    """A scenario with three users and an app with a cache hook."""
     scenario = open_another(
         SPOTIFY_PIPELINE_REVALIDATE_URL=f"{app.url}/hook?of=spotify",
         SPOTIFY_PIPELINE_REVALIDATE_SECRET=SECRET,
     )
-    for user_id in EVERYBODY:
+    for user_id in USERS:
         scenario.connect(user_id)
     return scenario
 
@@ -66,10 +66,10 @@ def hooked(open_another: Callable[..., Scenario], app: ScriptedServer) -> Scenar
 def test_the_app_is_notified_once_and_can_verify_the_signature(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
-    outcomes = hooked.sync_well(*EVERYBODY)
+    outcomes = hooked.sync_well(*USERS)
     (call,) = app.seen
     assert (call.method, call.target) == ("POST", "/hook?of=spotify")
-    assert json.loads(call.body) == {"user_ids": list(EVERYBODY)}
+    assert json.loads(call.body) == {"user_ids": list(USERS)}
     timestamp = call.headers["x-spotify-pipeline-timestamp"]
     assert int(timestamp) == NOON.timestamp()
     signed = hmac.new(SECRET.encode(), timestamp.encode() + b"." + call.body, hashlib.sha256)
@@ -81,53 +81,53 @@ def test_the_app_is_notified_once_and_can_verify_the_signature(
 def test_the_app_is_notified_only_of_users_for_whom_something_was_fetched(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
-    anna, ben, brien = EVERYBODY
+    anna, ben, brien = USERS
     hooked.simulator.revoke(anna)
     hooked.simulator.add_fault(ServerError(), endpoint="recently_played", user_id=ben)
-    outcomes = {outcome.user_id: outcome for outcome in hooked.sync(*EVERYBODY)}
+    outcomes = {outcome.user_id: outcome for outcome in hooked.sync(*USERS)}
     # Ben's top lists are new.
-    assert told(app) == [[ben, brien]]
+    assert notified(app) == [[ben, brien]]
     assert PROFILE_REVALIDATION not in outcomes[anna].done
 
 
 def test_a_scheduled_sync_notifies_only_of_users_with_changes(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
-    anna, ben, _ = EVERYBODY
-    for user_id in EVERYBODY:
+    anna, ben, _ = USERS
+    for user_id in USERS:
         hooked.serve_plays(user_id, [(NOON - HOUR, "one")])
-    hooked.sync_well(*EVERYBODY)
+    hooked.sync_well(*USERS)
     app.seen.clear()
     hooked.at(NOON + HOUR)
-    outcomes = hooked.sync(*EVERYBODY, scheduled=True)
+    outcomes = hooked.sync(*USERS, scheduled=True)
     # Nothing to notify is neither a failure nor a call.
     assert {(outcome.result, PROFILE_REVALIDATION in outcome.done) for outcome in outcomes} == {
         ("synced", False)
     }
-    assert told(app) == []
+    assert notified(app) == []
     hooked.serve_plays(ben, [(NOON, "two"), (NOON - HOUR, "one")])
     hooked.at(NOON + 2 * HOUR)
-    by_user = {outcome.user_id: outcome for outcome in hooked.sync(*EVERYBODY, scheduled=True)}
-    assert told(app) == [[ben]]
+    by_user = {outcome.user_id: outcome for outcome in hooked.sync(*USERS, scheduled=True)}
+    assert notified(app) == [[ben]]
     assert by_user[ben].changes[PROFILE_REVALIDATION] == StepRows(total=1, new=1)
     assert by_user[anna].changes == {}
     # A requesting user is shown that it was done.
     hooked.sync_well(anna)
-    assert told(app) == [[ben], [anna]]
+    assert notified(app) == [[ben], [anna]]
     # The day became complete by time alone.
     hooked.at(NOON + 18 * HOUR)
     by_user = {
         outcome.user_id: outcome for outcome in hooked.sync(anna, scheduled=True, steps=DAYS)
     }
     assert by_user[anna].changes[DAILY_LISTENING] == StepRows(total=1, changed=1)
-    assert told(app) == [[ben], [anna], [anna]]
+    assert notified(app) == [[ben], [anna], [anna]]
     # A rebuild notifies of its changes, too.
-    rebuild_users(hooked.pipeline, EVERYBODY)
+    rebuild_users(hooked.pipeline, USERS)
     app.seen.clear()
     moved = "UPDATE spotify_pipeline.users SET timezone = 'Pacific/Auckland' WHERE user_id = :u"
     hooked.execute(moved, u=ben)
-    rebuild_users(hooked.pipeline, EVERYBODY)
-    assert told(app) == [[ben]]
+    rebuild_users(hooked.pipeline, USERS)
+    assert notified(app) == [[ben]]
 
 
 class Killed(BaseException):
@@ -168,9 +168,9 @@ def test_the_second_try_delivers_what_a_killed_process_had_stored(
     assert hooked.calls() == []
     assert {outcome.result for outcome in outcomes} == {"synced"}
     assert sorted(heard) == [
-        (user_id, set(STEPS), "running" if asked else "") for user_id in sorted(EVERYBODY)
+        (user_id, set(STEPS), "running" if asked else "") for user_id in sorted(USERS)
     ]
-    assert sorted(*told(app)) == sorted(EVERYBODY)
+    assert sorted(*notified(app)) == sorted(USERS)
     assert {row["status"] for row in hooked.rows(t.sync_requests)} == (
         {"succeeded"} if asked else set()
     )
@@ -192,7 +192,7 @@ def raising(error: type[BaseException]) -> Callable[..., None]:
     return end
 
 
-def told(app: ScriptedServer) -> list[list[str]]:
+def notified(app: ScriptedServer) -> list[list[str]]:
     """The users in each call of the hook."""
     return [json.loads(call.body)["user_ids"] for call in app.seen]
 
@@ -207,10 +207,10 @@ def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
 ) -> None:
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(step)
-    outcomes = hooked.sync_well(*EVERYBODY)
+    outcomes = hooked.sync_well(*USERS)
     assert len(app.seen) == 3
     assert len({call.body for call in app.seen}) == 1
-    assert not_told(outcomes)
+    assert unnotified(outcomes)
     assert {row["last_error_code"] for row in hooked.rows(t.sync_state)} == {None}
 
 
@@ -222,7 +222,7 @@ def test_a_webhook_that_refuses_is_not_tried_again(
 ) -> None:
     """A redirect is neither followed nor a success."""
     app.script(step)
-    assert not_told(hooked.sync_well(*EVERYBODY))
+    assert unnotified(hooked.sync_well(*USERS))
     assert len(app.seen) == 1
 
 
@@ -243,7 +243,7 @@ def test_no_answer_of_the_hook_fails_a_sync(
     hooked: Scenario, app: ScriptedServer, step: Step
 ) -> None:
     app.script(step)
-    assert not_told(hooked.sync_well(*EVERYBODY))
+    assert unnotified(hooked.sync_well(*USERS))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_slow_webhook_response_is_cut_off_at_its_timeout(
     monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
     app.script(dripping(beginning))
     begun = time.monotonic()
-    assert not_told(hooked.sync_well(*EVERYBODY))
+    assert unnotified(hooked.sync_well(*USERS))
     assert len(app.seen) == 3
     # Three tries of 0.3 s, the back-off, and the sync itself; the response never ended.
     assert time.monotonic() - begun < 10
@@ -270,13 +270,13 @@ def test_a_webhook_that_failed_twice_is_notified_at_the_third_try(
     hooked: Scenario, app: ScriptedServer
 ) -> None:
     app.script(reset(), answer(503), answer(204))
-    outcomes = hooked.sync_well(*EVERYBODY)
+    outcomes = hooked.sync_well(*USERS)
     assert len(app.seen) == 3
     assert {o.done[PROFILE_REVALIDATION].total for o in outcomes} == {1}
     assert {o.done[PROFILE_REVALIDATION].remark for o in outcomes} == {None}
 
 
-def not_told(outcomes: list[UserOutcome]) -> bool:
+def unnotified(outcomes: list[UserOutcome]) -> bool:
     """Whether every user's step says that the app was not notified."""
     rows = [outcome.done[PROFILE_REVALIDATION] for outcome in outcomes]
     return all(row.total == 0 and "cache hook" in str(row.remark) for row in rows)

@@ -29,7 +29,7 @@ WAIT_SECONDS = 20.0
 
 @pytest.fixture
 def five(scenario: Scenario) -> Scenario:
-    """Five people whose access tokens were got and have ended, within the hour."""
+    """Five users whose access tokens were issued and have expired within the hour."""
     return gather(scenario, FIVE)
 
 
@@ -76,7 +76,7 @@ def connections(scenario: Scenario) -> dict[str, str]:
     return {row["user_id"]: row["connection"] for row in scenario.rows(t.users)}
 
 
-def told(scenario: Scenario) -> dict[str, str | None]:
+def messages(scenario: Scenario) -> dict[str, str | None]:
     """What the app shows as the error of each user's last sync."""
     with scenario.pipeline.engine.connect() as conn:
         rows = conn.execute(text("SELECT user_id, error_code FROM spotify_pipeline.sync_status"))
@@ -164,12 +164,12 @@ def test_an_outage_loses_no_token_and_asks_no_user_to_reconnect(
 ) -> None:
     before = tokens(five)
     refuse(five, *FIVE)
-    # With one thread the first two are judged, alone, before it can be known as an outage.
+    # With one thread the first two are evaluated before it counts as an outage.
     outcomes = open_another(SPOTIFY_PIPELINE_CONNECTIONS=threads).sync(*FIVE)
     for outcome in outcomes:
         assert {failure.code for failure in outcome.failures.values()} == {"SPOTIFY_UNAVAILABLE"}
     assert connections(five) == all_are("suspect")
-    assert told(five) == all_are("SPOTIFY_UNAVAILABLE")
+    assert messages(five) == all_are("SPOTIFY_UNAVAILABLE")
     assert all(OUTAGE in row["last_error_message"] for row in five.rows(t.sync_state))
     assert tokens(five) == before
     assert len(five.calls()) == len(five.calls("token")) == 5
@@ -189,13 +189,13 @@ def test_users_marked_needs_reauth_before_the_outage_become_suspect(
     )
     # Ann asked for nothing: that she has to reconnect is her connection, and no failed sync.
     assert connections(five)["ann"] == "needs_reauth"
-    assert told(five) == {"bob": "RECONNECT", **all_are(None, "ann", *FIVE[2:])}
+    assert messages(five) == {"bob": "RECONNECT", **all_are(None, "ann", *FIVE[2:])}
     assert sync(five, "cem") == {"cem": "SPOTIFY_UNAVAILABLE"}
     assert connections(five) == {
         **all_are("suspect", "ann", "bob", "cem"),
         **all_are("connected", "dia", "eve"),
     }
-    assert told(five) == {
+    assert messages(five) == {
         **all_are("SPOTIFY_UNAVAILABLE", "ann", "bob", "cem"),
         **all_are(None, "dia", "eve"),
     }
@@ -208,7 +208,7 @@ def test_a_user_refused_long_before_the_outage_stays_refused(five: Scenario) -> 
     later(five, 61)
     sync(five, *FIVE[1:])
     assert connections(five) == {"ann": "needs_reauth", **all_are("suspect", *FIVE[1:])}
-    assert told(five)["ann"] is None
+    assert messages(five)["ann"] is None
 
 
 def test_concurrent_outage_checks_see_each_others_refusals(
@@ -309,7 +309,7 @@ def test_a_suspect_whose_refresh_succeeds_is_connected_again(outage: Scenario) -
     outage.simulator.clear_faults()
     assert sync(outage, *FIVE) == all_are(None)
     assert connections(outage) == {**all_are("connected"), "bob": "expiring"}
-    assert told(outage) == all_are(None)
+    assert messages(outage) == all_are(None)
     assert {row["last_error_code"] for row in outage.rows(t.user_tokens)} == {None}
     later(outage, 61)
     assert sync(outage, *FIVE) == all_are(None)
@@ -345,7 +345,7 @@ def test_a_reconnected_user_is_no_longer_suspect(outage: Scenario) -> None:
     outage.simulator.clear_faults()
     outage.hand_over("ann", outage.simulator.reconnect("ann").refresh_token)
     assert connections(outage)["ann"] == "connected"
-    assert told(outage)["ann"] is None
+    assert messages(outage)["ann"] is None
     assert sync(outage, "ann") == {"ann": None}
 
 
@@ -461,7 +461,7 @@ def test_a_reconnect_during_the_outage_check_keeps_the_new_connection(
         assert record_refusal(conn, "ann", sealed["ann"]) == "needs_reauth"
         thread = connect_again(five, "ann", finished)
         wait_for_locks(five, 1)
-        # The judge goes on: two more refusals, and all of them become suspect.
+        # The outage check continues: two more refusals, and all of them become suspect.
         for user_id in ("bob", "cem"):
             record_refusal(conn, user_id, sealed[user_id])
     thread.join(WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""A user is one Spotify account for good, whoever hands tokens over."""
+"""A user keeps one Spotify account, whatever tokens an app hands over."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -64,9 +64,9 @@ def test_a_token_of_another_account_stores_no_plays_and_is_not_used_again(linked
     outcome = only(answer(linked, ask(linked, "anna")))
     assert outcome.error_code == "RECONNECT"
     with linked.pipeline.engine.connect() as conn:
-        told = conn.execute(text("SELECT * FROM spotify_pipeline.sync_status")).one()
-    assert (told.connection, told.state) == ("needs_reauth", "failed")
-    assert (told.error_code, told.error_message) == ("RECONNECT", OTHER_ACCOUNT)
+        reported = conn.execute(text("SELECT * FROM spotify_pipeline.sync_status")).one()
+    assert (reported.connection, reported.state) == ("needs_reauth", "failed")
+    assert (reported.error_code, reported.error_message) == ("RECONNECT", OTHER_ACCOUNT)
     calls = len(linked.calls())
     assert only(linked.sync("anna")).error_code == "RECONNECT"
     assert len(linked.calls()) == calls
@@ -99,7 +99,7 @@ def test_a_token_fetches_nothing_before_its_account_is_known(linked: Scenario) -
     linked.sync_well("anna")
 
 
-def tells(scenario: Scenario, **profile: str) -> None:
+def set_profile(scenario: Scenario, **profile: str) -> None:
     """From now on Spotify's profile is this."""
     scenario.simulator.clear_faults()
     scenario.simulator.add_fault(Body(text=json.dumps(profile)), endpoint="me")
@@ -108,21 +108,21 @@ def tells(scenario: Scenario, **profile: str) -> None:
 def test_an_account_matches_by_either_of_its_stored_ids(scenario: Scenario) -> None:
     """Spotify has sent account_id since May 2026 only, and may not send it to every app."""
     scenario.connect("anna", person="light")
-    tells(scenario, id="anna")
+    set_profile(scenario, id="anna")
     scenario.sync_well("anna", steps=PLAYS)
-    tells(scenario, id="anna", account_id="A1")
+    set_profile(scenario, id="anna", account_id="A1")
     reconnect(scenario)
     scenario.sync_well("anna", steps=PLAYS)
-    tells(scenario, id="anna renamed", account_id="A1")
+    set_profile(scenario, id="anna renamed", account_id="A1")
     reconnect(scenario)
     scenario.sync_well("anna", steps=PLAYS)
-    tells(scenario, id="ben", account_id="B1")
+    set_profile(scenario, id="ben", account_id="B1")
     reconnect(scenario)
     assert only(scenario.sync("anna", steps=PLAYS)).error_code == "RECONNECT"
 
 
 def test_a_profile_without_the_stored_account_id_disconnects_no_user(linked: Scenario) -> None:
-    tells(linked, id="anna")
+    set_profile(linked, id="anna")
     reconnect(linked)
     assert only(linked.sync("anna", steps=PLAYS)).error_code == "BAD_RESPONSE"
     assert linked.row(t.users, "anna")["connection"] == "connected"

@@ -71,7 +71,7 @@ def test_a_second_401_fails_the_user_without_a_third_try_and_without_blame(anna:
     (outcome,) = anna.sync("anna")
     assert {failure.code for failure in outcome.failures.values()} == {"BAD_RESPONSE"}
     assert [call.status for call in anna.calls("recently_played")] == [401, 401]
-    # Nor is the next step's 401 any news.
+    # Nor does the next step's 401 trigger a refresh.
     assert (refreshes(anna), len(anna.calls("top_tracks"))) == (1, 3)
     assert anna.row(t.users, "anna")["connection"] == "connected"
 
@@ -126,7 +126,7 @@ def test_the_refusal_of_an_old_token_does_not_condemn_a_new_connection(anna: Sce
         anna.simulator.expire_access_tokens()
 
     (outcome,) = anna.meanwhile("recently_played", reconnect).sync("anna")
-    # Who has just reconnected is not told to.
+    # A user who has just reconnected is not asked to.
     assert outcome.error_code == "SPOTIFY_UNAVAILABLE"
     assert anna.row(t.users, "anna")["connection"] == "connected"
     assert anna.row(t.user_tokens, "anna")["last_error_code"] is None

@@ -6,7 +6,7 @@ Takes the options of `dagster api grpc`. Everything else about runs is Dagster's
 gRPC, cancellation, exit codes and the report of runs whose process has died.
 """
 
-# Nothing is imported here but what a run has imported already: Python imports the main module of
+# Imports only what a run has imported already: Python imports the main module of
 # the code server in every run.
 from pathlib import Path
 from typing import Any

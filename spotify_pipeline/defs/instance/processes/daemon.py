@@ -43,7 +43,7 @@ class WokenQueue(QueuedRunCoordinatorDaemon):
         """Look at the queue for ever."""
         for step in super().core_loop(workspace_process_context, shutdown_event):
             if step is SpanMarker.START_SPAN:
-                # Before it reads the queue: a run submitted meanwhile is seen by the next look.
+                # Before it reads the queue, so that the next round sees a run submitted meanwhile.
                 self._submitted.clear()
             yield step
             if step is SpanMarker.END_SPAN:

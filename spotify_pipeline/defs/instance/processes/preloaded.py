@@ -33,7 +33,7 @@ MODULES = [
     "upath.implementations.local",
 ]
 
-# What is wrong with a module is reported by the run that imports it; here it would end the process.
+# A broken module is reported by the run that imports it; here it would end the process.
 with suppress(Exception):
     for name in MODULES:
         import_module(name)
