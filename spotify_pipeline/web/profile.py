@@ -37,7 +37,7 @@ from spotify_pipeline.portrait.drawings import (
     weekday_in_words,
     weekdays,
 )
-from spotify_pipeline.portrait.meanings import MEANINGS, OVER_TIME, meanings, shown
+from spotify_pipeline.portrait.meanings import INCOMPLETE, MEANINGS, OVER_TIME, meanings, shown
 from spotify_pipeline.web.cache import MAX_AGE_SECONDS, CachedPage
 from spotify_pipeline.web.days import read_days, streaks, summed
 from spotify_pipeline.web.forms import signed_in
@@ -155,6 +155,7 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
     user_id, zone = profile.user_id, ZoneInfo(profile.timezone)
     days = read_days(conn, user_id, DAYS)
     hours = minutes_by_hour(app.listening_quarters(conn, user_id, COMPARED_DAYS), zone)
+    before = sum(day.why == INCOMPLETE["before"] for day in days)
     means, lists = by_weekday(days), _lists(conn, user_id)
     personality = app.music_personality(conn, user_id)
     months = _months(app.personality_months(conn, user_id), personality)
@@ -168,7 +169,8 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
         "streaks": streaks(days),
         "calendar": drawn(calendar(days)),
         "legend": drawn(legend()),
-        "days": [(day, in_words(day)) for day in reversed(days)],
+        "days": [(day, in_words(day)) for day in reversed(days[before:])],
+        "before": before,
         "hours": hours,
         "clock": drawn(clock(hours)) if hours else None,
         "weekdays": drawn(weekdays(means)),

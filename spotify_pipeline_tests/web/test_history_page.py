@@ -198,6 +198,15 @@ def test_uploads_at_once_are_limited(site: Site, monkeypatch: pytest.MonkeyPatch
     assert (status, "Others are uploading" in said) == (503, True)
 
 
+def test_an_upload_that_broke_off_or_failed_says_so(site: Site, connection: Connection) -> None:
+    connection.execute(t.history_imports.insert().values(user_id="eve", status="open"))
+    assert "broke off" in site.fetch("GET", "/history").text
+    failed = {"status": "failed", "finished_at": func.now(), "error_message": "Try <again>."}
+    connection.execute(t.history_imports.update().values(failed))
+    assert "Try &lt;again&gt;." in site.fetch("GET", "/history").text
+    assert site.fetch("GET", "/history/status").json()["state"] == "failed"
+
+
 def test_an_upload_without_room_for_its_temporary_file_is_refused(
     site: Site, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

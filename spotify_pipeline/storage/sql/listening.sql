@@ -232,31 +232,36 @@ CREATE OR REPLACE FUNCTION incomplete_days(user_id text, days int)
 AS $$
     WITH known AS (
         SELECT
-            min(c.covered_from) AS first_at,
+            u.user_id,
+            u.timezone,
+            u.days_stale,
+            (min(c.covered_from) AT TIME ZONE u.timezone)::date AS first,
             range_agg(tstzrange(c.covered_from, c.covered_to, '[]')) AS spans
-        FROM coverage AS c WHERE c.user_id = incomplete_days.user_id
-    ),
-    span AS (
-        SELECT h.date, h.completeness, b.at AS starts_at, lead(b.at) OVER (ORDER BY h.date) AS ends_at
-        FROM users AS u
-        CROSS JOIN LATERAL listening_history(u.user_id, incomplete_days.days) AS h
-        CROSS JOIN LATERAL (SELECT day_begins(u.timezone, h.date) AS at) AS b
+        FROM users AS u LEFT JOIN coverage AS c ON c.user_id = u.user_id
         WHERE u.user_id = incomplete_days.user_id
+        GROUP BY u.user_id
     )
+    -- day_begins is called for the few days for which no earlier reason holds.
     SELECT d.date, CASE
-        WHEN d.ends_at IS NULL THEN 'today'
-        WHEN known.first_at <= d.ends_at IS NOT TRUE THEN 'before'
-        WHEN u.days_stale THEN 'recount'
+        WHEN d.date = d.today THEN 'today'
+        WHEN k.first <= d.date IS NOT TRUE THEN 'before'
+        WHEN k.days_stale THEN 'recount'
         WHEN EXISTS (
             SELECT FROM listening_gaps AS g
-            WHERE g.user_id = u.user_id AND g.closed_at IS NULL
-                AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
+            WHERE g.user_id = k.user_id AND g.closed_at IS NULL
+                AND g.gap_start <= day_begins(k.timezone, d.date + 1)
+                AND g.gap_end >= day_begins(k.timezone, d.date)
         ) THEN 'gap'
-        WHEN NOT known.spans @> tstzrange(d.starts_at, d.ends_at, '[]') THEN 'missed'
+        WHEN NOT k.spans @> tstzrange(
+            day_begins(k.timezone, d.date), day_begins(k.timezone, d.date + 1), '[]'
+        ) THEN 'missed'
         ELSE 'late'
     END
-    FROM span AS d CROSS JOIN known
-    JOIN users AS u ON u.user_id = incomplete_days.user_id
+    FROM known AS k
+    CROSS JOIN LATERAL (
+        SELECT h.date, h.completeness, max(h.date) OVER () AS today
+        FROM listening_history(k.user_id, incomplete_days.days) AS h
+    ) AS d
     WHERE d.completeness <> 'complete'
     ORDER BY d.date
 $$;

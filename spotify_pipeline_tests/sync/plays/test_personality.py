@@ -383,6 +383,23 @@ def test_months_brought_up_to_date_equal_months_computed_anew(engine: Engine, st
         conn.rollback()
 
 
+def test_new_plays_of_a_month_compute_it_and_later_ones_again(life: Life) -> None:
+    life.be_observed(300 * DAY)
+    life.listen(0, 60, 40 * DAY)
+    life.listen(0, 60, 10 * DAY)
+    life.look()
+    assert [month["play_count"] for month in months(life).values()] == [60, 60]
+    life.listen(1, 210, 100 * DAY)
+    life.look()
+    after = months(life)
+    assert list(after) == ["2025-11", "2025-12", "2026-01", "2026-02"]
+    # A month rests on the plays of the half year before it, too: in January the artist was new.
+    assert [month["artist_discovery_rate"] for month in after.values()] == [None, None, 1.0, 0.0]
+    life.listen(2, 5, 40 * DAY)
+    life.look()
+    assert months(life)["2026-01"]["play_count"] == 65
+
+
 def test_a_month_that_rests_on_deleted_plays_stays_as_it_was(life: Life) -> None:
     life.listen(0, 60, 40 * DAY)
     life.look()
