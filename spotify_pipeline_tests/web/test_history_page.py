@@ -147,7 +147,7 @@ REFUSED: list[tuple[str, list[tuple[str, bytes]], str]] = [
 @pytest.mark.parametrize(
     ("files", "sentence"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_what_cannot_be_imported_is_refused_in_a_sentence_and_leaves_nothing(
+def test_an_invalid_upload_is_refused_in_a_sentence_and_leaves_nothing(
     site: Site,
     connection: Connection,
     folder: Path,
@@ -160,7 +160,7 @@ def test_what_cannot_be_imported_is_refused_in_a_sentence_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_no_form_of_the_page_is_refused(site: Site, connection: Connection) -> None:
+def test_a_foreign_or_malformed_form_is_refused(site: Site, connection: Connection) -> None:
     file = {"files": ("a.json", file_of(ROWS))}
     assert site.send("POST", "/history", data={"csrf": "wrong"}, files=file) == 403
     assert site.send("POST", "/history", files=file) == 403

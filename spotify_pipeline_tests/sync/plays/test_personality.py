@@ -352,7 +352,7 @@ def test_a_month_is_stored_when_it_is_over_as_the_personality_of_its_last_day(li
         max_size=8,
     )
 )
-def test_months_brought_up_to_date_equal_months_computed_anew(engine: Engine, steps: list) -> None:
+def test_incremental_months_equal_recomputed_months(engine: Engine, steps: list) -> None:
     with engine.connect() as conn:
         life = Life(conn).begin()
         # Covered from beginning to end, because new coverage alone computes no month again.
