@@ -50,7 +50,7 @@ def test_a_login_of_the_app_has_the_rights_of_the_contract_and_no_other(
     assert rights(connection, login[0]) == CONTRACT
 
 
-def test_everything_that_an_app_needs_works(app: Connection, connection: Connection) -> None:
+def test_an_app_can_use_everything_in_the_contract(app: Connection, connection: Connection) -> None:
     app.execute(text("SELECT spotify_pipeline.register_user('ada', 'Europe/Oslo', 'Ada')"))
     app.execute(text("SELECT spotify_pipeline.register_user('ada')"))
     app.execute(CONNECT)

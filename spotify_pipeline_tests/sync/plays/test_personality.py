@@ -156,7 +156,7 @@ _steps = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=st.lists(st.tuples(_steps, st.booleans()), max_size=14))
-def test_computing_only_what_changed_equals_computing_always(engine: Engine, steps: list) -> None:
+def test_incremental_personality_equals_recomputation(engine: Engine, steps: list) -> None:
     with engine.connect() as conn:
         life = Life(conn).begin()
         for (name, *values), looked_at in steps:
@@ -177,7 +177,7 @@ def test_computing_only_what_changed_equals_computing_always(engine: Engine, ste
         conn.rollback()
 
 
-def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None:
+def test_unchanged_inputs_recompute_no_personality(life: Life, monkeypatch) -> None:
     life.listen(0, 60)
     life.be_observed(DAY)
     life.be_listed("short_term", 0)
