@@ -69,7 +69,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(name: str, value:
         ("SPOTIFY_PIPELINE_UI_HOSTS", "ui.example.org:80", "must be host names without scheme"),
     ],
 )
-def test_a_wrong_value_is_explained_in_plain_words(name: str, value: str, said: str) -> None:
+def test_a_wrong_value_is_explained_in_a_sentence(name: str, value: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_settings({name: value})
     assert str(error.value).startswith(f"{name} {said}")
@@ -90,7 +90,7 @@ def test_a_hook_without_its_secret_is_refused() -> None:
         load_settings({"SPOTIFY_PIPELINE_REVALIDATE_URL": "https://app.example/hook"})
 
 
-def test_no_secret_stands_in_the_settings_as_text() -> None:
+def test_the_repr_and_json_of_settings_show_no_secret() -> None:
     names = (
         "SPOTIFY_PIPELINE_DATABASE_URL",
         "DAGSTER_PG_URL",

@@ -111,7 +111,7 @@ def history_import_sensor(
             dg.RunRequest(
                 upload.key,
                 partition_key=upload.user_id,
-                tags={TRIGGER: "request", DISPATCH_KEY: upload.key},
+                tags={TRIGGER: "upload", DISPATCH_KEY: upload.key},
             )
             for upload in ready
         ]

@@ -5,7 +5,7 @@ The UI hides tags that begin with `.dagster/`: those are for the pipeline itself
 
 import dagster as dg
 
-# request, scheduled, manual
+# request, upload, scheduled, manual
 TRIGGER = "spotify/trigger"
 # The rows of sync_requests that a run answers, or the upload that it imports.
 DISPATCH_KEY = ".dagster/spotify_dispatch_key"

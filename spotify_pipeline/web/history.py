@@ -179,7 +179,7 @@ async def _receive(request: Request) -> FormData:
             400, f"The form was not complete, or had more than {MAX_FILES} files. {_AGAIN}"
         ) from None
     except ClientDisconnect:
-        # Nobody reads this.
+        # No client is left to read this.
         raise Refusal(400, f"The upload broke off. {_AGAIN}") from None
     except TimeoutError:
         raise Refusal(408, f"The upload took longer than half an hour. {_AGAIN}") from None

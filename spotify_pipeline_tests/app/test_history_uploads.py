@@ -101,7 +101,7 @@ def test_a_disconnected_user_hands_a_history_over_and_reads_how_far_it_is(
     assert contract.history_receipts(app, eve) == []
 
 
-def test_of_a_row_only_the_documented_fields_are_stored(
+def test_only_the_documented_fields_of_a_row_are_stored(
     app: Connection, connection: Connection, eve: str
 ) -> None:
     import_id = contract.open_history_import(app, eve)

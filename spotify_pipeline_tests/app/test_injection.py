@@ -69,6 +69,9 @@ def test_a_hundred_hostile_payloads_change_nothing(
         assert refused(lambda user_id=payload: helper.listening_history(app, user_id, 7)) == "SP404"
         assert helper.top_artists(app, payload, payload) == []
         assert helper.music_personality(app, payload) is None
+        assert helper.history_receipts(app, payload) == []
+        opened = refused(lambda user_id=payload: helper.open_history_import(app, user_id))
+        assert opened == "SP404"
         # As a zone: refused. As id and name: stored unchanged, then deleted.
         zone = refused(lambda zone=payload: helper.register_user(app, "ada", zone))
         assert zone == "22023"

@@ -186,7 +186,7 @@ FAR = [
 
 
 @pytest.mark.parametrize("call", FAR)
-def test_days_far_away_are_no_error(app: Connection, call: str) -> None:
+def test_dates_far_away_raise_no_error(app: Connection, call: str) -> None:
     sign_in(app, "acc", "eve")
     app.execute(text(f"SELECT * FROM spotify_pipeline.{call}")).all()
 

@@ -50,7 +50,7 @@ def test_a_login_of_the_app_has_the_rights_of_the_contract_and_no_other(
     assert rights(connection, login[0]) == CONTRACT
 
 
-def test_everything_that_an_app_needs_works(app: Connection, connection: Connection) -> None:
+def test_an_app_can_use_everything_in_the_contract(app: Connection, connection: Connection) -> None:
     app.execute(text("SELECT spotify_pipeline.register_user('ada', 'Europe/Oslo', 'Ada')"))
     app.execute(text("SELECT spotify_pipeline.register_user('ada')"))
     app.execute(CONNECT)
@@ -103,6 +103,9 @@ TABLES = (
     "alembic_version",
     "api_budget",
     "coverage",
+    "history_import_batches",
+    "history_import_files",
+    "history_imports",
     "day_starts",
     "fetch_log",
     "listening_gaps",
@@ -153,6 +156,8 @@ PROBES = {
     "store a token": "INSERT INTO spotify_pipeline.user_tokens (user_id) VALUES ('ada')",
     "the trigger's function": "SELECT spotify_pipeline.accept_request()",
     "the state's function": "SELECT spotify_pipeline.make_sync_state()",
+    "the import's lock": "SELECT spotify_pipeline.lock_history_import(1)",
+    "close an import": "UPDATE spotify_pipeline.history_imports SET status = 'closed'",
     "the range's function": "SELECT spotify_pipeline.text_range('a', 'b')",
     "the requests' numbers": "SELECT nextval('spotify_pipeline.sync_requests_id_seq')",
     "set role": "SET ROLE OWNER",

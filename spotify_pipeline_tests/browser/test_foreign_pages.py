@@ -107,7 +107,7 @@ def test_a_page_of_another_origin_reaches_neither_ui_nor_simulator(
             assert {"GET", "POST"} <= {method for method, _ in answers}
 
 
-def test_a_name_that_is_rebound_to_this_machine_is_not_served(page: Page, port: int) -> None:
+def test_a_rebound_host_name_is_not_served(page: Page, port: int) -> None:
     for path in ("/", "/graphql", "/server_info"):
         response = page.goto(f"http://evil.example:{port}{path}")
         assert response is not None

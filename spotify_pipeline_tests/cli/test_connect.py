@@ -129,7 +129,7 @@ def test_spotify_is_asked_for_exactly_two_scopes_with_pkce_and_a_state(
     assert again["code_challenge"] != query["code_challenge"]
 
 
-def test_the_first_sync_can_follow_at_once(connect, mira, dagster):
+def test_connect_can_run_the_first_sync(connect, mira, dagster):
     result = connect(consent_as("mira"), "--sync")
     assert result.exit_code == 0, result.output
     assert "mira is up to date" in result.stdout

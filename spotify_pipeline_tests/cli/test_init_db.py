@@ -116,7 +116,7 @@ def test_dagsters_database_is_made_on_a_server_of_ones_own_closed_to_others(
             conn.execute(text("DROP DATABASE IF EXISTS dagster"))
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(run, environ, empty, tmp_path):
+def test_a_dry_run_prints_the_plan_and_changes_nothing(run, environ, empty, tmp_path):
     said = run("init-db", "--dry-run")
     assert said.exit_code == 0
     assert (

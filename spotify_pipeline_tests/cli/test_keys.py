@@ -65,7 +65,7 @@ def test_the_list_shows_what_an_app_seals_with_and_no_secret(run, users):
     assert TOKEN_KEY.partition(":")[2] not in shown
 
 
-def test_rotating_seals_every_token_anew_and_says_which_key_can_go(run, users, opened, environ):
+def test_rotating_reseals_every_token_and_names_the_key_to_drop(run, users, opened, environ):
     environ.setenv("SPOTIFY_PIPELINE_TOKEN_KEYS", f"{NEW_KEY},{TOKEN_KEY}")
     assert listed(run) == {NEW: ("current", 0), OLD: ("older", 3)}
     result = run("keys", "rotate")

@@ -78,7 +78,7 @@ def test_dagsters_own_log_does_not_flood_the_terminal(process, listener, dagster
     assert result.stdout == ""
 
 
-def test_the_bar_goes_on_while_dagster_redirects_the_output(
+def test_the_progress_bar_survives_dagsters_redirection_of_output(
     on_a_terminal, listener, dagster, simulator
 ):
     listener("mira")

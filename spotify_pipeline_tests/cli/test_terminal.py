@@ -39,7 +39,7 @@ def test_no_color_is_respected(run, on_a_terminal):
     assert not COLOUR.search(on_a_terminal("rebuild", NO_COLOR="1"))
 
 
-def test_a_table_in_a_pipe_has_a_line_per_row_however_long_it_is(run, environ):
+def test_a_table_in_a_pipe_has_one_line_per_row(run, environ):
     environ.setenv("COLUMNS", "40")
     user_id = "u" * 255
     run("users", "add", user_id, "--display-name", "n " * 120 + "end")

@@ -178,5 +178,5 @@ def test_every_check_has_a_description_and_blocks_nothing(spec: dg.AssetCheckSpe
     assert spec.blocking is False
 
 
-def test_there_is_a_check_for_every_hourly_rule() -> None:
+def test_every_hourly_rule_has_a_check() -> None:
     assert {spec.name for spec in CHECKS} == {SCHEMA_CHECK, *(rule.name for rule in HOURLY)}

@@ -89,7 +89,7 @@ def test_an_upload_is_imported_by_one_run_that_reports_its_receipt_and_days(
     (request,) = tick(instance)
     # The daemon may die before it starts the run; Dagster starts one run per key.
     assert tick(instance) == [request]
-    assert (request.partition_key, request.tags["spotify/trigger"]) == ("ada", "request")
+    assert (request.partition_key, request.tags["spotify/trigger"]) == ("ada", "upload")
     assert "ada" not in (request.run_key or "")
     result = run(instance, request)
     assert result.success
@@ -108,6 +108,16 @@ def test_an_upload_is_imported_by_one_run_that_reports_its_receipt_and_days(
     before = ada.dump("computed_at")
     assert run(instance, request).success
     assert ada.dump("computed_at") == before
+
+
+def test_uploads_leave_a_run_slot_to_requests(instance: dg.DagsterInstance) -> None:
+    queue = instance.get_concurrency_config().run_queue_config
+    limits = {
+        limit["value"]: limit["limit"]
+        for limit in queue.tag_concurrency_limits
+        if limit["key"] == "spotify/trigger"
+    }
+    assert limits["upload"] + limits["scheduled"] < queue.max_concurrent_runs
 
 
 @pytest.mark.parametrize("status", [Status.FAILURE, Status.SUCCESS])

@@ -156,7 +156,7 @@ def sentences_of(result: dg.ExecuteInProcessResult) -> list[str | None]:
     return sorted(set(said))
 
 
-def test_an_unknown_user_and_a_busy_one_fail_the_run_in_words(
+def test_an_unknown_or_busy_user_fails_the_run_with_a_sentence(
     scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assets, "WAIT_SECONDS", 0)

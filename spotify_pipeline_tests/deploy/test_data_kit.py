@@ -28,7 +28,7 @@ DBT = ROOT / ".venv" / "dbt" / "bin" / "dbt"
 @pytest.mark.parametrize(
     ("form", "file"), [("--dbt", SOURCES), ("--markdown", ROOT / "docs" / "data-dictionary.md")]
 )
-def test_what_is_generated_from_the_comments_is_fresh(form: str, file: Path) -> None:
+def test_the_generated_dictionary_and_dbt_sources_are_fresh(form: str, file: Path) -> None:
     result = CliRunner().invoke(program, ["schema", form])
     assert result.exit_code == 0
     renew = f"spotify-pipeline schema {form} > {file.relative_to(ROOT)}"

@@ -96,7 +96,7 @@ def test_the_delay_of_a_run_does_not_cost_a_whole_quarter(after: int, minutes: i
 
 
 @given(pauses=pauses)
-def test_about_25_plays_gather_at_most_if_the_pace_of_the_page_goes_on(pauses: list[int]) -> None:
+def test_about_25_plays_gather_between_polls(pauses: list[int]) -> None:
     times = page(pauses)
     wait = next_due_at(NOON, times) - NOON
     assert 15 * MINUTE <= wait <= 60 * MINUTE

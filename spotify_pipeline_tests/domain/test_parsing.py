@@ -240,7 +240,7 @@ def test_a_relinked_track_keeps_the_id_it_was_sent_with():
     assert result.plays[0].track_id == "here"
 
 
-def test_a_track_played_twice_stands_once_in_the_catalogue():
+def test_a_track_played_twice_is_one_row_of_the_catalogue():
     result = parsed(item("2026-11-20T11:00:00Z"), item("2026-11-20T10:00:00Z"))
     assert (len(result.plays), len(result.tracks), len(result.artists)) == (2, 1, 2)
 
@@ -345,7 +345,7 @@ def test_a_body_of_another_form_is_refused_and_not_quoted(body):
         assert "secret" not in str(caught.value)
 
 
-def test_the_refusal_names_the_field():
+def test_a_parsing_error_names_the_field():
     with pytest.raises(BadPayload, match="items"):
         parse_recently_played({"items": None}, NOW)
 
@@ -445,7 +445,7 @@ def test_the_picture_nearest_to_300_pixels_is_chosen(images, chosen):
 # --- profile ------------------------------------------------------------------------------------
 
 
-def test_a_profile_is_an_id_and_perhaps_an_account_id_and_a_name():
+def test_a_profile_has_an_id_and_optionally_an_account_id_and_a_name():
     full = {"id": "anna", "account_id": "acc", "display_name": "An\x00na", "country": "DE"}
     assert parse_profile(full) == Profile("anna", "acc", "Anna")
     assert parse_profile({"id": "anna", "display_name": None}) == Profile("anna", None, None)

@@ -60,7 +60,7 @@ def test_a_token_does_not_open_with_another_key(entry):
         Keyring.parse(f"{key_id}:{other}").open(key_id, sealed, "anna")
 
 
-def test_a_row_copied_to_another_user_does_not_open(entry):
+def test_a_sealed_token_copied_to_another_user_does_not_open(entry):
     key_id, text = entry
     keyring = Keyring.parse(text)
     sealed = seal(keyring.public_key(key_id), "anna", TOKEN)
@@ -69,7 +69,7 @@ def test_a_row_copied_to_another_user_does_not_open(entry):
 
 
 @given(data=st.data())
-def test_any_flipped_bit_or_missing_end_is_refused(data):
+def test_any_corruption_or_truncation_of_a_sealed_token_is_refused(data):
     key_id, text = new_key()
     keyring = Keyring.parse(text)
     sealed = bytearray(seal(keyring.public_key(key_id), "anna", TOKEN))

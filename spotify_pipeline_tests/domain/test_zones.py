@@ -110,7 +110,7 @@ def test_the_suggested_offset_is_the_one_that_was_asked_for():
     assert datetime(2026, 1, 1, tzinfo=zone).strftime("%z") == "+0200"
 
 
-def test_the_refusal_is_one_sentence_that_helps():
+def test_a_refusal_is_one_sentence_with_a_remedy():
     with pytest.raises(UnknownZone) as caught:
         check_zone("Berlin")
     assert str(caught.value) == "'Berlin' is not a time zone: did you mean Europe/Berlin?"

@@ -19,7 +19,7 @@ AddListener = Callable[..., ListenerClient]
 DAY = dt.timedelta(days=1)
 
 
-def test_the_world_stands_still_until_it_is_moved(
+def test_simulated_time_stands_still_until_it_is_moved(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()
@@ -33,7 +33,7 @@ def test_the_world_stands_still_until_it_is_moved(
     assert listener.recently(limit=50).json() == first
 
 
-def test_a_world_in_real_time_moves_by_itself(simulator: Simulator) -> None:
+def test_simulated_real_time_advances_by_itself(simulator: Simulator) -> None:
     simulator.set_clock(None)
     before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
     assert before < simulator.now() <= dt.datetime.now(dt.UTC)

@@ -43,19 +43,19 @@ def changed(good: Json, odd: Json) -> list[Json]:
     return [odd["items"][i] for i in differing]
 
 
-def test_null_tracks(simulator: Simulator, add_listener: AddListener) -> None:
+def test_null_tracks_are_served(simulator: Simulator, add_listener: AddListener) -> None:
     for item in changed(*pages(simulator, add_listener(), edits.NullTracks())):
         assert item["track"] is None
         assert item["played_at"]
 
 
-def test_local_tracks(simulator: Simulator, add_listener: AddListener) -> None:
+def test_local_tracks_are_served(simulator: Simulator, add_listener: AddListener) -> None:
     for item in changed(*pages(simulator, add_listener(), edits.LocalTracks())):
         assert item["track"]["id"] is None
         assert item["track"]["is_local"] is True
 
 
-def test_empty_artist_lists(simulator: Simulator, add_listener: AddListener) -> None:
+def test_empty_artist_lists_are_served(simulator: Simulator, add_listener: AddListener) -> None:
     for item in changed(*pages(simulator, add_listener(), edits.EmptyArtists())):
         assert item["track"]["artists"] == []
 
@@ -78,7 +78,7 @@ def test_timestamps_of_every_form_mean_the_same_second(
         assert difference < dt.timedelta(seconds=1)
 
 
-def test_future_plays_come_first(simulator: Simulator, add_listener: AddListener) -> None:
+def test_future_plays_are_served_first(simulator: Simulator, add_listener: AddListener) -> None:
     good, odd = pages(simulator, add_listener(), edits.FuturePlays(2, ahead_seconds=600))
     assert [instant(item["played_at"]) for item in odd["items"][:2]] == [
         NOON + dt.timedelta(minutes=20),
@@ -87,12 +87,12 @@ def test_future_plays_come_first(simulator: Simulator, add_listener: AddListener
     assert odd["items"][2:] == good["items"]
 
 
-def test_repeated_items(simulator: Simulator, add_listener: AddListener) -> None:
+def test_repeated_items_are_served(simulator: Simulator, add_listener: AddListener) -> None:
     good, odd = pages(simulator, add_listener(), edits.Repeated())
     assert odd["items"][::2] == odd["items"][1::2] == good["items"]
 
 
-def test_items_out_of_order(simulator: Simulator, add_listener: AddListener) -> None:
+def test_items_are_served_out_of_order(simulator: Simulator, add_listener: AddListener) -> None:
     good, odd = pages(simulator, add_listener(), edits.OutOfOrder())
     assert odd["items"] == good["items"][::-1]
 

@@ -66,7 +66,7 @@ def test_only_plays_of_the_last_seven_days_are_listed() -> None:
     assert max(sizes) > 20
 
 
-def test_a_re_stamping_moves_the_plays_of_the_window_and_none_after_it() -> None:
+def test_a_restamping_moves_the_plays_of_the_window_and_none_after_it() -> None:
     restamped = feed(Oddities(restamps=(Restamp(NOON),)))
     before, after = page(feed()), page(restamped)
     assert page(restamped, NOW - 1) == page(feed(), NOW - 1)
@@ -80,7 +80,7 @@ def test_a_re_stamping_moves_the_plays_of_the_window_and_none_after_it() -> None
         assert (item.stamp_ms == item.play.end_ms) == (item.play.end_ms > NOW)
 
 
-def test_a_re_stamping_moves_a_few_plays_ahead_and_most_back() -> None:
+def test_a_restamping_moves_a_few_plays_forward_and_most_back() -> None:
     restamped = feed(Oddities(restamps=(Restamp(NOON - dt.timedelta(days=99), dt.timedelta(7)),)))
     shifts = [
         entry.stamp_ms - entry.first_ms for entry in restamped.entries(NOW - 99 * DAY_MS, NOW)
@@ -89,13 +89,13 @@ def test_a_re_stamping_moves_a_few_plays_ahead_and_most_back() -> None:
     assert 0.01 < ahead < 0.05  # 1 of 39
 
 
-def test_a_re_stamping_can_move_only_the_last_plays() -> None:
+def test_a_restamping_can_move_only_the_last_plays() -> None:
     restamped = feed(Oddities(restamps=(Restamp(NOON, last=5),)))
     moved = [entry.stamp_ms != entry.first_ms for entry in week(restamped)]
     assert moved == [False] * (len(moved) - 5) + [True] * 5
 
 
-def test_plays_are_re_stamped_again_by_a_second_re_stamping() -> None:
+def test_a_second_restamping_moves_plays_again() -> None:
     again = NOON + dt.timedelta(hours=3)
     once, twice = (
         feed(Oddities(restamps=(Restamp(NOON),))),
@@ -109,7 +109,7 @@ def test_plays_are_re_stamped_again_by_a_second_re_stamping() -> None:
     assert week(feed(Oddities(restamps=(repeated,))), now_ms) == week(twice, now_ms)
 
 
-def test_vanishing_plays_are_listed_for_hours_and_then_no_longer() -> None:
+def test_vanishing_plays_are_served_for_hours_only() -> None:
     odd = feed(Oddities(vanishing=0.1))
     entries = odd.entries(NOW - 9 * DAY_MS, NOW - 4 * DAY_MS)
     vanishing = [entry for entry in entries if entry.gone_ms is not None]
@@ -300,7 +300,7 @@ def test_the_window_holds_the_last_items_of_all_entries() -> None:
         assert len(left_out) <= WINDOW - len(items)
 
 
-def test_one_recording_never_stands_twice_at_one_instant() -> None:
+def test_no_recording_is_listed_twice_at_one_instant() -> None:
     odd = feed(Oddities.everything())
     for now_ms in hours(24 * 8, 5):
         places = [

@@ -127,7 +127,7 @@ def test_a_listener_can_refuse(simulator: Simulator) -> None:
     assert redirected(authorize(simulator, deny="1")) == {"error": "access_denied", "state": "abc"}
 
 
-def test_a_browser_without_a_user_id_gets_a_page_to_choose_one(
+def test_a_browser_without_a_user_id_gets_a_page_of_listeners(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener(display_name="<b>Mira</b>")

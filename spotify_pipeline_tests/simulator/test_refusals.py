@@ -198,7 +198,7 @@ def test_a_fault_can_hit_every_third_call(simulator: Simulator, add_listener: Ad
     assert got == [200, 200, 500, 200, 200, 500, 200]
 
 
-def test_one_fault_of_several_can_be_cleared(
+def test_one_of_several_faults_can_be_cleared(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
     listener = add_listener()

@@ -97,7 +97,7 @@ def test_a_dribbling_answer_outlives_the_time_out_between_bytes(
     assert time.monotonic() - started > 1.4
 
 
-def test_others_are_answered_while_an_answer_dribbles(
+def test_a_dribbling_response_does_not_delay_other_calls(
     simulator: Simulator, listener: ListenerClient, add_listener: AddListener
 ) -> None:
     other = add_listener()

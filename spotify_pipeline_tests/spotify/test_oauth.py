@@ -99,7 +99,7 @@ def test_invalid_grant_means_reconnect_and_is_not_asked_again(server, oauth, bod
 
 @pytest.mark.parametrize("status", [400, 401])
 @pytest.mark.parametrize("error", ["invalid_client", "unauthorized_client"])
-def test_a_refused_client_blocks_the_app_and_blames_no_user(server, oauth, status, error):
+def test_a_refused_client_blocks_the_app_and_changes_no_user(server, oauth, status, error):
     server.script(answer(status, {"error": error, "error_description": "Invalid client"}))
     with pytest.raises(AppBlocked) as caught:
         oauth.refresh("old")

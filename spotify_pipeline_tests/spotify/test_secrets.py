@@ -89,9 +89,7 @@ def test_netrc_does_not_replace_the_authorization_header(
     assert server.seen[0].headers["authorization"] == "Bearer canary-access-token"
 
 
-def test_a_cookie_of_one_listener_is_not_sent_with_the_call_of_the_next(
-    server, transport, request_to
-):
+def test_cookies_are_not_shared_between_users(server, transport, request_to):
     server.script(answer(200, bodies.ME, {"Set-Cookie": "listener=one; Path=/"}))
     transport.send(request_to)
     transport.send(request_to)
@@ -172,7 +170,7 @@ def test_success_logs_no_secret(server, transport, caplog):
         assert secret not in caplog.text + repr(grant) + str(grant)
 
 
-def test_reprs_of_plain_data_are_masked(request_to):
+def test_reprs_of_requests_and_responses_show_no_secret(request_to):
     assert repr(Grant("canary-access-token", 3600, REFRESH_TOKEN)) == "Grant()"
     assert "canary" not in repr(request_to)
     assert "canary" not in repr(Response(200, {"access_token": "canary"}, "canary"))

@@ -67,7 +67,7 @@ def test_every_call_survives_one_expired_token(server, api, tokens):
         ]
 
 
-def test_a_second_401_is_a_bad_response_and_disconnects_nobody(server, api, tokens):
+def test_a_second_401_is_a_bad_response_and_disconnects_no_user(server, api, tokens):
     server.script(answer(401, bodies.EXPIRED))
     with pytest.raises(BadResponse, match="though it was new") as caught:
         call_with_token(tokens, api.profile)

@@ -233,9 +233,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_data_that_postgres_refuses_fails_exactly_the_user_it_belongs_to(
-    two: Scenario, rule: str
-) -> None:
+def test_rows_that_postgres_refuses_fail_exactly_their_user(two: Scenario, rule: str) -> None:
     two.connect("cleo")
     two.at(NOON + 20 * HOUR)
     two.execute(f"ALTER TABLE spotify_pipeline.{RULES[rule]} NOT VALID")

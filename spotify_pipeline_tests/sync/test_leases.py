@@ -100,7 +100,7 @@ class Patience:
         )
 
 
-def test_a_busy_user_is_waited_for_until_the_time_is_over(three: Scenario) -> None:
+def test_a_busy_user_is_waited_for_until_the_timeout(three: Scenario) -> None:
     patience = Patience()
     with leased(three.pipeline.engine, ["anna"]):
         outcomes = patience.on(three).sync("anna", "ben", wait_seconds=20)
@@ -166,7 +166,7 @@ def test_a_worker_whose_lease_has_run_out_writes_nothing(three: Scenario) -> Non
     assert three.rows(t.plays) == []
 
 
-def test_a_lease_is_renewed_while_the_work_goes_on(
+def test_a_lease_is_renewed_during_the_work(
     three: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.01)

@@ -147,7 +147,7 @@ REFUSED: list[tuple[str, list[tuple[str, bytes]], str]] = [
 @pytest.mark.parametrize(
     ("files", "sentence"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_what_cannot_be_imported_is_refused_in_a_sentence_and_leaves_nothing(
+def test_an_invalid_upload_is_refused_in_a_sentence_and_leaves_nothing(
     site: Site,
     connection: Connection,
     folder: Path,
@@ -160,7 +160,7 @@ def test_what_cannot_be_imported_is_refused_in_a_sentence_and_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_what_is_no_form_of_the_page_is_refused(site: Site, connection: Connection) -> None:
+def test_a_foreign_or_malformed_form_is_refused(site: Site, connection: Connection) -> None:
     file = {"files": ("a.json", file_of(ROWS))}
     assert site.send("POST", "/history", data={"csrf": "wrong"}, files=file) == 403
     assert site.send("POST", "/history", files=file) == 403
@@ -196,6 +196,15 @@ def test_uploads_at_once_are_limited(site: Site, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(history, "MOST_UPLOADS", 0)
     status, said = upload(site, ("a.json", file_of(ROWS)))
     assert (status, "Others are uploading" in said) == (503, True)
+
+
+def test_an_upload_that_broke_off_or_failed_says_so(site: Site, connection: Connection) -> None:
+    connection.execute(t.history_imports.insert().values(user_id="eve", status="open"))
+    assert "broke off" in site.fetch("GET", "/history").text
+    failed = {"status": "failed", "finished_at": func.now(), "error_message": "Try <again>."}
+    connection.execute(t.history_imports.update().values(failed))
+    assert "Try &lt;again&gt;." in site.fetch("GET", "/history").text
+    assert site.fetch("GET", "/history/status").json()["state"] == "failed"
 
 
 def test_an_upload_without_room_for_its_temporary_file_is_refused(

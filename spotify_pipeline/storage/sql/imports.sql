@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION history_limits()
     RETURNS TABLE (batch_rows int, batch_octets int, upload_rows int, upload_octets int, files int)
     LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
-    SELECT 5000, 8000000, 2000000, 1000000000, 1000
+    SELECT 5000, 8000000, 2000000, 500000000, 1000
 $$;
 
 -- Begins an import and returns its number. An import of the user that was never closed is deleted with

@@ -194,7 +194,7 @@ def test_doctor_notes_a_ui_behind_a_proxy(healthy, findings, environ):
     assert found["configuration"]["to_do"] == "correct or unset it"
 
 
-def test_a_home_that_could_not_be_made_is_a_problem(healthy, findings, environ):
+def test_a_home_that_cannot_be_created_is_a_problem(healthy, findings, environ):
     environ.setenv("SPOTIFY_PIPELINE_HOME", "/dev/null/home")
     code, found = findings()
     assert code == 1

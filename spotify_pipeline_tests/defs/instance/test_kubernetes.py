@@ -47,7 +47,7 @@ def test_a_manifest_has_the_fields_of_kubernetes(manifest: dict[str, Any]) -> No
         checked(KINDS[manifest["kind"]], manifest | {"specs": {}})
 
 
-def test_what_the_values_pass_on_to_pods_has_the_fields_of_kubernetes() -> None:
+def test_the_pod_settings_of_the_values_are_valid_kubernetes_fields() -> None:
     for name, model in {
         "securityContext": models.V1SecurityContext,
         "podSecurityContext": models.V1PodSecurityContext,

@@ -189,7 +189,7 @@ def test_a_gap_ends_with_the_oldest_item_also_when_that_lies_after_the_fetch():
     assert change.opened == span(12, 14.05)
 
 
-def test_no_gap_opens_backwards():
+def test_no_gap_ends_before_its_start():
     # An import may cover a later interval than the page.
     assert page(12, fetched=14, before=known(span(20, 30))).opened is None
 

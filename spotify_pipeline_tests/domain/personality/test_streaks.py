@@ -88,7 +88,7 @@ def test_users_neither_share_runs_nor_todays():
     assert rows[0]["streak_artist_id"] is None
 
 
-def test_days_of_others_are_ignored():
+def test_days_of_other_users_are_ignored():
     assert len(streaks(history("aaa"), {})) == 0
 
 

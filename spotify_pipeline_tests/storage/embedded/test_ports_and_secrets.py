@@ -35,7 +35,7 @@ def test_the_port_stays_the_same_until_another_process_takes_it(home: Path) -> N
         assert server.url().port != port
 
 
-def test_no_free_port_is_reported_in_one_sentence(home: Path) -> None:
+def test_a_missing_free_port_is_reported_in_one_sentence(home: Path) -> None:
     files = PostgresHome(home)
     files.make()
     with socket.create_server(("127.0.0.1", 0)) as taken:

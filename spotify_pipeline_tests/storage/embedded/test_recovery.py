@@ -54,7 +54,7 @@ def test_a_killed_postgres_comes_back_by_itself_with_every_committed_row(home: P
         assert not worker.is_alive()
 
 
-def test_a_killed_supervisor_is_replaced_and_the_server_goes_on(home: Path) -> None:
+def test_a_killed_supervisor_is_replaced_while_the_server_runs(home: Path) -> None:
     with start(home) as first, connect(first) as connection:
         write_rows(connection)
         server = postmaster(home)

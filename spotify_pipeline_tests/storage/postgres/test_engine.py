@@ -54,7 +54,7 @@ def test_other_texts_are_refused_without_repeating_them(text: str) -> None:
     assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
 
 
-def test_a_connection_speaks_utc_and_says_who_it_is(engine: Engine) -> None:
+def test_a_connection_uses_utc_and_sets_its_application_name(engine: Engine) -> None:
     named = make_engine(engine.url, application_name="a test")
     with named.connect() as connection:
         assert connection.scalar(text("SHOW timezone")) == "UTC"
@@ -87,7 +87,7 @@ def test_a_refused_row_is_in_no_error(engine: Engine) -> None:
     assert "canary" in refused.value.orig.diag.message_detail
 
 
-def test_a_connection_that_died_in_the_pool_is_replaced(engine: Engine) -> None:
+def test_a_dead_pooled_connection_is_replaced(engine: Engine) -> None:
     with engine.connect() as connection:
         doomed = connection.scalar(text("SELECT pg_backend_pid()"))
     other = make_engine(engine.url)

@@ -135,7 +135,7 @@ def owner(empty_database: URL) -> Iterator[Engine]:
     admin.dispose()
 
 
-def test_without_createrole_init_db_goes_on_and_uses_a_role_made_later(
+def test_without_createrole_init_db_continues_and_uses_a_role_made_later(
     role: str, owner: Engine, connection: Connection
 ) -> None:
     assert give_rights(owner, role) is AppRole.NOT_ALLOWED

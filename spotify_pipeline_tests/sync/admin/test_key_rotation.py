@@ -35,7 +35,7 @@ def opened(scenario: Scenario, user_id: str) -> str:
     return scenario.pipeline.keyring.open(row["key_id"], row["sealed_refresh_token"], user_id)
 
 
-def test_a_token_that_came_while_its_row_was_sealed_anew_is_kept(
+def test_a_token_refreshed_during_a_rotation_of_its_row_is_kept(
     scenario: Scenario, open_another: Open, old: str, new: str
 ) -> None:
     first = scenario.connect("anna").refresh_token
@@ -82,7 +82,7 @@ def test_a_reconnect_in_the_middle_of_a_refresh_is_not_overwritten(
     assert opened(both, "anna") == info.refresh_token
 
 
-def test_a_rotation_that_was_stopped_goes_on_where_it_was(
+def test_an_interrupted_rotation_resumes(
     scenario: Scenario, open_another: Open, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spotify_pipeline.sync.admin.key_rotation.BATCH", 2)

@@ -62,7 +62,7 @@ def test_a_rebuild_after_a_cut_changes_no_day(keeping: Scenario) -> None:
     assert days(keeping) == before
 
 
-def test_a_move_to_another_zone_leaves_the_frozen_days_and_counts_the_others_anew(
+def test_a_zone_change_keeps_frozen_days_and_recomputes_the_others(
     keeping: Scenario,
 ) -> None:
     before = days(keeping)

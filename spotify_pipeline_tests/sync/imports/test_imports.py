@@ -93,7 +93,7 @@ def test_every_row_has_one_fate_and_a_second_import_adds_nothing(
         assert after[table] == before[table], table
 
 
-def test_a_dry_run_prints_what_the_real_one_does_and_stores_nothing(
+def test_a_dry_run_prints_the_same_receipt_and_stores_nothing(
     scenario: Scenario, ada: str, tmp_path: Path
 ) -> None:
     before = scenario.dump()

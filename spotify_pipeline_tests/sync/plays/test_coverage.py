@@ -260,7 +260,7 @@ def test_users_of_one_sync_do_not_get_each_others_covers(anna: Scenario) -> None
 # --- completeness -------------------------------------------------------------------------------
 
 
-def test_time_alone_makes_a_day_complete_and_only_then_is_it_computed_again(anna: Scenario) -> None:
+def test_a_day_that_becomes_complete_by_time_is_recomputed_once(anna: Scenario) -> None:
     def state() -> tuple[str, datetime]:
         (row,) = anna.rows(t.daily_listening)
         return row["completeness"], row["computed_at"]

@@ -128,7 +128,7 @@ def test_a_day_does_not_change_when_the_catalogue_does(
     assert scenario.rows(t.plays, "cy")[:1] == first
 
 
-def test_a_page_that_was_restamped_is_not_stored_again(scenario: Scenario) -> None:
+def test_a_restamped_page_is_not_stored_again(scenario: Scenario) -> None:
     scenario.connect("ann")
     heard = every_4_minutes(20)
     look(scenario, "ann", heard)

@@ -154,7 +154,7 @@ _steps = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=st.lists(st.tuples(_steps, st.booleans()), max_size=14))
-def test_computing_only_what_changed_equals_computing_always(engine: Engine, steps: list) -> None:
+def test_incremental_personality_equals_recomputation(engine: Engine, steps: list) -> None:
     with engine.connect() as conn:
         life = Life(conn).begin()
         for (name, *values), looked_at in steps:
@@ -175,7 +175,7 @@ def test_computing_only_what_changed_equals_computing_always(engine: Engine, ste
         conn.rollback()
 
 
-def test_without_any_change_nothing_is_computed(life: Life, monkeypatch) -> None:
+def test_unchanged_inputs_recompute_no_personality(life: Life, monkeypatch) -> None:
     life.listen(0, 60)
     life.be_observed(DAY)
     life.be_listed("short_term", 0)
@@ -350,7 +350,7 @@ def test_a_month_is_stored_when_it_is_over_as_the_personality_of_its_last_day(li
         max_size=8,
     )
 )
-def test_months_brought_up_to_date_equal_months_computed_anew(engine: Engine, steps: list) -> None:
+def test_incremental_months_equal_recomputed_months(engine: Engine, steps: list) -> None:
     with engine.connect() as conn:
         life = Life(conn).begin()
         # Covered from beginning to end, because new coverage alone computes no month again.
@@ -379,6 +379,23 @@ def test_months_brought_up_to_date_equal_months_computed_anew(engine: Engine, st
         # Of months before the last year none is computed, and none is thrown away.
         assert {month: kept[month] for month in anew} == anew
         conn.rollback()
+
+
+def test_new_plays_of_a_month_compute_it_and_later_ones_again(life: Life) -> None:
+    life.be_observed(300 * DAY)
+    life.listen(0, 60, 40 * DAY)
+    life.listen(0, 60, 10 * DAY)
+    life.look()
+    assert [month["play_count"] for month in months(life).values()] == [60, 60]
+    life.listen(1, 210, 100 * DAY)
+    life.look()
+    after = months(life)
+    assert list(after) == ["2025-11", "2025-12", "2026-01", "2026-02"]
+    # A month rests on the plays of the half year before it, too: in January the artist was new.
+    assert [month["artist_discovery_rate"] for month in after.values()] == [None, None, 1.0, 0.0]
+    life.listen(2, 5, 40 * DAY)
+    life.look()
+    assert months(life)["2026-01"]["play_count"] == 65
 
 
 def test_a_month_that_rests_on_deleted_plays_stays_as_it_was(life: Life) -> None:

@@ -120,7 +120,7 @@ def test_each_new_play_is_counted_once_across_two_chunks(
 
 
 @pytest.mark.parametrize("at_fault", ["recently_played", "refresh"])
-def test_a_bug_that_one_response_triggers_fails_its_user_only(
+def test_an_exception_in_one_users_response_fails_only_that_user(
     scenario: Scenario, at_fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect(scenario, *THREE)

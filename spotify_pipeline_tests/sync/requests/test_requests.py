@@ -71,7 +71,7 @@ def anna(scenario: Scenario) -> Scenario:
 # --- assigning ---
 
 
-def test_few_requests_get_a_key_each_and_many_share_one(scenario: Scenario) -> None:
+def test_few_requests_get_a_dispatch_key_each_and_many_share_one(scenario: Scenario) -> None:
     connect_users = [f"user{n}" for n in range(9)]
     for user_id in connect_users:
         scenario.execute(
@@ -196,7 +196,7 @@ def test_a_second_attempt_may_succeed(anna: Scenario) -> None:
     assert (row["status"], row["attempts"], row["failures"]) == ("succeeded", 2, 1)
 
 
-def test_a_bug_fails_the_request_and_is_not_swallowed(
+def test_an_unexpected_exception_fails_the_request_and_propagates(
     anna: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> list[UserOutcome]:

@@ -54,7 +54,7 @@ def test_a_token_that_is_about_to_end_is_not_used_again(anna: Scenario) -> None:
     assert {call.status for call in anna.calls()} == {200}
 
 
-def test_a_401_refreshes_once_and_the_sync_goes_on(anna: Scenario) -> None:
+def test_a_401_refreshes_once_and_the_sync_continues(anna: Scenario) -> None:
     anna.sync_well("anna")
     anna.simulator.expire_access_tokens()
     anna.simulator.forget_calls()
@@ -64,7 +64,9 @@ def test_a_401_refreshes_once_and_the_sync_goes_on(anna: Scenario) -> None:
     assert len(anna.calls()) == 9
 
 
-def test_a_second_401_fails_the_user_without_a_third_try_and_without_blame(anna: Scenario) -> None:
+def test_a_second_401_fails_the_user_without_a_third_try_and_keeps_the_connection(
+    anna: Scenario,
+) -> None:
     anna.sync_well("anna")
     anna.simulator.add_fault(AccessTokenExpired())
     anna.simulator.forget_calls()
@@ -117,7 +119,7 @@ def test_a_reconnect_during_a_refresh_keeps_the_new_connection(anna: Scenario) -
     anna.sync_well("anna")
 
 
-def test_the_refusal_of_an_old_token_does_not_condemn_a_new_connection(anna: Scenario) -> None:
+def test_a_refusal_of_an_old_token_does_not_end_a_new_connection(anna: Scenario) -> None:
     """Reconnecting revokes the old token: the sync that still uses it gets invalid_grant."""
     anna.sync_well("anna")
 

@@ -126,7 +126,7 @@ def test_graphql_by_get_is_refused(port: int, query: str) -> None:
         "",
     ],
 )
-def test_a_form_is_refused(port: int, kind: str) -> None:
+def test_a_form_encoded_request_is_refused(port: int, kind: str) -> None:
     body = {"query": MUTATION}
     assert status(port, "POST", "/graphql", body, Content_Type=kind) in (403, 405)
     if kind:
