@@ -10,6 +10,7 @@ from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.roles import CONTRACT, rights
 from spotify_pipeline_tests.cli.conftest import only_line, with_password
 from spotify_pipeline_tests.storage.postgres.test_upgrade import add_rows, columns_of, read_all
+from spotify_pipeline_tests.storage.rows import add_top
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def test_every_row_of_both_databases_is_restored_into_an_empty_one(
     run, environ, runs, connection, empty_database, tmp_path
 ):
     add_rows(connection)
+    add_top(connection, "artists", "ada", 1, "artist")
     made = run("backup", "--to", str(tmp_path / "backups"))
     assert made.exit_code == 0, made.output
     (folder,) = (tmp_path / "backups").iterdir()

@@ -46,7 +46,7 @@ def outdated(empty_database: URL) -> Iterator[Engine]:
 
 
 def add_rows(conn: Connection) -> None:
-    """A connected user with plays, a day, a top list, coverage, a gap and an open request."""
+    """A connected user with plays, a day, coverage, a gap and an open request."""
     user = {"user_id": add_user(conn, "ada", timezone="Europe/Oslo", display_name="Ada")}
     track = add_track(conn)
     token = {"client_id": "c", "sealed_refresh_token": b"s", "key_id": "k", "scopes": ["a", "b"]}
@@ -66,6 +66,13 @@ def add_rows(conn: Connection) -> None:
             **user, gap_start=NOON - MINUTE, gap_end=NOON, detected_at=NOON
         )
     )
+    conn.execute(text("UPDATE spotify_pipeline.settings SET request_cooldown = '5 minutes'"))
+    request_sync(conn, "ada")
+
+
+def add_lists_of_0007(conn: Connection) -> None:
+    """The user's top lists, in the tables that held them line by line."""
+    user, track = {"user_id": "ada"}, "song"
     conn.execute(
         insert(t.user_top_artists).values(
             **user, time_range="short_term", rank=1, spotify_id="artist", name="A", fetched_at=NOON
@@ -79,8 +86,6 @@ def add_rows(conn: Connection) -> None:
     ):
         line = {**user, "time_range": "short_term", "rank": rank, "spotify_id": spotify_id}
         conn.execute(insert(table).values(**line, valid_from=start, valid_to=end))
-    conn.execute(text("UPDATE spotify_pipeline.settings SET request_cooldown = '5 minutes'"))
-    request_sync(conn, "ada")
 
 
 Columns = dict[str, list[str]]
