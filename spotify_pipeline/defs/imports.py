@@ -18,6 +18,7 @@ from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
+from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER, stored_evaluation
 
 if TYPE_CHECKING:
     from spotify_pipeline.domain.fates import Receipt
@@ -43,7 +44,7 @@ def history_assets(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Imports what the app has handed over for the partition's user, and rebuilds their days.
 
-    Where nothing waits, it reports the latest import again.
+    Where nothing waits, it reports the latest import again, or that there was none.
     """
     from spotify_pipeline.errors import WorkFailed
     from spotify_pipeline.sync.imports import import_upload
@@ -54,6 +55,8 @@ def history_assets(
         except WorkFailed as error:
             # The sensor asks for another run.
             raise dg.Failure(str(error), allow_retries=False) from None
+        if not receipt and stored_evaluation(opened, context.partition_key) is None:
+            raise dg.Failure(NO_SUCH_USER, allow_retries=False)
         weeks = weeks_of(opened, outcomes)
     # Assets of another step: not yielded.
     done = (
@@ -61,10 +64,10 @@ def history_assets(
         for outcome in outcomes
     )
     store_materializations(context, chain.from_iterable(done))
-    if receipt:
-        yield dg.MaterializeResult(IMPORTED_HISTORY.key, metadata=counts_of(receipt))
-    else:
-        context.log.info("Nothing was imported for this user yet.")
+    # Also for a user who has imported nothing: Dagster skips what is downstream of a missing
+    # output, and a run of the whole graph would sync nothing.
+    counts = counts_of(receipt) if receipt else {"rows_read": 0}
+    yield dg.MaterializeResult(IMPORTED_HISTORY.key, metadata=counts)
     raise_failures(outcomes)
 
 

@@ -176,8 +176,6 @@ IMPORTED_HISTORY = dg.AssetSpec(
         "rows."
     ),
     group_name="listening",
-    # Nothing is materialized where nothing was ever imported.
-    skippable=True,
     kinds={"json", "postgres"},
     owners=OWNERS,
     tags={"layer": "fetched"},

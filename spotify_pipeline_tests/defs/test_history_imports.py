@@ -15,6 +15,7 @@ from spotify_pipeline.defs.imports import history_import_sensor
 from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline.defs.running import report_import
 from spotify_pipeline.defs.tags import DISPATCH_KEY
+from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER
 from spotify_pipeline.domain.steps import DAILY_LISTENING
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work.leases import leased
@@ -170,14 +171,19 @@ def test_a_run_for_a_user_who_is_being_synced_fails_with_a_sentence_and_loses_no
     assert statuses(ada) == [("succeeded", None)]
 
 
-def test_a_user_who_never_imported_anything_is_not_materialized(
+def test_a_user_who_never_imported_anything_has_read_no_rows_and_a_missing_one_fails(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     with scenario.pipeline.engine.begin() as conn:
         app.register_user(conn, "ben")
     instance.add_dynamic_partitions("spotify_users", ["ben"])
     assert run(instance, dg.RunRequest(partition_key="ben")).success
-    assert instance.fetch_materializations(key("imported_history"), limit=9).records == []
+    (record,) = instance.fetch_materializations(key("imported_history"), limit=9).records
+    assert record.asset_materialization is not None
+    reported = {name: value.value for name, value in record.asset_materialization.metadata.items()}
+    assert reported == {"rows_read": 0}
+    instance.add_dynamic_partitions("spotify_users", ["nemo"])
+    assert failure_of(run(instance, dg.RunRequest(partition_key="nemo"))) == NO_SUCH_USER
 
 
 def test_forgetting_a_user_removes_the_import_from_dagster_too(

@@ -247,3 +247,17 @@ def test_every_asset_can_be_materialized_alone(
         assert {event.asset_key for event in run.all_events if event.is_step_materialization} == {
             key(step)
         }
+
+
+def test_materializing_the_whole_graph_syncs_a_user_who_has_imported_nothing(
+    scenario: Scenario, instance: dg.DagsterInstance
+) -> None:
+    scenario.connect("anna")
+    instance.add_dynamic_partitions("spotify_users", ["anna"])
+    defs = staged_defs()
+    whole = [spec.key for spec in defs.resolve_all_asset_specs() if spec.partitions_def is not None]
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, partition_key="anna", asset_selection=whole
+    )
+    assert result.success
+    assert set(materialized(instance)) == {(step, "anna") for step in STEPS}
