@@ -158,6 +158,8 @@ def test_no_failure_shows_a_secret_in_text_repr_traceback_or_log(server, naps, c
 
 def test_success_logs_no_secret(server, transport, caplog):
     caplog.set_level(logging.DEBUG)
+    # A client library that an earlier test configured may have made it quiet.
+    caplog.set_level(logging.DEBUG, logger="urllib3")
     server.script(
         answer(
             200,

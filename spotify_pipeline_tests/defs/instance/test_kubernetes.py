@@ -1,6 +1,7 @@
 """On Kubernetes: valid manifests, our instance from Dagster's chart, and dead pods noticed."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +34,15 @@ MANIFESTS = [
     for manifest in yaml.safe_load_all((FOLDER / file).read_text())
 ]
 KINDS = {"Deployment": models.V1Deployment, "Job": models.V1Job, "Service": models.V1Service}
+
+
+@pytest.fixture(autouse=True)
+def log_level_of_urllib3() -> Iterator[None]:
+    """Restored after each test: a Kubernetes client sets it for the whole process."""
+    logger = logging.getLogger("urllib3")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def checked(model: type[Any], written: dict[str, Any]) -> Any:
