@@ -105,7 +105,7 @@ class Budget:
         return sum(self._slots) < ALLOWANCE.day_of("plays")
 
     def stretch(self, now: datetime) -> float:
-        """See budget.due_stretch."""
+        """See quota.due_stretch."""
         slot = int(now.timestamp() // SLOT_SECONDS)
         return due_stretch(BudgetState(now, now, slot, self._slots, None, None), ALLOWANCE)
 

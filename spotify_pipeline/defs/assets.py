@@ -1,7 +1,7 @@
 """The assets: one spec per step, and one multi-asset that syncs the partition's user.
 
-One Dagster step for all assets instead of ten: as fast, with a third fewer events. An asset that
-failed is not materialized, all others are.
+One Dagster step for all assets instead of one each: as fast, with a third fewer events. An asset
+that failed is not materialized, all others are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

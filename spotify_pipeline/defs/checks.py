@@ -19,7 +19,7 @@ from spotify_pipeline.defs.metadata import OWNERS
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.drift import differences
-from spotify_pipeline.storage.checks.rules import HOURLY, Rule, Violations, look
+from spotify_pipeline.storage.checks.rules import HOURLY, Rule, Violations, count_violations
 from spotify_pipeline.storage.postgres.types import ProgrammingError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def evaluate(pipeline: "Pipeline", wanted: set[str]) -> Iterator[dg.AssetCheckRe
         with pipeline.engine.connect() as conn:
             scope = rule.scope(conn, now)
             try:
-                found = look(conn, rule, scope)
+                found = count_violations(conn, rule, scope)
             except ProgrammingError:
                 # A column is gone.
                 yield _result(

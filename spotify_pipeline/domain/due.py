@@ -45,13 +45,13 @@ def next_due_at(
 
     With times t1 > t2 > ... the wait is 25 * min((t_i - t_j) / (j - i)) over all j >= i + 8: the
     time in which 25 plays gather at the fastest pace on the page, within 15 to 60 minutes, times
-    `stretch` (see `budget.due_stretch`). A day for those of whom neither a play nor anything else
+    `stretch` (see `quota.due_stretch`). A day for those of whom neither a play nor anything else
     was heard for 7 days.
 
     The instant is rounded down to the quarter hour, unless that is less than 10 minutes away.
     """
     if item_times is None:
-        # Nothing fresh is left out for it.
+        # The minimum of 10 minutes does not apply after a failed fetch.
         wait = min(AT_MOST_EVERY * 2 ** min(max(failures - 1, 0), 2), AT_LEAST_EVERY)
         return _on_the_quarter(fetched_at, wait * stretch, timedelta(0))
     heard = [*item_times[:1], *([heard_at] if heard_at else [])]

@@ -23,10 +23,11 @@ Emit = Callable[[Sequence[UserOutcome]], None]
 
 REPLAYED = "An earlier sync stored this, and may have died before it reported what was new."
 
-# No call was made, or none may be made next, for any user.
+# The whole developer app may make no calls now: the user did nothing wrong.
 HELD_BACK = (ErrorCode.RATE_LIMITED, ErrorCode.QUOTA_EXCEEDED, ErrorCode.APP_BLOCKED)
 
-# Transient: the request is tried again. Every other failure needs the user or the operator.
+# Transient: the request is tried again. Every other failure needs the user or the operator, but
+# INTERNAL, our own error: it is not repeated, and only lengthens the user's wait (requests.sql).
 TRANSIENT = (
     ErrorCode.SPOTIFY_UNAVAILABLE,
     ErrorCode.BAD_RESPONSE,

@@ -91,7 +91,7 @@ class SharedRateLimiter:
         self._throttled = _Span()
         self._blocked = _Span()
         self._patience = LONGEST_WAIT_SECONDS
-        self._mine = threading.local()
+        self._this_thread = threading.local()
         # Users whom Spotify did not answer since it last answered anybody here, and whether an
         # answer has to be written to Postgres.
         self._unanswered: set[int] = set()
@@ -115,7 +115,7 @@ class SharedRateLimiter:
         return self._throttled.seconds
 
     def due_stretch(self) -> float:
-        """See `budget.due_stretch`, for the calls that are left now."""
+        """See `quota.due_stretch`, for the calls that are left now."""
         if not self._quota.calls_per_day:
             return 1.0
         with self._engine.connect() as conn:
@@ -145,7 +145,7 @@ class SharedRateLimiter:
 
     def check(self, priority: Priority) -> None:
         """Raises what `acquire` would raise at once: asked before a token is refreshed in vain."""
-        self._mine.priority = priority
+        self._this_thread.priority = priority
         if throttled := self.closed_to(priority):
             raise _refusal(throttled)
 
@@ -203,7 +203,7 @@ class SharedRateLimiter:
                 api_budget.note_answered(conn)
             self._unanswered.clear()
             self._may_close_outage = False
-            if getattr(self._mine, "probes", None) == "OUTAGE":
+            if getattr(self._this_thread, "probes", None) == "OUTAGE":
                 self._end_probe()
 
     def unanswered(self, caller: int) -> bool:
@@ -214,13 +214,13 @@ class SharedRateLimiter:
         """
         with self._lock:
             self._in_flight.discard(threading.get_ident())
-            probing = self._is_probing() and self._mine.probes == "OUTAGE"
+            probing = self._is_probing() and self._this_thread.probes == "OUTAGE"
             if caller in self._unanswered and not probing:
                 return True
             self._unanswered.add(caller)
             self._may_close_outage = True
-            hopeful = max(len(self._in_flight), len(self._answered))
-            if len(self._unanswered) < hopeful and not probing:
+            may_be_answered = max(len(self._in_flight), len(self._answered))
+            if len(self._unanswered) < may_be_answered and not probing:
                 return True
             with self._engine.connect() as conn:
                 outage = api_budget.note_unanswered(conn)
@@ -266,7 +266,7 @@ class SharedRateLimiter:
                 return taken
         state = api_budget.read_state(conn)
         # A token is refreshed for the call that `check` let pass.
-        behalf: Priority | None = priority or getattr(self._mine, "priority", None)
+        behalf: Priority | None = priority or getattr(self._this_thread, "priority", None)
         throttled = throttle_reason(
             state, self._quota, priority, probing=probing, on_behalf_of=behalf
         )
@@ -282,9 +282,9 @@ class SharedRateLimiter:
                 return ThrottleReason("OUTAGE", OUTAGE_PROBE_SECONDS)
             probes = "OUTAGE"
         if probes:
-            self._mine.probes = probes
+            self._this_thread.probes = probes
             self._may_close_outage = True
-            self._mine.probing_until = self._monotonic() + PROBE_SECONDS
+            self._this_thread.probing_until = self._monotonic() + PROBE_SECONDS
             self._probe_over = threading.Event()
             return self._ask(conn, priority, 1, probing=True)
         # Room has appeared since the first query: take again.
@@ -299,18 +299,18 @@ class SharedRateLimiter:
 
     def _is_probing(self) -> bool:
         """Whether this thread is the one that tries whether the app is still refused."""
-        until: float = getattr(self._mine, "probing_until", -math.inf)
+        until: float = getattr(self._this_thread, "probing_until", -math.inf)
         return self._monotonic() < until
 
     def _end_probe(self) -> None:
         """Wakes the threads that wait for the probe: its result is in Postgres."""
         self._refused.clear()
         if self._is_probing():
-            self._mine.probing_until = -math.inf
+            self._this_thread.probing_until = -math.inf
             self._probe_over.set()
 
     def _probe_awaited(self, throttled: ThrottleReason, probe_over: threading.Event) -> bool:
-        """Whether a probe here has ended, or had its time, since `probe_over` was the last one's.
+        """Waits for a probe of this process to end; True: ask again, False: there was none.
 
         Other threads would fail although the half-open probe is about to succeed.
         """

@@ -169,7 +169,7 @@ class UserTokens:
         )
 
     def _settle_account(self, access_token: str, fresh: SealedToken) -> None:
-        """Store the access token, once it is known to be of the user's account or learned as such.
+        """Check whose Spotify account it is, recording it at first use, and store the access token.
 
         Raises OtherAccount and, for a user whose account is known, what hinders asking. Raises
         OperationalError (lock timeout) when another session keeps the user locked.

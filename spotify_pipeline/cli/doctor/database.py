@@ -212,7 +212,7 @@ def instants(engine: Engine) -> Iterator[Finding]:
     """No stored instant lies further in the future than it can."""
     rule = rules.NO_FUTURE_INSTANTS
     with engine.connect() as conn:
-        broken = rules.look(conn, rule, Scope(database_now(conn))).users
+        broken = rules.count_violations(conn, rule, Scope(database_now(conn))).users
         leases = inspection.leases_too_long(conn)
     if leases:
         yield Finding(
@@ -238,8 +238,8 @@ def users(engine: Engine) -> Iterator[Finding]:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
         now = Scope(database_now(conn))
-        late = rules.look(conn, rules.POLLED_IN_TIME, now)
-        unserved = rules.look(conn, rules.REQUESTS_SERVED, now)
+        late = rules.count_violations(conn, rules.POLLED_IN_TIME, now)
+        unserved = rules.count_violations(conn, rules.REQUESTS_SERVED, now)
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)
@@ -312,7 +312,7 @@ def whole_tables(engine: Engine) -> Iterator[Finding]:
 def broken_rows(engine: Engine, rule: rules.Rule, scope: Scope) -> Iterator[Finding]:
     """How many rows break the rule."""
     with engine.connect() as conn:
-        found = rules.look(conn, rule, scope)
+        found = rules.count_violations(conn, rule, scope)
     yield unless(
         bool(found.rows),
         Finding(rule.name, OK, rule.description),

@@ -9,7 +9,7 @@ from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import has_failed, trouble
 from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.checks.rules import rule_names, who_breaks
+from spotify_pipeline.storage.checks.rules import rule_names, users_violating
 from spotify_pipeline.storage.users.status import UserStatus, user_statuses
 from spotify_pipeline.terminal import count, example, instant, print_json, print_table, printable
 
@@ -47,7 +47,7 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
         if run_id:
             list_run(conn, run_id, failed, as_json)
             return
-        found = who_breaks(conn, check, datetime.now(UTC)) if check else None
+        found = users_violating(conn, check, datetime.now(UTC)) if check else None
         users = user_statuses(conn, found)
     # Rows that outlived their user.
     for user_id in sorted(set(found or ()) - {user.user_id for user in users}):

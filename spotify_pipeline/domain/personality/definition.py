@@ -201,8 +201,8 @@ class Tag:
     holds: Callable[[float], bool]
 
 
-# Product choices, calibrated on three real years of listening. Evenness is not used: over 46 real
-# windows it was 0.76 to 0.99, so every user would have been an Explorer.
+# Product choices, calibrated on a real year of each of three listeners. Evenness is not used: over
+# 46 real windows it was 0.76 to 0.99, so every user would have been an Explorer.
 TAGS: tuple[Tag, ...] = (
     Tag("Explorer", "artist_discovery_rate", lambda rate: rate >= 0.25),
     Tag("Loyalist", "artist_discovery_rate", lambda rate: rate <= 0.05),

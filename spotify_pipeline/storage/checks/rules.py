@@ -200,14 +200,14 @@ RULES = (*HOURLY, NOBODY_RECONNECTS, *DEEP)
 rule_names = [rule.name for rule in RULES]
 
 
-def look(conn: Connection, rule: Rule, scope: Scope) -> Violations:
+def count_violations(conn: Connection, rule: Rule, scope: Scope) -> Violations:
     """Count what breaks the rule among the users of the scope."""
     bad = rule.query(scope).subquery("bad")
     counts = select(func.count(), func.count(distinct(bad.c.user_id)), func.min(bad.c.since))
     return Violations(*conn.execute(counts).one())
 
 
-def who_breaks(conn: Connection, name: str, now: datetime) -> list[str]:
+def users_violating(conn: Connection, name: str, now: datetime) -> list[str]:
     """Ids of all users who break the rule, sorted; some may be in users no more."""
     (rule,) = (rule for rule in RULES if rule.name == name)
     bad = rule.query(all_users(conn, now)).subquery("bad")

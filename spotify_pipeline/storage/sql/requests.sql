@@ -5,7 +5,7 @@
 -- reads. This locks sync_status first, too, before request_cooldown is replaced. It changes nothing.
 ALTER VIEW IF EXISTS sync_status RESET (check_option);
 
--- When a user may request a sync again, from the requests they made themselves:
+-- When a user may request a sync again, from the rows of sync_requests; scheduled syncs do not count:
 --   after a success: the cooldown of the settings;
 --   after n transient failures in a row: min(1 min * 2^n, 1 h) after the last of them.
 -- A permanent failure (such as RECONNECT) starts no wait and ends the series.

@@ -58,7 +58,7 @@ def gaps_opened(conn: Connection, since: datetime) -> int:
     return conn.scalar(query) or 0
 
 
-def lower(conn: Connection, event: str, count: int) -> None:
+def lower_reported_count(conn: Connection, event: str, count: int) -> None:
     """Store a lower count than was sent, so that the next increase sends an alert again."""
     a = t.alerts
     conn.execute(update(a).where(a.c.event == event, a.c.told > count).values(told=count))

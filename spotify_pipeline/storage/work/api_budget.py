@@ -1,7 +1,7 @@
 """The one budget of the developer account: the row of `api_budget`, shared by every process.
 
 Every change is one statement by the database's clock, so that a process which is stopped or killed
-anywhere holds nothing that others wait for. The rules and their arithmetic are `domain.budget`'s.
+anywhere holds nothing that others wait for. The rules and their arithmetic are `domain.quota`'s.
 """
 
 from dataclasses import dataclass

@@ -110,7 +110,7 @@ def release(conn: Connection, lease_id: UUID, user_ids: Iterable[str] | None = N
 
 
 class Held(NamedTuple):
-    """Users that exist, that we hold the lease of, and that another session keeps locked."""
+    """Three sets of users: existing ones, those whose lease is ours, those locked by others."""
 
     existing: set[str]
     ours: set[str]

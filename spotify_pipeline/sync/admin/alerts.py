@@ -88,10 +88,12 @@ def _due(
     with pipeline.engine.begin() as conn:
         pending_alerts = alerts.pending_alerts(conn)
         now = Scope(pipeline.now())
-        counts = {event: rules.look(conn, rule, now).users for event, rule in RULES.items()}
+        counts = {
+            event: rules.count_violations(conn, rule, now).users for event, rule in RULES.items()
+        }
         counts["account_blocked"] = alerts.account_blocked(conn)
         for event, count in counts.items():
-            alerts.lower(conn, event, count)
+            alerts.lower_reported_count(conn, event, count)
         gaps = alerts.gaps_opened(conn, pending_alerts["gaps_opened"].since)
     due = [
         (pending_alerts[event], count)

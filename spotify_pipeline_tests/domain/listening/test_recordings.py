@@ -79,7 +79,7 @@ def test_items_beside_a_play_that_is_still_on_the_page_are_plays():
     assert result.restamped == ()
 
 
-def test_two_items_of_one_page_are_two_plays_and_only_one_of_them_is_the_vanished_one():
+def test_a_stored_play_matches_one_item_of_a_page_at_most():
     result = match([(490, "song"), (510, "song")], stored((500, "song")), since=0)
     assert (len(result.new), len(result.restamped)) == (1, 1)
 

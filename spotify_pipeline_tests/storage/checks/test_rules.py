@@ -11,7 +11,7 @@ from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks import scopes
 from spotify_pipeline.storage.checks.drift import differences
-from spotify_pipeline.storage.checks.rules import RULES, look, who_breaks
+from spotify_pipeline.storage.checks.rules import RULES, count_violations, users_violating
 from spotify_pipeline.storage.checks.scopes import all_users, slice_of_the_hour
 from spotify_pipeline.storage.listening.counters import recount
 from spotify_pipeline.storage.postgres.engine import make_engine
@@ -97,7 +97,7 @@ def token(user_id: str) -> dict[str, object]:
 def broken(db: Connection) -> dict[str, int]:
     """The names of the rules that do not hold, with how many users break each."""
     scope = all_users(db, NOON)
-    found = {rule.name: look(db, rule, scope) for rule in RULES}
+    found = {rule.name: count_violations(db, rule, scope) for rule in RULES}
     return {name: violations.users for name, violations in found.items() if violations.rows}
 
 
@@ -305,7 +305,7 @@ def test_a_rule_detects(db: Connection, what: str) -> None:
     assert broken(db) == dict.fromkeys(expected, 1)
     owner = {"ghost"} if "nobody" in what else {ANNA}
     for name in expected:
-        assert set(who_breaks(db, name, NOON)) == owner
+        assert set(users_violating(db, name, NOON)) == owner
 
 
 def test_every_rule_has_a_violating_case() -> None:
@@ -336,7 +336,7 @@ def test_a_user_in_an_unknown_zone_hides_no_violation_of_other_users(
     change("daily_listening", "minutes = 1561, listened_ms = 93660000", "true")(db)
     wrong = ("days_sum_to_plays", "minutes_fit_in_the_day", "zones_are_known")
     assert broken(db) == dict.fromkeys((*wrong, "no_orphan_rows"), 1)
-    assert [who_breaks(db, name, NOON) for name in wrong] == [[BEN], [BEN], [ANNA]]
+    assert [users_violating(db, name, NOON) for name in wrong] == [[BEN], [BEN], [ANNA]]
 
 
 def test_every_user_is_called_within_each_slice(
@@ -351,7 +351,7 @@ def test_every_user_is_called_within_each_slice(
     )(db)
     (rule,) = (rule for rule in RULES if rule.name == "days_sum_to_plays")
     hours = [slice_of_the_hour(db, NOON + timedelta(hours=hour)) for hour in range(10)]
-    found = [look(db, rule, scope).users for scope in hours]
+    found = [count_violations(db, rule, scope).users for scope in hours]
     assert sum(found) == 98
     assert max(found) < 30
 

@@ -155,7 +155,7 @@ def test_changes_of_the_role_by_the_operator_are_kept(
     assert connection.execute(kept, {"role": role}).one() == (True, 3)
 
 
-def test_a_pipeline_that_does_not_own_the_schema_works_with_the_rights_that_the_readme_names(
+def test_a_pipeline_that_does_not_own_the_schema_works_with_the_documented_rights(
     engine: Engine, connection: Connection, role: str
 ) -> None:
     connection.exec_driver_sql(f'CREATE ROLE "{role}"')
