@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from spotify_pipeline.definitions import defs
+from spotify_pipeline.defs.instance.purge import OUR_ASSETS
 from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.storage import tables as t
 
@@ -83,6 +84,13 @@ def test_every_asset_has_a_description(specs: dict[str, dg.AssetSpec], name: str
     assert list(columns) == [column.name for column in TABLES_AND_VIEWS[table].columns]
     assert all(column.description for column in columns.values())
     assert columns["user_id"].constraints.nullable is False
+
+
+def test_forgetting_a_user_purges_every_asset_that_has_their_partition(
+    specs: dict[str, dg.AssetSpec],
+) -> None:
+    of_users = {spec.key.to_string() for spec in specs.values() if spec.partitions_def}
+    assert set(OUR_ASSETS) == of_users
 
 
 def test_the_lineage_of_a_column_names_columns_that_exist(specs: dict[str, dg.AssetSpec]) -> None:

@@ -13,7 +13,7 @@ from spotify_pipeline import app
 from spotify_pipeline.defs import imports
 from spotify_pipeline.defs.imports import history_import_sensor
 from spotify_pipeline.defs.partitions import partition_reconciler
-from spotify_pipeline.defs.running import report_import
+from spotify_pipeline.defs.running import report_import, report_pictures
 from spotify_pipeline.defs.tags import DISPATCH_KEY
 from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER
 from spotify_pipeline.domain.steps import DAILY_LISTENING
@@ -186,7 +186,7 @@ def test_a_user_who_never_imported_anything_has_read_no_rows_and_a_missing_one_f
     assert failure_of(run(instance, dg.RunRequest(partition_key="nemo"))) == NO_SUCH_USER
 
 
-def test_forgetting_a_user_removes_the_import_from_dagster_too(
+def test_forgetting_a_user_removes_the_import_and_the_picture_from_dagster_too(
     ada: Scenario,
     instance: dg.DagsterInstance,
     dagster_database: URL,
@@ -203,6 +203,7 @@ def test_forgetting_a_user_removes_the_import_from_dagster_too(
     receipt, _ = import_upload(ada.pipeline, word)
     assert receipt is not None
     report_import(instance, word, receipt)
+    report_pictures(instance, ada.pipeline, [word])
     ada.forget(word)
     evaluated(partition_reconciler, instance)
     assert rows_naming(dagster_database, word) == {}

@@ -38,6 +38,7 @@ from spotify_pipeline.defs.instance.dagster_private_tables import (
 from spotify_pipeline.defs.instance.retention import delete_whole_run
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY, asset_key
 from spotify_pipeline.defs.partitions import user_partitions
+from spotify_pipeline.defs.pictures import LISTENING_PICTURE
 from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.storage.users.forgetting import Tombstone
 
@@ -55,7 +56,10 @@ PARTITION_TAGS = (
 KEY_FIELDS = {"partition", "partition_key", "partition_keys", "partition_names", "subset"}
 KEY_FIELDS |= set(PARTITION_TAGS)
 SERIALIZED, SUBSETS_BY_ASSET = "serialized_", "partitions_subsets_by_asset_key"
-OUR_ASSETS = [IMPORTED_HISTORY.key.to_string(), *(asset_key(step).to_string() for step in STEPS)]
+# Every asset with a partition per user: a test compares them with the definitions.
+OUR_ASSETS = [
+    key.to_string() for key in (IMPORTED_HISTORY.key, LISTENING_PICTURE, *map(asset_key, STEPS))
+]
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION.value
 # The types make the search use Dagster's index.
 EVENTS_WITH_PARTITION = [
