@@ -44,7 +44,7 @@ def delete_old_runs(instance: dg.DagsterInstance, keep: timedelta) -> dict[str, 
             instance.handle_new_event(entry._replace(run_id=NO_RUN))
             kept += 1
         delete_whole_run(instance, run_id)
-    return {"dagster runs deleted": len(old), "materializations kept": kept}
+    return {"dagster runs deleted": len(old), "latest materializations kept": kept}
 
 
 def delete_whole_run(instance: dg.DagsterInstance, run_id: str) -> None:
