@@ -3,8 +3,8 @@
     python -m benchmarks.many [--users 100000] [--night 500]
 
 The users are generated: connected, with three plays each and their days. Retention deletes a run
-that materialized three assets of every user, half of which a later run materialized again. `--night`
-adds a night of so many users against the simulator.
+that materialized three assets of every user, half of which a later run materialized again.
+`--night` adds a night of so many users against the simulator.
 """
 
 import os
