@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from importlib import resources
 from xml.etree.ElementTree import Element, tostring
 
+from rich.cells import cell_len, set_cell_size
+
 from spotify_pipeline.domain.portrait import Day
 from spotify_pipeline.portrait.drawings import calendar, hatching
 from spotify_pipeline.portrait.elements import element, style, text
+from spotify_pipeline.terminal import count
 
-SIZE, MARGIN, LONGEST_NAME = 1080, 72, 26
+SIZE, MARGIN = 1080, 72
+# In columns: letters of Chinese, Japanese and Korean take two.
+LONGEST_TITLE, LONGEST_NAME = 40, 26
 STYLE = """
 text { font-family: system-ui, sans-serif; }
 .card { fill: var(--card); }
 svg text.huge { font-size: 150px; font-weight: 700; fill: var(--accent); }
 svg text.title { font-size: 44px; font-weight: 600; }
 svg text.line { font-size: 34px; }
+svg text.note { font-size: 22px; fill: var(--faint); }
 svg text.head { font-size: 28px; fill: var(--faint); }
 """
 
@@ -40,16 +46,18 @@ def picture(card: YearCard) -> str:
     for name, value in (("x", MARGIN), ("y", 430), ("width", SIZE - 2 * MARGIN), ("height", 150)):
         days.set(name, str(value))
     minutes = "?" if card.minutes is None else f"{card.minutes:,}"
+    unknown = any(day.completeness == "unknown" for day in card.days)
     plus = "+" if card.is_least and card.minutes is not None else ""
     root = element(
         "svg",
         style(f"{css}{STYLE}"),
         hatching(),
         element("rect", width=str(SIZE), height=str(SIZE), class_="card"),
-        text(MARGIN, 116, _short(card.title, 40), "title"),
+        text(MARGIN, 116, _short(card.title, LONGEST_TITLE), "title"),
         text(MARGIN, 290, minutes + plus, "huge"),
-        text(MARGIN, 350, f"minutes of listening on {card.active_days} days", "head"),
+        text(MARGIN, 350, f"minutes of listening on {count(card.active_days, 'day')}", "head"),
         days,
+        *([text(MARGIN, 618, "hatched: not known", "note")] if unknown else []),
         *_list("Top artists", card.artists, MARGIN),
         *_list("Top tracks", card.tracks, SIZE / 2 + 20),
         xmlns="http://www.w3.org/2000/svg",
@@ -67,4 +75,4 @@ def _list(heading: str, names: Sequence[str], x: float) -> Iterator[Element]:
 
 
 def _short(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    return name if cell_len(name) <= longest else set_cell_size(name, longest - 1).rstrip() + "…"

@@ -93,7 +93,7 @@ def fetch_users(
         asked = _without_fresh(user, wanted, pipeline.now()) if scheduled else wanted
         return _fetch_user(pipeline, user, asked, scheduled, interrupted)
 
-    pipeline.rate_limiter.begin()
+    pipeline.rate_limiter.begin(len(users))
     workers = min(pipeline.settings.connections, len(users)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:

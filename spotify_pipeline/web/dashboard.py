@@ -1,5 +1,6 @@
 """The start page: what this is, or the signed-in user's week and the Sync button."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -62,14 +63,17 @@ def _dashboard(request: Request, session: Session, conn: Connection) -> Response
 @form
 def sync(request: Request, session: Session, sent: Sent) -> Response:
     """Request a sync; while one is open or the cooldown runs, that one's state is shown."""
-    request_id: int | None = None
+    request_id, refusal = None, ""
     try:
         with site_of(request).engine.begin() as conn:
             request_id = app.request_sync(conn, session.user_id).request_id
-    except app.Refused:
-        pass  # the button says until when, or asks to reconnect
+    except app.Refused as refused:
+        # As after a press in another tab. Without our script the start page's button says it.
+        refusal = refused.message
     if wants_json(request):
         shown = _button(request, session, request_id)
+        if refusal:
+            shown = replace(shown, kind="error", toast=refusal)
         return JSONResponse({"request": request_id, **shown.as_json()}, headers=PRIVATE)
     return to("/" if request_id is None else f"/?sync={request_id}")
 

@@ -56,7 +56,7 @@ REFUSALS: Mapping[str, tuple[int, str, str]] = {
         403,
         "That is another Spotify account",
         "You are signed in here as another user, and two users' listening must not be mixed. Log "
-        "in at Spotify with the account you had before, or sign out here first.",
+        "in at Spotify with the account you had before, or sign out here first, in the settings.",
     ),
     "row": (
         403,
@@ -130,7 +130,10 @@ def _client(request: Request, site: Site) -> str:
 def refusal(reason: str) -> Response:
     """The page of a refusal."""
     status, title, sentence = REFUSALS[reason]
-    return message(title, sentence, status, link=("/sign-in", "Sign in with Spotify"))
+    link = (
+        ("/sign-in", "Sign in with Spotify") if reason != "another" else ("/settings", "Settings")
+    )
+    return message(title, sentence, status, link=link)
 
 
 def _welcome(request: Request, site: Site, account: Account) -> Response:

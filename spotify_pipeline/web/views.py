@@ -40,10 +40,8 @@ def drawn(drawing: Element) -> Markup:
     return Markup(tostring(drawing, encoding="unicode", method="html"))  # noqa: S704
 
 
-def ago(instant: datetime | None) -> str:
+def ago(instant: datetime) -> str:
     """How long ago, in words: "12 minutes ago"."""
-    if instant is None:
-        return "never"
     minutes = int((datetime.now(UTC) - instant).total_seconds() // 60)
     if minutes < 1:
         return "just now"

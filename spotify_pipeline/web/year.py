@@ -1,6 +1,7 @@
 """The year in numbers and pictures, from stored plays."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +24,17 @@ TOP = 10
 LONGEST_HISTORY = 3660
 
 
+@dataclass(frozen=True, slots=True)
+class Year:
+    """The local days of a year until today, with its most played artists and tracks."""
+
+    first: date
+    last: date
+    days: Sequence[Day]
+    artists: Sequence[app.Ranked]
+    tracks: Sequence[app.Ranked]
+
+
 @signed_in
 def this_year(request: Request, session: Session) -> Response:
     """The year that it is in the user's zone."""
@@ -32,24 +44,45 @@ def this_year(request: Request, session: Session) -> Response:
 @signed_in
 def year(request: Request, session: Session) -> Response:
     """The page."""
-    content = _content(request, session)
-    return private_page("year.html", session, **content) if content else not_found()
+    of = _read(request, session)
+    if of is None:
+        return not_found()
+    with site_of(request).engine.connect() as conn:
+        discoveries = app.listening_discoveries(conn, session.user_id, of.first, of.last, TOP)
+    heard = [day for day in of.days if day.minutes]
+    return private_page(
+        "year.html",
+        session,
+        year=of.first.year,
+        this_year=_today(session).year,
+        sum=summed(of.days),
+        plays=sum(day.plays or 0 for day in of.days),
+        artists=of.artists,
+        tracks=of.tracks,
+        discoveries=discoveries,
+        biggest=in_words(max(heard, key=lambda day: day.minutes or 0)) if heard else None,
+        calendar=drawn(calendar(of.days)),
+        legend=drawn(legend()),
+        hatching=drawn(hatching()),
+        months=_months(of.days),
+    )
 
 
 @signed_in
 def year_picture(request: Request, session: Session) -> Response:
     """A picture to share."""
-    content = _content(request, session)
-    if content is None:
+    of = _read(request, session)
+    if of is None:
         return not_found()
+    total = summed(of.days)
     card = YearCard(
-        title=f"{session.name}, {content['year']}",
-        minutes=content["sum"].minutes,
-        is_least=content["sum"].is_least,
-        active_days=content["sum"].active,
-        artists=[line.name for line in content["artists"][:5]],
-        tracks=[line.name for line in content["tracks"][:5]],
-        days=content["shown_days"],
+        title=f"{session.name}, {of.first.year}",
+        minutes=total.minutes,
+        is_least=total.is_least,
+        active_days=total.active,
+        artists=[line.name for line in of.artists[:5]],
+        tracks=[line.name for line in of.tracks[:5]],
+        days=of.days,
     )
     headers = {
         **PRIVATE,
@@ -62,36 +95,22 @@ def _today(session: Session) -> date:
     return datetime.now(UTC).astimezone(ZoneInfo(session.settings.timezone)).date()
 
 
-def _content(request: Request, session: Session) -> dict[str, Any] | None:
-    """What the template shows; None: a year of which nothing can be stored."""
+def _read(request: Request, session: Session) -> Year | None:
+    """None: a year of which nothing can be stored."""
     number, today = request.path_params["year"], _today(session)
     first = date(number, 1, 1) if 2000 <= number <= today.year else None
     if first is None or (today - first).days >= LONGEST_HISTORY:
         return None
-    last = min(date(number, 12, 31), today)
+    last, user_id = min(date(number, 12, 31), today), session.user_id
     with site_of(request).engine.connect() as conn:
-        history = read_days(conn, session.user_id, (today - first).days + 1)
-        days = [day for day in history if day.date <= last]
-        span = (session.user_id, first, last, TOP)
-        artists = app.listening_top(conn, span[0], "artists", *span[1:])
-        tracks = app.listening_top(conn, span[0], "tracks", *span[1:])
-        discoveries = app.listening_discoveries(conn, *span)
-    heard = [day for day in days if day.minutes]
-    return {
-        "year": number,
-        "this_year": today.year,
-        "sum": summed(days),
-        "plays": sum(day.plays or 0 for day in days),
-        "artists": artists,
-        "tracks": tracks,
-        "discoveries": discoveries,
-        "biggest": in_words(max(heard, key=lambda day: day.minutes or 0)) if heard else None,
-        "calendar": drawn(calendar(days)),
-        "legend": drawn(legend()),
-        "hatching": drawn(hatching()),
-        "months": _months(days),
-        "shown_days": days,
-    }
+        days = read_days(conn, user_id, (today - first).days + 1)
+        return Year(
+            first,
+            last,
+            [day for day in days if day.date <= last],
+            app.listening_top(conn, user_id, "artists", first, last, TOP),
+            app.listening_top(conn, user_id, "tracks", first, last, TOP),
+        )
 
 
 def _months(days: Sequence[Day]) -> list[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.portrait.meanings import INCOMPLETE
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.webhooks import signed_headers
+from spotify_pipeline.web.toasts import TOASTS
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
 
 PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()
@@ -36,9 +37,10 @@ def snippet(function: str) -> Any:
     return names[function]
 
 
-def test_every_error_code_has_a_toast() -> None:
+def test_every_error_code_has_a_toast_and_the_web_page_shows_it() -> None:
     toasts = dict(re.findall(r"^\| `([A-Z_]+)` \| (.+) \|$", PAGE, re.MULTILINE))
     assert set(toasts) == set(ErrorCode)
+    assert toasts == TOASTS
 
 
 def test_every_sqlstate_that_our_functions_raise_is_on_the_page() -> None:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import date
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, insert, select, text
 
+from spotify_pipeline.app import listening_discoveries
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_track, add_user, connect
 
@@ -194,3 +196,45 @@ def test_dates_far_away_raise_no_error(app: Connection, call: str) -> None:
 def test_a_missing_kind_is_refused(app: Connection) -> None:
     call = "SELECT * FROM spotify_pipeline.listening_top('eve', NULL, now()::date, now()::date, 5)"
     assert refusal(lambda: app.execute(text(call))) == "22023"
+
+
+PLAYS = """
+    INSERT INTO spotify_pipeline.plays (user_id, played_at, track_id, artist_id, source)
+    SELECT 'eve', CAST(:until AS timestamptz) - n * interval '1 minute', 'song', :artist, 'api'
+    FROM generate_series(1, :plays) AS n
+"""
+
+
+def test_discoveries_are_the_artists_who_were_never_played_before_however_long_ago(
+    app: Connection, connection: Connection
+) -> None:
+    sign_in(app, "acc", "eve")
+    add_track(connection)
+    year = date(2026, 1, 1), date(2026, 12, 31)
+    for artist, until, plays in (
+        # Played once, before 10,500 plays of another artist, and again this year.
+        ("forgotten", "2025-01-01Z", 1),
+        ("known", "2025-12-31Z", 10_500),
+        ("forgotten", "2026-02-01Z", 9),
+        ("known", "2026-02-02Z", 9),
+        ("new", "2026-03-01Z", 2),
+        ("newest", "2026-03-02Z", 3),
+        ("later", "2027-01-02Z", 1),
+    ):
+        connection.execute(
+            text(
+                "INSERT INTO spotify_pipeline.artists (spotify_id, name) VALUES (:a, :a)"
+                " ON CONFLICT DO NOTHING"
+            ),
+            {"a": artist},
+        )
+        connection.execute(text(PLAYS), {"artist": artist, "until": until, "plays": plays})
+    found = listening_discoveries(app, "eve", *year, 10)
+    assert found is not None
+    assert [(line.name, line.plays, line.total) for line in found] == [
+        ("newest", 3, 2),
+        ("new", 2, 2),
+    ]
+    assert listening_discoveries(app, "eve", *year, 1) == found[:1]
+    # Nothing older is stored to compare with.
+    assert listening_discoveries(app, "eve", date(2020, 1, 1), year[1], 10) is None

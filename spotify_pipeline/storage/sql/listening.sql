@@ -155,6 +155,7 @@ DECLARE
     zone text := (SELECT u.timezone FROM users AS u WHERE u.user_id = listening_discoveries.user_id);
     since timestamptz := day_begins(zone, first);
     until timestamptz := day_ends(zone, last);
+    new text[];
 BEGIN
     IF NOT EXISTS (
         SELECT FROM plays AS p
@@ -162,29 +163,41 @@ BEGIN
     ) THEN
         RETURN;
     END IF;
+    -- Most artists were also played shortly before; all earlier plays are read for the others only.
+    new := ARRAY(
+        SELECT p.artist_id FROM plays AS p
+        WHERE p.user_id = listening_discoveries.user_id
+            AND p.played_at >= since AND p.played_at < until
+            AND (p.source = 'api' OR p.ms_played >= 30000) AND p.artist_id IS NOT NULL
+        EXCEPT
+        SELECT r.artist_id FROM (
+            SELECT p.artist_id FROM plays AS p
+            WHERE p.user_id = listening_discoveries.user_id AND p.played_at < since
+            ORDER BY p.played_at DESC LIMIT 10000
+        ) AS r
+    );
+    IF new <> '{}' THEN
+        new := ARRAY(
+            SELECT unnest(new)
+            EXCEPT
+            SELECT p.artist_id FROM plays AS p
+            WHERE p.user_id = listening_discoveries.user_id AND p.played_at < since
+                AND p.artist_id = ANY (new)
+        );
+    END IF;
     RETURN QUERY
-    WITH heard AS (
+    SELECT h.artist_id, a.name, h.plays, h.first_at, cardinality(new)::bigint
+    FROM (
         SELECT p.artist_id, count(*) AS plays, min(p.played_at) AS first_at
         FROM plays AS p
         WHERE p.user_id = listening_discoveries.user_id
             AND p.played_at >= since AND p.played_at < until
-            AND (p.source = 'api' OR p.ms_played >= 30000)
+            AND (p.source = 'api' OR p.ms_played >= 30000) AND p.artist_id = ANY (new)
         GROUP BY 1
-    ),
-    new AS (
-        SELECT h.*, count(*) OVER () AS total
-        FROM heard AS h
-        WHERE h.artist_id IS NOT NULL AND h.artist_id NOT IN (
-            SELECT p.artist_id FROM plays AS p
-            WHERE p.user_id = listening_discoveries.user_id AND p.played_at < since
-                AND p.artist_id IS NOT NULL
-        )
-        ORDER BY h.plays DESC, h.first_at
-        LIMIT least(greatest(listening_discoveries.length, 0), 100)
-    )
-    SELECT n.artist_id, a.name, n.plays, n.first_at, n.total
-    FROM new AS n JOIN artists AS a ON a.spotify_id = n.artist_id
-    ORDER BY n.plays DESC, n.first_at;
+    ) AS h
+    JOIN artists AS a ON a.spotify_id = h.artist_id
+    ORDER BY h.plays DESC, h.first_at
+    LIMIT least(greatest(listening_discoveries.length, 0), 100);
 END
 $$;
 
@@ -241,7 +254,6 @@ AS $$
         WHERE u.user_id = incomplete_days.user_id
         GROUP BY u.user_id
     )
-    -- day_begins is called for the few days for which no earlier reason holds.
     SELECT d.date, CASE
         WHEN d.date = d.today THEN 'today'
         WHEN k.first <= d.date IS NOT TRUE THEN 'before'
@@ -249,18 +261,26 @@ AS $$
         WHEN EXISTS (
             SELECT FROM listening_gaps AS g
             WHERE g.user_id = k.user_id AND g.closed_at IS NULL
-                AND g.gap_start <= day_begins(k.timezone, d.date + 1)
-                AND g.gap_end >= day_begins(k.timezone, d.date)
+                AND g.gap_start <= d.ends_at AND g.gap_end >= d.starts_at
         ) THEN 'gap'
-        WHEN NOT k.spans @> tstzrange(
-            day_begins(k.timezone, d.date), day_begins(k.timezone, d.date + 1), '[]'
-        ) THEN 'missed'
+        WHEN NOT k.spans @> tstzrange(d.starts_at, d.ends_at, '[]') THEN 'missed'
         ELSE 'late'
     END
     FROM known AS k
     CROSS JOIN LATERAL (
-        SELECT h.date, h.completeness, max(h.date) OVER () AS today
+        SELECT
+            h.date,
+            h.completeness,
+            max(h.date) OVER () AS today,
+            (h.date + z.begins) AT TIME ZONE 'UTC' AS starts_at,
+            lead((h.date + z.begins) AT TIME ZONE 'UTC') OVER (ORDER BY h.date) AS ends_at
         FROM listening_history(k.user_id, incomplete_days.days) AS h
+        -- Not day_begins: the call takes longer than the search.
+        CROSS JOIN LATERAL (
+            SELECT s.begins FROM day_starts AS s
+            WHERE s.timezone = k.timezone AND s.since <= h.date
+            ORDER BY s.since DESC LIMIT 1
+        ) AS z
     ) AS d
     WHERE d.completeness <> 'complete'
     ORDER BY d.date

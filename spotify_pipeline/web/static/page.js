@@ -2,6 +2,7 @@
 "use strict";
 
 const POLL_MS = 2000;
+const BUSY = ["queued", "running", "blocked"];
 const sync = document.querySelector("[data-sync]");
 const form = sync && sync.querySelector("form");
 
@@ -15,8 +16,9 @@ if (form) {
     const response = await fetch(address, {
       ...options, headers: { Accept: "application/json" }, redirect: "manual",
     });
-    // Signed out meanwhile: the start page says so.
-    if (!response.ok) { location.assign("/"); throw new Error("not signed in"); }
+    // Signed out meanwhile, or in again: the start page says so.
+    if (response.status < 500 && !response.ok) location.assign("/");
+    if (!response.ok) throw new Error(response.status);
     return response.json();
   };
 
@@ -29,9 +31,8 @@ if (form) {
   };
 
   const show = (now) => {
-    const wasBusy = ["queued", "running"].includes(sync.dataset.state);
-    const isBusy = ["queued", "running"].includes(now.state);
-    if (wasBusy && !isBusy && now.state !== "blocked") {
+    const isBusy = BUSY.includes(now.state);
+    if (BUSY.includes(sync.dataset.state) && !isBusy) {
       // The numbers are new: load the page with them and its toast.
       location.assign(asked ? `/?sync=${asked}` : "/");
       return;
@@ -42,7 +43,7 @@ if (form) {
     button.disabled = !now.is_enabled;
     toast.textContent = now.toast;
     toast.className = `toast ${now.kind}`;
-    if (isBusy || now.state === "blocked") setTimeout(poll, POLL_MS);
+    if (isBusy) setTimeout(poll, POLL_MS);
     else if (now.seconds) { ends = performance.now() + now.seconds * 1000; countdown(); }
   };
 
@@ -52,15 +53,22 @@ if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (button.disabled) return;
+    const label = button.textContent;
     button.disabled = true;
     button.textContent = "Syncing…";
+    toast.textContent = "";
     ask("/sync", { method: "POST", body: new URLSearchParams(new FormData(form)) })
       .then((now) => { if (now.request) asked = now.request; show(now); })
-      .catch(() => { toast.textContent = "The page did not answer. Try again."; button.disabled = false; });
+      .catch(() => {
+        toast.textContent = "The page did not answer. Try again.";
+        toast.className = "toast error";
+        button.textContent = label;
+        button.disabled = false;
+      });
   });
 
   const seconds = Number(sync.dataset.seconds);
-  if (["queued", "running", "blocked"].includes(sync.dataset.state)) setTimeout(poll, POLL_MS);
+  if (BUSY.includes(sync.dataset.state)) setTimeout(poll, POLL_MS);
   else if (seconds) { ends = performance.now() + seconds * 1000; countdown(); }
 }
 
