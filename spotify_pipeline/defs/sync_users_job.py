@@ -96,7 +96,7 @@ def choose_users(
     earlier = [context.run.parent_run_id, context.run.root_run_id]
     with pipeline.opened() as opened:
         if dispatch_key := request_key(context.run):
-            enlist_requests(opened, dispatch_key, context.run_id)
+            enlist_requests(opened, dispatch_key, context.run_id, size)
         try:
             chunks = choose(opened, context.run_id, selection, size, list(filter(None, earlier)))
         except NoEnlistedUsers as error:

@@ -134,6 +134,11 @@ class Quota:
         calls = self.day_of("plays") * (1 - STRETCH_BELOW / hours)
         return int(calls / (POLLS / hours + TOP_LISTS))
 
+    def users_at_pace(self) -> int:
+        """How many users the pace serves with polls every hour and top lists every night."""
+        calls = timedelta(days=1).total_seconds() / self.interval_seconds
+        return int(calls / (POLLS + TOP_LISTS))
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:

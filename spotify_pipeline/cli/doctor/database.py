@@ -11,7 +11,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks import inspection, rules
 from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.checks.repair import repair_future_instants
-from spotify_pipeline.storage.checks.scopes import Scope, all_users
+from spotify_pipeline.storage.checks.scopes import Scope, all_users, slice_of_the_hour
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
     is_missing,
@@ -241,9 +241,11 @@ def users(engine: Engine) -> Iterator[Finding]:
         late = rules.count_violations(conn, rules.POLLED_IN_TIME, now)
         unserved = rules.count_violations(conn, rules.REQUESTS_SERVED, now)
         uploads = rules.count_violations(conn, rules.UPLOADS_IMPORTED, now)
+        looked_at = slice_of_the_hour(conn, now.now).words
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)
+    yield Finding("hourly checks", OK, f"those that read plays, days or lists look at {looked_at}")
     if suspects := by_connection.get("suspect"):
         yield Finding(
             "users",

@@ -20,6 +20,7 @@ from sqlalchemy import func, insert, text, update
 
 from spotify_pipeline.cli.doctor.finding import problem
 from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.domain import quota
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
@@ -330,6 +331,26 @@ def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, finding
         "30 serve 0 users with polls every hour, 1 with polls every 2, and 2 are active"
     )
     assert "larger quota" in found["to_do"]
+
+
+def test_more_active_users_than_the_pace_serves_are_a_note(healthy, findings, engine, environ):
+    environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
+    found = findings()[1]
+    serve = "60 calls in 30 seconds serve 4,950 users with polls every hour"
+    assert found["pace"]["detail"] == serve
+    assert found["hourly checks"]["detail"].endswith("look at all users")
+    with engine.begin() as conn:
+        for user_id in ("dora", "emil"):
+            add_user(conn, user_id)
+            connect(conn, user_id)
+        conn.execute(update(t.user_tokens).values(authorized_at=func.now()))
+    # As if a user needed 86,400 calls a day.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quota, "POLLS", 86_400)
+        found = findings()[1]["pace"]
+    assert found["status"] == "note"
+    assert "1 user with polls every hour, and 2 are active" in found["detail"]
+    assert "SPOTIFY_PIPELINE_CALLS_PER_30S" in found["to_do"]
 
 
 @pytest.mark.parametrize(

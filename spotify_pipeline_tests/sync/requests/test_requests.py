@@ -401,7 +401,7 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         scenario.connect(user_id, person="light")
     scenario.simulator.revoke("user5")
     key = ask(scenario, *connect_users)
-    enlist_requests(scenario.pipeline, key, "run")
+    enlist_requests(scenario.pipeline, key, "run", 3)
     assert {row["status"] for row in scenario.rows(t.sync_requests)} == {"running"}
     assert choose(scenario.pipeline, "run", ENLISTED, 3) == 2
     with sync_chunk(scenario.pipeline, "run", 0, dispatch_key=key):
