@@ -73,6 +73,15 @@ REQUESTS_SERVED = Rule(
     "and that Dagster's daemon runs.",
     all_users,
 )
+UPLOADS_IMPORTED = Rule(
+    "uploads_are_imported",
+    "warning",
+    queries.waiting_uploads,
+    "No listening history that an app has handed over has waited longer than an hour for its "
+    "import. The sensor history_import_sensor asks for runs: see that it is switched on and that "
+    "Dagster's daemon runs.",
+    all_users,
+)
 NO_NEW_GAPS = Rule(
     "no_new_gaps",
     "warning",
@@ -102,6 +111,7 @@ NONE_SUSPECT = Rule(
 HOURLY: tuple[Rule, ...] = (
     POLLED_IN_TIME,
     REQUESTS_SERVED,
+    UPLOADS_IMPORTED,
     NO_NEW_GAPS,
     NONE_SUSPECT,
     NO_FUTURE_INSTANTS,
