@@ -130,8 +130,24 @@ def _line(values: Sequence[float], name: str) -> None:
 
 def measure_burst(bench: Bench, user_ids: Sequence[str]) -> None:
     """All users at once."""
+    bench.simulator.forget_calls()
     bench.ask(user_ids)
-    _report("at once", bench.finish(user_ids, 600))
+    rows = bench.finish(user_ids, 600)
+    _report("at once", rows)
+    asked_at = _at(rows[0]["requested_at"])
+    logs = bench.instance.all_logs(str(rows[0]["run_id"]))
+    steps = [e.timestamp for e in logs if e.dagster_event and e.dagster_event.is_step_start]
+    calls = [call.at for call in bench.simulator.calls()]
+    # The first step chooses the users, the last one reports.
+    moments = {
+        "the run began": logs[0].timestamp,
+        "its first step": min(steps),
+        "the first chunk": sorted(steps)[1],
+        "the first call": min(calls),
+        "the last call": max(calls),
+    }
+    for name, moment in moments.items():
+        click.echo(f"  {moment - asked_at:8.2f} {name}")
 
 
 def measure_flood(bench: Bench, flood: Sequence[str], others: Sequence[str]) -> None:

@@ -240,6 +240,7 @@ def users(engine: Engine) -> Iterator[Finding]:
         now = Scope(database_now(conn))
         late = rules.count_violations(conn, rules.POLLED_IN_TIME, now)
         unserved = rules.count_violations(conn, rules.REQUESTS_SERVED, now)
+        uploads = rules.count_violations(conn, rules.UPLOADS_IMPORTED, now)
         looked_at = slice_of_the_hour(conn, now.now).words
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
@@ -282,6 +283,15 @@ def users(engine: Engine) -> Iterator[Finding]:
         f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
         f"the first since {instant(unserved.since)}",
         "switch on sync_request_sensor in Dagster (Automation), and see that "
+        "`spotify-pipeline dev` or another Dagster daemon runs",
+    )
+    yield unless(
+        bool(uploads.users),
+        Finding("uploads", OK, "none waits for longer than an hour"),
+        PROBLEM,
+        f"{count(uploads.users, 'upload')} waited longer than an hour for an import, "
+        f"the first since {instant(uploads.since)}",
+        "switch on history_import_sensor in Dagster (Automation), and see that "
         "`spotify-pipeline dev` or another Dagster daemon runs",
     )
 

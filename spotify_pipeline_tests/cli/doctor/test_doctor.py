@@ -16,7 +16,7 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from sqlalchemy import func, text, update
+from sqlalchemy import func, insert, text, update
 
 from spotify_pipeline.cli.doctor.finding import problem
 from spotify_pipeline.defs.running import opened_instance
@@ -430,6 +430,22 @@ def test_a_request_that_no_run_serves_is_a_problem_unless_spotify_has_blocked_th
     assert "sync_request_sensor" in found["requests"]["to_do"]
     block(engine, "QUOTA")
     assert "requests" not in problems(findings()[1])
+
+
+def test_an_upload_that_no_run_imports_is_a_problem(healthy, listener, findings, engine):
+    listener("mira")
+    i = t.history_imports
+    with engine.begin() as conn:
+        conn.execute(
+            insert(i).values(user_id="mira", status="closed", closed_at=func.now(), files=[])
+        )
+    assert "uploads" not in problems(findings()[1])
+    with engine.begin() as conn:
+        conn.execute(update(i).values(closed_at=text("now() - interval '61 min'")))
+    code, found = findings()
+    assert code == 1
+    assert found["uploads"]["detail"].startswith("1 upload waited longer than an hour")
+    assert "history_import_sensor" in found["uploads"]["to_do"]
 
 
 def test_sensors_and_schedules_that_are_switched_off_are_named(healthy, findings, dagster):

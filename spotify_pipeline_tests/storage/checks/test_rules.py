@@ -266,6 +266,15 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         ),
         {"requests_are_served"},
     ),
+    "a handed over history that no run imports": (
+        lambda db: db.execute(
+            text(
+                "INSERT INTO spotify_pipeline.history_imports (user_id, status, closed_at, files)"
+                " VALUES ('anna', 'closed', now() - interval '61 minutes', '[]')"
+            )
+        ),
+        {"uploads_are_imported"},
+    ),
     "nobody any more, but still named": (
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
