@@ -57,14 +57,14 @@ _TOP_ARTISTS = """
     INSERT INTO spotify_pipeline.top_list_artists (user_id, time_range, rank, spotify_id, name)
     SELECT :user_id, r.time_range, n, 'artist' || n, 'Artist ' || n
     FROM received AS r, generate_series(1, 20) AS n"""
-# Other users, with 20 plays each, so many days ago.
+# Other users, with a play on each of the last days.
 _CROWD = (
     """INSERT INTO spotify_pipeline.users (user_id, timezone)
     SELECT 'user' || n, 'UTC' FROM generate_series(1, :users) AS n""",
     """INSERT INTO spotify_pipeline.plays (user_id, played_at, track_id, source)
     SELECT 'user' || n, date_trunc('milliseconds', :until - (k + random() / 2) * interval '1 day'),
         'track' || floor(:tracks * random() ^ 3), 'api'
-    FROM generate_series(1, :users) AS n, generate_series(1, 20) AS k""",
+    FROM generate_series(1, :users) AS n, generate_series(1, :plays) AS k""",
     """INSERT INTO spotify_pipeline.daily_listening (user_id, date, minutes, listened_ms, plays,
         unique_tracks, unique_artists, top_track_id, top_artist_id, completeness)
     SELECT user_id, played_at::date, 3 * count(*), 180000 * count(*), count(*), count(*), 1,
@@ -148,8 +148,7 @@ def world(url: URL) -> Iterator[World]:
     engine = make_engine(url)
     init_db(engine)
     with engine.begin() as conn:
-        for statement in _CATALOGUE:
-            conn.execute(text(statement), {"artists": ARTISTS, "tracks": TRACKS})
+        fill_catalogue(conn)
     engine.dispose()
     environ = {
         "SPOTIFY_PIPELINE_DATABASE_URL": url.render_as_string(hide_password=False),
@@ -163,6 +162,12 @@ def world(url: URL) -> Iterator[World]:
         made = World(pipeline, spotify)
         made.pipeline = replace(pipeline, api=cast(SpotifyApi, spotify), now=made.clock)
         yield made
+
+
+def fill_catalogue(conn: Connection) -> None:
+    """Stores the tracks that users play, and their artists."""
+    for statement in _CATALOGUE:
+        conn.execute(text(statement), {"artists": ARTISTS, "tracks": TRACKS})
 
 
 def fill_history(conn: Connection, user_id: str, plays: int, now: datetime = NOW) -> None:
@@ -186,7 +191,8 @@ def fill_history(conn: Connection, user_id: str, plays: int, now: datetime = NOW
         conn.execute(text(statement), {"user_id": user_id, "since": since, "until": now})
 
 
-def fill_crowd(conn: Connection, users: int, now: datetime = NOW) -> None:
-    """Stores so many users with 20 plays and their days."""
+def fill_crowd(conn: Connection, users: int, now: datetime = NOW, plays: int = 20) -> None:
+    """Stores so many users with so many plays each, and their days."""
     for statement in _CROWD:
-        conn.execute(text(statement), {"users": users, "until": now, "tracks": TRACKS})
+        values = {"users": users, "until": now, "tracks": TRACKS, "plays": plays}
+        conn.execute(text(statement), values)

@@ -1,13 +1,15 @@
 """How long a user waits for a sync, and which part takes how long.
 
-    python -m benchmarks.requests [--single 20] [--burst 200]
+    python -m benchmarks.requests [--single 20] [--burst 200] [--flood 0]
 
 A real code server, webserver and daemon on an embedded Postgres, against the simulator with 50 ms
-latency. First single requests at uneven moments, one after the other; then many users at once.
+latency. First single requests at uneven moments, one after the other; then many users at once; then
+users who press Sync while an app asks for a flood of others.
 """
 
 import random
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.sync.pipeline import Pipeline
 
 LATENCY_SECONDS = 0.05
+# During a flood so many users press Sync, one after the other without waiting for answers.
+OTHERS, OTHER_EVERY_SECONDS = 20, 2
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,48 @@ def _line(values: Sequence[float], name: str) -> None:
 
 def measure_burst(bench: Bench, user_ids: Sequence[str]) -> None:
     """All users at once."""
+    bench.simulator.forget_calls()
     bench.ask(user_ids)
     rows = bench.finish(user_ids, 600)
+    _report("at once", rows)
+    asked_at = _at(rows[0]["requested_at"])
+    logs = bench.instance.all_logs(str(rows[0]["run_id"]))
+    steps = [e.timestamp for e in logs if e.dagster_event and e.dagster_event.is_step_start]
+    calls = [call.at for call in bench.simulator.calls()]
+    # The first step chooses the users, the last one reports.
+    moments = {
+        "the run began": logs[0].timestamp,
+        "its first step": min(steps),
+        "the first chunk": sorted(steps)[1],
+        "the first call": min(calls),
+        "the last call": max(calls),
+    }
+    for name, moment in moments.items():
+        click.echo(f"  {moment - asked_at:8.2f} {name}")
+
+
+def measure_flood(bench: Bench, flood: Sequence[str], others: Sequence[str]) -> None:
+    """An app asks for many users, one INSERT each, while others press Sync."""
+
+    def pour() -> None:
+        for user_id in flood:
+            bench.ask([user_id])
+
+    pouring = threading.Thread(target=pour)
+    pouring.start()
+    for user_id in others:
+        time.sleep(OTHER_EVERY_SECONDS)
+        bench.ask([user_id])
+    pouring.join()
+    rows = bench.finish([*flood, *others], 3600)
+    _report("of a flood", [row for row in rows if row["user_id"] not in others])
+    _report("meanwhile", [row for row in rows if row["user_id"] in others])
+
+
+def _report(which: str, rows: Sequence[dict[str, object]]) -> None:
     seconds = sorted(waited(row) for row in rows)
     runs = len({row["run_id"] for row in rows})
-    click.echo(f"\n{len(rows)} requests at once, in {runs} runs, in seconds")
+    click.echo(f"\n{len(rows)} requests {which}, in {runs} runs, in seconds")
     click.echo(f"  first {seconds[0]:.1f}, median {statistics.median(seconds):.1f}, ", nl=False)
     click.echo(f"all {seconds[-1]:.1f}")
 
@@ -138,10 +179,11 @@ def measure_burst(bench: Bench, user_ids: Sequence[str]) -> None:
 @click.command()
 @click.option("--single", default=20, help="Single requests, one after the other.")
 @click.option("--burst", default=200, help="People who press Sync at once.")
-def main(single: int, burst: int) -> None:
+@click.option("--flood", default=0, help="Users for whom an app asks while others press Sync.")
+def main(single: int, burst: int, flood: int) -> None:
     """Measures requests from INSERT to succeeded."""
     with (
-        fleet(1 + single + burst, connections=16) as world,
+        fleet(1 + single + burst + (flood and flood + OTHERS), connections=16) as world,
         running_stack(world.pipeline.settings, free_port(None, first=12_000)) as stack,
     ):
         world.latency(LATENCY_SECONDS)
@@ -153,7 +195,10 @@ def main(single: int, burst: int) -> None:
         if single:
             measure_single(bench, others[:single])
         if burst:
-            measure_burst(bench, others[single:])
+            measure_burst(bench, others[single : single + burst])
+        if flood:
+            rest = others[single + burst :]
+            measure_flood(bench, rest[OTHERS:], rest[:OTHERS])
 
 
 if __name__ == "__main__":

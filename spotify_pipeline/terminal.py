@@ -10,10 +10,11 @@ import sys
 import textwrap
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from typing import IO, Any
+from itertools import chain, islice
+from typing import IO, Any, TypeVar
 
 import click
 
@@ -21,12 +22,15 @@ import click
 LINE_SECONDS = 5.0
 # Between two columns of a table.
 GUTTER = "   "
+# Rows of a table, or items of a list, that are printed at once.
+BATCH = 1000
 # Overrides of the writing direction: they could make one name look like another.
 # (The same stand in _UNSHOWN, beside C1 controls, separators of lines and halves of letters.)
 _DIRECTION = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 _UNSHOWN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Advance = Callable[[int], None]
+Item = TypeVar("Item")
 
 
 def example(*commands: str) -> str:
@@ -70,8 +74,28 @@ def print_json(value: Any) -> None:
 
     What `printable` hides is escaped, so that a terminal shows it and a program reads it unchanged.
     """
+    click.echo(_json(value))
+
+
+def print_json_list(items: Iterable[Any]) -> None:
+    """As `print_json` of a list, without having all items in memory."""
+    before = "["
+    for batch in _batches(items):
+        click.echo(before + _json(batch).removeprefix("[").removesuffix("\n]"), nl=False)
+        before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
-    click.echo(_UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of up to BATCH items: each line printed on its own would be flushed on its own."""
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 def _plain(value: Any) -> Any:
@@ -82,37 +106,46 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON here")
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; cells are printed as they are, without markup.
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    """A table on stdout; cells are printed as they are, without markup. Returns how many rows.
 
-    In a file or pipe each row is one line, whatever its length. On a terminal the last column is
-    folded between words; where that does not help, each row becomes a block of lines.
+    Columns are as wide as the first BATCH rows need; a wider cell of a later row moves the rest of
+    its line. In a file or pipe each row is one line, whatever its length. On a terminal the last
+    column is folded between words; where that does not help, each row becomes a block of lines.
     """
     from rich.cells import cell_len  # letters that are two columns wide, or none
 
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    batches = _batches([printable(cell) for cell in row] for row in rows)
+    first = next(batches, [])
+    widths = [max(map(cell_len, column)) for column in zip(headings, *first, strict=True)]
+    as_blocks = False
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns
         widths[-1] = min(widths[-1], room - sum(widths[:-1]) - len(GUTTER) * (len(widths) - 1))
-        words = [word for row in (headings, *cells) for word in row[-1].split()]
-        if widths[-1] < max(map(cell_len, words), default=1):
-            _print_blocks(headings, cells)
-            return
-    heading, *lines = [line for row in (headings, *cells) for line in _folded(row, widths)]
-    click.echo(click.style(heading, bold=True))
-    click.echo("─" * (sum(widths) + len(GUTTER) * (len(widths) - 1)))
-    for line in lines:
-        click.echo(line)
+        words = [word for row in (headings, *first) for word in row[-1].split()]
+        as_blocks = widths[-1] < max(map(cell_len, words), default=1)
+    if not as_blocks:
+        for heading in _folded(headings, widths):
+            click.echo(click.style(heading, bold=True))
+        click.echo("─" * (sum(widths) + len(GUTTER) * (len(widths) - 1)))
+    printed = 0
+    for batch in chain([first] if first else [], batches):
+        if as_blocks:
+            _print_blocks(headings, batch)
+        else:
+            click.echo("\n".join(line for row in batch for line in _folded(row, widths)))
+        printed += len(batch)
+    return printed
 
 
 def _folded(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """The lines of a row; only the last cell may need more than one."""
-    from rich.cells import cell_len, set_cell_size
+    from rich.cells import cell_len
 
     *first, last = row
     start = "".join(
-        set_cell_size(cell, width) + GUTTER for cell, width in zip(first, widths, strict=False)
+        cell + " " * (width - cell_len(cell)) + GUTTER
+        for cell, width in zip(first, widths, strict=False)
     )
     parts = [last] if cell_len(last) <= widths[-1] else textwrap.wrap(last, widths[-1])
     for part in parts:

@@ -17,8 +17,9 @@ from spotify_pipeline.defs.imports import history_import_sensor
 from spotify_pipeline.defs.jobs import sync_user, sync_users
 from spotify_pipeline.defs.partitions import partition_reconciler, user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, TRIGGER
+from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, REQUESTS, TRIGGER
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
     from spotify_pipeline.storage.postgres.types import Engine
@@ -34,7 +35,9 @@ WAIT_SECONDS = 4.0
 # Two chunks run in parallel; in larger chunks the first users would wait for the last.
 SMALLEST_CHUNK, LARGEST_CHUNK = 20, 100
 
-PRIORITY_OF_REQUESTS = "10"
+# A run for more users than this takes seconds of every core: dagster.yaml lets one run at a time.
+MOST_IN_PARALLEL = 50
+PRIORITY_OF_REQUESTS = 10
 
 
 @dataclass
@@ -49,15 +52,15 @@ class Tick:
     open: int = 0
 
     def __str__(self) -> str:
-        counts = {
-            "requests given to runs": self.assigned,
-            "runs asked for": self.asked,
-            "requests of crashed runs tried again": self.again,
-            "requests of crashed runs failed": self.failed,
-            "requests of cancelled runs cancelled": self.cancelled,
-            "requests in progress": self.open,
-        }
-        done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        counts = (
+            (self.assigned, "request", "given to runs"),
+            (self.asked, "run", "asked for"),
+            (self.again, "request", "of crashed runs tried again"),
+            (self.failed, "request", "of crashed runs failed"),
+            (self.cancelled, "request", "of cancelled runs cancelled"),
+            (self.open, "request", "in progress"),
+        )
+        done = ", ".join(f"{count(n, noun)} {what}" for n, noun, what in counts if n)
         return f"{done}." if done else "No requests."
 
 
@@ -100,7 +103,9 @@ def sync_request_sensor(
     if not undispatched:
         return dg.SkipReason(str(tick))
     context.log.info(str(tick))
-    run_requests = [_run_request(key, rows) for key, rows in undispatched.items()]
+    run_requests = [
+        _run_request(key, rows, place) for place, (key, rows) in enumerate(undispatched.items())
+    ]
     # A new user may have no partition yet. Added here and not in the result: Dagster stores a
     # tick's requests, and they would name users for ever.
     users = sorted(request.partition_key for request in run_requests if request.partition_key)
@@ -151,14 +156,18 @@ def _by_key(rows: "Iterable[Dispatch]") -> "dict[str, list[Dispatch]]":
     return found
 
 
-def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]") -> dg.RunRequest:
-    """One run for the key. A batch's users are read from the rows: its run names no user."""
+def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]", place: int) -> dg.RunRequest:
+    """One run for the key. A batch's users are read from the rows: its run names no user.
+
+    `place`: how many runs the tick asks for before it. The further back in a flood, the more later
+    requests go first.
+    """
     from spotify_pipeline.storage.work.sync_requests import is_batch
 
     tags = {
         TRIGGER: "request",
         DISPATCH_KEY: dispatch_key,
-        PRIORITY: PRIORITY_OF_REQUESTS,
+        PRIORITY: str(PRIORITY_OF_REQUESTS),
         # sync_requests counts the retries; with Dagster's retries on top they would multiply.
         MAX_RETRIES: "0",
     }
@@ -166,6 +175,8 @@ def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]") -> dg.RunRequest
         return dg.RunRequest(
             dispatch_key, job_name=sync_user.name, partition_key=rows[0].user_id, tags=tags
         )
+    if len(rows) > MOST_IN_PARALLEL:
+        tags |= {REQUESTS: "many", PRIORITY: str(max(1, PRIORITY_OF_REQUESTS - place))}
     chunk_size = min(max(SMALLEST_CHUNK, -(-len(rows) // 2)), LARGEST_CHUNK)
     choice = {"selection": "enlisted", "chunk_size": chunk_size}
     return dg.RunRequest(

@@ -7,6 +7,8 @@ import dagster as dg
 
 # request, upload, scheduled, manual
 TRIGGER = "spotify/trigger"
+# many: a run for so many requests that only one such run works at a time.
+REQUESTS = "spotify/requests"
 # The rows of sync_requests that a run answers, or the upload that it imports.
 DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 # The schedule that started a run, to find out whether its previous run is in progress.

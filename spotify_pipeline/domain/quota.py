@@ -86,6 +86,9 @@ class Quota:
     calls_per_window: int
     calls_per_day: int
     window_seconds: float = 30.0
+    # Calls of the burst that a sync of many users leaves to a user who waits alone, so that their
+    # calls are admitted as soon as there is any room.
+    spare: int = 0
 
     @property
     def is_limited(self) -> bool:
@@ -116,7 +119,7 @@ class Quota:
 
     def burst_of(self, priority: Priority) -> int:
         """The part of the burst that this priority may use; each gets at least one call."""
-        return max(1, self.burst * PER_CENT[priority] // 100)
+        return max(1, self.burst * PER_CENT[priority] // 100 - self.spare)
 
     def day_of(self, priority: Priority) -> int:
         """Up to how many calls in 24 hours this priority may go."""
@@ -130,6 +133,11 @@ class Quota:
         """
         calls = self.day_of("plays") * (1 - STRETCH_BELOW / hours)
         return int(calls / (POLLS / hours + TOP_LISTS))
+
+    def users_at_pace(self) -> int:
+        """How many users the pace serves with polls every hour and top lists every night."""
+        calls = timedelta(days=1).total_seconds() / self.interval_seconds
+        return int(calls / (POLLS + TOP_LISTS))
 
 
 @dataclass(frozen=True, slots=True)

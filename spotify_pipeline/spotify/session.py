@@ -16,8 +16,8 @@ class TokenSource(Protocol):
         """The cached access token, refreshed if there is none or it expires soon."""
         ...
 
-    def refresh(self) -> str:
-        """A new access token, because Spotify refused the cached one."""
+    def refresh(self, refused: str) -> str:
+        """A newer access token than the one that Spotify refused."""
         ...
 
 
@@ -34,12 +34,13 @@ def call_with_token(
     by itself; as Reconnect, an hour of wrong 401s at Spotify would disconnect every user. A revoked
     connection raises Reconnect at the refresh.
     """
+    access_token = tokens.access_token()
     try:
-        return method(tokens.access_token(), *args, **kwargs)
+        return method(access_token, *args, **kwargs)
     except AccessTokenExpired:
         pass
     try:
-        return method(tokens.refresh(), *args, **kwargs)
+        return method(tokens.refresh(access_token), *args, **kwargs)
     except AccessTokenExpired as again:
         what_happened = again.what_happened
     # Outside of the except block, so that the error carries no context with a token.

@@ -1,11 +1,12 @@
 """Fetches from Spotify what the selected steps need, for many users in parallel. Writes nothing."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from threading import Event
+from typing import TypeVar
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
 from spotify_pipeline.domain.error_codes import NOT_CONNECTED, ErrorCode
@@ -30,6 +31,7 @@ from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.tokens import UserTokens
 
 Response = PlaysPage | TopArtists | TopTracks
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +83,22 @@ def fetch_users(
 
     Yields them in order, in batches: while one is written the next ones are fetched. The caller
     closes the generator when it leaves it early. A user whose responses are slow or broken delays
-    the others by one thread only.
+    the others by one thread only. The lists of one or two users are fetched side by side.
     """
     wanted = [step for step in FETCHED if step in steps]
     if not wanted:
         yield [FetchedUser(user, pipeline.now()) for user in users]
         return
     interrupted = Event()
+    connections = pipeline.settings.connections
+    side_by_side = len(users) * len(wanted) <= connections
 
     def fetch(user: User) -> FetchedUser:
         asked = _without_fresh(user, wanted, pipeline.now()) if scheduled else wanted
-        return _fetch_user(pipeline, user, asked, scheduled, interrupted)
+        return _fetch_user(pipeline, user, asked, scheduled, interrupted, side_by_side)
 
-    pipeline.rate_limiter.begin()
-    workers = min(pipeline.settings.connections, len(users)) or 1
+    pipeline.rate_limiter.begin(len(users))
+    workers = min(connections, len(users)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
         fetched = pool.map(fetch, users)
@@ -120,7 +124,12 @@ def _without_fresh(user: User, steps: Sequence[str], now: datetime) -> list[str]
 
 
 def _fetch_user(
-    pipeline: Pipeline, user: User, steps: Sequence[str], scheduled: bool, interrupted: Event
+    pipeline: Pipeline,
+    user: User,
+    steps: Sequence[str],
+    scheduled: bool,
+    interrupted: Event,
+    side_by_side: bool,
 ) -> FetchedUser:
     started, fetched_at = pipeline.monotonic(), pipeline.now()
     responses: dict[str, Response] = {}
@@ -129,14 +138,27 @@ def _fetch_user(
     of_the_rest = _refusal(pipeline, user)
     try:
         tokens = None if of_the_rest else _tokens(pipeline, user, scheduled)
-        for step in steps:
-            if tokens is None or of_the_rest or interrupted.is_set():
-                break
+
+        def ask(step: str) -> Response | SpotifyError | SealError | None:
+            if tokens is None or interrupted.is_set():
+                return None
             try:
-                responses[step] = _fetch_step(pipeline, tokens, step, scheduled)
+                return _fetch_step(pipeline, tokens, step, scheduled)
             except (SpotifyError, SealError) as error:
-                failures[step] = _failure(error)
-                of_the_rest = failures[step] if _holds_for_other_steps(error, step) else None
+                return error
+
+        left = list(steps)
+        while left and not of_the_rest:
+            # Lists go side by side once one was answered: what refuses one refuses them all.
+            together = side_by_side and any(step != RECENTLY_PLAYED for step in responses)
+            group, left = (left, []) if together else (left[:1], left[1:])
+            for step, answer in zip(group, _each(ask, group), strict=True):
+                if isinstance(answer, (SpotifyError, SealError)):
+                    failures[step] = _failure(answer)
+                    if _holds_for_other_steps(answer, step):
+                        of_the_rest = failures[step]
+                elif answer:
+                    responses[step] = answer
     except Exception as error:
         if not affects_one_user(error):
             raise
@@ -148,6 +170,14 @@ def _fetch_user(
         missing = [step for step in steps if step not in responses]
         failures = {step: failures.get(step, of_the_rest) for step in missing}
     return FetchedUser(user, fetched_at, responses, failures, pipeline.monotonic() - started)
+
+
+def _each(ask: Callable[[str], Result], steps: Sequence[str]) -> list[Result]:
+    """What `ask` returns for each of these steps, asked for in parallel."""
+    if len(steps) <= 1:
+        return [ask(step) for step in steps]
+    with ThreadPoolExecutor(len(steps), thread_name_prefix="spotify") as pool:
+        return list(pool.map(ask, steps))
 
 
 def _fetch_step(

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from spotify_pipeline.domain.quota import (
@@ -121,9 +121,13 @@ class SharedRateLimiter:
         with self._engine.connect() as conn:
             return due_stretch(api_budget.read_state(conn), self._quota)
 
-    def begin(self) -> None:
-        """A sync begins: it may wait for blocks, however long the ones before it waited."""
+    def begin(self, users: int = 1) -> None:
+        """A sync of so many users begins: it may wait for blocks, however long the others waited.
+
+        Of several users it gives way to the calls of a user who waits alone.
+        """
         with self._lock:
+            self._quota = replace(self._quota, spare=int(users > 1))
             self._patience = self._blocked.seconds + LONGEST_WAIT_SECONDS
             self._refused.clear()
             self._may_close_outage = True

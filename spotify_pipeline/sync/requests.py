@@ -79,7 +79,9 @@ def await_request(pipeline: Pipeline, seconds: float) -> None:
             pipeline.sleep(LOOK_SECONDS)
 
 
-def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
+def enlist_requests(
+    pipeline: Pipeline, dispatch_key: str, run_id: str, chunk_size: int = sync_runs.CHUNK_USERS
+) -> None:
     """Enlist the users of these requests in the run, and mark the requests as running."""
     with pipeline.engine.connect() as conn:
         asking = [
@@ -87,7 +89,7 @@ def enlist_requests(pipeline: Pipeline, dispatch_key: str, run_id: str) -> None:
         ]
     # A transaction each: users are locked before requests (deadlock).
     with pipeline.engine.begin() as conn:
-        sync_runs.enlist(conn, run_id, asking)
+        sync_runs.enlist(conn, run_id, asking, chunk_size)
     with pipeline.engine.begin() as conn:
         sync_requests.start(conn, dispatch_key, run_id)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.steps import FETCHED, STEPS
-from spotify_pipeline.storage.users.queries import has_user, select_users
+from spotify_pipeline.storage.users.queries import has_user
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 from spotify_pipeline.storage.work.sync_runs import ChunkCosts, RunTotals, RunUser
@@ -52,17 +52,17 @@ def choose(
     chunk_size: int,
     earlier_run_ids: Sequence[str] = (),
 ) -> int:
-    """Enlist the users of the selection and cut them into chunks; return how many chunks.
+    """Enlist the users of the selection in chunks; return how many chunks.
 
     A re-execution without enlisted users of its own takes those of the run that it repeats. Raises
     NoEnlistedUsers when there are none.
     """
     with pipeline.engine.begin() as conn:
         if selection != ENLISTED:
-            sync_runs.enlist(conn, run_id, select_users(conn, selection, pipeline.now()))
-        elif not sync_runs.enlisted_again(conn, run_id, earlier_run_ids):
+            sync_runs.enlist_selection(conn, run_id, selection, pipeline.now(), chunk_size)
+        elif not sync_runs.enlisted_again(conn, run_id, earlier_run_ids, chunk_size):
             raise NoEnlistedUsers
-        return sync_runs.cut_chunks(conn, run_id, chunk_size)
+        return sync_runs.count_chunks(conn, run_id)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from threading import RLock
 from typing import TypeVar
 
 from spotify_pipeline.domain.model import Profile
@@ -60,7 +61,7 @@ Result = TypeVar("Result")
 
 
 class UserTokens:
-    """The TokenSource of one listener, for the length of a sync."""
+    """The TokenSource of one listener, for the length of a sync and for all its threads."""
 
     def __init__(
         self,
@@ -88,36 +89,45 @@ class UserTokens:
         self._opened: str | None = None
         self._is_refreshed = False
         self._failed: SpotifyError | None = None
+        # Held during a refresh: the other threads of this sync wait for its result.
+        self._lock = RLock()
 
     def access_token(self) -> str:
         """A token good for at least REUSE_SECONDS: the stored one, or a new one.
 
         Raises SpotifyError, SealError.
         """
-        if self._opened is None:
-            token = self._token
-            if not token.sealed_access_token or (token.access_seconds_left or 0) <= REUSE_SECONDS:
-                return self.refresh()
-            self._opened = self._keyring.open(
-                token.key_id, token.sealed_access_token, self._user_id
-            )
-        return self._opened
+        with self._lock:
+            if self._opened is None:
+                token = self._token
+                left = token.access_seconds_left or 0
+                if not token.sealed_access_token or left <= REUSE_SECONDS:
+                    return self.refresh()
+                self._opened = self._keyring.open(
+                    token.key_id, token.sealed_access_token, self._user_id
+                )
+            return self._opened
 
-    def refresh(self) -> str:
+    def refresh(self, refused: str | None = None) -> str:
         """Trade the refresh token for a new access token and commit both.
+
+        Once only for threads whose calls were refused with one token.
 
         Raises SpotifyError, SealError. In an outage a refusal is SpotifyUnavailable: this user has
         nothing to do. What failed once in this sync is not asked again for its next step, and a
         token that is refused though this sync got it is not replaced.
         """
-        if self._failed is None and self._is_refreshed:
-            self._failed = BadResponse("token: the access token is refused, though it is new")
-        if self._failed is None:
-            try:
-                return self._refresh()
-            except SpotifyError as error:
-                self._failed = error
-        raise self._failed
+        with self._lock:
+            if self._opened is not None and refused not in (None, self._opened):
+                return self._opened
+            if self._failed is None and self._is_refreshed:
+                self._failed = BadResponse("token: the access token is refused, though it is new")
+            if self._failed is None:
+                try:
+                    return self._refresh()
+                except SpotifyError as error:
+                    self._failed = error
+            raise self._failed
 
     def _refresh(self) -> str:
         used = self._token

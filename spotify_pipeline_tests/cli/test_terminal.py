@@ -7,15 +7,17 @@ import shlex
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from spotify_pipeline import terminal
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.terminal import count, print_table, printable
+from spotify_pipeline.terminal import count, print_json, print_json_list, print_table, printable
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9]")
@@ -71,6 +73,30 @@ def test_the_last_column_is_folded_between_words(capsys, monkeypatch):
         "b",
         f"c     {ACCENTS}",
     ]
+
+
+def test_a_table_of_many_rows_is_laid_out_by_the_first_and_cuts_no_cell(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "BATCH", 2)
+    rows = iter([("a", "1"), ("雨", "2"), ("wider", "3"), ("b", "4"), ("c", "")])
+    assert print_table(("x", "y"), rows) == 5
+    assert capsys.readouterr().out.splitlines() == [
+        "x    y",
+        "─" * 6,
+        "a    1",
+        "雨   2",
+        "wider   3",
+        "b    4",
+        "c",
+    ]
+
+
+@pytest.mark.parametrize("items", [[], [1], [{"a\u2028": [None, {}]}, "b", datetime.now(UTC), []]])
+def test_a_list_printed_item_by_item_is_the_json_of_the_list(capsys, monkeypatch, items):
+    monkeypatch.setattr(terminal, "BATCH", 2)
+    print_json(items)
+    whole = capsys.readouterr().out
+    print_json_list(iter(items))
+    assert capsys.readouterr().out == whole
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_tick_without_work_is_skipped_with_the_reason(
     assert why_skipped(instance, "nightly_sync", tick).startswith("No call can be made now")
 
 
-def test_two_run_slots_are_reserved_for_requests_which_have_priority(
+def test_run_slots_are_reserved_for_requests_which_have_priority(
     scenario: Scenario, instance: dg.DagsterInstance
 ) -> None:
     scenario.connect("anna")
@@ -182,8 +182,9 @@ def test_two_run_slots_are_reserved_for_requests_which_have_priority(
     assert {
         "key": "spotify/trigger",
         "value": "scheduled",
-        "limit": queue.max_concurrent_runs - 2,
+        "limit": 2,
     } in queue.tag_concurrency_limits
+    assert queue.max_concurrent_runs - 2 >= 2
     (request,) = evaluate(instance, "nightly_sync", last_tick(3))
     assert request.tags["spotify/trigger"] == "scheduled"
     assert int(request.tags["dagster/priority"]) < 0

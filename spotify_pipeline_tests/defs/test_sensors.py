@@ -294,6 +294,33 @@ def test_five_hundred_requests_are_one_run_that_names_no_user(
     assert {row["attempts"] for row in scenario.rows(t.sync_requests)} == {2}
 
 
+def test_the_runs_of_a_flood_come_one_by_one_and_give_way_to_later_requests(
+    three: Scenario, instance: dg.DagsterInstance
+) -> None:
+    three.execute(
+        "INSERT INTO spotify_pipeline.users (user_id, connection)"
+        " SELECT 'flood' || n, 'connected' FROM generate_series(1, 1200) AS n"
+    )
+    three.execute(
+        "INSERT INTO spotify_pipeline.sync_requests (user_id)"
+        " SELECT user_id FROM spotify_pipeline.users WHERE user_id LIKE 'flood%'"
+    )
+    flood = tick(instance)
+    ask(three, "anna")
+    (later,) = (run for run in tick(instance) if run.partition_key == "anna")
+    priorities = [int(run.tags["dagster/priority"]) for run in (*flood, later)]
+    assert priorities == [10, 9, 8, 10]
+    assert [run.tags.get("spotify/requests") for run in (*flood, later)] == ["many"] * 3 + [None]
+
+
+def test_a_flood_leaves_a_run_slot_to_single_requests(instance: dg.DagsterInstance) -> None:
+    queue = instance.get_concurrency_config().run_queue_config
+    limits = {limit["value"]: limit["limit"] for limit in queue.tag_concurrency_limits[1:]}
+    assert set(limits) == {"scheduled", "upload", "many"}
+    assert limits["many"] == 1
+    assert sum(limits.values()) < queue.max_concurrent_runs
+
+
 def test_a_tick_reports_counts(three: Scenario, instance: dg.DagsterInstance) -> None:
     ask(three, "anna", "ben")
     tick(instance)

@@ -26,7 +26,8 @@ class Tokens:
         self.handed.append(f"token-{self.refreshes}")
         return self.handed[-1]
 
-    def refresh(self) -> str:
+    def refresh(self, refused: str) -> str:
+        assert refused == self.handed[-1]
         if self.revoked:
             raise Reconnect("revoked")
         self.refreshes += 1

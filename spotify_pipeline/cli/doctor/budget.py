@@ -55,6 +55,8 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
         yield Finding("api budget", OK, f"not blocked; {_left(state)}")
         if settings.calls_per_day:
             yield _capacity(api_budget.quota_of(settings), active)
+        if settings.calls_per_30s:
+            yield _pace(api_budget.quota_of(settings), active)
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -108,6 +110,24 @@ def _capacity(quota: Quota, active: int) -> Finding:
         f"{serve}, and {active:,} are active: top lists, then plays, are fetched less often",
         "ask Spotify for a larger quota, then raise SPOTIFY_PIPELINE_CALLS_PER_DAY "
         "(docs/capacity.md)",
+    )
+
+
+def _pace(quota: Quota, active: int) -> Finding:
+    """How many users' calls of a day fit into a day at the pace, beside those who are active."""
+    most = quota.users_at_pace()
+    serve = (
+        f"{quota.calls_per_window:,} calls in 30 seconds serve {count(most, 'user')} with polls "
+        "every hour"
+    )
+    if active <= most:
+        return Finding("pace", OK, serve)
+    return Finding(
+        "pace",
+        NOTE,
+        f"{serve}, and {active:,} are active: their calls do not fit into a day, so all come late, "
+        "and the longest waiting first",
+        "raise SPOTIFY_PIPELINE_CALLS_PER_30S as far as Spotify lets you (docs/capacity.md)",
     )
 
 

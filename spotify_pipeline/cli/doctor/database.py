@@ -11,7 +11,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks import inspection, rules
 from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.checks.repair import repair_future_instants
-from spotify_pipeline.storage.checks.scopes import Scope, all_users
+from spotify_pipeline.storage.checks.scopes import Scope, all_users, slice_of_the_hour
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
     is_missing,
@@ -240,9 +240,12 @@ def users(engine: Engine) -> Iterator[Finding]:
         now = Scope(database_now(conn))
         late = rules.count_violations(conn, rules.POLLED_IN_TIME, now)
         unserved = rules.count_violations(conn, rules.REQUESTS_SERVED, now)
+        uploads = rules.count_violations(conn, rules.UPLOADS_IMPORTED, now)
+        looked_at = slice_of_the_hour(conn, now.now).words
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
     yield Finding("users", OK, f"{total}: {detail}" if detail else total)
+    yield Finding("hourly checks", OK, f"those that read plays, days or lists look at {looked_at}")
     if suspects := by_connection.get("suspect"):
         yield Finding(
             "users",
@@ -280,6 +283,15 @@ def users(engine: Engine) -> Iterator[Finding]:
         f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
         f"the first since {instant(unserved.since)}",
         "switch on sync_request_sensor in Dagster (Automation), and see that "
+        "`spotify-pipeline dev` or another Dagster daemon runs",
+    )
+    yield unless(
+        bool(uploads.users),
+        Finding("uploads", OK, "none waits for longer than an hour"),
+        PROBLEM,
+        f"{count(uploads.users, 'upload')} waited longer than an hour for an import, "
+        f"the first since {instant(uploads.since)}",
+        "switch on history_import_sensor in Dagster (Automation), and see that "
         "`spotify-pipeline dev` or another Dagster daemon runs",
     )
 

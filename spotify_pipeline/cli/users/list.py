@@ -1,7 +1,9 @@
 """`spotify-pipeline users list`."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain
 
 import click
 
@@ -10,8 +12,16 @@ from spotify_pipeline.cli.users.argument import has_failed, trouble
 from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, users_violating
-from spotify_pipeline.storage.users.status import UserStatus, user_statuses
-from spotify_pipeline.terminal import count, example, instant, print_json, print_table, printable
+from spotify_pipeline.storage.users.queries import all_user_ids
+from spotify_pipeline.storage.users.status import UserStatus, each_status
+from spotify_pipeline.terminal import (
+    count,
+    example,
+    instant,
+    print_json_list,
+    print_table,
+    printable,
+)
 
 _COLUMNS = (
     *("user_id", "display_name", "timezone", "connection", "state", "plays", "days"),
@@ -43,32 +53,41 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
     """List the users."""
     if check and run_id:
         raise click.UsageError("Give --check or --run, not both.")
-    with opened_database(load_settings()) as engine, engine.connect() as conn:
+    with (
+        opened_database(load_settings()) as engine,
+        # No transaction stays open while the reader of a pager takes their time.
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn,
+    ):
         if run_id:
             list_run(conn, run_id, failed, as_json)
             return
+        user_ids = all_user_ids(conn)
         found = users_violating(conn, check, datetime.now(UTC)) if check else None
-        users = user_statuses(conn, found)
-    # Rows that outlived their user.
-    for user_id in sorted(set(found or ()) - {user.user_id for user in users}):
-        click.echo(f"{printable(user_id)} is in users no more, but in the tables.", err=True)
-    chosen = [user for user in users if has_failed(user)] if failed else users
-    if as_json:
-        print_json([asdict(user) for user in chosen])
-    elif not users and not check:
-        click.echo("There are no users yet. Add one: spotify-pipeline users add --help")
-    elif failed:
-        _print_failed(chosen, len(users))
-    else:
-        print_table(_COLUMNS, [_row(user) for user in chosen])
-        click.echo(f"{count(len(chosen), 'user')}.")
+        if found is not None:
+            # Rows that outlived their user.
+            for user_id in sorted(set(found).difference(user_ids)):
+                gone = f"{printable(user_id)} is in users no more, but in the tables."
+                click.echo(gone, err=True)
+            user_ids = list(set(found).intersection(user_ids))
+        users = each_status(conn, found)
+        chosen = filter(has_failed, users) if failed else users
+        if as_json:
+            print_json_list(map(asdict, chosen))
+        elif not user_ids and not check:
+            click.echo("There are no users yet. Add one: spotify-pipeline users add --help")
+        elif failed:
+            _print_failed(chosen, len(user_ids))
+        else:
+            click.echo(f"{count(print_table(_COLUMNS, map(_row, chosen)), 'user')}.")
 
 
-def _print_failed(failed: list[UserStatus], total: int) -> None:
-    if failed:
-        rows = [(user.user_id, user.connection, *(trouble(user) or ())) for user in failed]
-        print_table(("user_id", "connection", "error_code", "what to do"), rows)
-    click.echo(f"{len(failed):,} of {count(total, 'user')} failed.")
+def _print_failed(failed: Iterable[UserStatus], total: int) -> None:
+    rows = ((user.user_id, user.connection, *(trouble(user) or ())) for user in failed)
+    printed = 0
+    if first := next(rows, None):
+        headings = ("user_id", "connection", "error_code", "what to do")
+        printed = print_table(headings, chain([first], rows))
+    click.echo(f"{printed:,} of {count(total, 'user')} failed.")
 
 
 def _row(user: UserStatus) -> tuple[str, ...]:

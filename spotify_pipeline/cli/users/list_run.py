@@ -8,7 +8,7 @@ from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
-from spotify_pipeline.terminal import count, print_json, print_table, printable
+from spotify_pipeline.terminal import count, print_json_list, print_table, printable
 
 _COLUMNS = ("user_id", "outcome", "error_code", "new_plays", "seconds", "what to do")
 
@@ -23,10 +23,12 @@ def list_run(conn: Connection, run_id: str, failed: bool, as_json: bool) -> None
         )
     chosen = [user for user in users if not failed or user.outcome in ("failed", None)]
     if as_json:
-        print_json([{**asdict(user), "what_to_do": _what_to_do(user) or None} for user in chosen])
+        print_json_list(
+            {**asdict(user), "what_to_do": _what_to_do(user) or None} for user in chosen
+        )
         return
     if chosen:
-        print_table(_COLUMNS, [_row(user) for user in chosen])
+        print_table(_COLUMNS, map(_row, chosen))
     total = count(len(users), "user")
     click.echo(f"{len(chosen):,} of {total} failed." if failed else f"{total}.")
 

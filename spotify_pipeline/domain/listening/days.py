@@ -26,12 +26,14 @@ from spotify_pipeline.domain.listening.frames import (
     Bools,
     Integers,
     TextCodes,
+    among,
     dates,
     days_of,
+    groups,
     local_times,
+    microseconds,
     objects,
     positions,
-    utc_times,
 )
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.domain.zones import check_zone
@@ -61,46 +63,42 @@ def daily_listening(
     user, track, artist = (
         TextCodes.of(plays[name]) for name in ("user_id", "track_id", "artist_id")
     )
-    played = pd.DataFrame(
-        {
-            "user": user.codes,
-            "day": days_of(local_times(user, plays["played_at"], zones)),
-            "track": track.codes,
-            "artist": artist.codes,
-            "counted": is_counted(plays),
-            "listed": plays["source"].eq("api").to_numpy(dtype=np.bool_),
-            "exported": plays["ms_played"].notna().to_numpy(dtype=np.bool_),
-            "listened_ms": _listened_ms(plays, user, track),
-            "at": utc_times(plays["played_at"]).astype("int64").to_numpy(),
-        }
-    )
+    day = days_of(local_times(user, plays["played_at"], zones))
+    at = microseconds(plays["played_at"])
+    rows = np.arange(len(plays))
     if touched_by is not None:
-        touching = pd.DataFrame(
-            {
-                "user": positions(pd.Index(user.names, dtype=object), touched_by["user_id"]),
-                "at": utc_times(touched_by["played_at"]).astype("int64").to_numpy(),
-            }
-        )
-        touched = played.merge(touching, on=["user", "at"])[["user", "day"]].drop_duplicates()
-        played = played.merge(touched, on=["user", "day"])
-    days = played.groupby(["user", "day"])[["listened_ms", "counted"]].sum()
-    by = played.groupby(["user", "day"])[["listed", "exported"]].any()
-    basis = np.where(by["exported"], np.where(by["listed"], "both", "export"), "api")
-    counted = played[played["counted"]]
-    tracks, artists = (_tops(counted, item).reindex(days.index) for item in ("track", "artist"))
+        of = positions(pd.Index(user.names, dtype=object), touched_by["user_id"])
+        touched = among((user.codes, at), (of, microseconds(touched_by["played_at"])))
+        rows = np.flatnonzero(among((user.codes, day), (user.codes[touched], day[touched])))
+    of_day, a_row = groups(user.codes[rows], day[rows])
+    days = len(a_row)
+
+    def per_day(amounts: Integers | Bools) -> Integers:
+        return np.bincount(of_day, weights=amounts[rows], minlength=days).astype(np.int64)
+
+    ms, counted = _listened_ms(plays, user, track), is_counted(plays)
+    listed = per_day(plays["source"].eq("api").to_numpy(dtype=np.bool_)) > 0
+    exported = per_day(plays["ms_played"].notna().to_numpy(dtype=np.bool_)) > 0
+    listened = per_day(ms)
+    # Dates without a counted play have no tops, and 0 tracks and artists.
+    in_tops = counted[rows]
+    kept = rows[in_tops]
+    (top_track, tracks), (top_artist, artists) = (
+        _tops(of_day[in_tops], item.codes[kept], ms[kept], at[kept], days)
+        for item in (track, artist)
+    )
     return pd.DataFrame(
         {
-            "user_id": user.texts(days.index.get_level_values("user")),
-            "date": dates(days.index.get_level_values("day")),
-            "minutes": (days["listened_ms"].to_numpy() + 30_000) // 60_000,
-            "listened_ms": days["listened_ms"].to_numpy(),
-            "plays": days["counted"].to_numpy(),
-            # Dates without a counted play have no tops, and 0 tracks and artists.
-            "unique_tracks": tracks["unique"].fillna(0).to_numpy(dtype=np.int64),
-            "unique_artists": artists["unique"].fillna(0).to_numpy(dtype=np.int64),
-            "top_track_id": track.texts(tracks["top"].fillna(-1)),
-            "top_artist_id": artist.texts(artists["top"].fillna(-1)),
-            "basis": objects(basis),
+            "user_id": user.texts(user.codes[rows][a_row]),
+            "date": dates(day[rows][a_row]),
+            "minutes": (listened + 30_000) // 60_000,
+            "listened_ms": listened,
+            "plays": per_day(counted),
+            "unique_tracks": tracks,
+            "unique_artists": artists,
+            "top_track_id": track.texts(top_track),
+            "top_artist_id": artist.texts(top_artist),
+            "basis": objects(np.where(exported, np.where(listed, "both", "export"), "api")),
         }
     )
 
@@ -122,8 +120,8 @@ def is_counted(plays: pd.DataFrame) -> Bools:
 
     All API plays (Spotify lists nothing shorter); imported ones of 30,000 ms or more.
     """
-    long_enough = _integers(plays["ms_played"]).fillna(0) >= COUNTED_FROM_MS
-    return (plays["source"].eq("api") | long_enough).to_numpy(dtype=np.bool_)
+    known, _ = _integers(plays["ms_played"])
+    return plays["source"].eq("api").to_numpy(dtype=np.bool_) | (known >= COUNTED_FROM_MS)
 
 
 def window_around(first: datetime, last: datetime) -> tuple[datetime, datetime]:
@@ -149,32 +147,38 @@ def local_today(now: datetime, zones: Mapping[str, str]) -> dict[str, date]:
     return {user_id: today[name] for user_id, name in zones.items()}
 
 
-def _tops(counted: pd.DataFrame, item: str) -> pd.DataFrame:
-    """Per user and day: `top`, the code of the first `item` by the tie rule, and `unique`."""
-    each = counted.groupby(["user", "day", item], as_index=False).agg(
-        plays=("at", "size"), listened_ms=("listened_ms", "sum"), first=("at", "min")
-    )
-    best_first = each.sort_values(
-        ["user", "day", "plays", "listened_ms", "first", item],
-        ascending=[True, True, False, False, True, True],
-    )
-    per_day = best_first.groupby(["user", "day"])[item]
-    return pd.DataFrame({"top": per_day.first(), "unique": per_day.size()})
+def _tops(
+    of_day: Integers, item: Integers, ms: Integers, at: Integers, days: int
+) -> tuple[Integers, Integers]:
+    """Of the plays of each day: the first item by the tie rule (-1: none); the number of items."""
+    of_item, a_row = groups(of_day, item)
+    first = np.full(len(a_row), np.iinfo(np.int64).max)
+    np.minimum.at(first, of_item, at)
+    plays, listened = np.bincount(of_item), np.bincount(of_item, weights=ms)
+    day, item = of_day[a_row], item[a_row]
+    best_first = np.lexsort((item, first, -listened, -plays, day))
+    top = np.full(days, -1)
+    with_tops, best = np.unique(day[best_first], return_index=True)
+    top[with_tops] = item[best_first][best]
+    return top, np.bincount(day, minlength=days)
 
 
 def _listened_ms(plays: pd.DataFrame, user: TextCodes, track: TextCodes) -> Integers:
     # Instants are in milliseconds; the column may be in microseconds.
-    at = utc_times(plays["played_at"]).astype("int64").to_numpy() // 1000
+    at = microseconds(plays["played_at"]) // 1000
     order = np.lexsort((track.codes, at, user.codes))
-    length = _integers(plays["duration_ms"]).fillna(0).to_numpy(dtype=np.int64)
+    length, _ = _integers(plays["duration_ms"])
     since = np.full(len(plays), np.iinfo(np.int64).max)
     follows = np.diff(user.codes[order]) == 0
     since[order[1:][follows]] = np.diff(at[order])[follows]
     estimate = np.where(since >= CAPPED_FROM_MS, np.minimum(since, length), length)
-    known = _integers(plays["ms_played"])
-    return known.to_numpy(dtype=np.int64, na_value=0) + np.where(known.isna(), estimate, 0)
+    known, is_known = _integers(plays["ms_played"])
+    return np.where(is_known, known, estimate)
 
 
-def _integers(column: pd.Series) -> pd.Series:
+def _integers(column: pd.Series) -> tuple[Integers, Bools]:
+    """The values, 0 where they are missing, and which are not missing."""
     # A frame of Python values has None or NaN for missing values, and may have no dtype.
-    return pd.to_numeric(column).astype("Int64")
+    values = pd.to_numeric(column).astype("Int64")
+    present = values.notna().to_numpy(dtype=np.bool_)
+    return np.asarray(values.fillna(0), dtype=np.int64), present

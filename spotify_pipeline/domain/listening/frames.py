@@ -53,6 +53,29 @@ def positions(names: pd.Index, column: pd.Series) -> Integers:
     return names.get_indexer(texts).astype(np.int64)
 
 
+def groups(*columns: Integers) -> tuple[Integers, Integers]:
+    """Groups rows that are equal in all columns; groups are in the order of the columns' values.
+
+    Returns the group of each row, and a row of each group. For the few thousand rows of one sync
+    this is many times faster than grouping a frame.
+    """
+    order = np.lexsort(columns[::-1])
+    is_first = np.arange(len(order)) == 0
+    for column in columns:
+        is_first[1:] |= np.diff(column[order]) != 0
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.cumsum(is_first) - 1
+    return group, order[is_first]
+
+
+def among(rows: Sequence[Integers], others: Sequence[Integers]) -> Bools:
+    """Whether each of the rows, given by their columns, is one of the others."""
+    both = [np.concatenate(columns) for columns in zip(rows, others, strict=True)]
+    group, _ = groups(*both)
+    size = len(rows[0])
+    return np.isin(group[:size], group[size:])
+
+
 def objects(values: Sequence[object] | npt.NDArray[Any] | pd.Index) -> pd.Series:
     """An object column; pandas itself would convert texts, and None to NaN."""
     return pd.Series(values, dtype=object)
@@ -61,6 +84,11 @@ def objects(values: Sequence[object] | npt.NDArray[Any] | pd.Index) -> pd.Series
 def utc_times(column: pd.Series) -> pd.Series:
     """A column of instants as datetime64[us, UTC], also from an empty or untyped one."""
     return pd.to_datetime(column, utc=True).dt.as_unit("us")
+
+
+def microseconds(column: pd.Series) -> Integers:
+    """A column of instants as microseconds since 1970-01-01 UTC."""
+    return np.asarray(utc_times(column).astype("int64"), dtype=np.int64)
 
 
 def local_times(user: TextCodes, instants: pd.Series, zones: Mapping[str, str]) -> Integers:
@@ -99,8 +127,9 @@ def dates(days: npt.ArrayLike) -> pd.Series:
 def day_numbers(column: pd.Series) -> Integers:
     """A column of datetime.date to days since 1970-01-01; the inverse of `dates`."""
     number, distinct = pd.factorize(column.to_numpy(dtype=object))
-    return np.array([_day(day) for day in distinct], dtype=np.int64)[number]
+    return np.array([day_number(day) for day in distinct], dtype=np.int64)[number]
 
 
-def _day(day: date) -> int:
+def day_number(day: date) -> int:
+    """Days since 1970-01-01."""
     return day.toordinal() - date(1970, 1, 1).toordinal()

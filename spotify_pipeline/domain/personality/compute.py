@@ -18,6 +18,7 @@ from spotify_pipeline.domain.listening.frames import (
     Integers,
     dates,
     day_numbers,
+    groups,
     objects,
     positions,
 )
@@ -72,7 +73,7 @@ def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
     last = day_numbers(objects([today[user_id] for user_id in user_ids]))
     first = last - (definition.WINDOW_DAYS - 1)
     window = listening.Window.of(inputs.plays, inputs.zones, first, last)
-    lists = taste.TopLists(window.users, inputs.top_artists, inputs.now)
+    lists = taste.TopLists.of(window.users, inputs.top_artists, inputs.now)
     observed = _observed(inputs.observed, window.users, first, last)
     scores = {
         **listening.artist_metrics(window),
@@ -128,12 +129,15 @@ def _is_zero(name: str, _user: int) -> str:
 
 def _observed(
     observed: pd.DataFrame, users: pd.Index, first: Integers, last: Integers
-) -> pd.DataFrame:
+) -> tuple[Integers, Integers]:
     """The distinct observed (user, day) in each user's window, as positions and day numbers."""
-    mine = observed[observed["user_id"].isin(users)]
-    user, day = positions(users, mine["user_id"]), day_numbers(mine["date"])
+    user = positions(users, observed["user_id"])
+    known = user >= 0
+    user, day = user[known], day_numbers(observed["date"])[known]
     inside = (first[user] <= day) & (day <= last[user])
-    return pd.DataFrame({"user": user[inside], "day": day[inside]}).drop_duplicates()
+    user, day = user[inside], day[inside]
+    _, a_row = groups(user, day)
+    return user[a_row], day[a_row]
 
 
 def _plain(score: Score, known: Bools) -> list[Any]:

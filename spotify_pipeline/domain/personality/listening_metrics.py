@@ -3,8 +3,11 @@
 N plays, A distinct artists, T distinct tracks, per user. Formulas and minimums are in definition.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -14,8 +17,12 @@ from spotify_pipeline.domain.listening.frames import (
     MICROSECONDS_A_DAY,
     Integers,
     TextCodes,
+    among,
+    day_number,
     days_of,
+    groups,
     local_times,
+    objects,
     positions,
 )
 from spotify_pipeline.domain.personality import definition
@@ -35,6 +42,7 @@ _US_AN_HOUR = MICROSECONDS_A_DAY // 24
 _A_WEEK = 7
 # 1970-01-01, day 0, was a Thursday: the first Saturday is day 2.
 _FIRST_SATURDAY = 2
+_FULL_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,16 @@ class Window:
     ) -> "Window":
         """The counted plays whose local day lies in [first, last] of their user."""
         users = pd.Index(list(zones), dtype=object)
-        plays = plays[plays["user_id"].isin(users) & is_counted(plays)]
         user = positions(users, plays["user_id"])
-        local = local_times(TextCodes(user, users.to_numpy()), plays["played_at"], zones)
+        counted = np.flatnonzero((user >= 0) & is_counted(plays))
+        user = user[counted]
+        of_user = TextCodes(user, users.to_numpy())
+        local = local_times(of_user, plays["played_at"].iloc[counted], zones)
         day, clock = days_of(local), local % MICROSECONDS_A_DAY
-        track, artist = TextCodes.of(plays["track_id"]), TextCodes.of(plays["artist_id"])
+        track, artist, released = (
+            TextCodes.of(plays[name].iloc[counted])
+            for name in ("track_id", "artist_id", "release_date")
+        )
         inside = np.flatnonzero((first[user] <= day) & (day <= last[user]))
         # Float addition depends on order, so cosines are always added in the order of the clock.
         # The other metrics only count.
@@ -78,7 +91,7 @@ class Window:
             track=track.codes[rows],
             artist=artist.codes[rows],
             artist_names=pd.Index(artist.names, dtype=object),
-            released=_release_days(plays["release_date"])[rows],
+            released=_release_days(released)[rows],
         )
 
     @property
@@ -86,16 +99,16 @@ class Window:
         """N per user."""
         return count(len(self.users), self.user)
 
-    def days(self) -> pd.DataFrame:
-        """The distinct (user, day) with a play."""
-        return pd.DataFrame({"user": self.user, "day": self.day}).drop_duplicates()
+    def days(self) -> tuple[Integers, Integers]:
+        """The distinct (user, day) with a play, as two columns."""
+        _, a_row = groups(self.user, self.day)
+        return self.user[a_row], self.day[a_row]
 
 
 def artist_metrics(window: Window) -> dict[str, Score]:
     """Diversity, effective number, concentration and number of artists."""
     users, plays = len(window.users), window.plays
-    each = _played(window, window.artist)
-    user, k = each["user"].to_numpy(), each["k"].to_numpy()
+    user, k = _played(window, window.artist)
     artists, h = count(users, user), entropy(users, user, k)
     enough = _enough(plays)
     return {
@@ -111,13 +124,12 @@ def artist_metrics(window: Window) -> dict[str, Score]:
 def repeat_metrics(window: Window) -> dict[str, Score]:
     """How much of the listening repeats the same tracks."""
     users, plays = len(window.users), window.plays
-    each = _played(window, window.track)
-    user, again = each["user"].to_numpy(), each["k"].to_numpy() >= 2
+    user, k = _played(window, window.track)
     tracks = count(users, user)
     enough = _enough(plays)
     return {
         "repeat_share": Score(ratio(plays - tracks, plays), enough),
-        "repeat_rate": Score(ratio(count(users, user[again]), tracks), enough),
+        "repeat_rate": Score(ratio(count(users, user[k >= 2]), tracks), enough),
     }
 
 
@@ -126,11 +138,10 @@ def discovery_metrics(window: Window, earlier: pd.DataFrame) -> dict[str, Score]
     users, plays = len(window.users), window.plays
     earlier = earlier[earlier["user_id"].isin(window.users)]
     place = positions(window.users, earlier["user_id"])
-    heard = pd.DataFrame({"user": place, "id": earlier["artist_ids"].to_numpy()}).explode("id")
-    known = pd.MultiIndex.from_arrays(
-        [heard["user"].astype("int64"), positions(window.artist_names, heard["id"])]
-    )
-    new = ~pd.MultiIndex.from_arrays([window.user, window.artist]).isin(known)
+    lengths = [len(artist_ids) for artist_ids in earlier["artist_ids"]]
+    artist_ids = objects(list(chain.from_iterable(earlier["artist_ids"])))
+    heard = np.repeat(place, lengths), positions(window.artist_names, artist_ids)
+    new = ~among((window.user, window.artist), heard)
     observed, before = (
         total(users, place, earlier[column]).astype(np.int64)
         for column in ("observed_days", "plays")
@@ -152,7 +163,7 @@ def clock_metrics(window: Window) -> dict[str, Score]:
     focus = np.clip(np.hypot(c, s), 0, 1)
     peak = np.mod(np.arctan2(s, c) * 24 / (2 * np.pi), 24)
     rayleigh = plays * focus**2
-    on_days = count(users, window.days()["user"].to_numpy())
+    on_days = count(users, window.days()[0])
     for_hours = (
         *_enough(plays),
         at_least(definition.MIN_DAYS_FOR_HOURS, "days with plays", on_days),
@@ -172,12 +183,11 @@ def clock_metrics(window: Window) -> dict[str, Score]:
     }
 
 
-def regularity_metrics(window: Window, observed: pd.DataFrame) -> dict[str, Score]:
-    """The share of observed days with a play. `observed`: user, day; distinct."""
-    users = len(window.users)
-    played = observed.merge(window.days(), on=["user", "day"])
-    days = count(users, observed["user"].to_numpy())
-    share = ratio(count(users, played["user"].to_numpy()), days)
+def regularity_metrics(window: Window, observed: tuple[Integers, Integers]) -> dict[str, Score]:
+    """The share of observed days with a play. `observed`: the distinct (user, day)."""
+    users, (user, _) = len(window.users), observed
+    days = count(users, user)
+    share = ratio(count(users, user[among(observed, window.days())]), days)
     enough = at_least(definition.MIN_OBSERVED_DAYS, "observed days", days)
     return {"listening_regularity": Score(share, (enough,))}
 
@@ -209,17 +219,22 @@ def _clear(rayleigh: Floats) -> Condition:
     return Condition(rayleigh >= needed, reason)
 
 
-def _played(window: Window, item: Integers) -> pd.DataFrame:
-    """Plays k per user and item, sorted by both."""
-    each = pd.DataFrame({"user": window.user, "item": item})
-    return each.groupby(["user", "item"]).size().reset_index(name="k")
+def _played(window: Window, item: Integers) -> tuple[Integers, Integers]:
+    """Per user and item, sorted by both: the user, and the number of plays."""
+    of_item, a_row = groups(window.user, item)
+    return window.user[a_row], np.bincount(of_item)
 
 
-def _release_days(column: pd.Series) -> Floats:
+def _release_days(released: TextCodes) -> Floats:
     """Days since 1970-01-01 of full dates; NaN for a year, a month, an invalid or missing date."""
-    dates = TextCodes.of(column)
-    texts = pd.Series(dates.names, dtype="str")
-    full = texts.where(texts.str.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}"))
-    moments = pd.to_datetime(full, format="%Y-%m-%d", errors="coerce").dt.as_unit("s")
-    days = (moments - pd.Timestamp(0, unit="s")) / pd.Timedelta(days=1)
-    return np.append(days.to_numpy(dtype=np.float64), np.nan)[dates.codes]
+    return np.array([*map(_release_day, released.names), np.nan])[released.codes]
+
+
+def _release_day(text: str) -> float:
+    # Of ISO 8601 only this form: fromisoformat would take weeks, too.
+    if not _FULL_DATE.fullmatch(text):
+        return np.nan
+    try:
+        return day_number(date.fromisoformat(text))
+    except ValueError:
+        return np.nan

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spotify_pipeline.domain.listening.frames import (
+    Bools,
     Integers,
     TextCodes,
     dates,
@@ -52,20 +53,20 @@ def streaks(
     does not end yesterday's streak.
     """
     users = pd.Index(list(today), dtype=object)
-    runs, artist = _runs_of(users, days)
-    counts = np.bincount(runs["user"], weights=runs["length"], minlength=len(users))
-    runs = runs[runs["length"] >= SHORTEST]
-    yesterday = day_numbers(objects(list(today.values()))) - 1
-    current = runs[runs["last"] >= yesterday[runs["user"]]].sort_values(["user", "last"])
-    lengths, artist_ids = _per_user(_longest(runs), artist, len(users))
+    every, artist = _runs_of(users, days)
+    counts = np.bincount(every.user, weights=every.length, minlength=len(users))
+    runs = every.where(every.length >= SHORTEST)
+    longest = runs.first_per_user(-runs.length, runs.last)
+    lengths, artist_ids = _per_user(longest, artist, len(users))
     for place, user_id in enumerate(users):
         known = (past or {}).get(user_id, _NOTHING)
         counts[place] += known.days
         if known.longest and known.longest >= lengths[place]:
             lengths[place], artist_ids[place] = known.longest, known.longest_artist_id
-    current_lengths, current_ids = _per_user(
-        current.drop_duplicates("user", keep="last"), artist, len(users)
-    )
+    yesterday = day_numbers(objects(list(today.values()))) - 1
+    going_on = runs.where(runs.last >= yesterday[runs.user])
+    current = going_on.first_per_user(-going_on.last)
+    current_lengths, current_ids = _per_user(current, artist, len(users))
     return pd.DataFrame(
         {
             "user_id": objects(users),
@@ -88,10 +89,9 @@ def sum_up(
     users = pd.Index(list(today), dtype=object)
     runs, _ = _runs_of(users, days)
     settled = day_numbers(objects([day - STREAKS_FINAL_AFTER for day in today.values()]))
-    first = runs["last"] - runs["length"] + 1
-    begun = runs.assign(first=first)[first <= settled[runs["user"]]]
-    begins = begun.sort_values(["user", "first"]).drop_duplicates("user", keep="last")
-    before = dict(zip(users[begins["user"]], dates(begins["first"]), strict=True))
+    begun = runs.where(runs.first <= settled[runs.user])
+    last = begun.first_per_user(-begun.first)
+    before = dict(zip(users[last.user], dates(last.first), strict=True))
     is_gone = np.array(
         [
             day < before.get(user_id, date.min)
@@ -108,37 +108,47 @@ def sum_up(
 _NOTHING = Past(date.min)
 
 
-def _per_user(runs: pd.DataFrame, artist: TextCodes, users: int) -> tuple[Integers, pd.Series]:
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Runs of days: user and artist (codes), last (day number), length (days)."""
+
+    user: Integers
+    artist: Integers
+    last: Integers
+    length: Integers
+
+    @property
+    def first(self) -> Integers:
+        """The day number of each run's first day."""
+        return self.last - self.length + 1
+
+    def where(self, rows: Bools | Integers) -> "_Runs":
+        """These runs only."""
+        return _Runs(self.user[rows], self.artist[rows], self.last[rows], self.length[rows])
+
+    def first_per_user(self, *by: Integers) -> "_Runs":
+        """Each user's first run in ascending order of these columns."""
+        order = np.lexsort((*by[::-1], self.user))
+        _, first = np.unique(self.user[order], return_index=True)
+        return self.where(order[first])
+
+
+def _per_user(runs: _Runs, artist: TextCodes, users: int) -> tuple[Integers, pd.Series]:
     """Length (0: none) and artist (None) of each user's one run."""
-    per_user = runs.set_index("user").reindex(range(users))
-    lengths = per_user["length"].fillna(0).to_numpy(dtype=np.int64)
-    return lengths.copy(), artist.texts(per_user["artist"].fillna(-1))
+    lengths, codes = np.zeros(users, dtype=np.int64), np.full(users, -1)
+    lengths[runs.user], codes[runs.user] = runs.length, runs.artist
+    return lengths, artist.texts(codes)
 
 
-def _longest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each user's longest run; of two of the same length, the earlier."""
-    best_first = runs.sort_values(["user", "length", "last"], ascending=[True, False, True])
-    return best_first.drop_duplicates("user")
-
-
-def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[pd.DataFrame, TextCodes]:
-    """The runs of these users in the form of `_runs`, and the texts of the artists' codes."""
-    known = days[days["top_artist_id"].notna() & days["user_id"].isin(users)]
-    artist = TextCodes.of(known["top_artist_id"])
-    return _runs(
-        positions(users, known["user_id"]), day_numbers(known["date"]), artist.codes
-    ), artist
-
-
-def _runs(user: Integers, day: Integers, artist: Integers) -> pd.DataFrame:
-    """One row per run: user, artist (codes), last (day number), length (days)."""
-    order = np.lexsort((day, user))
-    dates = pd.DataFrame({"user": user[order], "day": day[order], "artist": artist[order]})
-    steps = dates.diff()
-    goes_on = (steps["user"] == 0) & (steps["day"] == 1) & (steps["artist"] == 0)
-    return dates.groupby((~goes_on).cumsum()).agg(
-        user=("user", "first"),
-        artist=("artist", "first"),
-        last=("day", "max"),
-        length=("day", "size"),
-    )
+def _runs_of(users: pd.Index, days: pd.DataFrame) -> tuple[_Runs, TextCodes]:
+    """The runs of these users by user and day, and the texts of the artists' codes."""
+    user, artist = positions(users, days["user_id"]), TextCodes.of(days["top_artist_id"])
+    day = day_numbers(days["date"])
+    rows = np.lexsort((day, user))
+    rows = rows[(user[rows] >= 0) & (artist.codes[rows] >= 0)]
+    user, day, of_artist = user[rows], day[rows], artist.codes[rows]
+    begins = np.ones(len(rows), dtype=np.bool_)
+    begins[1:] = (np.diff(user) != 0) | (np.diff(day) != 1) | (np.diff(of_artist) != 0)
+    start = np.flatnonzero(begins)
+    length = np.diff(np.append(start, len(rows)))
+    return _Runs(user[start], of_artist[start], day[start] + length - 1, length), artist

@@ -125,6 +125,14 @@ def unserved_requests(scope: Scope) -> Bad:
     return unserved()
 
 
+def waiting_uploads(scope: Scope) -> Bad:
+    """Uploads that were closed more than an hour ago, by the database's clock."""
+    i = t.history_imports
+    return select(i.c.user_id, i.c.closed_at.label("since")).where(
+        i.c.status == "closed", i.c.closed_at < func.now() - PATIENCE
+    )
+
+
 def still_named(scope: Scope) -> Bad:
     """Users who were forgotten more than an hour ago and whom Dagster may still name."""
     f = t.forgotten

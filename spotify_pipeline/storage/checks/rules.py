@@ -73,12 +73,22 @@ REQUESTS_SERVED = Rule(
     "and that Dagster's daemon runs.",
     all_users,
 )
+UPLOADS_IMPORTED = Rule(
+    "uploads_are_imported",
+    "warning",
+    queries.waiting_uploads,
+    "No listening history that an app has handed over has waited longer than an hour for its "
+    "import. The sensor history_import_sensor asks for runs: see that it is switched on and that "
+    "Dagster's daemon runs.",
+    all_users,
+)
 NO_NEW_GAPS = Rule(
     "no_new_gaps",
     "warning",
     queries.open_gaps,
-    "No gap noticed in the last 7 days is open. Older ones stay in listening_gaps: only an import "
-    "can fill them, and a permanent warning would be ignored.",
+    "No gap noticed in the last 7 days is open: plays of it are lost unless the user imports their "
+    "own history. `spotify-pipeline doctor` says why polls were late. Older gaps stay in "
+    "listening_gaps, because a permanent warning would be ignored.",
     all_users,
 )
 # Up to the user, and so no check in Dagster: an alert, and a list for the operator.
@@ -101,6 +111,7 @@ NONE_SUSPECT = Rule(
 HOURLY: tuple[Rule, ...] = (
     POLLED_IN_TIME,
     REQUESTS_SERVED,
+    UPLOADS_IMPORTED,
     NO_NEW_GAPS,
     NONE_SUSPECT,
     NO_FUTURE_INSTANTS,

@@ -37,13 +37,17 @@ def all_users(conn: Connection, now: datetime) -> Scope:
 
 def slice_of_the_hour(conn: Connection, now: datetime) -> Scope:
     """About 1,000 users."""
-    slices = -(-(conn.scalar(select(func.count()).select_from(t.users)) or 0) // SLICE_USERS)
+    users = select(func.count()).select_from(t.users)
+    total = conn.execute(users).scalar_one()
+    slices = -(-total // SLICE_USERS)
     if slices <= 1:
         return all_users(conn, now)
     # A hash, not an offset: new and deleted users do not move others between slices.
     number = func.hashtextextended(t.users.c.user_id, 0).op("&")(0x7FFF_FFFF)
     turn = number.op("%")(slices) == int(now.timestamp()) // 3600 % slices
-    return Scope(now, _zones(conn), turn, f"1 of {slices} parts of the users, the next in an hour")
+    part = conn.execute(users.where(turn)).scalar_one()
+    words = f"{part:,} of {total:,} users; every hour looks at others, {slices} hours look at all"
+    return Scope(now, _zones(conn), turn, words)
 
 
 def _zones(conn: Connection) -> tuple[str, ...]:

@@ -23,14 +23,20 @@ from spotify_pipeline.domain.listening.exported import (
 from spotify_pipeline.domain.listening.recordings import MOVED_WITHIN, Recording
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of, array_rows
+from spotify_pipeline.storage.postgres.plans import hash_joins
 
 _INSTANT = DateTime(timezone=True)
 _A_DAY = timedelta(days=1)
 
-# The first of several equal rows; which of them are known, before they are added.
+# The first of several equal rows; which of them are known, before they are added. An older export
+# may have left out when an offline play began: then the row is known and completes the stored one.
 _INCOMING = text("""
 CREATE TEMPORARY TABLE incoming ON COMMIT DROP AS
-SELECT s.*, i.user_id IS NOT NULL AS known
+SELECT
+    s.*, i.user_id IS NOT NULL AS known,
+    i.user_id IS NOT NULL
+        AND coalesce(s.offline_started_at < coalesce(i.offline_started_at, 'infinity'), false)
+        AS completes
 FROM (
     SELECT DISTINCT ON (ended_at, track_id COLLATE "C", ms_played, source) *
     FROM staged_rows
@@ -43,29 +49,27 @@ LEFT JOIN imported_plays AS i
 """)
 
 _ADD = text("""
-INSERT INTO imported_plays AS i
-    (user_id, ended_at, track_id, ms_played, source, offline_started_at)
+INSERT INTO imported_plays (user_id, ended_at, track_id, ms_played, source, offline_started_at)
 SELECT :user_id, ended_at, track_id, ms_played, source, offline_started_at FROM incoming
 WHERE NOT known
 """)
 
-# An older export may have left out when an offline play began.
-_ADD_OFFLINE = text("""
-UPDATE imported_plays AS i SET offline_started_at = n.offline_started_at
-FROM incoming AS n
-WHERE n.known AND n.offline_started_at IS NOT NULL
-    AND i.user_id = :user_id AND i.ended_at = n.ended_at AND i.track_id = n.track_id
-    AND i.ms_played = n.ms_played AND i.source = n.source
-    AND (i.offline_started_at IS NULL OR i.offline_started_at > n.offline_started_at)
+# An upsert needs no join, so no plan of it is slow.
+_COMPLETE = text("""
+INSERT INTO imported_plays (user_id, ended_at, track_id, ms_played, source, offline_started_at)
+SELECT :user_id, ended_at, track_id, ms_played, source, offline_started_at FROM incoming
+WHERE completes
+ON CONFLICT (user_id, ended_at, track_id, ms_played, source)
+DO UPDATE SET offline_started_at = excluded.offline_started_at
 """)
 
 
 def add_facts(conn: Connection, user_id: str, plays_from: datetime | None) -> bool:
     """Add the staged rows that are not known, from `plays_from` on; whether any fact is new."""
-    conn.execute(_INCOMING, {"user_id": user_id, "plays_from": plays_from})
-    conn.execute(text("ANALYZE pg_temp.incoming"))
+    with hash_joins(conn):
+        conn.execute(_INCOMING, {"user_id": user_id, "plays_from": plays_from})
     added = conn.execute(_ADD, {"user_id": user_id}).rowcount
-    return added + conn.execute(_ADD_OFFLINE, {"user_id": user_id}).rowcount > 0
+    return added + conn.execute(_COMPLETE, {"user_id": user_id}).rowcount > 0
 
 
 _MATCHES = """
@@ -137,9 +141,10 @@ DELETE FROM imported_tracks
 WHERE user_id = :user_id AND track_id NOT IN (SELECT track_id FROM desired)
 """)
 
+# The array is looked up by index, however large the catalogue is.
 _INSERT = text(f"""
 WITH resolved AS MATERIALIZED (
-    {_RESOLVED} WHERE k.spotify_id IN (SELECT track_id FROM desired)
+    {_RESOLVED} WHERE k.spotify_id = ANY (ARRAY(SELECT DISTINCT track_id FROM desired))
 ), named AS (
     INSERT INTO imported_tracks (user_id, track_id, artist_id)
     SELECT :user_id, track_id, artist_id FROM resolved WHERE is_named
@@ -151,8 +156,11 @@ SELECT
     :user_id, d.played_at, d.track_id, 'export', d.ms_played,
     r.artist_id, r.duration_ms, r.release_date
 FROM desired AS d JOIN resolved AS r ON r.track_id = d.track_id
+WHERE NOT EXISTS (
+    SELECT FROM plays AS p
+    WHERE p.user_id = :user_id AND p.played_at = d.played_at AND p.track_id = d.track_id
+)
 ORDER BY d.played_at
-ON CONFLICT DO NOTHING
 """)  # noqa: S608 - a constant of this module
 
 _HEARD = text("""
@@ -176,12 +184,9 @@ def compute_plays(conn: Connection, user_id: str) -> None:
     user = {"user_id": user_id}
     conn.exec_driver_sql(_MATCHES, execution_options={"no_parameters": True})
     _save_match(conn, match_export(*_read_facts(conn, user_id)))
-    conn.execute(_DESIRED, user)
-    conn.execute(text("ANALYZE pg_temp.matches, pg_temp.superseded, pg_temp.desired"))
-    conn.execute(_DELETE, user)
-    conn.execute(_FORGET_TRACKS, user)
-    conn.execute(_INSERT, user)
-    conn.execute(_HEARD, user)
+    with hash_joins(conn):
+        for statement in (_DESIRED, _DELETE, _FORGET_TRACKS, _INSERT, _HEARD):
+            conn.execute(statement, user)
     counters = t.listening_tallies
     # Changed plays change the personality; triggers notice new and deleted ones only.
     conn.execute(

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from spotify_pipeline.domain.fates import FATES, Estimate, FileReceipt, Receipt
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.plans import hash_joins
 
 # An extended row of a play that account data had brought in an earlier import is known too.
 _FATES = text("""
@@ -119,7 +120,9 @@ def save_receipt(
         import_id = conn.execute(new).scalar_one()
     else:
         import_id = upload_id
-        conn.execute(update(i).where(i.c.id == import_id).values(files=null(), **done))
+        conn.execute(
+            update(i).where(i.c.id == import_id).values(files=null(), closed_at=null(), **done)
+        )
         conn.execute(delete(b).where(b.c.import_id == import_id))
     files = [
         {
@@ -176,8 +179,9 @@ def count_fates(
     """
     fates: dict[int, Counter[str]] = defaultdict(Counter)
     counted = _FATES.bindparams(counted_from=COUNTED_FROM_MS) if merged else _ALL_KNOWN
-    for file, fate, count in conn.execute(counted):
-        fates[file][fate] = count
-    for file, before, repeated in conn.execute(_LEFT_OUT, {"plays_from": plays_from}):
-        fates[file] += Counter(before_retention=before, repeated=repeated)
+    with hash_joins(conn):
+        for file, fate, count in conn.execute(counted):
+            fates[file][fate] = count
+        for file, before, repeated in conn.execute(_LEFT_OUT, {"plays_from": plays_from}):
+            fates[file] += Counter(before_retention=before, repeated=repeated)
     return fates

@@ -49,7 +49,6 @@ def stage_rows(conn: Connection, lines: Iterable[str]) -> None:
     with conn.connection.cursor().copy(_COPY) as copy:
         for block in _blocks(lines):
             copy.write(block)
-    conn.execute(text("ANALYZE pg_temp.staged_rows"))
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[str]:

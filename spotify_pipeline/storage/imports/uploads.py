@@ -182,7 +182,13 @@ def fail_upload(conn: Connection, upload: Upload, message: str) -> None:
     failed = conn.execute(
         update(_i)
         .where(_i.c.id == upload.import_id, _i.c.status == "closed")
-        .values(status="failed", finished_at=func.now(), error_message=message, files=null())
+        .values(
+            status="failed",
+            finished_at=func.now(),
+            error_message=message,
+            files=null(),
+            closed_at=null(),
+        )
         .returning(_i.c.id)
     ).first()
     if failed:

@@ -276,7 +276,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('The import cannot be closed: %s.', complaint);
     END IF;
-    UPDATE history_imports AS i SET status = 'closed', files = close_history_import.files
+    UPDATE history_imports AS i SET
+        status = 'closed', closed_at = now(), files = close_history_import.files
     WHERE i.id = close_history_import.import_id;
 END
 $$;

@@ -11,6 +11,7 @@ EVENTS = (
     "users_to_reconnect",
     "gaps_opened",
     "requests_waiting",
+    "uploads_waiting",
 )
 
 alerts = Table(

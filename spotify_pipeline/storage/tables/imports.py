@@ -78,10 +78,11 @@ history_imports = Table(
     described(
         "error_message", Text, "Why it failed, and what to do; NULL: it did not.", nullable=True
     ),
+    described("closed_at", Instant, "Since when it waits for the pipeline.", nullable=True),
     one_of("status", ("open", "closed", "succeeded", "failed")),
     rule("finished", "(finished_at IS NULL) = (status IN ('open', 'closed'))"),
     rule("fates", f"status <> 'succeeded' OR rows_read = {_SUM}"),
-    rule("files", "(files IS NOT NULL) = (status = 'closed')"),
+    rule("files", "num_nonnulls(files, closed_at) = CASE status WHEN 'closed' THEN 2 ELSE 0 END"),
     rule("error", "(error_message IS NOT NULL) = (status = 'failed')"),
     Index("ix_history_imports_user_id", "user_id"),
     Index(

@@ -19,7 +19,7 @@ sync_run_users = Table(
     metadata,
     described("run_id", Text, "Dagster run.", primary_key=True),
     user_column(primary_key=True),
-    described("chunk", Integer, "Chunk of the run; NULL until assigned.", nullable=True),
+    described("chunk", Integer, "Chunk of the run, from 0.", nullable=True),
     described(
         "outcome",
         Text,

@@ -3,7 +3,7 @@
 Registering, connecting and removing users is the SQL contract: spotify_pipeline/app.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,6 +37,14 @@ class UserStatus:
 
 def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
     """These users (None: all), by user_id."""
+    return list(each_status(conn, user_ids))
+
+
+def each_status(conn: Connection, user_ids: Sequence[str] | None = None) -> Iterator[UserStatus]:
+    """As `user_statuses`, one by one, and the driver holds the rows in less memory.
+
+    On a connection in autocommit no transaction is open while the caller takes its time.
+    """
     u, s, k, c = t.users, t.sync_state, t.user_tokens, t.listening_tallies
     statement = (
         select(
@@ -64,4 +72,5 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
     if user_ids is not None:
         statement = statement.where(any_of(u.c.user_id, user_ids))
     rows: Iterable[Sequence[Any]] = conn.execute(statement)
-    return [UserStatus(*row) for row in rows]
+    for row in rows:
+        yield UserStatus(*row)

@@ -13,6 +13,7 @@ Every change names the dispatch key of the row (fencing): a late one for an olde
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain, zip_longest
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -42,8 +43,12 @@ from spotify_pipeline.storage.postgres.locks import lock_or_skip
 OPEN = ("queued", "running")
 BATCH = "batch-"
 
-# More requests than this get one run for all: a run is a process that takes seconds of CPU.
+# More requests than this share runs: a run is a process that takes seconds of CPU.
 MOST_SINGLE_RUNS = 4
+# Requests that share a run. A flood gets several runs, one after the other, so that later requests
+# need not wait for all of it. Beyond so many runs they get longer.
+BATCH_REQUESTS = 500
+MOST_BATCHES = 20
 # The third transient failure is final. Back-off: 10 s after the first, 40 s after the second; our
 # HTTP client has already retried within the attempt.
 MOST_FAILURES = 3
@@ -112,23 +117,40 @@ def any_waiting(conn: Connection) -> bool:
 def assign(conn: Connection) -> list[Dispatch]:
     """Give each waiting request its dispatch key and return them, oldest first.
 
-    A key each, `request-{id}-{attempt}-{uuid}`; one `batch-{uuid}` for all when they are many. The
-    UUID keeps a key from ever coming again: a restored database counts ids and attempts anew,
-    while Dagster still has the runs of the first ones and starts no second run for a key.
+    A key each, `request-{id}-{attempt}-{uuid}`; when they are many, a `batch-{uuid}` for up to
+    BATCH_REQUESTS. The UUID keeps a key from ever coming again: a restored database counts ids and
+    attempts anew, while Dagster still has the runs of the first ones and starts no second run for a
+    key. A flood from one `requested_by` delays the few requests of another as little as may be:
+    they get keys of their own, or take turns with it in the first batches.
     """
-    ids = conn.scalars(
-        select(_r.c.id).where(_waiting()).order_by(_r.c.id).with_for_update(skip_locked=True)
-    ).all()
-    assigned = any_of(_r.c.id, ids)
+    waiting = conn.execute(
+        select(_r.c.requested_by, _r.c.id)
+        .where(_waiting())
+        .order_by(_r.c.id)
+        .with_for_update(skip_locked=True)
+    )
+    by_asker: dict[str, list[int]] = {}
+    for requested_by, request_id in waiting:
+        by_asker.setdefault(requested_by, []).append(request_id)
+    alone = [i for ids in by_asker.values() if len(ids) <= MOST_SINGLE_RUNS for i in ids]
+    if len(alone) > MOST_SINGLE_RUNS:
+        alone = []
+    turns = chain.from_iterable(zip_longest(*by_asker.values()))
+    together = [i for i in turns if i is not None and i not in alone]
+    size = max(BATCH_REQUESTS, -(-len(together) // MOST_BATCHES))
+    batches = [together[start : start + size] for start in range(0, len(together), size)]
     attempt = _r.c.attempts + 1
     own_key = func.concat_ws(
         "-", "request", cast(_r.c.id, Text), cast(attempt, Text), func.gen_random_uuid()
     )
-    key = own_key if len(ids) <= MOST_SINGLE_RUNS else literal(f"{BATCH}{uuid4()}")
-    conn.execute(
-        update(_r).where(assigned).values(attempts=attempt, dispatch_key=key, not_before=None)
-    )
-    return _dispatches(conn, assigned)
+    keys = [(alone, own_key), *((ids, literal(f"{BATCH}{uuid4()}")) for ids in batches)]
+    for ids, key in keys:
+        conn.execute(
+            update(_r)
+            .where(any_of(_r.c.id, ids))
+            .values(attempts=attempt, dispatch_key=key, not_before=None)
+        )
+    return _dispatches(conn, any_of(_r.c.id, [*alone, *together]))
 
 
 def is_batch(dispatch_key: str) -> bool:

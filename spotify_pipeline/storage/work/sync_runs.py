@@ -1,16 +1,20 @@
 """Runs of the job sync_users: their users and outcomes, and what each chunk cost."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, literal, or_, select, update
+from sqlalchemy import Connection, bindparam, func, literal, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of
-from spotify_pipeline.storage.postgres.locks import lock_existence
+from spotify_pipeline.storage.postgres.locks import lock_existence, lock_or_skip
+from spotify_pipeline.storage.users.queries import SELECTIONS
+
+CHUNK_USERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,42 +50,82 @@ class RunTotals:
     slowest_chunk_seconds: float
 
 
-def enlist(conn: Connection, run_id: str, user_ids: Sequence[str]) -> None:
-    """Add users to the run; idempotent.
+def enlist(
+    conn: Connection, run_id: str, user_ids: Iterable[str], chunk_size: int = CHUNK_USERS
+) -> None:
+    """Add users to the run, in the order of their ids; see `_enlist`."""
+    _enlist(conn, run_id, any_of(t.users.c.user_id, user_ids), chunk_size)
 
-    Leaves out users who were just forgotten or whom another session keeps locked.
+
+def enlist_selection(
+    conn: Connection, run_id: str, selection: str, now: datetime, chunk_size: int
+) -> None:
+    """Add the users of a selection to the run, those who have waited longest first.
+
+    So a run that is ended by its time limit, or by a limit of calls, leaves out those whom the next
+    run begins with.
     """
-    u = t.users.c
-    existing = lock_existence(conn, user_ids)
-    rows = select(literal(run_id), u.user_id).where(any_of(u.user_id, existing))
-    conn.execute(
-        insert(t.sync_run_users).from_select(["run_id", "user_id"], rows).on_conflict_do_nothing()
+    # Top lists are what nightly and weekly runs fetch and polls do not.
+    since = "next_due_at" if selection == "due" else "tops_fetched_at"
+    _enlist(conn, run_id, SELECTIONS[selection](now), chunk_size, since)
+
+
+def _enlist(
+    conn: Connection,
+    run_id: str,
+    who: ColumnElement[bool],
+    chunk_size: int,
+    since: str | None = None,
+) -> None:
+    """Add the users of the condition to the run, in chunks of at most `chunk_size`; idempotent.
+
+    In the order of `since`, a column of sync_state, NULL first. Users who are enlisted already keep
+    their chunk. Leaves out users whom another session keeps locked.
+    """
+    u, r = t.users.c, t.sync_run_users
+    s = t.sync_state.alias()  # the condition has a sync_state of its own
+    enlisted = select(r.c.user_id).where(r.c.run_id == run_id, r.c.user_id == u.user_id).exists()
+    # Locked first, in the order of all locks: the foreign key alone would wait for a locked user.
+    users = (
+        select(u.user_id, (s.c[since] if since else null()).label("since"))
+        .join_from(t.users, s, s.c.user_id == u.user_id)
+        .where(who, ~enlisted)
+        .order_by(u.user_id)
     )
-
-
-def cut_chunks(conn: Connection, run_id: str, size: int) -> int:
-    """Number the run's users into chunks of at most `size`, from 0; return how many chunks."""
-    r = t.sync_run_users
-    numbered = (
-        select(r.c.user_id, ((func.row_number().over(order_by=r.c.user_id) - 1) // size).label("n"))
+    next_chunk = (
+        select(func.coalesce(func.max(r.c.chunk) + 1, 0))
         .where(r.c.run_id == run_id)
-        .subquery()
+        .scalar_subquery()
     )
-    conn.execute(
-        update(r)
-        .where(r.c.run_id == run_id, r.c.user_id == numbered.c.user_id)
-        .values(chunk=numbered.c.n)
-    )
+
+    def insert_locked(skip_locked: bool) -> None:
+        c = users.with_for_update(
+            read=True, key_share=True, of=t.users, skip_locked=skip_locked
+        ).subquery()
+        place = func.row_number().over(order_by=[c.c.since.nulls_first(), c.c.user_id]) - 1
+        rows = select(literal(run_id), c.c.user_id, next_chunk + place // chunk_size)
+        added = insert(r).from_select(["run_id", "user_id", "chunk"], rows)
+        conn.execute(added.on_conflict_do_nothing())
+
+    lock_or_skip(conn, insert_locked)
+
+
+def count_chunks(conn: Connection, run_id: str) -> int:
+    """How many chunks the run has; they are numbered from 0."""
+    r = t.sync_run_users
     last = conn.scalar(select(func.max(r.c.chunk)).where(r.c.run_id == run_id))
     return 0 if last is None else int(last) + 1
 
 
-def enlisted_again(conn: Connection, run_id: str, earlier_run_ids: Sequence[str]) -> bool:
+def enlisted_again(
+    conn: Connection, run_id: str, earlier_run_ids: Sequence[str], chunk_size: int
+) -> bool:
     """Whether the run has users; if not, it gets those of the first earlier run that has some."""
     r = t.sync_run_users
     for source in (run_id, *earlier_run_ids):
-        if user_ids := conn.scalars(select(r.c.user_id).where(r.c.run_id == source)).all():
-            enlist(conn, run_id, user_ids)
+        of_source = select(r.c.user_id).where(r.c.run_id == source)
+        if conn.execute(of_source.limit(1)).first():
+            _enlist(conn, run_id, t.users.c.user_id.in_(of_source), chunk_size)
             return True
     return False
 

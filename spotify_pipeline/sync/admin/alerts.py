@@ -24,6 +24,7 @@ RULES = {
     "outage": rules.NONE_SUSPECT,
     "users_to_reconnect": rules.NOBODY_RECONNECTS,
     "requests_waiting": rules.REQUESTS_SERVED,
+    "uploads_waiting": rules.UPLOADS_IMPORTED,
 }
 
 # What to do, and the command that says more.
@@ -55,6 +56,12 @@ WHAT_TO_DO = {
         "Requests of users have waited longer than 5 minutes for a run. See whether Dagster's "
         "daemon runs and its sensor sync_request_sensor is on: `spotify-pipeline doctor`.",
         rules.REQUESTS_SERVED.command,
+    ),
+    "uploads_waiting": (
+        "Listening histories that users handed over have waited longer than an hour for their "
+        "import. See whether Dagster's daemon runs and its sensor history_import_sensor is on: "
+        "`spotify-pipeline doctor`.",
+        rules.UPLOADS_IMPORTED.command,
     ),
 }
 

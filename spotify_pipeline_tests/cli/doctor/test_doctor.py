@@ -16,10 +16,11 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from sqlalchemy import func, text, update
+from sqlalchemy import func, insert, text, update
 
 from spotify_pipeline.cli.doctor.finding import problem
 from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.domain import quota
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
@@ -332,6 +333,26 @@ def test_more_active_users_than_the_days_calls_serve_are_a_note(healthy, finding
     assert "larger quota" in found["to_do"]
 
 
+def test_more_active_users_than_the_pace_serves_are_a_note(healthy, findings, engine, environ):
+    environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
+    found = findings()[1]
+    serve = "60 calls in 30 seconds serve 4,950 users with polls every hour"
+    assert found["pace"]["detail"] == serve
+    assert found["hourly checks"]["detail"].endswith("look at all users")
+    with engine.begin() as conn:
+        for user_id in ("dora", "emil"):
+            add_user(conn, user_id)
+            connect(conn, user_id)
+        conn.execute(update(t.user_tokens).values(authorized_at=func.now()))
+    # As if a user needed 86,400 calls a day.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quota, "POLLS", 86_400)
+        found = findings()[1]["pace"]
+    assert found["status"] == "note"
+    assert "1 user with polls every hour, and 2 are active" in found["detail"]
+    assert "SPOTIFY_PIPELINE_CALLS_PER_30S" in found["to_do"]
+
+
 @pytest.mark.parametrize(
     ("sentence", "to_do"),
     [
@@ -409,6 +430,22 @@ def test_a_request_that_no_run_serves_is_a_problem_unless_spotify_has_blocked_th
     assert "sync_request_sensor" in found["requests"]["to_do"]
     block(engine, "QUOTA")
     assert "requests" not in problems(findings()[1])
+
+
+def test_an_upload_that_no_run_imports_is_a_problem(healthy, listener, findings, engine):
+    listener("mira")
+    i = t.history_imports
+    with engine.begin() as conn:
+        conn.execute(
+            insert(i).values(user_id="mira", status="closed", closed_at=func.now(), files=[])
+        )
+    assert "uploads" not in problems(findings()[1])
+    with engine.begin() as conn:
+        conn.execute(update(i).values(closed_at=text("now() - interval '61 min'")))
+    code, found = findings()
+    assert code == 1
+    assert found["uploads"]["detail"].startswith("1 upload waited longer than an hour")
+    assert "history_import_sensor" in found["uploads"]["to_do"]
 
 
 def test_sensors_and_schedules_that_are_switched_off_are_named(healthy, findings, dagster):

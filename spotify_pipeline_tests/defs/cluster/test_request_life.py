@@ -166,10 +166,44 @@ def test_a_run_for_many_is_killed(cluster: DagsterCluster) -> None:
     run = cluster.instance.get_run_by_id(str(run_id))
     assert run is not None
     assert "many" not in f"{run.tags} {run.run_config}"
-    kill_tree(psutil.Process(pid_of(cluster.instance, run.run_id)))
+    process = psutil.Process(pid_of(cluster.instance, run.run_id))
+    # Its steps are forked from the warm process, like the run itself, and import nothing.
+    warm = process.parent()
+    assert warm is not None
+    steps = [child for child in warm.children() if child.pid != process.pid]
+    assert (process.children(), len(steps)) == ([], 1)
+    kill_tree(process, *steps)
     lives = [Life(cluster, user_id, run.run_id) for user_id in users]
     assert [life.ends() for life in lives] == [("succeeded", None, 2)] * len(users)
     assert len({life.request["run_id"] for life in lives}) == 1
+
+
+def test_a_request_is_answered_while_the_next_run_of_a_flood_waits_for_the_first(
+    cluster: DagsterCluster,
+) -> None:
+    first = cluster.instance.create_run_for_job(
+        dg.GraphDefinition("flood").to_job(),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"spotify/requests": "many"},
+    )
+    # They have no token and need no call.
+    flood = [f"flood{n}" for n in range(51)]
+    cluster.scenario.execute(
+        "INSERT INTO spotify_pipeline.users (user_id, connection)"
+        " SELECT unnest(CAST(:u AS text[])), 'connected'",
+        u=flood,
+    )
+    cluster.connect("kim")
+    cluster.ask(*flood)
+    queued = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])
+    cluster.stack.wait(SECONDS, lambda: bool(cluster.instance.get_runs(queued)), "the next run")
+    cluster.ask("kim")
+    cluster.await_status("kim", "succeeded")
+    assert {cluster.request(user_id)["status"] for user_id in flood} == {"queued"}
+    cluster.instance.report_run_canceled(first)
+    for user_id in flood:
+        cluster.await_status(user_id, "failed")
+        assert cluster.request(user_id)["error_code"] == "RECONNECT"
 
 
 def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:

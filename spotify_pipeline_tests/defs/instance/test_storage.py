@@ -205,13 +205,37 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
     done = delete_old_runs(instance, timedelta(0))
     # Ben's first run was replaced by his second, and the third user was deleted.
-    assert done == {"dagster runs deleted": 4, "materializations kept": 20}
+    assert done == {"dagster runs deleted": 4, "latest materializations kept": 20}
     assert instance.get_runs_count() == 0
     assert all(instance.all_logs(run.run_id) == [] for run in runs)
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)] == []
     users = {at: materialization for at, materialization in before.items() if at[1] != "gone"}
     assert materialized(instance) == users
     assert latest_times(instance) == {at: time for at, time in times.items() if at in users}
+    # Kept events do not pile up: what replaced one deletes it, when its own run is deleted.
+    materialize(instance, "anna")
+    delete_old_runs(instance, timedelta(0))
+    after = instance.fetch_materializations(key(STEPS[0]), limit=100).records
+    assert sorted((record.partition_key, record.run_id) for record in after) == [
+        ("anna", ""),
+        ("ben", ""),
+    ]
+
+
+def test_a_tick_of_retention_that_runs_out_of_time_is_continued_by_the_next(
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario.connect("anna", person="light")
+    run = materialize(instance, "anna")
+    before = materialized(instance)
+    events = len(instance.all_logs(run.run_id))
+    monkeypatch.setattr(retention, "PAGE_SIZE", events - 5)
+    assert delete_old_runs(instance, timedelta(0), seconds=0)["dagster runs deleted"] == 0
+    assert len(instance.all_logs(run.run_id)) == 5
+    assert materialized(instance) == before
+    assert delete_old_runs(instance, timedelta(0))["dagster runs deleted"] == 1
+    assert instance.get_runs_count() == 0
+    assert materialized(instance) == before
 
 
 def latest_times(instance: dg.DagsterInstance) -> dict[tuple[str, str | None], float]:

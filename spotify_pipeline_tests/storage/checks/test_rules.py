@@ -266,6 +266,15 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         ),
         {"requests_are_served"},
     ),
+    "a handed over history that no run imports": (
+        lambda db: db.execute(
+            text(
+                "INSERT INTO spotify_pipeline.history_imports (user_id, status, closed_at, files)"
+                " VALUES ('anna', 'closed', now() - interval '61 minutes', '[]')"
+            )
+        ),
+        {"uploads_are_imported"},
+    ),
     "nobody any more, but still named": (
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
@@ -354,6 +363,10 @@ def test_every_user_is_called_within_each_slice(
     found = [count_violations(db, rule, scope).users for scope in hours]
     assert sum(found) == 98
     assert max(found) < 30
+    # What the check in Dagster and `doctor` say of it. Anna and Ben are users too.
+    parts, words = zip(*(scope.words.split(" ", 1) for scope in hours), strict=True)
+    assert sum(map(int, parts)) == 100
+    assert set(words) == {"of 100 users; every hour looks at others, 10 hours look at all"}
 
 
 def test_differences_of_a_changed_table_are_listed_without_its_data(db: Connection) -> None:

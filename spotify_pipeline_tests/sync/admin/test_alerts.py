@@ -111,6 +111,20 @@ def test_a_request_without_a_run_is_alerted_until_a_run_starts(
     assert notify_operator(watched.pipeline, no_runs) == {}
 
 
+def test_an_upload_that_no_run_imports_is_an_alert(
+    watched: Scenario, operator: ScriptedServer
+) -> None:
+    watched.execute(
+        "INSERT INTO spotify_pipeline.history_imports (user_id, status, closed_at, files)"
+        " VALUES ('anna', 'closed', now() - interval '59 minutes', '[]')"
+    )
+    assert notify_operator(watched.pipeline, no_runs) == {}
+    watched.execute(
+        "UPDATE spotify_pipeline.history_imports SET closed_at = now() - interval '61 minutes'"
+    )
+    assert notify_operator(watched.pipeline, no_runs) == {"uploads_waiting": 1}
+
+
 def test_no_alert_is_sent_without_an_event(watched: Scenario, operator: ScriptedServer) -> None:
     with watched.pipeline.engine.begin() as conn:
         api_budget.block(conn, 30, "RATE")

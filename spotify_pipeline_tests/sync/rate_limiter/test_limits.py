@@ -125,6 +125,23 @@ def test_a_scheduled_run_without_due_users_is_skipped(
 # --- the rate limiter alone ---
 
 
+def test_a_sync_of_many_users_leaves_the_next_call_to_a_user_who_waits_alone(
+    rate_limited: RateLimitFixtures,
+) -> None:
+    # Nine calls at once; then minutes pass until the next, longer than a call waits.
+    quota = Quota(90, 0, window_seconds=30_000)
+    many, alone = (rate_limited(quota)[0].pipeline.rate_limiter for _ in range(2))
+    many.begin(users=2)
+    for _ in range(8):
+        many.acquire("request")
+    with pytest.raises(RateLimited):
+        many.acquire("request")
+    alone.begin()
+    alone.acquire("request")
+    with pytest.raises(RateLimited):
+        alone.acquire("request")
+
+
 def refused(rate_limiter: SharedRateLimiter) -> bool:
     try:
         rate_limiter.acquire("plays")

@@ -90,6 +90,57 @@ def test_few_requests_get_a_dispatch_key_each_and_many_share_one(scenario: Scena
     assert [row["attempts"] for row in scenario.rows(t.sync_requests)] == [1] * 9
 
 
+def press_as(scenario: Scenario, asker: str, *user_ids: str) -> None:
+    """Requests a sync for each of these new users, as this app."""
+    for user_id in user_ids:
+        scenario.execute(
+            "INSERT INTO spotify_pipeline.users (user_id, connection) VALUES (:u, 'connected')",
+            u=user_id,
+        )
+        scenario.execute(
+            "INSERT INTO spotify_pipeline.sync_requests (user_id, requested_by) VALUES (:u, :by)",
+            u=user_id,
+            by=asker,
+        )
+
+
+def users_by_key(scenario: Scenario) -> dict[str, list[str]]:
+    """Assigns waiting requests; the users of each dispatch key, which is cut to its first word."""
+    keys: dict[str, list[str]] = {}
+    with scenario.pipeline.engine.begin() as conn:
+        for dispatch in sync_requests.assign(conn):
+            keys.setdefault(dispatch.dispatch_key, []).append(dispatch.user_id)
+    return {f"{key.split('-')[0]} {n}": users for n, (key, users) in enumerate(keys.items())}
+
+
+def test_of_a_flood_the_few_requests_of_another_app_get_runs_of_their_own(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_requests, "BATCH_REQUESTS", 3)
+    press_as(scenario, "flood", *(f"flood{n}" for n in range(5)))
+    press_as(scenario, "web", "anna")
+    assert users_by_key(scenario) == {
+        "batch 0": ["flood0", "flood1", "flood2"],
+        "batch 1": ["flood3", "flood4"],
+        "request 2": ["anna"],
+    }
+
+
+def test_apps_with_many_requests_take_turns(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_requests, "BATCH_REQUESTS", 4)
+    monkeypatch.setattr(sync_requests, "MOST_BATCHES", 2)
+    press_as(scenario, "flood", *(f"flood{n}" for n in range(7)))
+    for user in range(5):
+        press_as(scenario, f"web of user{user}", f"user{user}")
+    # No more runs than two, so each gets longer.
+    assert users_by_key(scenario) == {
+        "batch 0": ["flood0", *(f"user{n}" for n in range(5))],
+        "batch 1": [f"flood{n}" for n in range(1, 7)],
+    }
+
+
 def test_two_sensors_that_assign_at_once_assign_each_request_once(anna: Scenario) -> None:
     press(anna, "anna")
     with anna.pipeline.engine.begin() as first, anna.pipeline.engine.begin() as second:
@@ -350,7 +401,7 @@ def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scena
         scenario.connect(user_id, person="light")
     scenario.simulator.revoke("user5")
     key = ask(scenario, *connect_users)
-    enlist_requests(scenario.pipeline, key, "run")
+    enlist_requests(scenario.pipeline, key, "run", 3)
     assert {row["status"] for row in scenario.rows(t.sync_requests)} == {"running"}
     assert choose(scenario.pipeline, "run", ENLISTED, 3) == 2
     with sync_chunk(scenario.pipeline, "run", 0, dispatch_key=key):

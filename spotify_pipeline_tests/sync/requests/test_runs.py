@@ -31,6 +31,13 @@ def synced_chunk(
         return outcomes
 
 
+def chunks(scenario: Scenario, run_id: str) -> list[list[str]]:
+    """The users of each chunk."""
+    with scenario.pipeline.engine.connect() as conn:
+        numbers = range(sync_runs.count_chunks(conn, run_id))
+        return [sync_runs.users_left(conn, run_id, number) for number in numbers]
+
+
 def add_users(scenario: Scenario, *user_ids: str, connection: str = "connected") -> None:
     for user_id in user_ids:
         scenario.execute(
@@ -113,14 +120,38 @@ def test_due_users_are_eligible_and_past_their_due_time(scenario: Scenario) -> N
 def test_every_member_is_in_exactly_one_chunk_and_no_chunk_is_too_large(scenario: Scenario) -> None:
     names = [f"user {number:02}" for number in range(23)]
     add_users(scenario, *names)
-    enlist(scenario, "run", names)
-    enlist(scenario, "run", names[:5])
+    with scenario.pipeline.engine.begin() as conn:
+        sync_runs.enlist(conn, "run", names[:20], 10)
+        # A second call adds those who are new, in chunks of their own.
+        sync_runs.enlist(conn, "run", names, 10)
     assert choose(scenario.pipeline, "run", "enlisted", 10) == 3
-    with scenario.pipeline.engine.connect() as conn:
-        chunks = [sync_runs.users_left(conn, "run", chunk) for chunk in range(4)]
-    assert [len(chunk) for chunk in chunks] == [10, 10, 3, 0]
-    assert [user_id for chunk in chunks for user_id in chunk] == names
+    assert chunks(scenario, "run") == [names[:10], names[10:20], names[20:]]
+    assert choose(scenario.pipeline, "again", "enlisted", 8, ["none", "run"]) == 3
+    assert chunks(scenario, "again") == [names[:8], names[8:16], names[16:]]
     assert choose(scenario.pipeline, "an empty run", "active", 10) == 0
+
+
+def test_a_run_begins_with_the_users_whom_the_run_before_did_not_come_to(
+    scenario: Scenario,
+) -> None:
+    """A night that a limit of time or calls ends would otherwise always serve the same users."""
+    names = ["anna", "ben", "cleo", "dora"]
+    for user_id in names:
+        scenario.connect(user_id, person="light")
+    assert choose(scenario.pipeline, "night", "active", 2) == 2
+    synced_chunk(scenario, "night")
+    scenario.at(NOON + DAY)
+    choose(scenario.pipeline, "next night", "active", 2)
+    assert chunks(scenario, "next night") == [["cleo", "dora"], ["anna", "ben"]]
+    # Polls take the longest due first, whenever their top lists came.
+    for user_id, late in {"ben": DAY, "cleo": timedelta(0), "dora": timedelta(0)}.items():
+        scenario.execute(
+            "UPDATE spotify_pipeline.sync_state SET next_due_at = :at WHERE user_id = :u",
+            at=NOON - late,
+            u=user_id,
+        )
+    choose(scenario.pipeline, "poll", "due", 1)
+    assert chunks(scenario, "poll") == [["ben"], ["cleo"], ["dora"], ["anna"]]
 
 
 def test_a_run_may_have_more_users_than_a_statement_takes_parameters(

@@ -1,6 +1,7 @@
 """Access tokens are reused, refreshed once, and what a refresh brings is never lost or mixed up."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,6 +9,8 @@ from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.simulator.faults.edits import NullRefreshToken, RotateRefreshToken
 from spotify_pipeline.simulator.faults.refusals import AccessTokenExpired
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.users.queries import load_users
+from spotify_pipeline.sync.tokens import UserTokens
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 
@@ -62,6 +65,23 @@ def test_a_401_refreshes_once_and_the_sync_continues(anna: Scenario) -> None:
     assert [call.status for call in anna.calls("token")] == [200]
     assert [call.status for call in anna.calls("recently_played")] == [401, 200]
     assert len(anna.calls()) == 9
+
+
+def test_threads_whose_calls_were_refused_with_one_token_refresh_it_once(anna: Scenario) -> None:
+    anna.sync_well("anna")
+    pipeline = anna.pipeline
+    with pipeline.engine.connect() as conn:
+        (user,) = load_users(conn, ["anna"])
+    assert user.token is not None
+    tokens = UserTokens(
+        user, user.token, pipeline.engine, pipeline.keyring, pipeline.oauth, pipeline.api.profile
+    )
+    refused = tokens.access_token()
+    with ThreadPoolExecutor(4) as pool:
+        (newer,) = set(pool.map(tokens.refresh, [refused] * 4))
+    assert newer not in (refused, None)
+    # One by the sync before.
+    assert (tokens.access_token(), refreshes(anna)) == (newer, 1 + 1)
 
 
 def test_a_second_401_fails_the_user_without_a_third_try_and_keeps_the_connection(

@@ -1,4 +1,4 @@
-"""Imports every module that a run needs, in the warm process before it forks runs."""
+"""Imports every module that a run and its steps need, in the warm process before it forks them."""
 
 import gc
 import os
@@ -13,6 +13,7 @@ os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 MODULES = [
     "dagster._core.execution.plan.active",
     "dagster._core.executor.in_process",
+    "dagster._core.executor.multiprocess",
     "dagster._core.instance.factory",
     "dagster._core.storage.local_compute_log_manager",
     "dagster._core.storage.root",
@@ -38,7 +39,9 @@ with suppress(Exception):
     for name in MODULES:
         import_module(name)
     # Definitions import more while they are made.
-    import_module("spotify_pipeline.defs.build").build_defs().resolve_job_def("sync_user")
+    definitions = import_module("spotify_pipeline.defs.build").build_defs()
+    for job in ("sync_user", "sync_users"):
+        definitions.resolve_job_def(job)
 
 # Otherwise every run's collector scans some 200,000 objects of modules, and copies their pages.
 gc.collect()

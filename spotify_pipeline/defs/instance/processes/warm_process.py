@@ -33,6 +33,10 @@ class ForkedRun(ForkServerProcess):
         # The parent may have died before: then nothing would end this process.
         if os.getppid() != IMPORTED_BY:
             os._exit(1)
+        # Steps of the run fork from the warm process too. Python knows its address here, but starts
+        # another unless it is a child of this process. Since 3.14 it has a key, which stays there.
+        if sys.version_info < (3, 14):
+            forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
         super().run()
 
 

@@ -28,7 +28,7 @@ def test_two_forked_processes_speak_tls_with_keys_of_their_own() -> None:
         [sys.executable, "-m", f"{__package__}.tls_after_fork"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ if __name__ == "__main__":
     for process in processes:
         process.start()
     for _ in processes:
-        print(nonces.get(timeout=30))
+        print(nonces.get(timeout=200))
     for process in processes:
         process.join()
         assert process.exitcode == 0
