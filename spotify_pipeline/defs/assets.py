@@ -22,8 +22,9 @@ from spotify_pipeline.defs.user_sync_check import (
     USER_SYNC_OK,
     as_result,
     evaluation,
-    log_evaluation,
+    log_evaluations,
     no_such_user,
+    over_all_users,
     stored_evaluation,
 )
 from spotify_pipeline.domain.steps import (
@@ -56,6 +57,11 @@ def user_assets(
     context: dg.AssetExecutionContext, pipeline: PipelineResource
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        # Only the check can be executed so.
+        with pipeline.opened() as opened:
+            yield over_all_users(opened)
+        return
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
     drawn = LISTENING_PICTURE in context.selected_asset_keys
     with pipeline.opened() as opened:
@@ -86,11 +92,10 @@ def user_assets(
             yield dg.MaterializeResult(LISTENING_PICTURE, metadata=picture.metadata)
     else:
         store_materializations(context, pictures)
-    for check in checks:
-        if len(outcomes) == 1 and context.selected_asset_check_keys:
-            yield as_result(check)
-        else:
-            log_evaluation(context, check)
+    if len(outcomes) == 1 and context.selected_asset_check_keys:
+        yield from map(as_result, checks)
+    else:
+        log_evaluations(context, checks)
     for observation in not_synced(outcomes, selected):
         context.log_event(observation)
     raise_failures(outcomes)

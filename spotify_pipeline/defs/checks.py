@@ -19,7 +19,14 @@ from spotify_pipeline.defs.metadata import OWNERS
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.drift import differences
-from spotify_pipeline.storage.checks.rules import HOURLY, Rule, Violations, count_violations
+from spotify_pipeline.storage.checks.inspection import users_by_connection
+from spotify_pipeline.storage.checks.rules import (
+    HOURLY,
+    NOBODY_RECONNECTS,
+    Rule,
+    Violations,
+    count_violations,
+)
 from spotify_pipeline.storage.postgres.types import ProgrammingError
 
 if TYPE_CHECKING:
@@ -71,19 +78,35 @@ def record_health(
     from spotify_pipeline.sync.admin.maintenance import run_maintenance
 
     with pipeline.opened() as opened:
-        # First, so that maintenance that fails hides no check.
         wanted = {key.name for key in context.selected_asset_check_keys}
-        failed = 0
-        for result in evaluate(opened, wanted):
-            failed += not result.passed
-            yield result
-        # From the UI checks can be executed alone.
-        if context.selected_asset_keys:
-            done = run_maintenance(opened)
-            keep = timedelta(days=opened.settings.keep_runs_days)
-            done |= delete_old_runs(context.instance, keep)
-            checked = {"checks": len(wanted), "failed": failed}
-            yield dg.MaterializeResult(RECORD_HEALTH, metadata={**checked, **done})
+        results = list(evaluate(opened, wanted))
+        try:
+            # From the UI checks can be executed alone.
+            if context.selected_asset_keys:
+                done = run_maintenance(opened)
+                keep = timedelta(days=opened.settings.keep_runs_days)
+                done |= delete_old_runs(context.instance, keep)
+                failed = sum(not result.passed for result in results)
+                checked = {"checks": len(wanted), "failed": failed}
+                # Before the checks, which Dagster takes for checks of the latest materialization.
+                yield dg.MaterializeResult(
+                    RECORD_HEALTH, metadata={**checked, **_connections(opened), **done}
+                )
+        except Exception:
+            # Maintenance that fails hides no check.
+            yield from results
+            raise
+    yield from results
+
+
+def _connections(pipeline: "Pipeline") -> dict[str, int | str]:
+    """How many users have each state of the connection, and who has to reconnect."""
+    with pipeline.engine.connect() as conn:
+        users = users_by_connection(conn)
+    lists = {"list who has to reconnect": NOBODY_RECONNECTS.command}
+    return {f"users {state}": number for state, number in users.items()} | (
+        lists if "needs_reauth" in users else {}
+    )
 
 
 def evaluate(pipeline: "Pipeline", wanted: set[str]) -> Iterator[dg.AssetCheckResult]:

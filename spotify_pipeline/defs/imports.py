@@ -19,6 +19,7 @@ from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
 from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER, stored_evaluation
+from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
     from spotify_pipeline.domain.fates import Receipt
@@ -105,7 +106,8 @@ def history_import_sensor(
         wanted = [_reconcile(context.instance, opened.engine, upload) for upload in uploads]
     ready = [upload for upload in wanted if upload]
     if not ready:
-        return dg.SkipReason(f"{len(uploads)} uploads in progress." if uploads else "No uploads.")
+        going_on = f"{count(len(uploads), 'upload')} in progress."
+        return dg.SkipReason(going_on if uploads else "No uploads.")
     # Not in the result: Dagster stores a tick's requests, and they would name users for ever.
     users = sorted(upload.user_id for upload in ready)
     context.instance.add_dynamic_partitions(user_partitions.name or "", users)

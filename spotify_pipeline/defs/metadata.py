@@ -7,6 +7,7 @@ import dagster as dg
 
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain import steps as s
+from spotify_pipeline.domain.fates import FATES
 from spotify_pipeline.domain.model import DAYS_VERSION
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
@@ -172,8 +173,9 @@ IMPORTED_HISTORY = dg.AssetSpec(
     "imported_history",
     description=(
         "The listening history that Spotify hands out to a user, imported with `spotify-pipeline "
-        "import-history` or handed over by the app; every import reports here what became of its "
-        "rows."
+        "import-history` or handed over by the app. A partition is missing if nothing was imported "
+        "for its user. Every import reports here what became of its rows:\n\n"
+        + "\n".join(f"- {fate}: {meaning}." for fate, meaning in FATES.items())
     ),
     group_name="listening",
     kinds={"json", "postgres"},

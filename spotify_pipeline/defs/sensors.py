@@ -19,6 +19,7 @@ from spotify_pipeline.defs.partitions import partition_reconciler, user_partitio
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, REQUESTS, TRIGGER
 from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
     from spotify_pipeline.storage.postgres.types import Engine
@@ -51,15 +52,15 @@ class Tick:
     open: int = 0
 
     def __str__(self) -> str:
-        counts = {
-            "requests given to runs": self.assigned,
-            "runs asked for": self.asked,
-            "requests of crashed runs tried again": self.again,
-            "requests of crashed runs failed": self.failed,
-            "requests of cancelled runs cancelled": self.cancelled,
-            "requests in progress": self.open,
-        }
-        done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        counts = (
+            (self.assigned, "request", "given to runs"),
+            (self.asked, "run", "asked for"),
+            (self.again, "request", "of crashed runs tried again"),
+            (self.failed, "request", "of crashed runs failed"),
+            (self.cancelled, "request", "of cancelled runs cancelled"),
+            (self.open, "request", "in progress"),
+        )
+        done = ", ".join(f"{count(n, noun)} {what}" for n, noun, what in counts if n)
         return f"{done}." if done else "No requests."
 
 

@@ -16,7 +16,7 @@ from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.instance.executors import chunk_executor
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.defs.user_sync_check import evaluation
+from spotify_pipeline.defs.user_sync_check import evaluation, with_targets
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import STEPS
 
@@ -141,7 +141,8 @@ def sync_chunk(
         ) as outcomes,
     ):
         # Yielded, because Dagster holds back logged events until the step ends.
-        yield from filter(None, map(evaluation, outcomes))
+        checks = list(filter(None, map(evaluation, outcomes)))
+        yield from with_targets(context.instance, checks)
         yield from not_synced(outcomes, context.op_config["steps"])
     yield dg.Output(None)
 

@@ -3,19 +3,22 @@
 A user who disconnected or has to reconnect passes it with the sentence that says so.
 
 It is a check of the assets' own step, so a run that plans it also evaluates it. Runs over many
-users evaluate it for those who failed and those who recovered. Checks over all users are in
-`checks`.
+users evaluate it for those who failed and those who recovered. Executed without a partition, as the
+UI offers, it is about all users. Checks of the record are in `checks`.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from spotify_pipeline.defs.instance.event_batches import latest_materializations
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
     from spotify_pipeline.domain.outcome import UserOutcome
@@ -82,11 +85,58 @@ def as_result(found: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
     )
 
 
-def log_evaluation(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, found: dg.AssetCheckEvaluation
+def log_evaluations(
+    context: dg.AssetExecutionContext, evaluations: Sequence[dg.AssetCheckEvaluation]
 ) -> None:
-    """Record it outside of a check's own step, which Dagster allows and its types do not say."""
-    context.log_event(found)  # type: ignore[arg-type]
+    """Record them outside of a check's own step, which Dagster allows and its types do not say."""
+    for found in with_targets(context.instance, evaluations):
+        context.log_event(found)
+
+
+def with_targets(
+    instance: dg.DagsterInstance, evaluations: Sequence[dg.AssetCheckEvaluation]
+) -> list[dg.AssetCheckEvaluation]:
+    """Each with the latest materialization of its partition.
+
+    Without it the UI takes a check for one of an older materialization and shows it as missing.
+    """
+    partitions = [found.partition for found in evaluations if found.partition]
+    targets = latest_materializations(instance, asset_key(RECENTLY_PLAYED), partitions)
+    return [
+        dg.AssetCheckEvaluation(
+            asset_key=found.asset_key,
+            check_name=found.check_name,
+            passed=found.passed,
+            partition=found.partition,
+            description=found.description,
+            metadata=found.metadata,
+            target_materialization_data=targets.get(found.partition or ""),
+        )
+        for found in evaluations
+    ]
+
+
+def over_all_users(pipeline: "Pipeline") -> dg.AssetCheckResult:
+    """Whether no user's last sync failed, and how many users have to connect Spotify again."""
+    from spotify_pipeline.storage.checks.inspection import failures_by_code, users_by_connection
+    from spotify_pipeline.storage.checks.rules import NOBODY_RECONNECTS
+
+    with pipeline.engine.connect() as conn:
+        failures, connections = failures_by_code(conn), users_by_connection(conn)
+    failed, users = sum(failures.values()), sum(connections.values())
+    numbers: dict[str, int | str] = {"users": users, **failures}
+    if failed:
+        numbers["list the names"] = "spotify-pipeline users list --failed"
+    if to_reconnect := connections.get("needs_reauth"):
+        numbers["have to connect Spotify again"] = to_reconnect
+        numbers["list who has to connect"] = NOBODY_RECONNECTS.command
+    return dg.AssetCheckResult(
+        asset_key=asset_key(RECENTLY_PLAYED),
+        check_name=NAME,
+        passed=not failed,
+        description=f"The last sync of {failed:,} of {count(users, 'user')} failed.",
+        metadata=numbers,
+    )
 
 
 def _evaluation(user_id: str, error: tuple[str, str] | None) -> dg.AssetCheckEvaluation:

@@ -59,6 +59,24 @@ def test_the_health_job_evaluates_every_check_over_all_users(
     assert record.asset_materialization is not None
     metadata = record.asset_materialization.metadata
     assert (metadata["checks"].value, metadata["failed"].value) == (len(CHECKS), 0)
+    assert metadata["users connected"].value == 1
+    # Else the UI shows them as checks of the materialization before.
+    targets = {check.target_materialization_data for check in found.values()}
+    assert {target and target.timestamp for target in targets} == {record.timestamp}
+
+
+def test_maintenance_that_fails_hides_no_check(
+    scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    scenario.connect("anna")
+    monkeypatch.setattr("spotify_pipeline.sync.admin.maintenance.run_maintenance", fail)
+    job = staged_defs().resolve_job_def("health")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    assert len(evaluations(instance, result)) == len(CHECKS)
 
 
 def test_a_check_that_fails_counts_users_and_names_the_command_that_lists_them(
@@ -167,8 +185,35 @@ def test_a_run_over_several_users_evaluates_the_check_of_each(
             raise_on_error=False,
         )
     )
-    found = {(check.partition, check.passed) for check in evaluations(instance, result)}
-    assert found == {("anna", True), ("ben", False)}
+    checks = evaluations(instance, result)
+    assert {(check.partition, check.passed) for check in checks} == {("anna", True), ("ben", False)}
+    # Each is about the latest materialization of its partition: else the UI shows it as missing.
+    (anna,) = instance.fetch_materializations(key(RECENTLY_PLAYED), limit=5).records
+    (target,) = [check.target_materialization_data for check in checks if check.passed]
+    assert target is not None
+    assert target.storage_id == anna.storage_id
+
+
+def test_the_users_check_executed_without_a_partition_is_about_all_users(
+    scenario: Scenario, instance: dg.DagsterInstance
+) -> None:
+    for user_id in ("anna", "ben", "cleo"):
+        scenario.connect(user_id)
+    scenario.simulator.add_fault(ServerError(), user_id="ben")
+    scenario.sync("anna", "ben", "cleo")
+    scenario.execute(
+        "UPDATE spotify_pipeline.users SET connection = 'needs_reauth' WHERE user_id = 'cleo'"
+    )
+    everything = staged_defs().resolve_implicit_global_asset_job_def()
+    job = everything.get_subset(asset_check_selection={USER_SYNC_OK.key})
+    result = job.execute_in_process(instance=instance)
+    assert result.success
+    (check,) = evaluations(instance, result)
+    assert (check.partition, check.passed) == (None, False)
+    assert check.description == "The last sync of 1 of 3 users failed."
+    assert check.metadata["list the names"].value == "spotify-pipeline users list --failed"
+    assert check.metadata["have to connect Spotify again"].value == 1
+    assert "ben" not in str(check)
 
 
 @pytest.mark.parametrize("spec", [*CHECKS, USER_SYNC_OK], ids=lambda spec: spec.name)

@@ -40,7 +40,7 @@ def _lines(portrait: Portrait) -> Iterator[tuple[str, str]]:
     for track in portrait.tracks.items[:1]:
         yield "top track", f"{track.name} ({track.artist_name})"
     if portrait.personality:
-        yield "personality", ", ".join(portrait.personality["tags"]) or "no tags yet"
+        yield "personality", ", ".join(portrait.personality["tags"]) or "no tag fits"
         for metric in meanings(portrait.personality, portrait.names):
             if metric.metric in METRICS:
                 yield metric.metric, metric.value or metric.sentence

@@ -1,6 +1,7 @@
 """`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C."""
 
 import signal
+import sys
 import time
 
 import click
@@ -19,10 +20,10 @@ port_of_the_ui = click.option(
 )
 
 NEXT_STEPS = """\
-In another terminal, with the same environment:
-  spotify-pipeline doctor        what is configured, and what is wrong
-  spotify-pipeline connect       connect a Spotify account
-  spotify-pipeline users list    who is kept, and how they are"""
+In another terminal, in this folder, with the same SPOTIFY_PIPELINE_ variables if any are set:
+  {command} doctor        what is configured, and what is wrong
+  {command} connect       connect a Spotify account
+  {command} users list    who is kept, and how they are"""
 
 
 @click.command(epilog=example("spotify-pipeline dev", "spotify-pipeline dev --port 3000"))
@@ -70,7 +71,7 @@ def serve(stack: Stack) -> None:
         if stack.page_url:
             click.echo(f"The page that users see is at {stack.page_url}.")
         click.echo(f"The Dagster UI is at {stack.url} (Ctrl-C stops everything).")
-        click.echo(NEXT_STEPS)
+        click.echo(NEXT_STEPS.format(command=sys.argv[0]))
         while True:
             stack.check()
             time.sleep(0.5)

@@ -8,6 +8,9 @@ Dagster's tables are in dagster_private_tables.py: they import alembic, and ever
 the code location imports this file.
 """
 
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as TargetMaterialization,
+)
 from dagster._core.events import StepMaterializationData
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
@@ -38,6 +41,7 @@ __all__ = [
     "DefaultRunLauncher",
     "SerializableErrorInfo",
     "StepMaterializationData",
+    "TargetMaterialization",
     "TickStatus",
     "WorkerStatus",
 ]

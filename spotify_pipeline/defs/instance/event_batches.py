@@ -8,11 +8,14 @@ Dagster itself uses only for runs over a range of partitions.
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
-from spotify_pipeline.defs.instance.dagster_private import StepMaterializationData
+from spotify_pipeline.defs.instance.dagster_private import (
+    StepMaterializationData,
+    TargetMaterialization,
+)
 
 
 def store_materializations(
@@ -27,6 +30,28 @@ def store_materializations(
     # One asset per batch: the storage records only a batch's last event as its asset's latest.
     for batch in by_asset.values():
         context.instance.event_log_storage.store_event_batch(batch)
+
+
+def latest_materializations(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partitions: Sequence[str]
+) -> dict[str, TargetMaterialization]:
+    """The latest materialization of each of these partitions, for a check to name; two queries."""
+    if not partitions:
+        return {}
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+        asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(partitions)
+    )
+    ids = list(latest.values())
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key, storage_ids=ids), limit=len(ids) or 1
+    ).records
+    return {
+        record.partition_key: TargetMaterialization(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+        for record in records
+        if record.partition_key
+    }
 
 
 def _entry(

@@ -99,7 +99,7 @@ def delete_old_runs(
     )
     storage = instance.event_log_storage
     assert isinstance(storage, PostgresEventLogStorage)
-    done = {"dagster runs deleted": 0, "materializations kept": 0}
+    done = {"dagster runs deleted": 0, "latest materializations kept": 0}
     for record in old:
         run_id = record.dagster_run.run_id
         page = {"run_id": run_id, "page_size": PAGE_SIZE, "users": user_partitions.name}
@@ -107,7 +107,7 @@ def delete_old_runs(
         while events:
             with storage.index_connection() as conn:
                 events, kept = conn.execute(_RETIRE_PAGE, page).one()
-            done["materializations kept"] += kept
+            done["latest materializations kept"] += kept
             if events and time.monotonic() >= until:
                 return done
         delete_whole_run(instance, run_id)

@@ -86,8 +86,9 @@ NO_NEW_GAPS = Rule(
     "no_new_gaps",
     "warning",
     queries.open_gaps,
-    "No gap noticed in the last 7 days is open. Older ones stay in listening_gaps: only an import "
-    "can fill them, and a permanent warning would be ignored.",
+    "No gap noticed in the last 7 days is open: plays of it are lost unless the user imports their "
+    "own history. `spotify-pipeline doctor` says why polls were late. Older gaps stay in "
+    "listening_gaps, because a permanent warning would be ignored.",
     all_users,
 )
 # Up to the user, and so no check in Dagster: an alert, and a list for the operator.

@@ -205,7 +205,7 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
     assert delete_old_runs(instance, timedelta(days=1))["dagster runs deleted"] == 0
     done = delete_old_runs(instance, timedelta(0))
     # Ben's first run was replaced by his second, and the third user was deleted.
-    assert done == {"dagster runs deleted": 4, "materializations kept": 20}
+    assert done == {"dagster runs deleted": 4, "latest materializations kept": 20}
     assert instance.get_runs_count() == 0
     assert all(instance.all_logs(run.run_id) == [] for run in runs)
     assert [path for path in tmp_path.rglob("*") if runs[0].run_id in str(path)] == []
