@@ -81,8 +81,7 @@ def print_json_list(items: Iterable[Any]) -> None:
     """As `print_json` of a list, without having all items in memory."""
     before = "["
     for batch in _batches(items):
-        texts = ("\n  " + _json(item).replace("\n", "\n  ") for item in batch)
-        click.echo(before + ",".join(texts), nl=False)
+        click.echo(before + _json(batch).removeprefix("[").removesuffix("\n]"), nl=False)
         before = ","
     click.echo("[]" if before == "[" else "\n]")
 

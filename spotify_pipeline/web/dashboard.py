@@ -1,15 +1,19 @@
 """The start page: what this is, or the signed-in user's week and the Sync button."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from math import sin
 from zoneinfo import ZoneInfo
 
+from markupsafe import Markup
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from spotify_pipeline import app
-from spotify_pipeline.portrait.drawings import hatching, in_words, week
+from spotify_pipeline.domain.portrait import Day
+from spotify_pipeline.portrait.drawings import calendar, hatching, in_words, week
 from spotify_pipeline.web.days import read_days, summed
 from spotify_pipeline.web.forms import Sent, form, signed_in, to
 from spotify_pipeline.web.sessions import Session
@@ -26,8 +30,25 @@ def home(request: Request) -> Response:
     with site.engine.connect() as conn:
         session = site.cookies.session(request, conn)
         if session is None:
-            return private_page("home.html", None)
+            return private_page(
+                "home.html",
+                None,
+                hatching=drawn(hatching()),
+                example=_example(datetime.now(UTC).date()),
+            )
         return _dashboard(request, session, conn)
+
+
+@lru_cache(maxsize=1)
+def _example(today: date) -> Markup:
+    """The calendar of an invented year, for visitors; drawn once a day."""
+    days = []
+    for ago in reversed(range(365)):
+        known = ago < 310
+        minutes = max(0, round(62 + 45 * sin(ago / 17) + 40 * sin(ago * 2.4))) if known else None
+        rated = "complete" if known and ago else "at_least" if known else "unknown"
+        days.append(Day(today - timedelta(days=ago), minutes, None, rated))
+    return drawn(calendar(days))
 
 
 def _dashboard(request: Request, session: Session, conn: Connection) -> Response:

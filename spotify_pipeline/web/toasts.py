@@ -61,7 +61,8 @@ def button(status: SyncStatus, asked: int | None) -> Button:
         label = f"Sync again in {count(ceil(seconds / 60), 'minute')}"
     if status.state == "failed" and status.error_code:
         kind, toast = "error", TOASTS.get(status.error_code, TOASTS["INTERNAL"])
-    elif asked is not None and asked == status.request_id and status.state == "idle":
+    # Not by the state, which is idle too where a later sync succeeded after a failed request.
+    elif asked is not None and (asked, "succeeded") == (status.request_id, status.request_status):
         kind, toast = "success", SYNCED
     is_enabled = not (seconds or needs_reconnect) and status.state in ("never", "idle", "failed")
     return Button(status.state, label, is_enabled, needs_reconnect, seconds, kind, toast)

@@ -57,9 +57,12 @@ def chromium(*options: str) -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, scheme: str = "light", width: int = 1700) -> Iterator[Seen]:
+def opened(
+    browser: Browser, scheme: str = "light", width: int = 1700, timezone: str = "UTC"
+) -> Iterator[Seen]:
     """An empty page; `scheme` is the user's preference, light or dark."""
     context = browser.new_context(
+        timezone_id=timezone,
         color_scheme="dark" if scheme == "dark" else "light",
         viewport={"width": width, "height": 1100},
     )

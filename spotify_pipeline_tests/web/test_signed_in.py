@@ -135,44 +135,6 @@ def test_a_sync_replaces_the_cached_profile_at_once(
     assert shows(after, today - 2 * DAY)
 
 
-def test_a_share_link_works_until_it_expires_or_is_revoked(town: Town) -> None:
-    browser, visitor = town.signed_in("mira"), town.browser()
-    for end in ("expire", "revoke"):
-        page = browser.submit("/settings/share", days="1").text
-        (link,) = set(re.findall(r'value="[^"]+(/shared/[^"]+)"', page))
-        assert visitor.get(str(link)).headers["Cache-Control"] == "private, no-store"
-        if end == "expire":
-            town.scenario.execute(
-                "UPDATE spotify_pipeline.profiles SET share_expires_at = clock_timestamp()"
-            )
-        else:
-            browser.submit("/settings/share")
-        gone, never = visitor.get(str(link)), visitor.get("/shared/never")
-        assert (gone.status_code, gone.text) == (404, never.text)
-        assert str(link) not in browser.get("/settings").text
-
-
-def test_after_a_change_of_the_time_zone_plays_are_on_the_days_of_the_new_one(town: Town) -> None:
-    browser = town.signed_in("mira")
-    day = datetime.now(UTC).date() - 2 * DAY
-    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
-    town.scenario.serve_plays("mira", [(noon, "t1")])
-    town.scenario.sync_well("mira")
-    page = browser.get("/me").text
-    assert shows(page, day)
-    # Known are the seven days that Spotify shows.
-    assert re.search(r"35\d earlier days: not known, before the first sync", page)
-    wrong = browser.submit("/settings/zone", timezone="Pacific/Kiritimaty")
-    assert (wrong.status_code, "Pacific/Kiritimati" in wrong.text) == (400, True)
-    browser.submit("/settings/zone", timezone="Pacific/Kiritimati")
-    town.scenario.sync_well("mira")
-    # Noon in UTC is two in the morning of the next day there.
-    assert town.scenario.minutes("mira") == {day + DAY: 3}
-    page = browser.get("/me").text
-    assert shows(page, day + DAY)
-    assert not shows(page, day)
-
-
 def test_a_sign_in_starts_a_new_session_and_leaving_ends_all_of_them(town: Town) -> None:
     browser = town.signed_in("mira")
     first = browser.cookie

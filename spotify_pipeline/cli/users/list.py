@@ -13,7 +13,7 @@ from spotify_pipeline.cli.users.list_run import list_run
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, users_violating
 from spotify_pipeline.storage.users.queries import all_user_ids
-from spotify_pipeline.storage.users.status import UserStatus, statuses_in_pages
+from spotify_pipeline.storage.users.status import UserStatus, each_status
 from spotify_pipeline.terminal import (
     count,
     example,
@@ -53,23 +53,24 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
     """List the users."""
     if check and run_id:
         raise click.UsageError("Give --check or --run, not both.")
-    with opened_database(load_settings()) as engine:
-        with engine.connect() as conn:
-            if run_id:
-                list_run(conn, run_id, failed, as_json)
-                return
-            user_ids = all_user_ids(conn)
-            found = set(users_violating(conn, check, datetime.now(UTC))) if check else None
+    with (
+        opened_database(load_settings()) as engine,
+        # No transaction stays open while the reader of a pager takes their time.
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn,
+    ):
+        if run_id:
+            list_run(conn, run_id, failed, as_json)
+            return
+        user_ids = all_user_ids(conn)
+        found = users_violating(conn, check, datetime.now(UTC)) if check else None
         if found is not None:
             # Rows that outlived their user.
-            for user_id in sorted(found.difference(user_ids)):
-                click.echo(
-                    f"{printable(user_id)} is in users no more, but in the tables.", err=True
-                )
-            user_ids = [user_id for user_id in user_ids if user_id in found]
-        chosen: Iterable[UserStatus] = statuses_in_pages(engine, user_ids)
-        if failed:
-            chosen = filter(has_failed, chosen)
+            for user_id in sorted(set(found).difference(user_ids)):
+                gone = f"{printable(user_id)} is in users no more, but in the tables."
+                click.echo(gone, err=True)
+            user_ids = list(set(found).intersection(user_ids))
+        users = each_status(conn, found)
+        chosen = filter(has_failed, users) if failed else users
         if as_json:
             print_json_list(map(asdict, chosen))
         elif not user_ids and not check:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, case, column, func, select, table
+from sqlalchemy import Connection, case, column, func, select, table
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.users.queries import ELIGIBLE
-
-PAGE_SIZE = 1000
 
 _sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)
 
@@ -37,19 +35,16 @@ class UserStatus:
     reconnect_by: datetime | None
 
 
-def statuses_in_pages(engine: Engine, user_ids: Sequence[str]) -> Iterator[UserStatus]:
-    """These users, read in pages: all at once would take 3 KB of memory each.
-
-    A page is a transaction, so none stays open while a reader of the output takes their time.
-    """
-    for start in range(0, len(user_ids), PAGE_SIZE):
-        with engine.connect() as conn:
-            page = user_statuses(conn, user_ids[start : start + PAGE_SIZE])
-        yield from page
-
-
 def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
     """These users (None: all), by user_id."""
+    return list(each_status(conn, user_ids))
+
+
+def each_status(conn: Connection, user_ids: Sequence[str] | None = None) -> Iterator[UserStatus]:
+    """As `user_statuses`, one by one, and the driver holds the rows in less memory.
+
+    On a connection in autocommit no transaction is open while the caller takes its time.
+    """
     u, s, k, c = t.users, t.sync_state, t.user_tokens, t.listening_tallies
     statement = (
         select(
@@ -77,4 +72,5 @@ def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> li
     if user_ids is not None:
         statement = statement.where(any_of(u.c.user_id, user_ids))
     rows: Iterable[Sequence[Any]] = conn.execute(statement)
-    return [UserStatus(*row) for row in rows]
+    for row in rows:
+        yield UserStatus(*row)

@@ -8,7 +8,6 @@ from sqlalchemy import select, text, update
 
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users import status
 from spotify_pipeline_tests.cli.conftest import TOKEN_KEY, only_line
 from spotify_pipeline_tests.storage.rows import add_top
 
@@ -162,17 +161,6 @@ def test_setting_an_unknown_user_exits_2_and_creates_none(run):
 def test_an_empty_list_names_the_add_command_and_is_empty_json(run):
     assert "users add" in run("users", "list").stdout
     assert json.loads(run("users", "list", "--json").stdout) == []
-
-
-def test_users_are_read_in_pages_and_all_listed(run, monkeypatch):
-    monkeypatch.setattr(status, "PAGE_SIZE", 2)
-    names = ["anna", "ben", "cleo", "dora", "emil"]
-    for name in names:
-        run("users", "add", name)
-    assert list(listed(run)) == names
-    lines = run("users", "list").stdout.splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == names
-    assert lines[-1] == "5 users."
 
 
 def test_failed_users_are_listed_with_code_and_what_to_do(run, engine):
