@@ -151,9 +151,10 @@ def _members_of_zip(container: Path | Upload, stream: BinaryIO, name: str) -> It
     try:
         with zipfile.ZipFile(_Cautious(stream, name)) as archive:
             infos = archive.infolist()
+        size = stream.seek(0, io.SEEK_END)
     except (*_DAMAGED, OSError, ValueError) as error:
         raise _damaged(name, error) from None
-    _check_archive(infos, name)
+    _check_archive(infos, size, name)
     for info in sorted(infos, key=lambda info: _natural(info.filename)):
         path = PurePosixPath(info.filename)
         if path.suffix.lower() != ".json" or "__MACOSX" in path.parts:
@@ -161,10 +162,13 @@ def _members_of_zip(container: Path | Upload, stream: BinaryIO, name: str) -> It
         yield Member(clean(f"{name}/{info.filename}"), info.file_size, container, info.filename)
 
 
-def _check_archive(infos: list[zipfile.ZipInfo], name: str) -> None:
-    """Raises BadExport for an archive that Spotify did not make so."""
+def _check_archive(infos: list[zipfile.ZipInfo], size: int, name: str) -> None:
+    """Raises BadExport for an archive, of `size` bytes, that Spotify did not make so."""
     if len(infos) > _MOST_ENTRIES:
         raise BadExport(f"{name} lists far more files than an export has. {_ORIGINAL}")
+    if sum(info.compress_size for info in infos) > size:
+        # One body for many entries: each passes the limits below.
+        raise BadExport(f"{name} has files that overlap. {_ORIGINAL}")
     seen: set[str] = set()
     total = 0
     for info in infos:

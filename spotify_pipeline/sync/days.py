@@ -29,11 +29,14 @@ from spotify_pipeline.storage.postgres.upsert import Written
 from spotify_pipeline.sync.plays import StoredUser
 
 
-def refresh_days(conn: Connection, users: Sequence[StoredUser], now: datetime) -> Written:
+def refresh_days(
+    conn: Connection, users: Sequence[StoredUser], now: datetime, *, is_poll: bool = False
+) -> Written:
     """Recompute the local days that depend on new plays; every day of users whose days are stale.
 
     A new play shortens the estimate of the play after it, so that one's day depends on it too.
-    Days of which retention has deleted plays, or the play before them, stay as they are. Returns
+    Days of which retention has deleted plays, or the play before them, stay as they are. `is_poll`:
+    what the API has shown of imported tracks is looked up only for users with new plays. Returns
     the (user_id, date) that are new, and those that changed, be it in completeness only.
     """
     if not users:
@@ -42,7 +45,10 @@ def refresh_days(conn: Connection, users: Sequence[StoredUser], now: datetime) -
     stale = sorted(user.user_id for user in users if user.days_stale)
     new_plays = [(user.user_id, played_at) for user in users for played_at in user.new_plays]
     new_plays += complete_plays(conn, list(zones))
-    if imported := [user.user_id for user in users if user.coverage.imported]:
+    if imported := [
+        user.user_id for user in users if user.coverage.imported and (user.new_plays or not is_poll)
+    ]:
+        # Reads the catalogue of their whole history: as much work as the rest of a quiet poll.
         new_plays += complete_imported_plays(conn, imported)
     new_plays = [play for play in new_plays if play[0] not in stale]
     new_plays += read_next_plays(conn, new_plays) if new_plays else []

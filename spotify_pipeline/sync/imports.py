@@ -184,14 +184,14 @@ def _lines(
                 names[track_id] = named
             yield staged_line(
                 number,
-                row.index,
+                row.number,
                 row.ended_at,
                 track_id,
                 row.ms_played,
                 row.source,
                 row.offline_started_at,
             )
-            if row.index % _ROWS_BETWEEN_CALLS == 0:
+            if row.number % _ROWS_BETWEEN_CALLS == 0:
                 advance(done + file.bytes_read)
         done += file.bytes_read
         advance(done)

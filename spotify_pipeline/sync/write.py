@@ -130,7 +130,8 @@ def _write_days(
     able = _able(users, stored, steps, s.DAILY_LISTENING)
     # Plays are new only once: marks users without days, so that the next sync rebuilds them.
     mark_stale(conn, [user.user_id for user in stored if user.new_plays and user not in able])
-    written = refresh_days(conn, able, now)
+    is_poll = set(steps) & set(s.FETCHED) == {s.RECENTLY_PLAYED}
+    written = refresh_days(conn, able, now, is_poll=is_poll)
     mark_fresh(conn, {user.user_id: user.timezone for user in able if user.days_stale})
     counts = read_counts(conn, [user.user_id for user in stored])
     for fetched, user in zip(users, stored, strict=True):

@@ -1,9 +1,11 @@
 """A hostile or broken export is refused in one sentence that names it, with bounded memory."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
+import socket
 import struct
 import tracemalloc
 import zipfile
@@ -101,6 +103,91 @@ def larger_than_it_says(content: bytearray) -> bytearray:
     return content
 
 
+def with_field(signature: bytes, offset: int, value: bytes) -> Callable[[bytearray], bytearray]:
+    """Writes `value` at an offset of the first header of this kind."""
+
+    def edit(content: bytearray) -> bytearray:
+        at = content.index(signature) + offset
+        content[at : at + len(value)] = value
+        return content
+
+    return edit
+
+
+LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+
+
+def overlapping(folder: Path) -> Path:
+    """A hundred entries of one body: a bomb whose every entry is small."""
+    path = write_zip(folder / "my_spotify_data.zip", {HISTORY: ROWS})
+    content = path.read_bytes()
+    start, end = content.index(CENTRAL), content.index(END)
+    entry, tail = content[start:end], bytearray(content[end:])
+    names = [HISTORY.replace("2024", f"{1900 + number}").encode() for number in range(100)]
+    entries = b"".join(entry.replace(HISTORY.encode(), name) for name in names)
+    tail[8:16] = struct.pack("<HHL", len(names), len(names), len(entries))
+    path.write_bytes(content[:start] + entries + tail)
+    return path
+
+
+def zip64_that_lies(content: bytearray) -> bytearray:
+    """The extra field of the entry claims 2**60 bytes."""
+    at = content.index(CENTRAL)
+    content[at + 24 : at + 28] = b"\xff" * 4
+    extra = struct.pack("<HHQ", 1, 8, 2**60)
+    content[at + 30 : at + 32] = struct.pack("<H", len(extra))
+    after_name = at + 46 + len(HISTORY)
+    content[after_name:after_name] = extra
+    end = content.index(END)
+    content[end + 12 : end + 16] = struct.pack("<L", end - at)
+    return content
+
+
+def zip64_without_its_field(content: bytearray) -> bytearray:
+    """The end of the directory refers to a zip64 record that is not there."""
+    end = content.rindex(END)
+    content[end + 8 : end + 20] = b"\xff" * 12
+    return content
+
+
+def bomb_in_gzip(folder: Path) -> Path:
+    path = folder / HISTORY
+    path.write_bytes(gzip.compress(b"[" + b" " * 1_000_000 + b"]"))
+    return path
+
+
+def long_text(folder: Path) -> Path:
+    """A gigabyte of one text, in a sparse file."""
+    path = folder / HISTORY
+    with path.open("wb") as out:
+        out.write(b'[{"ts": "')
+        out.truncate(2**30 - 1)
+    return path
+
+
+def too_large(folder: Path) -> Path:
+    with (folder / HISTORY).open("wb") as out:
+        out.truncate(2**30 + 1)
+    return folder / HISTORY
+
+
+def fifo_as_zip(folder: Path) -> Path:
+    os.mkfifo(folder / "data.zip")
+    return folder / "data.zip"
+
+
+def link_in_a_circle(folder: Path) -> Path:
+    (folder / HISTORY).symlink_to(folder / "other.json")
+    (folder / "other.json").symlink_to(folder / HISTORY)
+    return folder
+
+
+def a_socket(folder: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):
+        server.bind("s.json")
+    return folder / "s.json"
+
+
 def link_in_folder(folder: Path) -> Path:
     data = folder / "data"
     write(data / "good.json", extended())
@@ -151,7 +238,26 @@ CORPUS: dict[str, Callable[[Path], Path]] = {
     "a zip without entries": archive({}),
     "a zip without a history": archive({"Userdata.json": b"{}", "ReadMe.pdf": b"%PDF"}),
     "a broken file in a zip": archive({"good.json": ROWS, HISTORY: ROWS[:-700]}),
+    "a name with a NUL": edited(
+        lambda content: content.replace(HISTORY.encode(), b"../../x\x00" + HISTORY[8:].encode())
+    ),
+    "an entry of deflate64": edited(with_field(CENTRAL, 10, b"\x09\x00")),
+    "an entry of an unknown method": edited(with_field(CENTRAL, 10, b"\xff\x7f")),
+    "a wrong checksum": edited(with_field(CENTRAL, 16, b"\0\0\0\0")),
+    "a header that is not where the directory says": edited(with_field(CENTRAL, 42, b"\x05")),
+    "a header of another name": edited(with_field(LOCAL, 30, b"X")),
+    "a body shorter than it says": edited(with_field(CENTRAL, 20, struct.pack("<L", 20))),
+    "zip64 that claims 2**60 bytes": edited(zip64_that_lies),
+    "zip64 without its record": edited(zip64_without_its_field),
+    "a hundred entries of one body": overlapping,
+    "a zip in a zip with a capital name": archive({"data/INNER.ZIP": b"PK\x05\x06" + bytes(18)}),
+    "a device as an entry": archive({HISTORY: b""}, external_attr=0o020666 << 16),
     # Folders and paths
+    "a pipe called zip": fifo_as_zip,
+    "a socket": a_socket,
+    "a device": lambda _: Path("/dev/zero"),
+    "links in a circle": link_in_a_circle,
+    "a file of more than a gigabyte": too_large,
     "a link in a folder": link_in_folder,
     "a link to a folder": linked_folder,
     "a folder without files": lambda folder: folder,
@@ -169,7 +275,17 @@ CORPUS: dict[str, Callable[[Path], Path]] = {
     "half a character at the end": file(ROWS + b"\xc3"),
     "a NUL between rows": file(ROWS.replace(b"}, {", b"}, \x00{", 1)),
     "a raw NUL in a text": file(ROWS.replace(b"Song", b"So\x00ng", 1)),
+    "a gigabyte of one text": long_text,
+    "gzip called json": bomb_in_gzip,
+    "two marks of byte order": file(b"\xef\xbb\xbf\xef\xbb\xbf" + ROWS),
+    "a character in five bytes": file(ROWS.replace(b"Song", b"\xf8\x88\x80\x80\x80", 1)),
+    "a NUL written in two bytes": file(ROWS.replace(b"Song", b"\xc0\x80", 1)),
     # JSON
+    "a number with a leading zero": file(ROWS.replace(b"213000", b"0213000", 1)),
+    "a hexadecimal number": file(ROWS.replace(b"213000", b"0x3400", 1)),
+    "a half escape": file(ROWS.replace(b"Song", b"\\u12", 1)),
+    "an array in an array": file(b"[" + ROWS + b"]"),
+    "null": file(b"null"),
     "an object": file(b'{"ts": "2024-03-01T12:34:56Z", "ms_played": 1}'),
     "a text": file(b'"ts"'),
     "an empty array": file(b"[]"),

@@ -1,6 +1,5 @@
 """Histories are recognised by their rows, and every row gets exactly one fate."""
 
-import dataclasses
 import io
 import json
 import tracemalloc
@@ -69,7 +68,7 @@ def test_a_history_of_any_year_is_recognised_by_its_rows(
 
 def test_an_extended_row_keeps_what_a_play_needs_and_nothing_else(tmp_path: Path) -> None:
     [file], [row] = read(write(tmp_path / "a.json", extended()))
-    assert dataclasses.asdict(row) == {
+    assert row._asdict() == {
         "source": "extended",
         "ended_at": datetime(2024, 3, 1, 12, 34, 56, tzinfo=UTC),
         "ms_played": 213_000,
@@ -79,7 +78,7 @@ def test_an_extended_row_keeps_what_a_play_needs_and_nothing_else(tmp_path: Path
         "album_name": "Album",
         "offline_started_at": None,
         "file": "a.json",
-        "index": 0,
+        "number": 0,
     }
     assert "203.0.113" not in repr(row) + repr(file)
     assert "secret-platform" not in repr(row) + repr(file)
@@ -134,7 +133,7 @@ def test_a_row_that_is_no_play_is_counted_under_its_fate(
 ) -> None:
     play = extended() if not isinstance(row, dict) or "endTime" not in row else account()
     [file], rows = read(write(tmp_path / "a.json", play, row))
-    assert [found.index for found in rows] == [0]
+    assert [found.number for found in rows] == [0]
     assert dict(file.counts) == {fate: 1}
     assert file.rows_read == 2
     assert [index for index, _ in file.malformed] == ([1] if fate == "malformed" else [])
@@ -229,7 +228,7 @@ def test_files_of_one_name_in_two_folders_are_distinguished(tmp_path: Path) -> N
     paths = [write(tmp_path / folder / "data" / "a.json", extended()) for folder in ("x", "y")]
     files, rows = read(*(path.parent for path in paths))
     assert [file.name for file in files] == ["data/a.json", "data/a.json (2)"]
-    assert len({(row.file, row.index) for row in rows}) == 2
+    assert len({(row.file, row.number) for row in rows}) == 2
 
 
 def test_a_folder_may_hold_several_archives_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -269,7 +268,7 @@ def test_an_upload_is_read_without_a_file(tmp_path: Path) -> None:
     upload = Upload("from a browser.zip", io.BytesIO(archive.read_bytes()))
     archive.unlink()
     [file] = read_exports([upload], now=NOW, include_incognito=False)
-    assert [row.index for row in file.rows()] == [0, 1]
+    assert [row.number for row in file.rows()] == [0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 4096])

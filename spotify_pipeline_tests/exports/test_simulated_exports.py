@@ -87,11 +87,11 @@ def test_every_row_of_an_export_is_read_with_its_fate(
         expected = books[file.name]
         assert file.rows_read == len(expected) == file.counts.total() + len(rows)
         assert file.counts == Counter(row.fate for row in expected if row.fate not in PLAYS)
-        assert [row.index for row in rows] == [
+        assert [row.number for row in rows] == [
             index for index, exported in enumerate(expected) if exported.fate in PLAYS
         ]
         for row in rows:
-            written = expected[row.index].row
+            written = expected[row.number].row
             if form == "account":
                 assert (row.track_id, row.album_name) == (None, None)
                 assert f"{row.ended_at:%Y-%m-%d %H:%M}" == written["endTime"]
@@ -187,7 +187,7 @@ def test_the_control_api_serves_the_export_and_its_books(
     books = simulator.export_books("ida", **options)  # type: ignore[misc]
     fates = {(f"my_spotify_data.zip/{line.file}", line.index): line for line in books}
     [*files] = read_exports([tmp_path / "my_spotify_data.zip"], now=NOW, include_incognito=False)
-    rows = {(row.file, row.index): row for file in files for row in file.rows()}
+    rows = {(row.file, row.number): row for file in files for row in file.rows()}
     assert set(rows) == {key for key, line in fates.items() if line.fate in PLAYS}
     assert sum(file.rows_read for file in files) == len(books)
     played = {play.played_at: play for play in simulator.ledger("ida", week)}

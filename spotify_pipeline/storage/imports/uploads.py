@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, func, null, select, update
 
@@ -37,8 +37,7 @@ class Upload:
         return f"import-{self.import_id}-{self.attempts}-{self.started_at.timestamp():.6f}"
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedRow:
+class UploadedRow(NamedTuple):
     """A row that is a play, as `exports` reads one; it keeps all rules of `add_history_rows`."""
 
     source: ExportSource
@@ -49,7 +48,7 @@ class UploadedRow:
     artist_name: str
     album_name: str | None
     offline_started_at: datetime | None
-    index: int
+    number: int
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ import pytest
 
 from spotify_pipeline.app import register_user
 from spotify_pipeline.domain.fates import FATES, Receipt
+from spotify_pipeline.domain.steps import REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.errors import BadExport
 from spotify_pipeline.exports.reader import read_exports
@@ -183,6 +184,22 @@ def test_a_row_that_the_api_has_shown_fills_in_its_play_whichever_came_first(
         assert same[table] == other_way[table], table
     for table in ("tracks", "artists"):
         assert same[table] == other_way[table], table
+
+
+def test_what_another_user_shows_of_an_imported_track_arrives_with_the_night_not_with_a_quiet_poll(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    scenario.connect("ada")
+    scenario.connect("ben")
+    run_import(scenario.pipeline, tmp_path, [extended_row(OLD, 1)])
+    song = {"name": "Song 1", "artists": [{"id": "a1", "name": "Singer 1"}]}
+    scenario.serve_plays("ada", [])
+    scenario.serve_plays("ben", [(NOON - AN_HOUR, spotify_id(1))], tracks={spotify_id(1): song})
+    scenario.sync_well("ben", "ada", steps=(RECENTLY_PLAYED, *REBUILT))
+    assert [row["artist_id"] for row in scenario.rows(t.plays, "ada")] != ["a1"]
+    scenario.sync_well("ada")
+    assert [row["artist_id"] for row in scenario.rows(t.plays, "ada")] == ["a1"]
+    assert [row["top_artist_id"] for row in scenario.rows(t.daily_listening, "ada")] == ["a1"]
 
 
 def test_an_import_closes_the_gaps_inside_and_completes_its_days(
