@@ -46,7 +46,8 @@ class SameOriginOnly:
             return "the Host header is none of this server's names."
         for origin in headers.getlist("origin"):
             # A proxy may have put our address in the Host header, never in the Origin.
-            if origin.partition("://")[2] != hosts[0] and _name(origin) not in self._hosts:
+            ours = origin in (f"http://{hosts[0]}", f"https://{hosts[0]}")
+            if not ours and _name(origin) not in self._hosts:
                 return "the request comes from a page of another origin."
         method = scope.get("method", "GET")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not (
@@ -67,6 +68,8 @@ def _name(url: str) -> str | None:
     """
     try:
         parts = urlsplit(url)
+        # Raises for a port that is none.
+        _ = parts.port
     except ValueError:
         return None
     # Of an IPv6 address nothing but a port follows.

@@ -7,7 +7,7 @@ import click
 
 from spotify_pipeline.cli.callback import CallbackListener, redirect_uri
 from spotify_pipeline.cli.errors import explain
-from spotify_pipeline.cli.users.argument import quoted, text_only
+from spotify_pipeline.cli.users.argument import as_argument, quoted, text_only
 from spotify_pipeline.domain.zones import UnknownZone, check_zone
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
@@ -78,7 +78,6 @@ def connect(
         )
     with open_pipeline(settings) as pipeline:
         connected = _connect(pipeline, user_id, timezone, port, seconds, no_browser)
-        user = quoted(connected.user_id)
         click.echo(_success(connected))
         if connected.is_new and timezone is None:
             _ask_zone(pipeline, connected)
@@ -87,7 +86,7 @@ def connect(
 
         ctx.invoke(sync_command, users=(connected.user_id,))
     else:
-        click.echo(f"Next: spotify-pipeline sync {user}")
+        click.echo(f"Next: spotify-pipeline sync {as_argument(connected.user_id)}")
 
 
 def _connect(

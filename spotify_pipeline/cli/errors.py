@@ -63,6 +63,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     for cause in _chain(error):
         if isinstance(cause, PipelineError):
             return redact(str(cause)), cause.exit_code
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = "The disk to which the output goes is full. Make room, then run it again."
+            return full, PipelineError.exit_code
         if sentence := _of_argument(cause):
             return sentence, UsageError.exit_code
         if type(cause).__module__.startswith("sqlalchemy."):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +100,18 @@ def test_a_disconnected_user_hands_a_history_over_and_reads_how_far_it_is(
     left = select(func.count()).select_from(t.history_import_batches)
     assert connection.scalar(left) == 0
     assert contract.history_receipts(app, eve) == []
+
+
+def test_a_session_with_backslashes_in_strings_hands_a_history_over(
+    app: Connection, eve: str
+) -> None:
+    # The body of a function is parsed under the settings of the session that calls it.
+    app.execute(text("SET LOCAL standard_conforming_strings = off"))
+    import_id = contract.open_history_import(app, eve)
+    add(app, import_id, ROW)
+    close(app, import_id)
+    sql = Path(contract.__file__).parent / "storage" / "sql"
+    assert [path.name for path in sql.iterdir() if "\\" in path.read_text()] == []
 
 
 def test_only_the_documented_fields_of_a_row_are_stored(

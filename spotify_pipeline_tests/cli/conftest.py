@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -56,12 +57,15 @@ def run(environ: pytest.MonkeyPatch) -> Run:
 def process(environ: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the program as a process, with its output and exit code."""
 
-    def process(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def process(
+        *arguments: str, stdout: Any = subprocess.PIPE, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *arguments],
             env={**os.environ, **more},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=120,
             check=False,

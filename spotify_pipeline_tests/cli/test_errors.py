@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from spotify_pipeline.app import register_user
 from spotify_pipeline.redaction import MASK, redact
 from spotify_pipeline_tests.cli.conftest import CLIENT_SECRET, TOKEN_KEY, only_line, with_password
 
@@ -135,6 +136,7 @@ def test_an_unexpected_error_prints_its_type_and_writes_a_private_log(run, engin
 def test_an_unwritable_log_raises_no_second_error(run, engine, environ, tmp_path):
     Path(tmp_path / "home").write_text("a file, where the home should be")
     with engine.begin() as conn:
+        register_user(conn, "mira", "UTC", None)
         conn.execute(text("ALTER TABLE spotify_pipeline.users RENAME COLUMN timezone TO zone"))
     result = run("users", "list")
     assert result.exit_code == 1
@@ -178,6 +180,16 @@ def test_redaction_leaves_ordinary_sentences_unchanged(environ):
         "run 7d66630b-52c7-401d-ac31-7439f8d2a24d at https://api.spotify.com",
     ):
         assert redact(sentence) == sentence
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_output_to_a_full_disk_is_named(process, more):
+    assert process("users", "add", "mira", "--timezone", "UTC").returncode == 0
+    with Path("/dev/full").open("w") as full:
+        result = process("users", "list", *more, stdout=full)
+    assert result.returncode == 1
+    assert "Make room" in result.stderr
+    assert "unexpected" not in result.stderr
 
 
 def test_a_too_long_path_and_undecodable_text_are_wrong_usage(process):

@@ -182,6 +182,16 @@ def test_the_control_interface_refuses_pages_of_other_origins(
         assert requests.get(url, headers=headers, timeout=20).status_code == 403
 
 
+def test_a_body_that_is_nested_too_deep_is_refused(simulator: Simulator) -> None:
+    answer = requests.post(
+        f"{simulator.url}/_sim/clock",
+        data="[" * 100_000,
+        headers={"Content-Type": "application/json"},
+        timeout=20,
+    )
+    assert answer.status_code == 400
+
+
 def test_forgetting_calls_includes_calls_in_flight(
     simulator: Simulator, add_listener: AddListener
 ) -> None:

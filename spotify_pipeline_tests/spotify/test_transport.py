@@ -1,6 +1,9 @@
 """What is tried again, how often, and what a 429 does."""
 
 import gzip
+import socket
+import struct
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -9,6 +12,7 @@ import pytest
 
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
+from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.conftest import SMALL
@@ -67,6 +71,31 @@ def test_a_refused_connection_is_spotify_unavailable(server, transport, request_
     with pytest.raises(SpotifyUnavailable, match="profile: the connection failed"):
         transport.send(request_to)
     assert len(naps.seconds) == 2
+
+
+def test_a_connection_reset_before_the_request_is_read_is_spotify_unavailable(transport, naps):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def reset_all():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            # Closing now sends RST: urllib3 loses its socket between the request and the answer.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    threading.Thread(target=reset_all, daemon=True).start()
+    base = BaseUrl(f"http://127.0.0.1:{listener.getsockname()[1]}", is_loopback=True)
+    # Whether the request was sent by then is up to the kernel: so, several calls.
+    for _ in range(10):
+        with pytest.raises(SpotifyUnavailable):
+            transport.send(Request("profile", "GET", base, "/me"))
+    # Shut down, not only closed: the thread is in accept.
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    assert len(naps.seconds) == 20
 
 
 @pytest.mark.parametrize("body", ["[]", "null", "1", '"text"', "NaN", '{"a": NaN}', "{}{}", "{"])

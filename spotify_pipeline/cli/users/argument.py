@@ -45,6 +45,11 @@ def quoted(user_id: str) -> str:
     return shlex.quote(printable(user_id))
 
 
+def as_argument(user_id: str) -> str:
+    """The argument USER at the end of a command; one that begins with a dash is no option."""
+    return f"-- {quoted(user_id)}" if user_id.startswith("-") else quoted(user_id)
+
+
 def unknown(*user_ids: str) -> UsageError:
     """The error for unknown users."""
     names = ", ".join(printable(user_id) for user_id in user_ids)

@@ -4,7 +4,13 @@ import click
 
 from spotify_pipeline.app import disconnect_user
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.users.argument import one_user, quoted, require_known, unknown
+from spotify_pipeline.cli.users.argument import (
+    as_argument,
+    one_user,
+    quoted,
+    require_known,
+    unknown,
+)
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.users.connection import reset_connection
@@ -25,7 +31,7 @@ def disconnect(user_id: str) -> None:
         disconnect_user(conn, user_id)
     user = quoted(user_id)
     click.echo(f"Disconnected {user}: the token is deleted, the data is kept.")
-    click.echo(f"Connect again: spotify-pipeline connect {user}")
+    click.echo(f"Connect again: spotify-pipeline connect {as_argument(user_id)}")
 
 
 @click.command(epilog=example("spotify-pipeline users reset mira"))
@@ -50,4 +56,4 @@ def reset(user_id: str) -> None:
             f"spotify-pipeline connect {user}"
         )
     click.echo(f"Reset {user}: {connection}.")
-    click.echo(f"Next: spotify-pipeline sync {user}")
+    click.echo(f"Next: spotify-pipeline sync {as_argument(user_id)}")

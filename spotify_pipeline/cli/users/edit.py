@@ -6,7 +6,7 @@ import click
 
 from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.users.argument import one_user, quoted, unknown
+from spotify_pipeline.cli.users.argument import as_argument, one_user, quoted, unknown
 from spotify_pipeline.cli.users.connection import disconnect, reset
 from spotify_pipeline.cli.users.export_forget import export, forget
 from spotify_pipeline.cli.users.list import list_
@@ -125,7 +125,7 @@ def _say_added(status: UserStatus, before: UserStatus | None, timezone: str | No
     if status.connection in ENDED:
         click.echo(f"Connect: spotify-pipeline connect {user}")
     else:
-        click.echo(f"Next: spotify-pipeline sync {user}")
+        click.echo(f"Next: spotify-pipeline sync {as_argument(status.user_id)}")
 
 
 def _say_stale(user: str) -> None:

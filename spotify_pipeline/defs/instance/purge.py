@@ -114,10 +114,12 @@ def _has_active_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool
     known: list[dict[str, Any]] = [{"created_before": tombstone.forgotten_at + GRACE}]
     if tombstone.registered_again_at is None:
         known += [{"tags": {tag: tombstone.user_id}} for tag in PARTITION_TAGS]
-    grace_began = datetime.now(UTC) - GRACE
+    now = datetime.now(UTC)
+    # A run that a wrong clock ended in the future has ended.
+    since, until = now - GRACE, now + GRACE
     return any(
         instance.get_runs_count(dg.RunsFilter(**runs, statuses=NOT_FINISHED_STATUSES))
-        or instance.get_runs_count(dg.RunsFilter(**runs, updated_after=grace_began))
+        or instance.get_runs_count(dg.RunsFilter(**runs, updated_after=since, updated_before=until))
         for runs in known
     )
 

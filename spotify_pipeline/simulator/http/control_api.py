@@ -81,7 +81,7 @@ def _endpoint(state: SimulatorState, handler: Handler) -> Callable[[Request], Aw
             return answer if isinstance(answer, Response) else json_response(answer)
         except KeyError as unknown:
             return json_response({"error": f"there is no {unknown}"}, 400)
-        except (TypeError, ValueError) as wrong:
+        except (TypeError, ValueError, RecursionError) as wrong:
             return json_response({"error": str(wrong)}, 400)
 
     return endpoint

@@ -164,10 +164,13 @@ _TRANSACTION_MODES = {
 }
 POOLED = "spotify_pipeline.pooled"
 
-# A setting that this version of Postgres does not have is left out.
+# Leaves out a setting that this version of Postgres does not have. Names are qualified, here and in
+# _prepare_session: until then a schema of an app may come first in search_path.
 _APPLY = (
-    "SELECT set_config(name, setting, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
-    " WHERE current_setting(name, true) IS NOT NULL"
+    "SELECT pg_catalog.set_config(name, setting, %s)"
+    " FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.text[]),"
+    " pg_catalog.unnest(%s::pg_catalog.text[])) AS s (name, setting)"
+    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
 )
 
 
@@ -211,8 +214,11 @@ def _prepare_session(connection: Any, settings: Mapping[str, str]) -> bool:
     clients use too: nothing may be left in it, and prepared statements are not found again.
     """
     pid, role, *modes = connection.execute(
-        "SELECT pg_backend_pid(), current_setting('session_replication_role'), "
-        + ", ".join(f"current_setting('{name}')" for name in _TRANSACTION_MODES)
+        "SELECT pg_catalog.pg_backend_pid(), "
+        + ", ".join(
+            f"pg_catalog.current_setting('{name}')"
+            for name in ("session_replication_role", *_TRANSACTION_MODES)
+        )
     ).fetchone()
     if role == "replica":
         raise UnsupportedServer(

@@ -74,9 +74,10 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
                 raise
             if tried == TRIES:
                 raise SchemaBusy(
-                    f"Other sessions kept tables or views of spotify_pipeline locked, {TRIES} "
-                    "times; nothing was changed. Stop the pipeline, and the app or what else "
-                    "holds a transaction open, then run `spotify-pipeline init-db` again."
+                    f"Other sessions kept tables or views of spotify_pipeline, or its advisory "
+                    f"lock {LOCK}, locked {TRIES} times; nothing was changed. Stop the pipeline, "
+                    "and the app or what else holds a transaction or a lock open, then run "
+                    "`spotify-pipeline init-db` again."
                 ) from error
         sleep(PAUSE_SECONDS)
 

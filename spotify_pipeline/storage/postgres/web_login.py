@@ -10,11 +10,12 @@ from secrets import token_urlsafe
 
 from psycopg import sql
 from pydantic import SecretStr
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.home import kept_secret
 from spotify_pipeline.settings import ConfigurationError, Settings
+from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.database import pipeline_url
 from spotify_pipeline.storage.postgres.engine import BadDatabaseUrl, make_engine, normalise_url
 from spotify_pipeline.storage.postgres.roles import exists
@@ -82,7 +83,8 @@ def _configured(secret: SecretStr) -> URL:
 def _locked(engine: Engine) -> Iterator[Connection]:
     """A transaction of one process at a time: two that alter a role at once fail."""
     with engine.begin() as conn:
-        conn.execute(text("SELECT pg_advisory_xact_lock(hashtext('spotify_pipeline web login'))"))
+        # No advisory lock: any login may hold one. This row only the pipeline may lock.
+        conn.execute(select(t.settings).with_for_update())
         yield conn
 
 

@@ -74,8 +74,8 @@ CREATE OR REPLACE FUNCTION add_history_rows(import_id bigint, number int, file i
 AS $$
 #variable_conflict use_column
 DECLARE
-    moment constant text := '^20(0[6-9]|[1-9]\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])'
-        'T([01]\d|2[0-3]):[0-5]\d:[0-5]\d';
+    moment constant text := '^20(0[6-9]|[1-9][0-9])-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
+        'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]';
     most record;
     complaint text;
     status text;
@@ -105,7 +105,7 @@ BEGIN
                         OR e.r ->> 'ended_at' !~ (moment || 'Z$')
                         THEN 'ended_at is not a time since 2006 like 2024-03-01T12:34:56Z'
                     WHEN jsonb_typeof(e.r -> 'ms_played') IS DISTINCT FROM 'number'
-                        OR e.r ->> 'ms_played' !~ '^[1-9]\d{0,7}$'
+                        OR e.r ->> 'ms_played' !~ '^[1-9][0-9]{0,7}$'
                         OR (e.r ->> 'ms_played')::int > 86400000
                         THEN 'ms_played is not a number of milliseconds from 1 to a day'
                     WHEN e.r ->> 'track_id' !~ '^[0-9A-Za-z]{22}$'
@@ -121,7 +121,7 @@ BEGIN
                         THEN 'a name is not a text of at most 1000 characters'
                     WHEN e.r ->> 'offline_started_at' IS NULL THEN NULL
                     WHEN e.r ->> 'track_id' IS NULL
-                        OR e.r ->> 'offline_started_at' !~ (moment || '(\.\d{1,6})?Z$')
+                        OR e.r ->> 'offline_started_at' !~ (moment || '([.][0-9]{1,6})?Z$')
                         OR (e.r ->> 'offline_started_at')::timestamptz NOT BETWEEN
                             (e.r ->> 'ended_at')::timestamptz - interval '744 hours'
                             AND (e.r ->> 'ended_at')::timestamptz
@@ -204,8 +204,8 @@ CREATE OR REPLACE FUNCTION close_history_import(import_id bigint, files jsonb) R
 AS $$
 #variable_conflict use_column
 DECLARE
-    instant constant text := '^20(0[6-9]|[1-9]\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])'
-        'T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?Z$';
+    instant constant text := '^20(0[6-9]|[1-9][0-9])-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
+        'T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?Z$';
     most record;
     complaint text;
 BEGIN

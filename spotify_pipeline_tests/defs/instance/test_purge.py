@@ -15,7 +15,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._serdes import deserialize_value
-from sqlalchemy import URL, select
+from sqlalchemy import URL, select, text
 
 from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline.simulator.faults.refusals import ServerError
@@ -137,6 +137,22 @@ def test_the_purge_waits_for_active_runs_that_may_name_the_user_again(
     reconcile(instance)
     assert naming() == {"forgotten": 1}
     instance.report_run_failed(run)
+    reconcile(instance)
+    assert naming() == {}
+
+
+def test_a_run_that_ended_in_the_future_holds_no_purge_up(
+    lived: Scenario, instance: dg.DagsterInstance, naming: Callable[[], dict[str, Any]]
+) -> None:
+    job = staged_defs().resolve_job_def("sync_users")
+    run = instance.create_run_for_job(job, status=Status.STARTED)
+    instance.report_run_failed(run)
+    # As a wrong clock leaves it.
+    with instance.run_storage.connect() as conn:
+        conn.execute(text("UPDATE runs SET update_timestamp = now() + interval '40 days'"))
+    lived.forget(WHO)
+    lived.execute("UPDATE spotify_pipeline.forgotten SET forgotten_at = now() - interval '2 min'")
+    reconcile(instance)
     reconcile(instance)
     assert naming() == {}
 

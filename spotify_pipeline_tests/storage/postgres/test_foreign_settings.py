@@ -23,7 +23,7 @@ HOSTILE = {
     "default_transaction_isolation": "'serializable'",
     "default_transaction_read_only": "on",
     "default_transaction_deferrable": "on",
-    "search_path": "''",
+    "search_path": "app, pg_catalog",
     "array_nulls": "off",
     "standard_conforming_strings": "off",
     "bytea_output": "'escape'",
@@ -37,10 +37,26 @@ HOSTILE = {
 ENVIRONMENT = {"PGDATESTYLE": "German", "PGTZ": "Asia/Tokyo", "PGOPTIONS": "-c array_nulls=off"}
 
 
+# What an app may have in its own schema, under the names that a session of ours begins with.
+SHADOWS = (
+    "CREATE SCHEMA app",
+    "CREATE DOMAIN app.text AS integer",
+    "CREATE FUNCTION app.current_setting(pg_catalog.text, boolean) RETURNS pg_catalog.text"
+    " LANGUAGE sql AS 'SELECT NULL::pg_catalog.text'",
+    "CREATE FUNCTION app.current_setting(pg_catalog.text) RETURNS pg_catalog.text"
+    " LANGUAGE sql AS 'SELECT ''replica''::pg_catalog.text'",
+    "CREATE FUNCTION app.set_config(pg_catalog.text, pg_catalog.text, boolean)"
+    " RETURNS pg_catalog.text LANGUAGE sql AS 'SELECT NULL::pg_catalog.text'",
+    "CREATE FUNCTION app.pg_backend_pid() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+)
+
+
 def set_for_all(url: URL, settings: dict[str, str]) -> None:
     """ALTER DATABASE … SET, as far as this version of Postgres knows the setting."""
     engine = make_engine(url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        for statement in SHADOWS:
+            conn.execute(text(statement))
         for name, value in settings.items():
             if conn.scalar(text("SELECT current_setting(:name, true)"), {"name": name}) is not None:
                 conn.execute(text(f'ALTER DATABASE "{url.database}" SET {name} = {value}'))

@@ -82,6 +82,8 @@ def test_a_proxy_that_the_settings_name_is_served(port: int) -> None:
         "evil:secret@localhost:3000",
         "@ui.example.org",
         "127.0.0.1/evil",
+        "127.0.0.1:3000.evil.example",
+        "127.0.0.1:3000:80",
     ],
 )
 def test_a_foreign_host_is_refused(port: int, host: str) -> None:
@@ -91,9 +93,18 @@ def test_a_foreign_host_is_refused(port: int, host: str) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "http://[::1", ""],
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "http://localhost",
+        "http://[::1",
+        "",
+        "chrome-extension://127.0.0.1:{port}",
+    ],
 )
 def test_a_foreign_origin_is_refused(port: int, origin: str) -> None:
+    origin = origin.format(port=port)
     kind = {"Content_Type": "application/json"}
     assert status(port, "POST", "/graphql", {"query": QUERY}, Origin=origin, **kind) == 403
     assert status(port, "OPTIONS", "/graphql", Origin=origin) == 403
