@@ -24,7 +24,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.postgres.web_login import web_url
 from spotify_pipeline.sync.pipeline import open_pipeline
-from spotify_pipeline_tests.browser.pages import CHROMIUM, opened, own_home
+from spotify_pipeline_tests.browser.pages import CHROMIUM, PATIENCE_MS, opened, own_home
 from spotify_pipeline_tests.expected_listening import listened_ms
 from spotify_pipeline_tests.sync.pipeline_fixture import Clock, Scenario
 
@@ -193,7 +193,11 @@ def test_a_users_story_from_sign_in_to_forgetting(
             gone = requests.get(link)
             assert (gone.status_code, gone.text) == (404, unknown.text)
 
-        upload(page, site, tmp_path / "my_spotify_data.zip", now - 30 * DAY)
+        without = browser.new_context(
+            java_script_enabled=False, storage_state=page.context.storage_state()
+        ).new_page()
+        without.set_default_timeout(PATIENCE_MS)
+        upload(page, without, site, tmp_path / "my_spotify_data.zip", now - 30 * DAY)
         page.get_by_text("See your profile").click()
         page.get_by_role("heading", name="Mira Solberg").wait_for()
         assert listed(page.content()) == recount(site, "UTC")
@@ -210,7 +214,8 @@ def test_a_users_story_from_sign_in_to_forgetting(
         page.locator("#zone").get_by_role("button", name="Save").click()
         page.wait_for_url("**/settings?saved=zone*")
         before = listed(page.request.get(f"{site.url}/me").text())
-        sync(page, site)
+        sync(without, site)
+        without.context.close()
         page.goto(f"{site.url}/me")
         assert_fine(page)
         assert listed(page.content()) == recount(site, zone) != before
@@ -251,8 +256,8 @@ def test_a_users_story_from_sign_in_to_forgetting(
         ] == []
 
 
-def upload(page: Page, site: Site, path: Path, since: datetime) -> None:
-    """Mira uploads her history, in the end without JavaScript; each receipt has every row."""
+def upload(page: Page, without: Page, site: Site, path: Path, since: datetime) -> None:
+    """Mira uploads her history, in the end `without` JavaScript; each receipt has every row."""
     simulator = site.scenario.simulator
     path.write_bytes(simulator.export("mira", format="extended", since=since))
     page.goto(f"{site.url}/settings")
@@ -271,17 +276,11 @@ def upload(page: Page, site: Site, path: Path, since: datetime) -> None:
     damaged.write_bytes(b"PK rubbish")
     send(page, damaged)
     page.get_by_text("damaged.zip is damaged").wait_for()
-    browser = page.context.browser
-    assert browser
+    # Without JavaScript.
     path.write_bytes(simulator.export("mira", format="account", since=since))
-    context = browser.new_context(
-        java_script_enabled=False, storage_state=page.context.storage_state()
-    )
-    without = context.new_page()
     without.goto(f"{site.url}/history")
     send(without, path)
     without.get_by_text("superseded").first.wait_for()
-    context.close()
     # The receipt comes with the merge; the days are computed in the next transaction.
     while site.scenario.row(t.users, "mira")["days_stale"] or not any(
         row["basis"] != "api" for row in site.scenario.rows(t.daily_listening, "mira")

@@ -296,26 +296,36 @@ _SAVE_PAIRS = {
 }
 
 _LEARNED = text(f"""
+SELECT i.user_id, r.* FROM imported_tracks AS i
+CROSS JOIN LATERAL ({_RESOLVED} WHERE k.spotify_id = i.track_id) AS r
+WHERE i.user_id = ANY (:user_ids) AND (r.artist_id <> i.artist_id OR NOT r.is_named)
+""")  # noqa: S608 - a constant of this module
+
+# Without the users as a condition of their own a hash join reads the plays of all users.
+_COMPLETE_PLAYS = text("""
 WITH learned AS (
-    SELECT i.user_id, i.artist_id AS before, r.*
-    FROM imported_tracks AS i
-    CROSS JOIN LATERAL ({_RESOLVED} WHERE k.spotify_id = i.track_id) AS r
-    WHERE i.user_id = ANY (:user_ids) AND (r.artist_id <> i.artist_id OR NOT r.is_named)
+    SELECT * FROM unnest(
+        cast(:user_id AS text[]), cast(:track_id AS text[]), cast(:artist_id AS text[]),
+        cast(:duration_ms AS int[]), cast(:release_date AS text[]), cast(:is_named AS bool[])
+    ) AS l (user_id, track_id, artist_id, duration_ms, release_date, is_named)
 ), shown AS (
     DELETE FROM imported_tracks AS i USING learned AS l
-    WHERE i.user_id = l.user_id AND i.track_id = l.track_id AND NOT l.is_named
+    WHERE i.user_id = ANY (:users) AND i.user_id = l.user_id AND i.track_id = l.track_id
+        AND NOT l.is_named
 ), renamed AS (
     UPDATE imported_tracks AS i SET artist_id = l.artist_id FROM learned AS l
-    WHERE i.user_id = l.user_id AND i.track_id = l.track_id AND l.is_named
+    WHERE i.user_id = ANY (:users) AND i.user_id = l.user_id AND i.track_id = l.track_id
+        AND l.is_named
 )
 UPDATE plays AS p SET
     artist_id = l.artist_id,
     duration_ms = coalesce(p.duration_ms, l.duration_ms),
     release_date = coalesce(p.release_date, l.release_date)
 FROM learned AS l
-WHERE p.user_id = l.user_id AND p.track_id = l.track_id AND p.source = 'export'
+WHERE p.user_id = ANY (:users) AND p.user_id = l.user_id AND p.track_id = l.track_id
+    AND p.source = 'export'
 RETURNING p.user_id, p.played_at
-""")  # noqa: S608 - a constant of this module
+""")
 
 
 def complete_imported_plays(
@@ -325,5 +335,13 @@ def complete_imported_plays(
 
     Returns (user_id, played_at) of the plays changed.
     """
-    changed = conn.execute(_LEARNED, {"user_ids": list(user_ids)}).all()
+    learned = conn.execute(_LEARNED, {"user_ids": list(user_ids)}).mappings().all()
+    if not learned:
+        return []
+    columns = ("user_id", "track_id", "artist_id", "duration_ms", "release_date", "is_named")
+    values = {name: [row[name] for row in learned] for name in columns}
+    with hash_joins(conn):
+        changed = conn.execute(
+            _COMPLETE_PLAYS, {**values, "users": sorted(set(values["user_id"]))}
+        ).all()
     return [(row.user_id, row.played_at) for row in changed]
