@@ -37,7 +37,8 @@ with warnings.catch_warnings():
         description=(
             "The last sync of this user did everything, or the user has to connect Spotify again, "
             "which is no failure. Evaluated by a run of this user, and when a sync of many users "
-            "fails or a later one recovers. `spotify-pipeline users list --failed` lists who fails."
+            "fails or a later one recovers; executed without a partition it is about all users. "
+            "`spotify-pipeline users list --failed` lists who fails."
         ),
     )
 
