@@ -67,7 +67,7 @@ def materialize(context: dg.OpExecutionContext) -> None:
 
 
 def stored_run(instance: dg.DagsterInstance, conn: Connection, users: int, every: int) -> str:
-    """A finished run that materialized the assets of every so manieth user; its id."""
+    """A finished run that materialized the assets of users 1, `every`, 2 `every` …; its id."""
     job = dg.GraphDefinition(name="many", node_defs=[materialize]).to_job()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     run_id = job.execute_in_process(instance=instance, run_config=quiet).run_id

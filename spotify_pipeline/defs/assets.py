@@ -58,9 +58,9 @@ def user_assets(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Syncs the selected steps of the partition's user (or users, in a run over several)."""
     if not (context.has_partition_key or context.has_partition_key_range):
-        # Only the check can be executed so.
+        # Only the check can be executed so. Not yielded: Dagster would look for its partition.
         with pipeline.opened() as opened:
-            yield over_all_users(opened)
+            log_evaluations(context, [over_all_users(opened)])
         return
     selected = [step for step in STEPS if asset_key(step) in context.selected_asset_keys]
     drawn = LISTENING_PICTURE in context.selected_asset_keys

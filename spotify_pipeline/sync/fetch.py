@@ -68,7 +68,7 @@ class FetchedUser:
         return {step: top for step, top in self.responses.items() if isinstance(top, TopTracks)}
 
 
-# Users who are written in one transaction. A write costs as much as 15 users, before its first one.
+# Users who are written in one transaction. A write costs as much as 13 users, before its first one.
 BATCH_USERS = 50
 # A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.

@@ -200,6 +200,7 @@ def test_the_users_check_executed_without_a_partition_is_about_all_users(
     for user_id in ("anna", "ben", "cleo"):
         scenario.connect(user_id)
     scenario.simulator.add_fault(ServerError(), user_id="ben")
+    assert materialize(instance, "anna").success
     scenario.sync("anna", "ben", "cleo")
     scenario.execute(
         "UPDATE spotify_pipeline.users SET connection = 'needs_reauth' WHERE user_id = 'cleo'"

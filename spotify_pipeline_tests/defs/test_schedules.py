@@ -192,5 +192,18 @@ def test_run_slots_are_reserved_for_requests_which_have_priority(
     assert request.tags["dagster/max_runtime"] == "79200"
 
 
+def test_dagster_starts_a_night_again_that_its_time_limit_ended(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Again means from failure: `test_a_retry_resumes_with_the_unfinished_chunks`."""
+    run = instance.create_run_for_job(staged_defs().resolve_job_def("sync_users"))
+    # As Dagster's run monitor does it.
+    instance.report_run_canceling(run)
+    instance.report_run_failed(run, "Exceeded maximum runtime of 79200 seconds.")
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert (ended.status.value, ended.tags["dagster/will_retry"]) == ("FAILURE", "true")
+
+
 def test_the_schedules_have_the_names_that_the_readme_promises() -> None:
     assert set(BY_NAME) == {"nightly_sync", "plays_poll", "weekly_top_refresh", "health"}
