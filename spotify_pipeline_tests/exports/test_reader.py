@@ -111,6 +111,16 @@ def test_an_account_row_has_names_and_the_minute(tmp_path: Path) -> None:
         (extended(ts=None), "malformed"),
         (extended(ts="2003-01-01T00:00:00Z"), "malformed"),
         (extended(ts=1_700_000_000), "malformed"),
+        (extended(ts="0000-01-01T00:00:00Z"), "malformed"),
+        (extended(ts="0001-01-01T00:00:00+14:00"), "malformed"),
+        (extended(ts="9999-12-31T23:59:59-14:00"), "malformed"),
+        (extended(ts="9999-12-31T23:59:59Z"), "future"),
+        (extended(ts="2024-02-30T00:00:00Z"), "malformed"),
+        (extended(ts="2024-03-01T12:34:56Z\n"), "malformed"),
+        (extended(ts="٢٠٢٤-03-01T12:34:56Z"), "malformed"),
+        (extended(ts="2024-03-01T12:34:56+99:99"), "malformed"),
+        (account(endTime="9999-12-31 23:59"), "future"),
+        (account(msPlayed=-1), "malformed"),
         (extended(ms_played=-1), "malformed"),
         (extended(ms_played=True), "malformed"),
         (extended(ms_played=1.5), "malformed"),
@@ -118,6 +128,12 @@ def test_an_account_row_has_names_and_the_minute(tmp_path: Path) -> None:
         (extended(ms_played=24 * 3_600_000 + 1), "malformed"),
         (extended(ms_played=10**30), "malformed"),
         (extended(ms_played=float("nan")), "malformed"),
+        (extended(ms_played=float("-inf")), "malformed"),
+        (
+            extended(spotify_track_uri="spotify:track:" + "\N{ARABIC-INDIC DIGIT ONE}" * 22),
+            "malformed",
+        ),
+        (extended(spotify_track_uri={"uri": "spotify:track:" + "a" * 22}), "malformed"),
         (extended(spotify_track_uri="spotify:track:short"), "malformed"),
         (extended(spotify_track_uri=7), "malformed"),
         (extended(master_metadata_track_name=["x"]), "malformed"),
@@ -157,6 +173,15 @@ def test_unusual_plays_are_stored(tmp_path: Path, row: dict[str, Any]) -> None:
     [file], rows = read(write(tmp_path / "a.json", row))
     assert len(rows) == file.rows_read == 1
     assert not file.counts
+
+
+def test_an_offset_is_counted_to_utc_and_of_a_field_given_twice_the_last_counts(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "a.json", extended(ts="2024-03-01T12:34:56+05:00"))
+    path.write_text(path.read_text().replace('{"ts"', '{"ts": "2030-01-01T00:00:00Z", "ts"'))
+    _, [row] = read(path)
+    assert row.ended_at == datetime(2024, 3, 1, 7, 34, 56, tzinfo=UTC)
 
 
 def test_incognito_rows_are_plays_where_they_are_asked_for(tmp_path: Path) -> None:
