@@ -70,6 +70,8 @@ class FetchedUser:
 
 # Users who are written in one transaction. A write costs as much as 13 users, before its first one.
 BATCH_USERS = 50
+# Fewer when users wait: the first of 100 is answered in half the time, for a sixth more CPU.
+REQUESTED_USERS = 20
 # A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
 PLAYS_FRESH_FOR = timedelta(minutes=10)
@@ -102,7 +104,8 @@ def fetch_users(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
         fetched = pool.map(fetch, users)
-        while batch := list(islice(fetched, BATCH_USERS)):
+        size = BATCH_USERS if scheduled else REQUESTED_USERS
+        while batch := list(islice(fetched, size)):
             yield batch
     finally:
         # After an interrupt no thread starts another call, and calls that may take minutes are not

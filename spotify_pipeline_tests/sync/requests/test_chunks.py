@@ -83,7 +83,7 @@ def test_fetched_users_are_written_while_others_are_fetched(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(scenario, *THREE)
-    monkeypatch.setattr(fetch, "BATCH_USERS", 2)
+    monkeypatch.setattr(fetch, "REQUESTED_USERS", 2)
     tokens = fetch._tokens
 
     def after_two_are_stored(pipeline: Pipeline, listener: User, *rest: Any) -> UserTokens:
