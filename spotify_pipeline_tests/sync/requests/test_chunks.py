@@ -148,8 +148,8 @@ def test_an_exception_while_computing_fails_only_its_user(
     connect(scenario, *THREE)
     refresh_days = write.refresh_days
 
-    def fail_for_ben(conn: Any, users: list[StoredUser], now: datetime) -> Any:
-        written = refresh_days(conn, users, now)
+    def fail_for_ben(conn: Any, users: list[StoredUser], now: datetime, **options: bool) -> Any:
+        written = refresh_days(conn, users, now, **options)
         if "ben" in {user.user_id for user in users}:
             raise ZeroDivisionError("ben")
         return written
