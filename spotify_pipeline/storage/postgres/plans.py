@@ -11,7 +11,7 @@ def hash_joins(conn: Connection) -> Iterator[None]:
     """Joins of the statements inside read each table once, whatever Postgres expects to find there.
 
     Where one user has imported, the statistics say that others have nothing; Postgres then chose
-    nested loops, and 100,000 rows read 100,000 rows each: hours. For statements over all rows of
+    nested loops, in which 100,000 rows read 100,000 rows each. For statements over all rows of
     one user. An error ends the transaction, and so the setting.
     """
     conn.execute(select(func.set_config("enable_nestloop", "off", True)))
