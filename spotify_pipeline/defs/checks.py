@@ -21,7 +21,7 @@ from spotify_pipeline.storage.checks.drift import differences
 from spotify_pipeline.storage.checks.inspection import users_by_connection
 from spotify_pipeline.storage.checks.rules import (
     HOURLY,
-    NOBODY_RECONNECTS,
+    NO_USER_RECONNECTS,
     Rule,
     Violations,
     count_violations,
@@ -104,7 +104,7 @@ def _connections(pipeline: "Pipeline") -> dict[str, int | str]:
     """How many users have each state of the connection, and who has to reconnect."""
     with pipeline.engine.connect() as conn:
         users = users_by_connection(conn)
-    lists = {"list who has to reconnect": NOBODY_RECONNECTS.command}
+    lists = {"list who has to reconnect": NO_USER_RECONNECTS.command}
     return {f"users {state}": number for state, number in users.items()} | (
         lists if "needs_reauth" in users else {}
     )

@@ -120,7 +120,7 @@ def with_targets(
 def over_all_users(pipeline: "Pipeline") -> dg.AssetCheckEvaluation:
     """Whether no user's last sync failed, and how many users have to connect Spotify again."""
     from spotify_pipeline.storage.checks.inspection import failures_by_code, users_by_connection
-    from spotify_pipeline.storage.checks.rules import NOBODY_RECONNECTS
+    from spotify_pipeline.storage.checks.rules import NO_USER_RECONNECTS
 
     with pipeline.engine.connect() as conn:
         failures, connections = failures_by_code(conn), users_by_connection(conn)
@@ -130,7 +130,7 @@ def over_all_users(pipeline: "Pipeline") -> dg.AssetCheckEvaluation:
         numbers["list the names"] = "spotify-pipeline users list --failed"
     if to_reconnect := connections.get("needs_reauth"):
         numbers["have to connect Spotify again"] = to_reconnect
-        numbers["list who has to connect"] = NOBODY_RECONNECTS.command
+        numbers["list who has to connect"] = NO_USER_RECONNECTS.command
     return dg.AssetCheckEvaluation(
         asset_key=asset_key(RECENTLY_PLAYED),
         check_name=NAME,

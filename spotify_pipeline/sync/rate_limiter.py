@@ -92,7 +92,7 @@ class SharedRateLimiter:
         self._blocked = _Span()
         self._patience = LONGEST_WAIT_SECONDS
         self._this_thread = threading.local()
-        # Users whom Spotify did not answer since it last answered anybody here, and whether an
+        # Users whom Spotify did not answer since it last answered a call here, and whether an
         # answer has to be written to Postgres.
         self._unanswered: set[int] = set()
         # Threads whose call is on its way, and users who were answered in this sync.

@@ -258,7 +258,7 @@ def users(engine: Engine) -> Iterator[Finding]:
             "users",
             NOTE,
             f"{ended:,} have to reconnect Spotify",
-            f"`{rules.NOBODY_RECONNECTS.command}` names them",
+            f"`{rules.NO_USER_RECONNECTS.command}` names them",
         )
     codes = ", ".join(f"{number:,} {code}" for code, number in failures.items())
     yield unless(

@@ -92,8 +92,8 @@ NO_NEW_GAPS = Rule(
     all_users,
 )
 # Up to the user, and so no check in Dagster: an alert, and a list for the operator.
-NOBODY_RECONNECTS = Rule(
-    "nobody_has_to_reconnect",
+NO_USER_RECONNECTS = Rule(
+    "no_user_has_to_reconnect",
     "warning",
     queries.needing_reconnect,
     "Spotify accepts every connection. A user whom it refuses has to reconnect; only they can.",
@@ -116,7 +116,7 @@ HOURLY: tuple[Rule, ...] = (
     NONE_SUSPECT,
     NO_FUTURE_INSTANTS,
     Rule(
-        "forgotten_people_are_gone",
+        "forgotten_users_are_gone",
         "error",
         queries.still_named,
         "No user forgotten more than an hour ago is still to be purged from Dagster's storage. The "
@@ -207,7 +207,7 @@ DEEP: tuple[Rule, ...] = (
     ),
 )
 
-RULES = (*HOURLY, NOBODY_RECONNECTS, *DEEP)
+RULES = (*HOURLY, NO_USER_RECONNECTS, *DEEP)
 rule_names = [rule.name for rule in RULES]
 
 

@@ -1,7 +1,7 @@
 -- What the web page shows of a user's stored plays. Unknown users have no rows.
 
 -- When a local day begins, by the pipeline's own rules of time zones. A date far away is taken as the
--- first or the last day on which anybody can have listened.
+-- first or the last day on which a user can have listened.
 CREATE OR REPLACE FUNCTION day_begins(timezone text, date date) RETURNS timestamptz
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$

@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 5.0
 # The rules that send an alert while users break them.
 RULES = {
     "outage": rules.NONE_SUSPECT,
-    "users_to_reconnect": rules.NOBODY_RECONNECTS,
+    "users_to_reconnect": rules.NO_USER_RECONNECTS,
     "requests_waiting": rules.REQUESTS_SERVED,
     "uploads_waiting": rules.UPLOADS_IMPORTED,
 }
@@ -45,7 +45,7 @@ WHAT_TO_DO = {
     ),
     "users_to_reconnect": (
         "Connections have ended. These users have to reconnect Spotify in the app.",
-        rules.NOBODY_RECONNECTS.command,
+        rules.NO_USER_RECONNECTS.command,
     ),
     "gaps_opened": (
         "Plays were possibly lost between two polls. See whether something kept polls from "

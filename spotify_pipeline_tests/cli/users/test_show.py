@@ -226,7 +226,7 @@ def test_the_users_whom_a_check_counts_are_listed(mira, run, engine: Engine) -> 
                 " WHERE user_id = 'ben'"
             )
         )
-    listed = run("users", "list", "--check", "nobody_has_to_reconnect").stdout
+    listed = run("users", "list", "--check", "no_user_has_to_reconnect").stdout
     assert "ben" in listed
     assert "mira" not in listed
     assert run("users", "list", "--check", "no_duplicate_plays").stdout.endswith("0 users.\n")

@@ -279,7 +279,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
         lambda db: db.execute(
             insert(t.forgotten).values(user_id="ghost", forgotten_at=NOON - timedelta(hours=2))
         ),
-        {"forgotten_people_are_gone"},
+        {"forgotten_users_are_gone"},
     ),
     "a gap of yesterday": (
         lambda db: db.execute(
@@ -298,7 +298,7 @@ PLANTED: dict[str, tuple[Plant, set[str]]] = {
     ),
     "a user whom Spotify refuses": (
         change("users", "connection = 'needs_reauth'"),
-        {"nobody_has_to_reconnect"},
+        {"no_user_has_to_reconnect"},
     ),
 }
 
