@@ -329,7 +329,7 @@ def test_a_tick_reports_counts(three: Scenario, instance: dg.DagsterInstance) ->
     said = evaluated(sync_request_sensor, instance)
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == (
-        "1 requests of crashed runs tried again, 1 requests of cancelled runs cancelled, "
+        "1 request of crashed runs tried again, 1 request of cancelled runs cancelled, "
         "2 requests in progress."
     )
 
