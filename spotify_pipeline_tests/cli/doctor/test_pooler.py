@@ -93,7 +93,7 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(database, poo
     # Another client of the same server sessions, such as the app, finds what it had before.
     other = make_engine(database.set(port=pooler), settings={})
     with other.connect() as conn:
-        assert conn.scalar(text("SHOW search_path")) == '""'
+        assert conn.scalar(text("SHOW search_path")) == HOSTILE["search_path"]
         assert conn.scalar(text("SHOW intervalstyle")) == "iso_8601"
     other.dispose()
 

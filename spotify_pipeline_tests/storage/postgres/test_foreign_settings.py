@@ -55,8 +55,6 @@ def set_for_all(url: URL, settings: dict[str, str]) -> None:
     """ALTER DATABASE … SET, as far as this version of Postgres knows the setting."""
     engine = make_engine(url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        for statement in SHADOWS:
-            conn.execute(text(statement))
         for name, value in settings.items():
             if conn.scalar(text("SELECT current_setting(:name, true)"), {"name": name}) is not None:
                 conn.execute(text(f'ALTER DATABASE "{url.database}" SET {name} = {value}'))
@@ -66,6 +64,11 @@ def set_for_all(url: URL, settings: dict[str, str]) -> None:
 @pytest.fixture
 def hostile(empty_database: URL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine on an empty database with every default turned round, in the environment too."""
+    maker = make_engine(empty_database)
+    with maker.begin() as conn:
+        for statement in SHADOWS:
+            conn.execute(text(statement))
+    maker.dispose()
     set_for_all(empty_database, HOSTILE)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
