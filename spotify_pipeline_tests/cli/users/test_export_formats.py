@@ -119,7 +119,7 @@ def test_spotifys_own_format_is_read_back_with_equal_rows(
             TRACKS[track]["album_name"],
             None,
             row.file,
-            row.index,
+            row.number,
         )
         for row, (after, track, *_), listened_ms in zip(rows, PLAYS, LISTENED, strict=True)
     ]
