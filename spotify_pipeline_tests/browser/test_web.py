@@ -25,6 +25,7 @@ from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.postgres.web_login import web_url
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline_tests.browser.pages import CHROMIUM, PATIENCE_MS, opened, own_home
+from spotify_pipeline_tests.defs.dagster_cluster import stop_schedules
 from spotify_pipeline_tests.expected_listening import listened_ms
 from spotify_pipeline_tests.sync.pipeline_fixture import Clock, Scenario
 
@@ -59,6 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             running_stack(settings, with_page=True) as stack,
         ):
             assert stack.page_url
+            stop_schedules(stack)
             yield Site(stack.page_url, Scenario(pipeline, simulator, Clock()))
         leave_database(settings)
 

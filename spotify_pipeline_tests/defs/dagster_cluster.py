@@ -29,6 +29,11 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario, environment, 
 # A limit for a busy machine; waits end as soon as their condition holds.
 SECONDS = 120
 
+REPOSITORY = {
+    "repositoryLocationName": "spotify_pipeline",
+    "repositoryName": "__repository__",
+}
+
 
 @dataclass
 class DagsterCluster:
@@ -70,11 +75,7 @@ class DagsterCluster:
               }
             }"""
         params = {
-            "selector": {
-                "repositoryLocationName": "spotify_pipeline",
-                "repositoryName": "__repository__",
-                "jobName": "sync_user",
-            },
+            "selector": REPOSITORY | {"jobName": "sync_user"},
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": user_id}]},
         }
         answer = self.graphql(mutation, params=params)
@@ -88,14 +89,15 @@ class DagsterCluster:
 
     def graphql(self, query: str, **variables: object) -> dict[str, Any]:
         """Sends a GraphQL query, as the UI does."""
-        answer = requests.post(
-            f"{self.stack.url}/graphql",
-            json={"query": query, "variables": variables},
-            timeout=60,
-        ).json()
-        assert "errors" not in answer, answer
-        data: dict[str, Any] = answer["data"]
-        return data
+        return graphql(self.stack, query, **variables)
+
+    def start_schedule(self, name: str) -> None:
+        """Turns a schedule on again."""
+        mutation = """
+            mutation ($schedule: ScheduleSelector!) {
+              startSchedule(scheduleSelector: $schedule) { __typename }
+            }"""
+        self.graphql(mutation, schedule=REPOSITORY | {"scheduleName": name})
 
     def kill(self, *names: str) -> None:
         """SIGKILL to these processes and all below them; new ones start at once."""
@@ -197,6 +199,31 @@ def midway(cluster: DagsterCluster, user_id: str) -> Life:
     return Life(cluster, user_id, str(cluster.request(user_id)["run_id"]))
 
 
+def graphql(stack: Stack, query: str, **variables: object) -> dict[str, Any]:
+    """Sends a GraphQL query, as the UI does."""
+    answer = requests.post(
+        f"{stack.url}/graphql", json={"query": query, "variables": variables}, timeout=60
+    ).json()
+    assert "errors" not in answer, answer
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+def stop_schedules(stack: Stack) -> None:
+    """Turns all schedules off: at a quarter to, a poll would sync the users of a test."""
+    listed = """
+        query ($repository: RepositorySelector!) {
+          schedulesOrError(repositorySelector: $repository) {
+            ... on Schedules { results { scheduleState { id } } }
+          }
+        }"""
+    stop = "mutation ($id: String!) { stopRunningSchedule(id: $id) { __typename } }"
+    schedules = graphql(stack, listed, repository=REPOSITORY)["schedulesOrError"]["results"]
+    for schedule in schedules:
+        answer = graphql(stack, stop, id=schedule["scheduleState"]["id"])
+        assert answer["stopRunningSchedule"]["__typename"] == "ScheduleStateResult", answer
+
+
 def kill_tree(*processes: psutil.Process) -> None:
     """SIGKILL to these processes and all below them."""
     below = [child for process in processes for child in process.children(recursive=True)]
@@ -226,6 +253,7 @@ def open_cluster(admin: Engine, ours: str, dagsters: str, home: Path) -> Iterato
         ):
             cluster = DagsterCluster(scenario, stack, instance)
             try:
+                stop_schedules(stack)
                 yield cluster
             finally:
                 cluster.stop()

@@ -20,7 +20,7 @@ from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.simulator.faults.wire import Truncated
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes import oracle
-from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster
+from spotify_pipeline_tests.defs.dagster_cluster import SECONDS, DagsterCluster, stop_schedules
 from spotify_pipeline_tests.defs.definitions_fixture import materialized
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
@@ -39,10 +39,11 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
         scenario.connect(user_id, since=since, person="light")
     failing = make_fail(scenario)
     before = scenario.simulator.now()
-    cluster.stack.wait(SECONDS, lambda: bool(states(instance)), "the schedule")
+    cluster.start_schedule(POLL)
     sleep_long(instance)
     cluster.kill("daemon")
     run_id = await_run(cluster)
+    stop_schedules(cluster.stack)
     noted = {row["user_id"]: row for row in scenario.rows(t.sync_run_users)}
     assert noted.keys() == {*PEOPLE}
     assert {user_id: row["error_code"] for user_id, row in noted.items() if row["error_code"]} == (
@@ -181,10 +182,6 @@ def test_days_of_many_are_rebuilt_in_one_run_without_a_call(cluster: DagsterClus
     right = days_of(scenario, left)
     scenario.execute("UPDATE spotify_pipeline.daily_listening SET minutes = 0, plays = 0")
     scenario.forget(gone)
-    # Otherwise the poll of a quarter of an hour that begins meanwhile makes calls.
-    scenario.execute(
-        "UPDATE spotify_pipeline.sync_state SET next_due_at = now() + interval '1 day'"
-    )
     calls = len(scenario.calls())
     selected = {
         "partitionNames": names,
