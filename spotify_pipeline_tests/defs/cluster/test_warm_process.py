@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -20,9 +21,15 @@ def warm_process(cluster: DagsterCluster) -> psutil.Process:
     """The process from which the code server forks runs."""
     (server,) = (child for child in cluster.stack.children if child.name == "code server")
 
+    def is_forkserver(process: psutil.Process) -> bool:
+        # Of a process that was just killed a zombie may be left.
+        with suppress(psutil.NoSuchProcess):
+            return "forkserver" in " ".join(process.cmdline())
+        return False
+
     def found() -> list[psutil.Process]:
         children = psutil.Process(server.process.pid).children()
-        return [child for child in children if "forkserver" in " ".join(child.cmdline())]
+        return [child for child in children if is_forkserver(child)]
 
     cluster.stack.wait(SECONDS, lambda: bool(found()), "a warm process")
     (only,) = found()
