@@ -382,7 +382,7 @@ def test_a_refused_app_may_be_tried_again_when_spotify_takes_its_id_and_secret(
     code, found = findings()
     assert (code, found["api budget"]["status"]) == (0, "note")
     with engine.connect() as conn:
-        assert read_state(conn).probe_is_due
+        assert read_state(conn).due_probe == "APP"
 
 
 @pytest.mark.parametrize(
