@@ -99,7 +99,7 @@ def _current(site: Site, name: str, cached: CachedPage | None) -> CachedPage | N
             return None
         if cached is not None and cached.version == found.version:
             return site.cache.confirm(name, cached)
-        body = _rendered(conn, found, None).encode()
+        body = _rendered(conn, found).encode()
     return site.cache.put(name, found.user_id, found.version, body)
 
 
@@ -110,7 +110,7 @@ def shared(request: Request) -> Response:
         found = app.find_profile(conn, None, digest)
         if found is None:
             return not_found()
-        return HTMLResponse(_rendered(conn, found, None), headers=PRIVATE)
+        return HTMLResponse(_rendered(conn, found), headers=PRIVATE)
 
 
 @signed_in
@@ -148,8 +148,9 @@ def is_genuine(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
     return is_instant and abs(time.time() - int(timestamp)) < HOOK_SECONDS
 
 
-def _rendered(conn: Connection, profile: app.Profile, session: Session | None) -> str:
-    return render("profile.html", session=session, **_content(conn, profile))
+def _rendered(conn: Connection, profile: app.Profile) -> str:
+    """As visitors see it."""
+    return render("profile.html", session=None, **_content(conn, profile))
 
 
 def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:

@@ -88,15 +88,13 @@ def read_state(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> Bud
     return BudgetState(*conn.execute(select(now, *row, _version)).one())
 
 
-def block(
-    conn: Connection, seconds: float, reason: BlockReason, *, now: ColumnElement[datetime] = CLOCK
-) -> None:
+def block(conn: Connection, seconds: float, reason: BlockReason) -> None:
     """Block all calls for so long. Never shortens a block."""
-    until = now + literal(timedelta(seconds=seconds))
+    until = CLOCK + literal(timedelta(seconds=seconds))
     conn.execute(
         update(_b)
-        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(now)))
-        .values(blocked_until=until, blocked_reason=reason, updated_at=now)
+        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(CLOCK)))
+        .values(blocked_until=until, blocked_reason=reason, updated_at=CLOCK)
     )
 
 
@@ -131,15 +129,15 @@ def note_full_day(conn: Connection, seconds: float | None) -> None:
     conn.execute(changed if seconds else changed.where(_b.c.day_full_until.is_not(None)))
 
 
-def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bool:
+def claim_probe(conn: Connection) -> bool:
     """Claim the half-open probe after a block of the app; False: another caller has it.
 
     Other calls wait for another hour, unless the probe succeeds and the block is cleared.
     """
     claimed = conn.execute(
         update(_b)
-        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= now, is_absurd(now)))
-        .values(blocked_until=now + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=now)
+        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= CLOCK, is_absurd(CLOCK)))
+        .values(blocked_until=CLOCK + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=CLOCK)
     )
     return claimed.rowcount > 0
 
