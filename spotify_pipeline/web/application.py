@@ -1,16 +1,14 @@
-"""The application: routes, headers of every response, what is refused before; and its server."""
+"""The application: routes, headers of every response, what is refused before."""
 
 import logging
-from collections.abc import Callable
 from urllib.parse import quote, urlsplit
 
-import uvicorn
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,6 +62,7 @@ def make_application(config: Config) -> ASGIApp:
         exception_handlers={
             HTTPException: _refused,
             SQLAlchemyError: _no_database,
+            ClientDisconnect: _gone,
             500: _failed,
         },
     )
@@ -152,6 +151,11 @@ def _refused(request: Request, error: Exception) -> Response:
     return response
 
 
+def _gone(request: Request, error: Exception) -> Response:
+    # No client reads it. Without it every broken connection would be a traceback in the log.
+    return PlainTextResponse("The request broke off.\n", 400)
+
+
 def _no_database(request: Request, error: Exception) -> Response:
     # Its text may hold a statement, its parameters never.
     cause = getattr(error, "orig", None) if isinstance(error, DBAPIError) else None
@@ -167,26 +171,3 @@ def _failed(request: Request, error: Exception) -> Response:
     return message(
         "Something failed on our side", "It was written down. Try again in a few minutes.", 500
     )
-
-
-def serve(config: Config, host: str, port: int, announce: Callable[[], object]) -> None:
-    """Serve until SIGINT or SIGTERM. Writes no access log: addresses hold codes and share links."""
-
-    class Server(uvicorn.Server):
-        async def startup(self, *arguments: object, **options: object) -> None:
-            await super().startup(*arguments, **options)  # type: ignore[arg-type]
-            if self.started:
-                announce()
-
-    logging.basicConfig(level=logging.WARNING)
-    settings = uvicorn.Config(
-        make_application(config),
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-    )
-    Server(settings).run()
