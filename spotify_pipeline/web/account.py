@@ -21,7 +21,7 @@ from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
 from spotify_pipeline.web.views import PRIVATE, message, private_page
 
-# A download holds some 15 MB.
+# Each holds 10,000 plays as text until its client has taken them.
 MOST_DOWNLOADS = 4
 DOWNLOAD_SECONDS = 10 * 60
 SHARE_DAYS = (1, 7, 30, 365)
