@@ -299,7 +299,7 @@ def sync_status(conn: Connection, user_id: str) -> SyncStatus:
 
 
 def listening_history(conn: Connection, user_id: str, days: int) -> list[Day]:
-    """Exactly `days` local days (1 to 3660), oldest first, the last is today. Raises Refused."""
+    """Exactly `days` local days (1 to 10,000), oldest first, the last is today. Raises Refused."""
     with _refusals():
         rows = conn.execute(
             text(
@@ -310,6 +310,13 @@ def listening_history(conn: Connection, user_id: str, days: int) -> list[Day]:
             {"user_id": user_id, "days": days},
         )
         return [Day(*row) for row in rows]
+
+
+def first_day(conn: Connection, user_id: str) -> date | None:
+    """The first local day with a stored play; None: no play is stored."""
+    query = "SELECT min(date) FROM spotify_pipeline.daily_listening WHERE user_id = :user_id"
+    found: date | None = conn.execute(text(query), {"user_id": user_id}).scalar_one()
+    return found
 
 
 def incomplete_days(conn: Connection, user_id: str, days: int) -> dict[date, str]:

@@ -46,12 +46,14 @@ def _page(
     status: int = 200,
 ) -> Response:
     site, chosen = site_of(request), session.settings
+    link = None
     with site.engine.connect() as conn:
         zones = app.time_zones(conn)
-    link = None
-    if chosen.share_expires_at is not None:
-        token = _share_token(site, session.user_id, chosen.share_expires_at)
-        link = f"{site.config.url}/shared/{token}"
+        if chosen.share_expires_at is not None:
+            token = _share_token(site, session.user_id, chosen.share_expires_at)
+            # Not that of a link from before a change of the secret.
+            if app.find_profile(conn, None, hashlib.sha256(token.encode()).digest()):
+                link = f"{site.config.url}/shared/{token}"
     return private_page(
         "settings.html",
         session,

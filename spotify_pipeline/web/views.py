@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import urlize
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -38,6 +39,11 @@ def static_file(name: str) -> tuple[bytes, str, str]:
 def drawn(drawing: Element) -> Markup:
     """A drawing of the portrait, for a template: it escapes its own texts."""
     return Markup(tostring(drawing, encoding="unicode", method="html"))  # noqa: S704
+
+
+def linked(sentence: str) -> Markup:
+    """A sentence whose addresses are links."""
+    return Markup(urlize(printable(sentence), rel="noreferrer"))  # noqa: S704
 
 
 def ago(instant: datetime) -> str:
@@ -73,7 +79,14 @@ def _environment() -> Environment:
         # Strips control characters and bidirectional overrides from all that is shown.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    made.filters |= {"ago": ago, "day": day, "moment": moment, "count": count, "n": "{:,}".format}
+    made.filters |= {
+        "linked": linked,
+        "ago": ago,
+        "day": day,
+        "moment": moment,
+        "count": count,
+        "n": "{:,}".format,
+    }
     made.globals["static"] = lambda name: static_file(name)[2]
     return made
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,13 +22,17 @@ from spotify_pipeline.web.site import site_of
 from spotify_pipeline.web.views import PRIVATE, drawn, private_page
 
 TOP = 10
-LONGEST_HISTORY = 3660
+LONGEST_HISTORY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Year:
-    """The local days of a year until today, with its most played artists and tracks."""
+    """The local days of a year until today, with its most played artists and tracks.
 
+    `years`: all years that have a page, from that of the user's first play to this one.
+    """
+
+    years: range
     first: date
     last: date
     days: Sequence[Day]
@@ -46,8 +50,6 @@ def this_year(request: Request, session: Session) -> Response:
 def year(request: Request, session: Session) -> Response:
     """The page."""
     of = _read(request, session)
-    if of is None:
-        raise HTTPException(404)
     with site_of(request).engine.connect() as conn:
         discoveries = app.listening_discoveries(conn, session.user_id, of.first, of.last, TOP)
     heard = [day for day in of.days if day.minutes]
@@ -55,7 +57,7 @@ def year(request: Request, session: Session) -> Response:
         "year.html",
         session,
         year=of.first.year,
-        this_year=_today(session).year,
+        years=of.years,
         sum=summed(of.days),
         plays=sum(day.plays or 0 for day in of.days),
         artists=of.artists,
@@ -73,8 +75,6 @@ def year(request: Request, session: Session) -> Response:
 def year_picture(request: Request, session: Session) -> Response:
     """A picture to share."""
     of = _read(request, session)
-    if of is None:
-        raise HTTPException(404)
     total = summed(of.days)
     card = YearCard(
         title=f"{session.name}, {of.first.year}",
@@ -96,16 +96,19 @@ def _today(session: Session) -> date:
     return datetime.now(UTC).astimezone(ZoneInfo(session.settings.timezone)).date()
 
 
-def _read(request: Request, session: Session) -> Year | None:
-    """None: a year of which nothing can be stored."""
-    number, today = request.path_params["year"], _today(session)
-    first = date(number, 1, 1) if 2000 <= number <= today.year else None
-    if first is None or (today - first).days >= LONGEST_HISTORY:
-        return None
-    last, user_id = min(date(number, 12, 31), today), session.user_id
+def _read(request: Request, session: Session) -> Year:
+    """Raises HTTPException, 404, for a year before the user's first play, or to come."""
+    number, today, user_id = request.path_params["year"], _today(session), session.user_id
     with site_of(request).engine.connect() as conn:
+        oldest = today - timedelta(days=LONGEST_HISTORY - 366)
+        earliest = max(app.first_day(conn, user_id) or today, oldest)
+        years = range(min(earliest, today).year, today.year + 1)
+        if number not in years:
+            raise HTTPException(404)
+        first, last = date(number, 1, 1), min(date(number, 12, 31), today)
         days = read_days(conn, user_id, (today - first).days + 1)
         return Year(
+            years,
             first,
             last,
             [day for day in days if day.date <= last],

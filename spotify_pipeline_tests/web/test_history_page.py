@@ -84,6 +84,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_year_long_ago_is_shown_and_years_link_no_further_than_the_first_play(
+    site: Site, database: URL
+) -> None:
+    first, this_year = datetime(2012, 2, 29, 12, tzinfo=UTC), datetime.now(UTC).year
+    assert "←" not in site.fetch("GET", f"/year/{this_year}").text
+    assert site.send("GET", "/year/2012") == 404
+    rows = [extended_row(first + n * MINUTE, n % 2) for n in range(0, 9, 3)]
+    assert upload(site, ("Streaming_History_Audio_1.json", file_of(rows))) == (303, "")
+    run_import(database)
+    page = site.fetch("GET", "/year/2012").text
+    assert "3 plays on 1 day." in page
+    assert "Singer 0" in page
+    links = re.findall(r'href="/year/([0-9]+)"', page)
+    assert links == ["2013"]
+    assert set(re.findall(r'href="/year/([0-9]+)"', site.fetch("GET", "/year/2013").text)) == {
+        "2012",
+        "2014",
+    }
+    assert site.send("GET", "/year/2012/picture.svg") == 200
+    assert (site.send("GET", "/year/2011"), site.send("GET", f"/year/{this_year + 1}")) == (
+        404,
+        404,
+    )
+
+
 def test_a_zip_is_imported_and_the_receipt_has_every_row(
     site: Site, database: URL, connection: Connection, folder: Path
 ) -> None:

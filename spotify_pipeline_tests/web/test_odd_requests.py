@@ -3,16 +3,20 @@
 import hashlib
 import hmac
 import logging
+import re
 import socket
 import time
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import pytest
+from sqlalchemy import Connection, update
 
+from spotify_pipeline.storage import tables as t
 from spotify_pipeline.web import account
 from spotify_pipeline.web.profile import is_genuine
 from spotify_pipeline.web.sessions import shown_name
+from spotify_pipeline.web.views import linked
 from spotify_pipeline_tests.web.conftest import Site
 
 
@@ -142,3 +146,27 @@ def test_the_picture_is_well_formed_whatever_a_name_holds(site: Site) -> None:
     year = site.fetch("GET", "/year").headers["Location"]
     picture = ElementTree.fromstring(site.fetch("GET", f"{year}/picture.svg").content)
     assert "Eve\ufffd" in "".join(picture.itertext())
+
+
+def test_settings_show_no_share_link_that_does_not_work(site: Site, connection: Connection) -> None:
+    def link() -> str:
+        page = site.fetch("GET", "/settings").text
+        assert ("cannot show it again" in page) == ("Revoke" in page and "data-link" not in page)
+        (found,) = re.findall(r'value="[^"]*(/shared/[^"]+)" data-link', page) or [""]
+        return str(found)
+
+    assert link() == ""
+    made = {"csrf": site.csrf, "days": "7"}
+    assert site.send("POST", "/settings/share", data=made) == 303
+    assert site.send("GET", link(), signed_in=False) == 200
+    # As after a change of the page's secret: the token that it would derive is another.
+    connection.execute(update(t.profiles).values(share_digest=b"0" * 32))
+    assert link() == ""
+    assert site.send("POST", "/settings/share", data=made) == 303
+    assert site.send("GET", link(), signed_in=False) == 200
+
+
+def test_an_address_in_a_complaint_is_a_link_and_all_else_is_escaped() -> None:
+    link = '<a href="https://a.example/b" rel="noreferrer">https://a.example/b</a>'
+    shown = linked("<i>\u202e at https://a.example/b (weeks)")
+    assert shown == f"&lt;i&gt;\ufffd at {link} (weeks)"

@@ -1,7 +1,7 @@
 """The UTC offsets at which local days begin: a few dozen rows per zone, for use in SQL.
 
 A zone's days begin at the same UTC time until its clocks change. So one row per change gives the
-start of every date of two decades, by the rules of the pinned tzdata package.
+start of every date of four decades, by the rules of the pinned tzdata package.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 
 from spotify_pipeline.domain.zones import all_zones, check_zone
 
-# The app may look back ten years. After the last date the last offset stays: by then a later tzdata
+# An imported history begins with Spotify's first year, 2008, and the app may look back 10,000 days.
+# After the last date the last offset stays: by then a later tzdata
 # has been installed, or the rules are outdated anyway.
-FIRST, LAST = date(2016, 1, 1), date(2036, 1, 1)
+FIRST, LAST = date(1999, 1, 1), date(2036, 1, 1)
 
 # Local midnights, a week apart: the shortest clock change of any zone is Gaza's of one week in
 # October 2040.

@@ -27,9 +27,9 @@ DECLARE
     imported tstzmultirange;
     today date;
 BEGIN
-    IF listening_history.days IS NULL OR listening_history.days NOT BETWEEN 1 AND 3660 THEN
+    IF listening_history.days IS NULL OR listening_history.days NOT BETWEEN 1 AND 10000 THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'The number of days must be from 1 to 3660.';
+            MESSAGE = 'The number of days must be from 1 to 10000.';
     END IF;
     SELECT * INTO target FROM users AS u WHERE u.user_id = listening_history.user_id;
     IF NOT FOUND THEN

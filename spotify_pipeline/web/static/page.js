@@ -82,7 +82,8 @@ for (const hint of document.querySelectorAll("[data-zone]")) {
 }
 
 for (const link of document.querySelectorAll("[data-link]")) {
-  link.addEventListener("focus", () => link.select());
+  // A click would take away what the focus selected.
+  for (const event of ["focus", "click"]) link.addEventListener(event, () => link.select());
 }
 
 for (const upload of document.querySelectorAll("[data-upload]")) {
@@ -90,8 +91,8 @@ for (const upload of document.querySelectorAll("[data-upload]")) {
   const button = upload.querySelector("button");
   const [bar, line] = upload.querySelector("[data-progress]").children;
 
-  const refuse = (sentence) => {
-    complaint.textContent = sentence;
+  const refuse = (...sentence) => {
+    complaint.replaceChildren(...sentence);
     bar.parentElement.hidden = true;
     button.disabled = false;
     complaint.scrollIntoView({ block: "center" });
@@ -128,7 +129,7 @@ for (const upload of document.querySelectorAll("[data-upload]")) {
       if (request.status === 200) { location.assign("/history"); return; }
       const page = new DOMParser().parseFromString(request.responseText, "text/html");
       const said = page.querySelector("[data-complaint]") || page.querySelector(".lead");
-      refuse(said ? said.textContent : "The upload broke off. Try again.");
+      refuse(...(said ? said.childNodes : ["The upload broke off. Try again."]));
     };
     request.open("POST", upload.action);
     request.send(new FormData(upload));
