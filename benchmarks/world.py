@@ -96,7 +96,7 @@ def connect_listeners(
         simulator.add_listener(
             role.user_id,
             role.timezone,
-            person=role.person,
+            kind=role.kind,
             since=(now - LISTENED_FOR).date(),
         )
         for role in first_listeners(users, simulator.seed)

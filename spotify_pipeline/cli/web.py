@@ -42,7 +42,7 @@ def web(port: int, host: str) -> None:
     It needs `spotify-pipeline init-db` once, and a running pipeline (`spotify-pipeline dev`) for
     its Sync button.
     """
-    from spotify_pipeline.web.application import serve
+    from spotify_pipeline.web.server import serve
     from spotify_pipeline.web.site import Config
 
     settings = load_settings()

@@ -16,8 +16,7 @@ import dagster as dg
 
 from spotify_pipeline.defs.metadata import OWNERS
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks.drift import differences
+from spotify_pipeline.storage.checks.drift import all_differences
 from spotify_pipeline.storage.checks.inspection import users_by_connection
 from spotify_pipeline.storage.checks.rules import (
     HOURLY,
@@ -147,11 +146,7 @@ def _violations(rule: Rule, found: Violations, looked_at: str) -> dg.AssetCheckR
 
 def _compare(pipeline: "Pipeline") -> dg.AssetCheckResult:
     with pipeline.engine.connect() as conn:
-        found = [
-            f"{table.name}: {difference}"
-            for table in t.metadata.sorted_tables
-            for difference in differences(conn, table)
-        ]
+        found = all_differences(conn)
     return _result(
         SCHEMA_CHECK,
         "; ".join(found),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
 warnings.filterwarnings("ignore", "Parameter `owners` of .*SensorDefinition", dg.BetaWarning)
 
-# Dagster's daemon evaluates sensors every 5 s. An idle tick waits for a request for most of that
+# The daemon evaluates sensors every 5 s. An idle tick waits for a request for most of that
 # time, so that a user seldom waits for the next tick.
 WAIT_SECONDS = 4.0
 
@@ -66,8 +66,8 @@ class Tick:
 
 @dg.sensor(
     jobs=[sync_user, sync_users],
-    # Less than the daemon's 5 s: at 5 s a tick that is a millisecond early would be skipped.
-    minimum_interval_seconds=3,
+    # Our daemon looks again a second after a tick has submitted runs.
+    minimum_interval_seconds=1,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Starts runs for the rows that the app writes to sync_requests, and retries requests whose "

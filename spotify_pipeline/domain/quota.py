@@ -154,6 +154,8 @@ class BudgetState:
     blocked_reason: BlockReason | None
     # NULL while the circuit breaker is closed.
     outage_until: datetime | None = None
+    # Changes with every change of the row.
+    version: str = ""
 
     def outage_seconds(self, priority: Priority | None) -> float | None:
         """How long until a call of this priority may probe; None: there is no outage.
@@ -183,19 +185,39 @@ class BudgetState:
         return self.blocked_seconds > 0
 
     @property
-    def probe_is_due(self) -> bool:
-        """Whether the app was refused, an hour has passed, and no call has probed since."""
-        return self.blocked_reason == "APP" and not self.is_blocked
+    def due_probe(self) -> Literal["APP", "OUTAGE"] | None:
+        """What a call that nothing holds back has to probe: the refused app, or an outage."""
+        if self.blocked_reason == "APP" and not self.is_blocked:
+            return "APP"
+        return "OUTAGE" if self.outage_until else None
 
     def slots(self) -> list[int]:
         """Calls per slot of the last 24 hours, newest first, the current one included."""
-        passed = int(self.now.timestamp() // SLOT_SECONDS) - self.day_slot
+        passed = self._slot - self.day_slot
         slots = [0] * min(max(passed, 0), SLOTS) + list(self.day_calls)
         return slots[:SLOTS]
+
+    @property
+    def _slot(self) -> int:
+        return int(self.now.timestamp() // SLOT_SECONDS)
 
     def calls_of_day(self) -> int:
         """Calls of the last 24 hours."""
         return sum(self.slots())
+
+    def pace_seconds(self, quota: Quota) -> float:
+        """How far ahead of now `rate_tat` is; 0 if it has passed, or is further than it can be."""
+        ahead = (self.rate_tat - self.now).total_seconds()
+        return max(0.0, ahead) if ahead <= quota.longest_pace_seconds else 0.0
+
+    def with_call(self, quota: Quota) -> tuple[datetime, int, list[int]]:
+        """`rate_tat`, `day_slot` and `day_calls` after one call more.
+
+        Never a slot of the future, which a wrong clock wrote: its calls would count for ever.
+        """
+        seconds = self.pace_seconds(quota) + quota.interval_seconds
+        newest, *older = self.slots() or [0]
+        return self.now + timedelta(seconds=seconds), self._slot, [newest + 1, *older]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +266,11 @@ def throttle_reason(
         if seconds > 0:
             return ThrottleReason("DAY", seconds)
     if quota.calls_per_window:
-        room = quota.interval_seconds * (quota.burst_of(priority) - 1)
-        ahead = (state.rate_tat - state.now).total_seconds()
-        if room < ahead <= quota.longest_pace_seconds:
-            return ThrottleReason("PACE", ahead - room)
+        seconds = state.pace_seconds(quota)
+        seconds -= quota.interval_seconds * (quota.burst_of(priority) - 1)
+        # Instants are rounded to microseconds: that is not to cost a whole interval.
+        if seconds > quota.interval_seconds / 1000:
+            return ThrottleReason("PACE", seconds)
     return None
 
 

@@ -4,25 +4,18 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.simulator.http.shapes import Shape
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.music.feed import Feed, Item
-from spotify_pipeline.simulator.music.listeners import Listener
+from spotify_pipeline.simulator.music.listeners import Listener, from_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
+from spotify_pipeline.simulator.records import Listing
 
 RANGE_DAYS = {"short_term": 28, "medium_term": 182, "long_term": 365}
 TopKind = Literal["artists", "tracks"]
-
-
-class Served(NamedTuple):
-    """A play as listed on a page: its `played_at` in Unix ms, track id and length."""
-
-    played_ms: int
-    track_id: str
-    duration_ms: int
 
 
 @dataclass
@@ -41,7 +34,7 @@ class Account:
     pages: int = 0
     # `Play.end_ms` of every play in a response that was sent completely → each (played_at, track
     # id) under which it was served, with the values of the first time.
-    served: dict[int, dict[tuple[int, str], Served]] = field(default_factory=dict)
+    served: dict[int, dict[tuple[dt.datetime, str], Listing]] = field(default_factory=dict)
     tops: dict[tuple[TopKind, str], tuple[int, list[int]]] = field(default_factory=dict)
 
     @property
@@ -54,17 +47,17 @@ class Account:
         """The recently-played feed of the listener."""
         return Feed(self.listener, self.oddities, self.longest_delay_ms)
 
-    def shown(self, item: Item, now_ms: int) -> Served:
+    def shown(self, item: Item, now_ms: int) -> Listing:
         """How a page lists an item at this instant."""
         names = self.feed.track(item.play.track, now_ms, relinked=item.relinked)
-        return Served(item.stamp_ms, names.spotify_id, names.duration_ms)
+        return Listing(from_ms(item.stamp_ms), names.spotify_id, names.duration_ms)
 
     def mark_served(self, items: Iterable[Item], now_ms: int) -> None:
         """Records that plays were in a response, and under which instant and track id."""
         for item in items:
             shown = self.shown(item, now_ms)
             versions = self.served.setdefault(item.play.end_ms, {})
-            versions.setdefault((shown.played_ms, shown.track_id), shown)
+            versions.setdefault((shown.played_at, shown.track_id), shown)
 
     def top(self, kind: TopKind, time_range: str, now: dt.datetime) -> list[int]:
         """Artists or tracks by plays in the days before today, best first; cached per day."""

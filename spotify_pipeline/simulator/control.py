@@ -102,7 +102,7 @@ class Simulator:
         user_id: str,
         timezone: str = "UTC",
         *,
-        person: str = "heavy",
+        kind: str = "heavy",
         seed: int | None = None,
         display_name: str | None = None,
         shape: Shape = "development",
@@ -113,14 +113,14 @@ class Simulator:
     ) -> ListenerInfo:
         """Adds a listener, or replaces the one with that id.
 
-        `person` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
+        `kind` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
         `since` is the first local date with plays; plays appear in the feed up to `longest_delay`
         after their end; `oddities` are those of the feed (None: the 7-day window only).
         """
         body: Json = {
             "user_id": user_id,
             "timezone": timezone,
-            "person": person,
+            "kind": kind,
             "seed": seed,
             "display_name": display_name,
             "shape": shape,

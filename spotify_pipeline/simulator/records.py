@@ -21,7 +21,7 @@ class ListenerInfo:
     timezone: str
     display_name: str | None
     account_id: str
-    person: str
+    kind: str
     shape: Shape
 
 

@@ -96,13 +96,13 @@ class SimulatorState:
         # Calls that arrived before this instant (Unix seconds) are not logged.
         self.calls_since = 0.0
         for new in first_listeners(listeners, seed):
-            self.add(new.user_id, new.timezone, new.person, new.display_name)
+            self.add(new.user_id, new.timezone, new.kind, new.display_name)
 
     def add(
         self,
         user_id: str,
         timezone: str = "UTC",
-        person: str = "heavy",
+        kind: str = "heavy",
         display_name: str | None = None,
         seed: int | None = None,
         since: dt.date | None = None,
@@ -112,7 +112,7 @@ class SimulatorState:
         """
         own_seed = self.seed if seed is None else seed
         account = Account(
-            make_listener(self.catalogue, own_seed, user_id, timezone, person, since),
+            make_listener(self.catalogue, own_seed, user_id, timezone, kind, since),
             display_name,
             account_id(self.seed, user_id),
             self.tokens.connect(user_id),

@@ -12,15 +12,13 @@ NO_RETRY_AFTER_SECONDS = 30  # a 429 without the header: Spotify's rate window i
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]*)?", re.ASCII)
 
 
-def backoff_seconds(
-    failures: int, fraction: float, *, base: float = 0.5, longest: float = 8.0
-) -> float:
-    """The pause after `failures` (1, 2, …) failed tries: fraction · min(longest, base · 2^(n-1)).
+def backoff_seconds(failures: int, fraction: float) -> float:
+    """The pause after `failures` (1, 2, …) failed tries: fraction · min(8, 0.5 · 2^(n-1)).
 
     `fraction` is drawn from [0, 1): "full jitter" of the AWS Architecture Blog, "Exponential
     Backoff And Jitter" (2015), so that many users who failed together do not come back together.
     """
-    return fraction * min(longest, base * 2.0 ** min(failures - 1, 32))
+    return fraction * min(8.0, 0.5 * 2.0 ** min(failures - 1, 32))
 
 
 def retry_after_seconds(header: str | None, now: datetime) -> int:

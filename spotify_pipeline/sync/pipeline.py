@@ -86,18 +86,12 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
         check_revision(engine)
         rate_limiter = SharedRateLimiter(engine, quota_of(settings))
         transport = Transport(rate_limiter=rate_limiter, connections=settings.connections)
-        secret = settings.spotify_client_secret
         pipeline = Pipeline(
             engine=engine,
             settings=settings,
             keyring=load_keyring(settings, engine),
             api=SpotifyApi(settings.api_url, transport),
-            oauth=OAuthClient(
-                settings.accounts_url,
-                settings.spotify_client_id or "",
-                secret.get_secret_value() if secret else None,
-                transport,
-            ),
+            oauth=oauth_client(settings, transport),
             rate_limiter=rate_limiter,
             now=now,
         )
@@ -106,3 +100,14 @@ def open_pipeline(settings: Settings, now: Callable[[], datetime] = utc_now) -> 
         yield pipeline
     finally:
         engine.dispose()
+
+
+def oauth_client(settings: Settings, transport: Transport) -> OAuthClient:
+    """The client of the configured app; a transport without the rate limiter blocks no sync."""
+    secret = settings.spotify_client_secret
+    return OAuthClient(
+        settings.accounts_url,
+        settings.spotify_client_id or "",
+        secret.get_secret_value() if secret else None,
+        transport,
+    )

@@ -1,7 +1,7 @@
 """The rate limiter of a process on the shared budget: when each call to Spotify may go out.
 
-Permits are booked in Postgres for as many calls as threads are waiting, five at most, and used at
-once. So no permit is wasted, and a block that another process wrote stops the very next call.
+Each counted call is booked in Postgres when it goes out. So no booking is wasted, and a block that
+another process wrote stops the very next call. Without limits Postgres is asked once a second.
 """
 
 import logging
@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
 
 from spotify_pipeline.domain.quota import (
     APP_BLOCK_SECONDS,
     OUTAGE_PROBE_SECONDS,
-    PER_CENT,
     PERMIT_SECONDS,
     BlockReason,
     Priority,
@@ -34,7 +33,6 @@ from spotify_pipeline.spotify.errors import (
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.storage.work import api_budget
 
-BATCH = 5
 # No call waits longer here, and no sync longer for blocks.
 LONGEST_WAIT_SECONDS = 60.0
 # A sleep to the very instant would be followed by one of a microsecond.
@@ -83,9 +81,9 @@ class SharedRateLimiter:
         self._monotonic = monotonic
         # Held during the query of Postgres: waiting threads use its result.
         self._lock = threading.Lock()
-        self._queues: dict[Priority | None, set[int]] = {key: set() for key in (None, *PER_CENT)}
-        # Permits, and the reason for throttling; both expire after a second.
-        self._permits: dict[Priority | None, tuple[float, float]] = {}
+        # Until when calls that are not counted go out without asking, and why other calls wait;
+        # both for a second at most.
+        self._open_until: dict[Priority | None, float] = {}
         self._refused: dict[Priority | None, tuple[float, ThrottleReason]] = {}
         self._calls = 0
         self._throttled = _Span()
@@ -139,7 +137,7 @@ class SharedRateLimiter:
         while True:
             probe_over = self._probe_over
             with self._lock:
-                if self._is_probing() or self._use_permit(priority, 0):
+                if self._is_probing() or self._is_open(priority):
                     return None
                 throttled = self._remembered(priority) or self._look(priority)
                 if throttled is None or self._may_wait(throttled, self._monotonic()):
@@ -183,7 +181,7 @@ class SharedRateLimiter:
         with self._lock:
             with self._engine.connect() as conn:
                 api_budget.block(conn, seconds, reason)
-            self._permits.clear()
+            self._open_until.clear()
             self._end_probe()
             return self._may_wait(ThrottleReason(reason, seconds), self._monotonic())
 
@@ -229,7 +227,7 @@ class SharedRateLimiter:
             with self._engine.connect() as conn:
                 outage = api_budget.note_unanswered(conn)
             if outage:
-                self._permits.clear()
+                self._open_until.clear()
                 self._refused.clear()
             if probing:
                 self._end_probe()
@@ -237,62 +235,47 @@ class SharedRateLimiter:
 
     def _pass(self, priority: Priority | None) -> ThrottleReason | None:
         """None: the call may go out now. Else what holds it back."""
-        queue, me = self._queues[priority], threading.get_ident()
-        queue.add(me)
         with self._lock:
-            queue.discard(me)
             probing = self._is_probing()
             if not probing:
-                if self._use_permit(priority):
+                if self._is_open(priority):
                     return None
                 if throttled := self._remembered(priority):
                     return throttled
-            asked_at = self._monotonic()
+            # From before the question: Postgres may admit the call long before its answer comes.
+            until = self._monotonic() + PERMIT_SECONDS
             with self._engine.connect() as conn:
-                answer = self._ask(conn, priority, min(BATCH, 1 + len(queue)), probing)
-            if isinstance(answer, ThrottleReason):
-                self._refused[priority] = (self._monotonic(), answer)
-                return answer
+                throttled = self._ask(conn, priority, probing)
+            if throttled:
+                self._refused[priority] = (self._monotonic(), throttled)
+                return throttled
             if self._is_probing():
                 return None
-            # From before the question: Postgres may have booked them long before its answer came.
-            self._permits[priority] = (answer, asked_at + PERMIT_SECONDS)
-            return None if self._use_permit(priority) else ThrottleReason("PACE", PERMIT_SECONDS)
+            if priority is None or not self._quota.is_limited:
+                self._open_until[priority] = until
+            late = self._monotonic() >= until
+            return ThrottleReason("PACE", PERMIT_SECONDS) if late else None
 
     def _ask(
-        self, conn: Connection, priority: Priority | None, calls: int, probing: bool
-    ) -> float | ThrottleReason:
-        """How many calls may go out, one at least, or what holds them back."""
-        counted = priority is not None and self._quota.is_limited
-        if priority is not None and counted:
-            taken = api_budget.take(conn, self._quota, priority, calls, probing=probing)
-            if taken:
-                return taken
-        state = api_budget.read_state(conn)
+        self, conn: Connection, priority: Priority | None, probing: bool
+    ) -> ThrottleReason | None:
+        """None: Postgres admits the call, perhaps as a probe. Else what holds it back."""
         # A token is refreshed for the call that `check` let pass.
         behalf: Priority | None = priority or getattr(self._this_thread, "priority", None)
-        throttled = throttle_reason(
-            state, self._quota, priority, probing=probing, on_behalf_of=behalf
-        )
-        if throttled:
+        take = partial(api_budget.take, conn, self._quota, priority, on_behalf_of=behalf)
+        throttled = take(probing=probing)
+        if throttled is None or throttled.seconds:
             return throttled
-        probes: Literal["APP", "OUTAGE"] | None = None
-        if state.probe_is_due and not probing:
+        if throttled.reason == "APP":
             if not api_budget.claim_probe(conn):
                 return ThrottleReason("APP", APP_BLOCK_SECONDS)
-            probes = "APP"
-        elif state.outage_until is not None and not probing:
-            if not api_budget.claim_outage_probe(conn, behalf):
-                return ThrottleReason("OUTAGE", OUTAGE_PROBE_SECONDS)
-            probes = "OUTAGE"
-        if probes:
-            self._this_thread.probes = probes
-            self._may_close_outage = True
-            self._this_thread.probing_until = self._monotonic() + PROBE_SECONDS
-            self._probe_over = threading.Event()
-            return self._ask(conn, priority, 1, probing=True)
-        # Room has appeared since the first query: take again.
-        return ThrottleReason("PACE", 0.0) if counted else math.inf
+        elif not api_budget.claim_outage_probe(conn, behalf):
+            return ThrottleReason("OUTAGE", OUTAGE_PROBE_SECONDS)
+        self._this_thread.probes = throttled.reason
+        self._may_close_outage = True
+        self._this_thread.probing_until = self._monotonic() + PROBE_SECONDS
+        self._probe_over = threading.Event()
+        return take(probing=True)
 
     def _look(self, priority: Priority) -> ThrottleReason | None:
         with self._engine.connect() as conn:
@@ -327,12 +310,9 @@ class SharedRateLimiter:
         probe_over.set()
         return True
 
-    def _use_permit(self, priority: Priority | None, calls: int = 1) -> bool:
-        left, until = self._permits.get(priority, (0, 0.0))
-        if left < 1 or self._monotonic() >= until:
-            return False
-        self._permits[priority] = (left - calls, until)
-        return True
+    def _is_open(self, priority: Priority | None) -> bool:
+        """Whether calls that are not counted were admitted in the last second."""
+        return self._monotonic() < self._open_until.get(priority, -math.inf)
 
     def _remembered(self, priority: Priority | None) -> ThrottleReason | None:
         """The cached reason of the last throttled call, for at most a second."""

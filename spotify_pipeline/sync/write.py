@@ -15,7 +15,6 @@ from itertools import chain
 from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.due import next_due_at
 from spotify_pipeline.domain.error_codes import ErrorCode
-from spotify_pipeline.domain.model import not_provided
 from spotify_pipeline.domain.outcome import (
     BLOCKED,
     StepFailure,
@@ -28,7 +27,6 @@ from spotify_pipeline.storage.listening.counters import read_counts
 from spotify_pipeline.storage.listening.days import mark_fresh, mark_stale
 from spotify_pipeline.storage.listening.top_lists import (
     FetchedList,
-    ListRows,
     replace_top_artists,
     replace_top_tracks,
 )
@@ -153,29 +151,19 @@ def _write_top_lists(
     conn: Connection, users: Sequence[FetchedUser], outcomes: Mapping[str, UserOutcome]
 ) -> None:
     artists = [
-        (step, FetchedList(user.user_id, top, user.fetched_at))
+        FetchedList(user.user_id, top, user.fetched_at)
         for user in users
-        for step, top in user.top_artists.items()
+        for top in user.top_artists.values()
     ]
     tracks = [
-        (step, FetchedList(user.user_id, top, user.fetched_at))
+        FetchedList(user.user_id, top, user.fetched_at)
         for user in users
-        for step, top in user.top_tracks.items()
+        for top in user.top_tracks.values()
     ]
-    if artists:
-        rows = replace_top_artists(conn, [fetched for _, fetched in artists])
-        for step, fetched in artists:
-            missing = not_provided(fetched.top.artists)
-            outcomes[fetched.user_id].done[step] = _step_rows(rows[fetched.key], missing)
-    if tracks:
-        rows = replace_top_tracks(conn, [fetched for _, fetched in tracks])
-        for step, of_tracks in tracks:
-            missing = not_provided(of_tracks.top.tracks)
-            outcomes[of_tracks.user_id].done[step] = _step_rows(rows[of_tracks.key], missing)
-
-
-def _step_rows(rows: ListRows, missing: tuple[str, ...]) -> StepRows:
-    return StepRows(rows.total, rows.new, rows.changed, missing)
+    for (user_id, time_range), rows in replace_top_artists(conn, artists).items():
+        outcomes[user_id].done[f"top_artists/{time_range}"] = rows
+    for (user_id, time_range), rows in replace_top_tracks(conn, tracks).items():
+        outcomes[user_id].done[f"top_tracks/{time_range}"] = rows
 
 
 def _able(

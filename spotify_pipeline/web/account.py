@@ -1,7 +1,9 @@
 """The settings: time zone, profile, share link, download, disconnect and forget."""
 
+import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,15 +12,22 @@ from sqlalchemy.exc import DBAPIError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from spotify_pipeline import app
+from spotify_pipeline.terminal import has_ink
 from spotify_pipeline.web.forms import Sent, form, signed_in, text, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
 from spotify_pipeline.web.views import PRIVATE, message, private_page
 
+# Each holds 10,000 plays as text until its client has taken them.
+MOST_DOWNLOADS = 4
+DOWNLOAD_SECONDS = 10 * 60
 SHARE_DAYS = (1, 7, 30, 365)
 FORGET_WORDS = "forget me"
+
+log = logging.getLogger(__name__)
 
 
 @signed_in
@@ -77,9 +86,13 @@ def set_zone(request: Request, session: Session, sent: Sent) -> Response:
 def set_profile(request: Request, session: Session, sent: Sent) -> Response:
     """Set the displayed name, the name in the address, and who sees the profile."""
     site, name = site_of(request), text(sent, "name").lower()
+    shown = text(sent, "display_name")
+    if shown and not has_ink(shown):
+        complaint = "This displayed name has nothing that can be seen: choose another."
+        return _page(request, session, complaint=complaint, status=400)
     try:
         with site.engine.begin() as conn:
-            if shown := text(sent, "display_name"):
+            if shown:
                 app.register_user(conn, session.user_id, display_name=shown[:255])
             app.set_profile(conn, session.user_id, name or None, "public" in sent)
     except app.Refused as refused:
@@ -141,29 +154,65 @@ def forget(request: Request, session: Session, sent: Sent) -> Response:
 @signed_in
 def download(request: Request, session: Session) -> Response:
     """Everything that is stored about the user, as one JSON file."""
-    headers = {**PRIVATE, "Content-Disposition": 'attachment; filename="my-listening.json"'}
-    return StreamingResponse(
-        _exported(site_of(request), session.user_id), media_type="application/json", headers=headers
-    )
+    site, user_id = site_of(request), session.user_id
+    if user_id in site.downloading or len(site.downloading) >= MOST_DOWNLOADS:
+        whose = "Another download of yours is" if user_id in site.downloading else "Others are"
+        return message(
+            "Not just now", f"{whose} going on. Try again in a few minutes.", 503, session=session
+        )
+    return Download(site, user_id)
+
+
+class Download(StreamingResponse):
+    """A part is read when the client has taken the one before, so a slow client is cut off."""
+
+    def __init__(self, site: Site, user_id: str) -> None:
+        self._site, self._user_id = site, user_id
+        headers = {**PRIVATE, "Content-Disposition": 'attachment; filename="my-listening.json"'}
+        super().__init__(_exported(site, user_id), media_type="application/json", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._site.downloading.add(self._user_id)
+        try:
+            async with asyncio.timeout(DOWNLOAD_SECONDS):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            log.warning("a download took too long")
+        finally:
+            self._site.downloading.discard(self._user_id)
 
 
 def _exported(site: Site, user_id: str) -> Iterator[str]:
     """The document in parts: 10,000 plays at a time, no connection held between them."""
+    yield f'{{"user_id": {_json(user_id)},\n"tables": {_tables(site, user_id)},\n"plays": ['
+    after, separator = None, "\n"
+    while True:
+        part, after = _plays(site, user_id, after)
+        if after is None:
+            break
+        yield separator + part
+        separator = ",\n"
+    yield "\n]}\n"
+
+
+def _tables(site: Site, user_id: str) -> str:
+    """The rows of all tables but the plays."""
     with site.engine.connect() as conn:
         rows = app.export_rows(conn, user_id)
     tables: dict[str, list[Any]] = {}
     for table, row in rows:
         tables.setdefault(table, []).append(row)
-    yield f'{{"user_id": {_json(user_id)},\n"tables": {_json(tables)},\n"plays": ['
-    after, separator = None, "\n"
-    while True:
-        with site.engine.connect() as conn:
-            plays = app.export_plays(conn, user_id, after)
-        if not plays:
-            break
-        yield separator + ",\n".join(map(_json, plays))
-        separator, after = ",\n", (plays[-1]["played_at"], plays[-1]["track_id"])
-    yield "\n]}\n"
+    return _json(tables)
+
+
+def _plays(
+    site: Site, user_id: str, after: tuple[datetime, str] | None
+) -> tuple[str, tuple[datetime, str] | None]:
+    """The next plays, and the last of them, after which to go on; None: there are none."""
+    with site.engine.connect() as conn:
+        plays = app.export_plays(conn, user_id, after)
+    last = (plays[-1]["played_at"], plays[-1]["track_id"]) if plays else None
+    return ",\n".join(map(_json, plays)), last
 
 
 def _json(value: object) -> str:

@@ -1,26 +1,28 @@
-"""The application: routes, headers of every response, what is refused before; and its server."""
+"""The application: routes, headers of every response, what is refused before."""
 
 import logging
-from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
-import uvicorn
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spotify_pipeline.web import account, dashboard, history, profile, signin, year
+from spotify_pipeline.web.forms import session_of
 from spotify_pipeline.web.site import Config, Site, site_of
-from spotify_pipeline.web.views import message, not_found, static_file
+from spotify_pipeline.web.views import message, static_file
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PATH = 500
+# A path without a route, in place of one that no handler should see.
+NOWHERE = "/no/page"
 # Called by machines, under whatever name they know this one by.
 _FOR_MACHINES = ("/healthz", "/hooks/revalidate")
 _HEADERS = {
@@ -64,9 +66,12 @@ def make_application(config: Config) -> ASGIApp:
         exception_handlers={
             HTTPException: _refused,
             SQLAlchemyError: _no_database,
+            ClientDisconnect: _gone,
             500: _failed,
         },
     )
+    # Its redirects would name http and not https: Starlette does not know of the proxy in front.
+    application.router.redirect_slashes = False
     application.state.site = Site(config)
     # Not as Starlette's middleware, which the handler of unexpected errors wraps.
     return Guard(application, config.url)
@@ -109,13 +114,13 @@ class Guard:
             await send(sent)
 
         answer = self._elsewhere(scope) or self._app
+        if "\0" in scope["path"] or len(scope["path"]) > MAX_PATH:
+            scope = {**scope, "path": NOWHERE}
         await answer(scope, limited, with_headers)
 
     def _elsewhere(self, scope: Scope) -> Response | None:
         """Against DNS rebinding, and so that cookies and the callback have the same host."""
         path = scope["path"]
-        if "\0" in path or len(path) > MAX_PATH:
-            return PlainTextResponse("There is no such page.\n", 404)
         if path in _FOR_MACHINES or Headers(scope=scope).getlist("host") == [self._host]:
             return None
         if scope["method"] not in ("GET", "HEAD") or not path.startswith("/"):
@@ -145,11 +150,26 @@ def static(request: Request) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    session = None
+    if request.cookies:
+        with suppress(SQLAlchemyError):
+            session = session_of(request)
     if error.status_code == 404:
-        return not_found()
-    response = message("That did not work", error.detail, error.status_code)
+        # The same for what does not exist and for what a visitor may not see.
+        return message(
+            "There is nothing here",
+            "This page does not exist, or is private.",
+            404,
+            session=session,
+        )
+    response = message("That did not work", error.detail, error.status_code, session=session)
     response.headers.update(error.headers or {})
     return response
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    # No client reads it. Without it every broken connection would be a traceback in the log.
+    return PlainTextResponse("The request broke off.\n", 400)
 
 
 def _no_database(request: Request, error: Exception) -> Response:
@@ -167,26 +187,3 @@ def _failed(request: Request, error: Exception) -> Response:
     return message(
         "Something failed on our side", "It was written down. Try again in a few minutes.", 500
     )
-
-
-def serve(config: Config, host: str, port: int, announce: Callable[[], object]) -> None:
-    """Serve until SIGINT or SIGTERM. Writes no access log: addresses hold codes and share links."""
-
-    class Server(uvicorn.Server):
-        async def startup(self, *arguments: object, **options: object) -> None:
-            await super().startup(*arguments, **options)  # type: ignore[arg-type]
-            if self.started:
-                announce()
-
-    logging.basicConfig(level=logging.WARNING)
-    settings = uvicorn.Config(
-        make_application(config),
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-    )
-    Server(settings).run()

@@ -1,6 +1,6 @@
 """The start page: what this is, or the signed-in user's week and the Sync button."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from math import sin
@@ -95,14 +95,14 @@ def sync(request: Request, session: Session, sent: Sent) -> Response:
         shown = _button(request, session, request_id)
         if refusal:
             shown = replace(shown, kind="error", toast=refusal)
-        return JSONResponse({"request": request_id, **shown.as_json()}, headers=PRIVATE)
+        return JSONResponse({"request": request_id, **asdict(shown)}, headers=PRIVATE)
     return to("/" if request_id is None else f"/?sync={request_id}")
 
 
 @signed_in
 def status(request: Request, session: Session) -> Response:
     """The button's state, for our script."""
-    return JSONResponse(_button(request, session, asked(request)).as_json(), headers=PRIVATE)
+    return JSONResponse(asdict(_button(request, session, asked(request))), headers=PRIVATE)
 
 
 def _button(request: Request, session: Session, request_id: int | None) -> Button:

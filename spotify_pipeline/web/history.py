@@ -7,7 +7,7 @@ gone with the request. Only their plays go to the database, in batches.
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -38,9 +38,11 @@ ADDRESS = "/history"
 MAX_UPLOAD_BYTES = 500_000_000
 MAX_UNPACKED_BYTES = 2_000_000_000
 MAX_FILES = 50
-# Reading takes one core each.
-MOST_UPLOADS = 4
+# Each may fill a temporary file of MAX_UPLOAD_BYTES.
+MOST_UPLOADS = 16
 UPLOAD_SECONDS = 30 * 60
+# A client that sends nothing for so long is cut off.
+STALLED_SECONDS = 30
 # Of a batch, below the limits of add_history_rows, which count bytes with the names of fields.
 BATCH_ROWS, BATCH_CHARACTERS = 5_000, 1_000_000
 
@@ -152,13 +154,17 @@ async def _take(request: Request, session: Session) -> None:
         raise Refusal(413, _TOO_LARGE)
     sent = await _receive(request)
     try:
+        # Read again: the sessions may have been ended meanwhile.
+        if await run_in_threadpool(session_of, request) is None:
+            raise HTTPException(403, "You signed out during the upload. Nothing was stored.")
         check_csrf(session, {"csrf": str(sent.get("csrf", ""))})
         files = [file for file in sent.getlist("files") if isinstance(file, UploadFile)]
         chosen = [Upload(file.filename, file.file) for file in files if file.filename]
         if not chosen:
             raise Refusal(400, "Choose the zip that Spotify sent you, or JSON files out of it.")
         engine, private = site_of(request).engine, "incognito" in sent
-        await run_in_threadpool(hand_over, engine, session.user_id, chosen, private)
+        async with site_of(request).reading:
+            await run_in_threadpool(hand_over, engine, session.user_id, chosen, private)
     finally:
         await sent.close()
 
@@ -170,7 +176,7 @@ async def _receive(request: Request) -> FormData:
         raise HTTPException(415, "Only the forms of this page are taken.")
     headers = Headers({"content-type": f'multipart/form-data; boundary="{kind[1]}"'})
     try:
-        async with asyncio.timeout(UPLOAD_SECONDS), aclosing(request.stream()) as stream:
+        async with asyncio.timeout(UPLOAD_SECONDS), aclosing(_stream(request)) as stream:
             return await MultiPartParser(
                 headers, stream, max_files=MAX_FILES, max_fields=5, max_part_size=1_000
             ).parse()
@@ -182,10 +188,21 @@ async def _receive(request: Request) -> FormData:
         # No client is left to read this.
         raise Refusal(400, f"The upload broke off. {_AGAIN}") from None
     except TimeoutError:
-        raise Refusal(408, f"The upload took longer than half an hour. {_AGAIN}") from None
+        raise Refusal(408, f"The upload stopped, or took over half an hour. {_AGAIN}") from None
     except OSError as error:
         log.error("an upload could not be written to a temporary file: %s", error.strerror)
         raise Refusal(503, f"There is no room for this upload just now. {_AGAIN}") from None
+
+
+async def _stream(request: Request) -> AsyncGenerator[bytes]:
+    """The body in parts. Raises TimeoutError when the client has stopped to send it."""
+    async with aclosing(request.stream()) as parts:
+        while True:
+            async with asyncio.timeout(STALLED_SECONDS):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            yield part
 
 
 def hand_over(engine: Engine, user_id: str, chosen: Sequence[Upload], private: bool) -> None:

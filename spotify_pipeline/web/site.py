@@ -1,5 +1,6 @@
 """What every request needs: the configuration, the database, templates, sessions and the cache."""
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -9,6 +10,8 @@ from starlette.requests import Request
 
 from spotify_pipeline.web.cache import PageCache
 from spotify_pipeline.web.sessions import Attempts, Cookies
+
+MOST_READ_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ class Site:
         self.cookies = Cookies(config.secret, secure=config.is_https)
         self.cache = PageCache()
         self.attempts = Attempts()
-        # The users whose histories are being uploaded to this process.
+        # The users whose histories are being uploaded to this process, and who download their data.
         self.uploading: set[str] = set()
+        self.downloading: set[str] = set()
+        # Reading a history takes one core each.
+        self.reading = asyncio.Semaphore(MOST_READ_AT_ONCE)
 
     @cached_property
     def engine(self) -> Engine:

@@ -1,9 +1,8 @@
 """The texts of docs/app.md for the state of a sync, as the button shows them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
-from typing import Any
 
 from spotify_pipeline.app import SyncStatus
 from spotify_pipeline.terminal import count
@@ -39,10 +38,6 @@ class Button:
     seconds: int
     kind: str
     toast: str
-
-    def as_json(self) -> dict[str, Any]:
-        """For our script."""
-        return asdict(self)
 
 
 def button(status: SyncStatus, asked: int | None) -> Button:

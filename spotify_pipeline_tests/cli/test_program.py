@@ -11,7 +11,7 @@ import sys
 import click
 import pytest
 
-from spotify_pipeline.cli.local.single_instance import alone
+from spotify_pipeline.cli.local.dev import alone
 from spotify_pipeline.cli.program import COMMANDS, program
 from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 

@@ -73,11 +73,11 @@ def open_crash_scenario(environ: dict[str, str], seed: int) -> Iterator[CrashSce
         environ = {**environ, **simulator.environment, **UNLIMITED}
         with open_scenario(simulator, environ) as scenario:
             scenario.clock.instant = START
-            for user_id, (zone, person) in USERS.items():
+            for user_id, (zone, kind) in USERS.items():
                 scenario.connect(
                     user_id,
                     zone,
-                    person=person,
+                    kind=kind,
                     seed=seed,
                     since=(START - LISTENED_BEFORE).date(),
                     longest_delay=LONGEST_DELAY,

@@ -114,7 +114,7 @@ def _run(case: SecretScenario, simulator: Simulator) -> None:
 def _add_listeners(pipeline: Pipeline, simulator: Simulator) -> None:
     since = (datetime.now(UTC) - timedelta(days=3)).date()
     for user_id in USERS:
-        info = simulator.add_listener(user_id, since=since, person="light")
+        info = simulator.add_listener(user_id, since=since, kind="light")
         if user_id == "kenji":
             continue
         with pipeline.engine.begin() as conn:

@@ -39,7 +39,7 @@ FAULTS: dict[str, Fault] = {
 def impatient(case: CrashScenario) -> Iterator[Scenario]:
     """The pipeline with short time-outs, and more users, all synced once."""
     for user_id in FAULTS:
-        case.scenario.connect(user_id, person="light")
+        case.scenario.connect(user_id, kind="light")
     case.scenario.sync_well(*case.zones, *FAULTS)
     pipeline, simulator = case.scenario.pipeline, case.scenario.simulator
     settings = pipeline.settings

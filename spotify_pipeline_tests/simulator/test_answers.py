@@ -45,7 +45,7 @@ def test_recently_played_has_the_fields_of_the_app_s_mode(
 def test_top_lists_have_the_fields_of_the_app_s_mode(
     add_listener: AddListener, shape: str, time_range: str
 ) -> None:
-    listener = add_listener(shape=shape, person="commuter")
+    listener = add_listener(shape=shape, kind="commuter")
     for kind, check in (("artists", check_artist), ("tracks", check_track)):
         page = listener.get(f"/v1/me/top/{kind}?time_range={time_range}&limit=50").json()
         check_page(page)
@@ -57,7 +57,7 @@ def test_top_lists_have_the_fields_of_the_app_s_mode(
 def test_top_tracks_are_the_listeners_own_most_played(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
-    listener = add_listener(person="loyalist")
+    listener = add_listener(kind="loyalist")
     page = listener.get("/v1/me/top/tracks?time_range=short_term&limit=50").json()
     plays = simulator.ledger(listener.user_id, NOON - 28 * DAY, NOON)
     counts = Counter(play.track_id for play in plays)
@@ -66,7 +66,7 @@ def test_top_tracks_are_the_listeners_own_most_played(
 
 
 def test_top_lists_are_paged_to_their_end(add_listener: AddListener) -> None:
-    listener = add_listener(person="light")
+    listener = add_listener(kind="light")
     url: str | None = "/v1/me/top/artists?time_range=short_term&limit=7"
     seen: list[str] = []
     total = None
@@ -116,7 +116,7 @@ def test_only_the_last_50_plays_are_served(simulator: Simulator, add_listener: A
 
 
 def test_a_first_week_has_no_next_page(add_listener: AddListener) -> None:
-    listener = add_listener(since=dt.date(2026, 3, 4), person="light", seed=11)
+    listener = add_listener(since=dt.date(2026, 3, 4), kind="light", seed=11)
     page = listener.recently(limit=50).json()
     assert len(page["items"]) < 50
     assert page["next"] is None

@@ -106,7 +106,7 @@ def test_a_listener_can_have_any_id(add_listener: AddListener) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timezone": "Mars/Base"}, {"person": "robot"}, {"shape": "round"}]
+    "wrong", [{"timezone": "Mars/Base"}, {"kind": "robot"}, {"shape": "round"}]
 )
 def test_a_wrong_listener_is_refused_with_a_sentence(
     simulator: Simulator, wrong: dict[str, str]

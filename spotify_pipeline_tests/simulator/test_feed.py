@@ -25,10 +25,8 @@ NOW = to_ms(NOON)
 CATALOGUE = Catalogue(5)
 
 
-def feed(
-    oddities: Oddities | None = None, person: str = "heavy", longest_delay_ms: int = 0
-) -> Feed:
-    listener = make_listener(CATALOGUE, 5, "somebody", "Europe/Oslo", person)
+def feed(oddities: Oddities | None = None, kind: str = "heavy", longest_delay_ms: int = 0) -> Feed:
+    listener = make_listener(CATALOGUE, 5, "somebody", "Europe/Oslo", kind)
     return Feed(listener, oddities or Oddities(), longest_delay_ms)
 
 
@@ -53,7 +51,7 @@ def test_without_oddities_the_feed_lists_the_last_50_true_plays_in_order() -> No
 
 
 def test_only_plays_of_the_last_seven_days_are_listed() -> None:
-    quiet, unlimited = feed(person="light"), feed(Oddities(seven_days=False), "light")
+    quiet, unlimited = feed(kind="light"), feed(Oddities(seven_days=False), "light")
     sizes = []
     for now_ms in hours(24 * 60, 12):
         items, older = quiet.window(now_ms)

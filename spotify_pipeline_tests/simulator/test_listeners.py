@@ -26,8 +26,8 @@ START = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
 YEAR = dt.timedelta(days=365)
 
 
-def listener(person: str = "heavy", zone: str = "Europe/Oslo", seed: int = 5) -> Listener:
-    return make_listener(Catalogue(5), seed, "somebody", zone, person)
+def listener(kind: str = "heavy", zone: str = "Europe/Oslo", seed: int = 5) -> Listener:
+    return make_listener(Catalogue(5), seed, "somebody", zone, kind)
 
 
 def year_of(who: Listener) -> list[Play]:
@@ -70,12 +70,12 @@ def test_an_interval_asked_in_parts_gives_the_plays_of_the_whole(hours: list[int
     assert parts == who.plays(cuts[0], cuts[-1])
 
 
-@pytest.mark.parametrize("person", LISTENER_KINDS)
+@pytest.mark.parametrize("kind", LISTENER_KINDS)
 @pytest.mark.parametrize("zone", ["America/St_Johns", "Africa/Casablanca"])
 def test_plays_never_overlap_and_are_never_shorter_than_spotify_counts(
-    person: str, zone: str
+    kind: str, zone: str
 ) -> None:
-    who = listener(person, zone)
+    who = listener(kind, zone)
     plays = year_of(who)
     assert len(plays) > 400
     assert all(before.end_ms <= after.start_ms for before, after in pairwise(plays))

@@ -170,7 +170,7 @@ def test_a_single_track_can_be_empty(simulator: Simulator, add_listener: AddList
 def test_the_ledger_calls_only_plays_of_the_last_seven_days_visible(
     simulator: Simulator, add_listener: AddListener
 ) -> None:
-    listener = add_listener("odd-ida", person="light", seed=4)
+    listener = add_listener("odd-ida", kind="light", seed=4)
     short = 0
     for _ in range(30):
         now = simulator.advance(DAY)
@@ -210,12 +210,12 @@ def test_the_ledger_marks_missing_and_vanished_plays_and_gives_the_time_heard(
     assert any(play.served and play.served_as[0].played_at > play.played_at for play in plays)
 
 
-@pytest.mark.parametrize("person_kind", ["heavy", "light"])
+@pytest.mark.parametrize("kind", ["heavy", "light"])
 def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
-    simulator: Simulator, add_listener: AddListener, person_kind: str
+    simulator: Simulator, add_listener: AddListener, kind: str
 ) -> None:
     odd = Oddities.everything(NOON + 2 * DAY)
-    listener = add_listener("odd-kim", person=person_kind, oddities=odd, longest_delay=6 * HOUR)
+    listener = add_listener("odd-kim", kind=kind, oddities=odd, longest_delay=6 * HOUR)
     served: set[tuple[dt.datetime, str]] = set()
     for _ in range(24):
         page = [listing(item) for item in items(listener)]
@@ -226,7 +226,7 @@ def test_with_every_oddity_on_the_ledger_explains_every_item_of_every_page(
     plays = simulator.ledger(listener.user_id, NOON - 20 * DAY)
     explained = [(s.played_at, s.track_id) for play in plays for s in play.served_as]
     assert Counter(explained) == Counter(served)
-    if person_kind == "heavy":
+    if kind == "heavy":
         assert any(len({s.track_id for s in play.served_as}) == 2 for play in plays)
         assert any(len({s.played_at for s in play.served_as}) == 2 for play in plays)
 

@@ -298,7 +298,7 @@ def test_an_unknown_zone_fails_exactly_its_user(two: Scenario) -> None:
 def test_slow_responses_are_awaited_in_parallel(scenario: Scenario) -> None:
     names = [f"listener {number}" for number in range(8)]
     for name in names:
-        scenario.connect(name, person="light")
+        scenario.connect(name, kind="light")
     scenario.simulator.add_fault(Latency(0.5), endpoint="recently_played")
     started = time.monotonic()
     outcomes = scenario.sync_well(*names, steps=[RECENTLY_PLAYED])

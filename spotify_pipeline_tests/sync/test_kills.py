@@ -126,7 +126,7 @@ def test_overlapping_syncs_in_many_processes_neither_deadlock_nor_double(
 def test_a_user_is_refreshed_once_however_many_processes_start_together(
     forked_workers: ForkedWorkers, scenario: Scenario, environ: dict[str, str]
 ) -> None:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     job = {"users": ["anna"], "steps": [RECENTLY_PLAYED], "wait": 60, "now": NOON}
     ends = forked_workers.run(environ, [job] * 4)
     assert [end["results"] for end in ends] == [[["anna", "synced"]]] * 4

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from spotify_pipeline import app
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.web.application import make_application
+from spotify_pipeline.web.server import server_config
 from spotify_pipeline.web.sessions import Cookies
 from spotify_pipeline.web.site import Config
 
@@ -65,11 +66,8 @@ def free_url() -> str:
 @contextmanager
 def served(config: Config) -> Iterator[None]:
     """The page at the address of its configuration."""
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_application(config), port=int(config.url.rpartition(":")[2]), log_level="critical"
-        )
-    )
+    port = int(config.url.rpartition(":")[2])
+    server = uvicorn.Server(server_config(make_application(config), "127.0.0.1", port))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

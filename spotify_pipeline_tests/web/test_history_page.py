@@ -3,14 +3,17 @@
 import io
 import json
 import re
+import socket
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import URL, Connection, func, select
+from sqlalchemy import URL, Connection, func, select, text
 
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
@@ -196,6 +199,45 @@ def test_uploads_at_once_are_limited(site: Site, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(history, "MOST_UPLOADS", 0)
     status, said = upload(site, ("a.json", file_of(ROWS)))
     assert (status, "Others are uploading" in said) == (503, True)
+
+
+def test_an_upload_that_stops_in_the_middle_is_refused(
+    site: Site, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STALLED_SECONDS", 0.3)
+    address = urlsplit(site.url)
+    head = (
+        f"POST /history HTTP/1.1\r\nHost: {address.netloc}\r\nCookie: {site.cookie}\r\n"
+        "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: 400000000\r\n\r\n--B"
+    )
+    with socket.create_connection((address.hostname, address.port), timeout=20) as client:
+        client.sendall(head.encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 408 ")
+    # Its place is free again.
+    assert upload(site, ("a.json", file_of(ROWS))) == (303, "")
+    assert stored(connection) == ["closed"]
+
+
+def test_an_upload_whose_session_ended_meanwhile_is_refused(
+    site: Site, connection: Connection
+) -> None:
+    body = (
+        f'--B\r\nContent-Disposition: form-data; name="csrf"\r\n\r\n{site.csrf}\r\n--B\r\n'
+        'Content-Disposition: form-data; name="files"; filename="a.json"\r\n\r\n'
+    ).encode() + file_of(ROWS)
+
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+
+    def parts() -> Iterator[bytes]:
+        yield body
+        # Refused as the second upload of one user, once the first has begun.
+        while site.send("POST", "/history", data=b"--B--", headers=headers) != 423:
+            pass
+        connection.execute(text("SELECT spotify_pipeline.end_sessions('eve')"))
+        yield b"\r\n--B--\r\n"
+
+    assert site.send("POST", "/history", data=parts(), headers=headers) == 403
+    assert stored(connection) == []
 
 
 def test_an_upload_that_broke_off_or_failed_says_so(site: Site, connection: Connection) -> None:

@@ -15,8 +15,7 @@ from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, reque
 from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import running_stack
-from spotify_pipeline.cli.local.dev import heed_signals, port_of_the_ui, serve, set_up
-from spotify_pipeline.cli.local.single_instance import alone
+from spotify_pipeline.cli.local.dev import alone, heed_signals, port_of_the_ui, serve, set_up
 from spotify_pipeline.defs.running import (
     check_health,
     opened_instance,

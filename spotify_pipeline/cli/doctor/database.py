@@ -7,9 +7,8 @@ from spotify_pipeline.cli.doctor.budget import probed, rate_limits
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guarded
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
-from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks import inspection, rules
-from spotify_pipeline.storage.checks.drift import differences
+from spotify_pipeline.storage.checks.drift import all_differences
 from spotify_pipeline.storage.checks.repair import repair_future_instants
 from spotify_pipeline.storage.checks.scopes import Scope, all_users, slice_of_the_hour
 from spotify_pipeline.storage.postgres import roles
@@ -232,15 +231,44 @@ def instants(engine: Engine) -> Iterator[Finding]:
         yield Finding("instants", OK, "none is in the future")
 
 
+_DAEMON = "see that `spotify-pipeline dev` or another Dagster daemon runs"
+# What waits too long: the rule, the check and its sentence when all is well; who waits, what is
+# said of them, and what to do.
+_WAITING = (
+    (
+        rules.POLLED_IN_TIME,
+        "past due",
+        "no user waits for longer than an hour",
+        "user",
+        "the plays of {} should have been collected",
+        "run `spotify-pipeline dev` or another Dagster daemon, or `spotify-pipeline sync --due`",
+    ),
+    (
+        rules.REQUESTS_SERVED,
+        "requests",
+        "none waits for longer than 5 minutes",
+        "request",
+        "{} waited longer than 5 minutes for a run",
+        f"switch on sync_request_sensor in Dagster (Automation), and {_DAEMON}",
+    ),
+    (
+        rules.UPLOADS_IMPORTED,
+        "uploads",
+        "none waits for longer than an hour",
+        "upload",
+        "{} waited longer than an hour for an import",
+        f"switch on history_import_sensor in Dagster (Automation), and {_DAEMON}",
+    ),
+)
+
+
 def users(engine: Engine) -> Iterator[Finding]:
     """How the users are connected, whose sync failed, and whether any waits too long."""
     with engine.connect() as conn:
         by_connection = inspection.users_by_connection(conn)
         failures = inspection.failures_by_code(conn)
         now = Scope(database_now(conn))
-        late = rules.count_violations(conn, rules.POLLED_IN_TIME, now)
-        unserved = rules.count_violations(conn, rules.REQUESTS_SERVED, now)
-        uploads = rules.count_violations(conn, rules.UPLOADS_IMPORTED, now)
+        waiting = [rules.count_violations(conn, rule, now) for rule, *_ in _WAITING]
         looked_at = slice_of_the_hour(conn, now.now).words
     total = count(sum(by_connection.values()), "user")
     detail = ", ".join(f"{number:,} {name}" for name, number in by_connection.items())
@@ -268,32 +296,15 @@ def users(engine: Engine) -> Iterator[Finding]:
         f"{count(sum(failures.values()), 'user')} failed: {codes}",
         "`spotify-pipeline users list --failed` names them and says what to do",
     )
-    yield unless(
-        bool(late.users),
-        Finding("past due", OK, "no user waits for longer than an hour"),
-        PROBLEM,
-        f"the plays of {count(late.users, 'user')} should have been collected, "
-        f"the first since {instant(late.since)}",
-        "run `spotify-pipeline dev` or another Dagster daemon, or `spotify-pipeline sync --due`",
-    )
-    yield unless(
-        bool(unserved.users),
-        Finding("requests", OK, "none waits for longer than 5 minutes"),
-        PROBLEM,
-        f"{count(unserved.users, 'request')} waited longer than 5 minutes for a run, "
-        f"the first since {instant(unserved.since)}",
-        "switch on sync_request_sensor in Dagster (Automation), and see that "
-        "`spotify-pipeline dev` or another Dagster daemon runs",
-    )
-    yield unless(
-        bool(uploads.users),
-        Finding("uploads", OK, "none waits for longer than an hour"),
-        PROBLEM,
-        f"{count(uploads.users, 'upload')} waited longer than an hour for an import, "
-        f"the first since {instant(uploads.since)}",
-        "switch on history_import_sensor in Dagster (Automation), and see that "
-        "`spotify-pipeline dev` or another Dagster daemon runs",
-    )
+    for (_, check, fine, noun, wrong, to_do), found in zip(_WAITING, waiting, strict=True):
+        who = wrong.format(count(found.users, noun))
+        yield unless(
+            bool(found.users),
+            Finding(check, OK, fine),
+            PROBLEM,
+            f"{who}, the first since {instant(found.since)}",
+            to_do,
+        )
 
 
 def unless(wrong: bool, well: Finding, status: str, detail: str, to_do: str) -> Finding:
@@ -304,11 +315,7 @@ def unless(wrong: bool, well: Finding, status: str, detail: str, to_do: str) -> 
 def whole_tables(engine: Engine) -> Iterator[Finding]:
     """Tables are as declared, and what constraints and triggers enforce holds for every row."""
     with engine.connect() as conn:
-        drift = [
-            f"{table.name}: {difference}"
-            for table in t.metadata.sorted_tables
-            for difference in differences(conn, table)
-        ]
+        drift = all_differences(conn)
         yield unless(
             bool(drift),
             Finding("tables", OK, "as this version declares them"),

@@ -22,7 +22,7 @@ def all_checks(settings: Settings) -> Iterator[Finding]:
         yield reach(url)
 
 
-def reach(url: str, seconds: float = SECONDS) -> Finding:
+def reach(url: str) -> Finding:
     """Connects, through TLS for https, and hangs up. Through a proxy only as far as the proxy."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -32,7 +32,7 @@ def reach(url: str, seconds: float = SECONDS) -> Finding:
         host, port = proxy
         through = f" (through the proxy {host}:{port})"
     try:
-        with socket.create_connection((host, port), timeout=seconds) as connection:
+        with socket.create_connection((host, port), timeout=SECONDS) as connection:
             if parts.scheme == "https" and not proxy:
                 _trusting(url).wrap_socket(connection, server_hostname=host).close()
     except ssl.SSLError as error:

@@ -120,14 +120,13 @@ def free_port(wanted: int | None, first: int = 3000) -> int:
 def running_stack(
     settings: Settings,
     port: int | None = None,
-    environment: Mapping[str, str] | None = None,
     *,
     with_page: bool = False,
 ) -> Iterator[Stack]:
     """Start all three, wait until the UI has loaded our code, stop all three at the end.
 
     `with_page`: and the web page, on the first free port from 8000, with its cache hook.
-    `environment` is added to ours for the children. Raises StackFailed, ConfigurationError.
+    Raises StackFailed, ConfigurationError.
     """
     # Dagster's tables are made here once, and not by three processes at the same time.
     with opened_instance(settings):
@@ -142,7 +141,6 @@ def running_stack(
     )
     env = {
         **os.environ,
-        **(environment or {}),
         "SPOTIFY_PIPELINE_HOME": str(settings.home),
         "DAGSTER_HOME": str(home),
         "PYTHONUNBUFFERED": "1",

@@ -1,14 +1,18 @@
-"""`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C."""
+"""`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C; once per home."""
 
+import fcntl
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
 from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
-from spotify_pipeline.cli.local.single_instance import alone
-from spotify_pipeline.settings import Settings, load_settings
+from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
 from spotify_pipeline.storage.postgres.database import leave_database, open_engine
 from spotify_pipeline.storage.postgres.roles import give_all_rights
@@ -46,6 +50,32 @@ def dev(port: int | None) -> None:
                 serve(stack)
         finally:
             leave_database(settings)
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Holds the home, which is made if it is missing. Raises ConfigurationError.
+
+    Two would share logs, and two demos move the same listeners.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.fdopen(os.open(home / "running.lock", os.O_WRONLY | os.O_CREAT, 0o600), "w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{home} cannot be written ({error.strerror}): set SPOTIFY_PIPELINE_HOME to a "
+            "directory of your own."
+        ) from None
+    # The kernel lets go of it when this process ends, however it ends.
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"`spotify-pipeline dev` or `demo` is running in {home} already: stop it, or give "
+                "this one a home of its own with SPOTIFY_PIPELINE_HOME."
+            ) from None
+        yield
 
 
 def set_up(settings: Settings) -> None:

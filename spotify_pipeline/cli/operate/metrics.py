@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import Settings, load_settings
-from spotify_pipeline.storage.checks.metrics import read_metrics
+from spotify_pipeline.storage.checks.inspection import read_metrics
 from spotify_pipeline.storage.postgres.types import Engine, SQLAlchemyError
 from spotify_pipeline.terminal import example
 

@@ -1,4 +1,4 @@
-"""`spotify-pipeline users list`."""
+"""`spotify-pipeline users list`: all users, or those of a check or of a run."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -9,11 +9,14 @@ import click
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import has_failed, trouble
-from spotify_pipeline.cli.users.list_run import list_run
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, users_violating
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.queries import all_user_ids
 from spotify_pipeline.storage.users.status import UserStatus, each_status
+from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
 from spotify_pipeline.terminal import (
     count,
     example,
@@ -27,6 +30,7 @@ _COLUMNS = (
     *("user_id", "display_name", "timezone", "connection", "state", "plays", "days"),
     *("last_synced_at", "next_due_at"),
 )
+_RUN_COLUMNS = ("user_id", "outcome", "error_code", "new_plays", "seconds", "what to do")
 
 
 @click.command(
@@ -59,7 +63,7 @@ def list_(as_json: bool, failed: bool, check: str | None, run_id: str | None) ->
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn,
     ):
         if run_id:
-            list_run(conn, run_id, failed, as_json)
+            _list_run(conn, run_id, failed, as_json)
             return
         user_ids = all_user_ids(conn)
         found = users_violating(conn, check, datetime.now(UTC)) if check else None
@@ -102,3 +106,42 @@ def _row(user: UserStatus) -> tuple[str, ...]:
         instant(user.last_synced_at),
         instant(user.next_due_at),
     )
+
+
+def _list_run(conn: Connection, run_id: str, failed: bool, as_json: bool) -> None:
+    """The names behind the numbers of a run over many users. Raises UsageError if unknown."""
+    users = run_users(conn, run_id)
+    if not users:
+        raise UsageError(
+            f"No user is noted under the run {printable(run_id)}: it synced no user, is not a run "
+            "of sync_users, repeats an earlier run, or is older than its log is kept."
+        )
+    chosen = [user for user in users if not failed or user.outcome in ("failed", None)]
+    if as_json:
+        print_json_list(
+            {**asdict(user), "what_to_do": _what_to_do(user) or None} for user in chosen
+        )
+        return
+    if chosen:
+        print_table(_RUN_COLUMNS, map(_run_row, chosen))
+    total = count(len(users), "user")
+    click.echo(f"{len(chosen):,} of {total} failed." if failed else f"{total}.")
+
+
+def _run_row(user: RunUser) -> tuple[str, ...]:
+    return (
+        user.user_id,
+        user.outcome or "not finished",
+        user.error_code or "–",
+        f"{user.new_plays:,}",
+        f"{user.seconds:.1f}",
+        _what_to_do(user),
+    )
+
+
+def _what_to_do(user: RunUser) -> str:
+    if user.error_code:
+        return WHAT_TO_DO[ErrorCode(user.error_code)]
+    if user.outcome is None:
+        return "The run has not come to this user, or died before it was noted. Sync again."
+    return "Another sync was going on. Nothing." if user.outcome == "skipped" else ""

@@ -4,15 +4,14 @@ Dagster may change these in any release. After an upgrade read each of them in D
 well as the attributes patched or read in storage.py, redaction.py and webserver.py, and then set
 CHECKED_VERSION.
 
-Dagster's tables are in dagster_private_tables.py: they import alembic, and every process that loads
-the code location imports this file.
+Every process that loads the code location imports this file. What the purge alone needs is in
+dagster_private_tables.py: it imports alembic, and much of Dagster.
 """
 
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as TargetMaterialization,
 )
 from dagster._core.events import StepMaterializationData
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, NOT_FINISHED_STATUSES
@@ -30,7 +29,6 @@ CHECKED_VERSION = "1.13.27"
 __all__ = [
     "ASSET_PARTITION_RANGE_END_TAG",
     "ASSET_PARTITION_RANGE_START_TAG",
-    "BULK_ACTION_TERMINAL_STATUSES",
     "CHECKED_VERSION",
     "FINISHED_STATUSES",
     "GRPC_INFO_TAG",

@@ -4,7 +4,8 @@ Not in dagster_private.py, because they import gRPC and every daemon. Checked as
 Read besides: DagsterApiServer starts each run with its attribute `_mp_ctx`, in StartRun only;
 `grpc_command` imports DagsterApiServer when it is called; `daemon_cli` calls
 daemon_controller_from_instance by its global name; sensors submit runs through the instance's
-run coordinator.
+run coordinator; the loop of SensorDaemon uses its shutdown event for one thing, to wait between two
+rounds.
 """
 
 from dagster._cli.api import grpc_command
@@ -13,7 +14,7 @@ from dagster._daemon.controller import (
     create_daemons_from_instance,
     daemon_controller_from_instance,
 )
-from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SpanMarker
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon, SpanMarker
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
     QueuedRunCoordinatorDaemon,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "DaemonIterator",
     "DagsterDaemon",
     "QueuedRunCoordinatorDaemon",
+    "SensorDaemon",
     "SpanMarker",
     "create_daemons_from_instance",
     "daemon_cli",

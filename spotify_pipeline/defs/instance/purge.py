@@ -21,13 +21,13 @@ from sqlalchemy.sql.elements import ColumnElement
 from spotify_pipeline.defs.instance.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
-    BULK_ACTION_TERMINAL_STATUSES,
     FINISHED_STATUSES,
     NOT_FINISHED_STATUSES,
     PARTITION_NAME_TAG,
     TickStatus,
 )
 from spotify_pipeline.defs.instance.dagster_private_tables import (
+    BULK_ACTION_TERMINAL_STATUSES,
     AssetCheckExecutionsTable,
     AssetEventTagsTable,
     AssetKeyTable,

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from spotify_pipeline.loopback import SameOriginOnly
-from spotify_pipeline.simulator.accounts import Account, Served
+from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.http.responses import Json, json_response
 from spotify_pipeline.simulator.http.shapes import SHAPES, timestamp
@@ -128,7 +128,7 @@ def add_listener(state: SimulatorState, options: Json) -> Json:
     account = state.add(
         str(options["user_id"]),
         options.get("timezone", "UTC"),
-        options.get("person", "heavy"),
+        options.get("kind", "heavy"),
         options.get("display_name"),
         options.get("seed"),
         dt.date.fromisoformat(since) if since else None,
@@ -157,7 +157,7 @@ def ledger(state: SimulatorState, options: Json) -> list[Json]:
     until = _instant(options["until"]) if "until" in options else at
     since = _instant(options["since"]) if "since" in options else until - dt.timedelta(days=31)
     at_ms, until_ms = to_ms(at), to_ms(until)
-    visible: dict[int, list[Served]] = {}
+    visible: dict[int, list[Listing]] = {}
     for item in account.feed.window(at_ms)[0]:
         visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
     # Computed until `at`: re-stamping the last N plays depends on plays after `until`.
@@ -287,20 +287,20 @@ def _info(account: Account) -> Json:
         timezone=account.listener.timezone,
         display_name=account.display_name,
         account_id=account.account_id,
-        person=account.listener.person.name,
+        kind=account.listener.kind.name,
         shape=account.shape,
     )
     return asdict(info)
 
 
 def _ledger_play(
-    state: SimulatorState, account: Account, entry: Entry, at_ms: int, visible_as: Iterable[Served]
+    state: SimulatorState, account: Account, entry: Entry, at_ms: int, visible_as: Iterable[Listing]
 ) -> LedgerPlay:
     play = entry.play
     track = state.catalogue.track(play.track)
     artist = state.catalogue.artist(play.track // TRACKS_PER_ARTIST)
-    visible = tuple(map(_listing, visible_as))
-    served = tuple(map(_listing, account.served.get(play.end_ms, {}).values()))
+    visible = tuple(visible_as)
+    served = tuple(account.served.get(play.end_ms, {}).values())
     return LedgerPlay(
         played_at=from_ms(play.end_ms),
         started_at=from_ms(play.start_ms),
@@ -320,10 +320,6 @@ def _ledger_play(
         visible_as=visible,
         served_as=served,
     )
-
-
-def _listing(served: Served) -> Listing:
-    return Listing(from_ms(served.played_ms), served.track_id, served.duration_ms)
 
 
 def _instant(text: Any) -> dt.datetime:

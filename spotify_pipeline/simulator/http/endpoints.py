@@ -11,7 +11,6 @@ from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
 from spotify_pipeline.simulator.http.responses import Json, Refusal
 from spotify_pipeline.simulator.http.shapes import profile, timestamp
 from spotify_pipeline.simulator.music.feed import Item
-from spotify_pipeline.simulator.music.listeners import from_ms
 from spotify_pipeline.simulator.state import SimulatorState
 
 SCOPE_OF = {
@@ -96,7 +95,7 @@ def readable_items(account: Account, items: list[Item], body: object, now_ms: in
         item
         for item in items
         for shown in [account.shown(item, now_ms)]
-        if (timestamp(from_ms(shown.played_ms)), shown.track_id) in readable
+        if (timestamp(shown.played_at), shown.track_id) in readable
     ]
 
 

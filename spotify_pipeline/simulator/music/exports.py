@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -374,14 +373,6 @@ def zipped(files: Iterable[ExportedFile]) -> bytes:
         for file in files:
             archive.writestr(zipfile.ZipInfo(file.path), file.content(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
-
-
-def write_folder(files: Iterable[ExportedFile], folder: Path) -> None:
-    """Writes the files below a folder."""
-    for file in files:
-        path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content())
 
 
 def _fate_of_length(ms_played: int) -> ExportFate:

@@ -90,7 +90,7 @@ class NewListener:
     user_id: str
     display_name: str
     timezone: str
-    person: str  # a key of LISTENER_KINDS
+    kind: str  # a key of LISTENER_KINDS
 
 
 def first_listeners(count: int, seed: int) -> Iterator[NewListener]:

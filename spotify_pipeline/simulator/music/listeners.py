@@ -56,17 +56,17 @@ class Listener:
         seed: int,
         user_id: str,
         timezone: str,
-        person: ListenerKind,
+        kind: ListenerKind,
         since: dt.date | None = None,
     ) -> None:
         self.catalogue = catalogue
         self.seed = seed
         self.user_id = user_id
         self.timezone = timezone
-        self.person = person
+        self.kind = kind
         self.since = since
         self._zone = ZoneInfo(timezone)
-        self._taste = Taste(catalogue, seed, user_id, person)
+        self._taste = Taste(catalogue, seed, user_id, kind)
         self._days: OrderedDict[int, tuple[Play, ...]] = OrderedDict()
         self._tracks: dict[int, array[int]] = {}
 
@@ -110,7 +110,7 @@ class Listener:
 
     def _day_start_ms(self, ordinal: int) -> int:
         date = dt.date.fromordinal(ordinal)
-        hour = dt.time(self.person.day_starts)
+        hour = dt.time(self.kind.day_starts)
         return to_ms(dt.datetime.combine(date, hour, tzinfo=self._zone).astimezone(dt.UTC))
 
     def _rng(self, *parts: object) -> Random:
@@ -120,20 +120,20 @@ class Listener:
         date = dt.date.fromordinal(ordinal)
         if self.since is not None and date < self.since:
             return
-        person, rng = self.person, self._rng("day", ordinal)
-        silent = self._rng("week", ordinal // 7).random() < person.silent_week
-        if silent or rng.random() < person.quiet_day:
+        kind, rng = self.kind, self._rng("day", ordinal)
+        silent = self._rng("week", ordinal // 7).random() < kind.silent_week
+        if silent or rng.random() < kind.quiet_day:
             return
-        level = person.weekdays[date.weekday()] * rng.lognormvariate(0, person.day_sigma)
-        sessions = _poisson(rng, person.sessions * level)
+        level = kind.weekdays[date.weekday()] * rng.lognormvariate(0, kind.day_sigma)
+        sessions = _poisson(rng, kind.sessions * level)
         day_start, day_end = self._day_start_ms(ordinal), self._day_start_ms(ordinal + 1)
-        hours = [(hour - person.day_starts) % 24 for hour in range(24)]
-        picked = rng.choices(hours, person.hours, k=sessions)
+        hours = [(hour - kind.day_starts) % 24 for hour in range(24)]
+        picked = rng.choices(hours, kind.hours, k=sessions)
         starts = sorted(day_start + int((hour + rng.random()) * 3_600_000) for hour in picked)
         free_from = day_start + SESSION_PAUSE_MS
         month = self._taste.artists_of_the_month(ordinal // 28)
         for start in starts:
-            length = round(rng.lognormvariate(log(person.session_median), person.session_sigma))
+            length = round(rng.lognormvariate(log(kind.session_median), kind.session_sigma))
             begin = max(start, free_from + int(rng.expovariate(1 / 900_000)))
             for play in self._session(rng, begin, min(max(length, 1), 104), month, ordinal):
                 if play.end_ms + SESSION_PAUSE_MS > day_end:
@@ -150,7 +150,7 @@ class Listener:
         for _ in range(length):
             track, album = next(tracks)
             heard = self.catalogue.duration_ms(track)
-            if rng.random() < self.person.skip:
+            if rng.random() < self.kind.skip:
                 heard = max(SHORTEST_PLAY_MS, int(heard * rng.random()))
             end = clock + heard
             yield Play(end, clock, track, album or context)
@@ -171,12 +171,12 @@ def make_listener(
     seed: int,
     user_id: str,
     timezone: str,
-    person: str = "heavy",
+    kind: str = "heavy",
     since: dt.date | None = None,
 ) -> Listener:
     """A listener of a kind (a key of LISTENER_KINDS) whose first play is not before the local date
     `since`. Raises KeyError for an unknown kind and ZoneInfoNotFoundError for an unknown zone."""
-    return Listener(catalogue, seed, user_id, timezone, LISTENER_KINDS[person], since)
+    return Listener(catalogue, seed, user_id, timezone, LISTENER_KINDS[kind], since)
 
 
 def _poisson(rng: Random, mean: float) -> int:

@@ -22,30 +22,30 @@ def _long_tail(exponent: float, size: int) -> Sequence[float]:
 class Taste:
     """A listener's ranking of artists, and the choice of the next track."""
 
-    def __init__(self, catalogue: Catalogue, seed: int, user_id: str, person: ListenerKind) -> None:
+    def __init__(self, catalogue: Catalogue, seed: int, user_id: str, kind: ListenerKind) -> None:
         self.catalogue = catalogue
         self.seed = seed
         self.user_id = user_id
-        self.person = person
+        self.kind = kind
 
     def choices(
         self, rng: Random, month: Sequence[int], ordinal: int
     ) -> Iterator[tuple[int, str | None]]:
         """Endless choices of the next track, with the album as context if it is played through."""
-        person = self.person
+        kind = self.kind
         track: int | None = None
         while True:
             dice = rng.random()
-            if track is not None and dice < person.repeat:
+            if track is not None and dice < kind.repeat:
                 yield track, None
                 continue
-            dice -= person.repeat
-            if track is not None and dice < person.same_artist:
+            dice -= kind.repeat
+            if track is not None and dice < kind.same_artist:
                 artist = track // TRACKS_PER_ARTIST
             else:
                 artist = self._artist(rng, month)
             track = self._track(rng, artist, ordinal)
-            if rng.random() < person.album_run:
+            if rng.random() < kind.album_run:
                 for following in self._album(rng, track):
                     track = following
                     yield track, self._album_context(track)
@@ -53,9 +53,9 @@ class Taste:
                 yield track, None
 
     def _artist(self, rng: Random, month: Sequence[int]) -> int:
-        if rng.random() < self.person.phase:
+        if rng.random() < self.kind.phase:
             return month[int(len(month) * rng.random() ** 2)]
-        tail = _long_tail(self.person.zipf, self.person.artists)
+        tail = _long_tail(self.kind.zipf, self.kind.artists)
         return self._artists[min(bisect(tail, rng.random()), len(self._artists) - 1)]
 
     def _track(self, rng: Random, artist: int, ordinal: int) -> int:
@@ -105,7 +105,7 @@ class Taste:
             for artist in range(catalogue.size)
         ]
         order = sorted(range(catalogue.size), key=keys.__getitem__)
-        return array("I", order[: self.person.artists])
+        return array("I", order[: self.kind.artists])
 
     @cached_property
     def _rank(self) -> dict[int, int]:

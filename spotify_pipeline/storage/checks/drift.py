@@ -22,6 +22,15 @@ _SWITCHED_OFF = text("""
 """)
 
 
+def all_differences(conn: Connection) -> list[str]:
+    """The differences of every table of ours, each with the table's name."""
+    return [
+        f"{table.name}: {difference}"
+        for table in t.metadata.sorted_tables
+        for difference in differences(conn, table)
+    ]
+
+
 def differences(conn: Connection, table: Table) -> list[str]:
     """Missing, different and additional objects of the database, a phrase each; never data."""
     database = inspect(conn)

@@ -1,4 +1,4 @@
-"""Queries of `doctor` about the server, keys and settings. Rules about rows are in `rules`."""
+"""Queries of `doctor` and `metrics` about the server, keys and figures. Rules are in `rules`."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,8 +6,12 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, column, func, literal, select, table, text
 
+from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.work.api_budget import budget_state
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
+
+Figure = tuple[str, str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +152,18 @@ def switched_off(conn: Connection) -> list[str]:
     i = table("instigators", column("status"), column("instigator_body"))
     bodies = conn.scalars(select(i.c.instigator_body).where(i.c.status == "STOPPED"))
     return sorted(json.loads(body)["origin"]["job_name"] for body in bodies)
+
+
+def read_metrics(conn: Connection, settings: Settings) -> list[Figure]:
+    """(name, label, value) of each figure; a label is a connection or an error code, or empty.
+
+    Without a limit per day calls are not counted, so there is no figure of them.
+    """
+    rows = conn.execute(text("SELECT name, label, value FROM spotify_pipeline.metrics"))
+    figures = [(name, label, value) for name, label, value in rows if value is not None]
+    budget = budget_state(conn, settings)
+    figures.append(("blocked", "", float(bool(budget.blocked_until or budget.outage_until))))
+    if budget.calls_left is not None:
+        figures.append(("calls_used", "", budget.calls_of_day))
+        figures.append(("calls_left", "", budget.calls_left))
+    return figures

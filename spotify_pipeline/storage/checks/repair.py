@@ -1,11 +1,12 @@
 """Repairs what a sync under a wrong clock left: instants of the future."""
 
-from sqlalchemy import ARRAY, Connection, Text, case, delete, func, literal, null, or_, select
+from sqlalchemy import Connection, case, delete, func, null, or_, select
 from sqlalchemy import update as change
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.queries import future_instants
 from spotify_pipeline.storage.checks.scopes import Scope
+from spotify_pipeline.storage.postgres.bulk import any_of
 
 
 def repair_future_instants(conn: Connection) -> int:
@@ -17,19 +18,18 @@ def repair_future_instants(conn: Connection) -> int:
     now = conn.execute(select(func.now())).scalar_one()
     u, s, c, log = t.users, t.sync_state, t.coverage, t.fetch_log
     found = conn.scalars(select(future_instants(Scope(now)).subquery("bad").c.user_id)).all()
-    user_ids = func.any(literal(list(found), ARRAY(Text)))
     # In the order in which a sync's write locks them, so that there is no deadlock.
-    users = select(u.c.user_id).where(u.c.user_id == user_ids).order_by(u.c.user_id)
+    users = select(u.c.user_id).where(any_of(u.c.user_id, found)).order_by(u.c.user_id)
     conn.execute(users.with_for_update(key_share=True))
-    states = select(s.c.user_id).where(s.c.user_id == user_ids).order_by(s.c.user_id)
+    states = select(s.c.user_id).where(any_of(s.c.user_id, found)).order_by(s.c.user_id)
     conn.execute(states.with_for_update())
 
-    conn.execute(delete(log).where(log.c.user_id == user_ids, log.c.fetched_at > now))
+    conn.execute(delete(log).where(any_of(log.c.user_id, found), log.c.fetched_at > now))
     fetched_at = select(func.max(log.c.fetched_at)).where(log.c.user_id == s.c.user_id)
     recorded_at = func.least(s.c.recorded_at, now)
     conn.execute(
         change(s)
-        .where(s.c.user_id == user_ids)
+        .where(any_of(s.c.user_id, found))
         .values(
             plays_fetched_at=case(
                 (s.c.plays_fetched_at > now, fetched_at.scalar_subquery()),
@@ -48,8 +48,8 @@ def repair_future_instants(conn: Connection) -> int:
         .where(log.c.user_id == c.c.user_id, log.c.fetched_at >= c.c.covered_from)
         .scalar_subquery()
     )
-    ahead = (c.c.user_id == user_ids) & (c.c.covered_to > now)
+    ahead = any_of(c.c.user_id, found) & (c.c.covered_to > now)
     conn.execute(delete(c).where(ahead, or_(c.c.covered_from >= last_fetch, last_fetch.is_(None))))
     conn.execute(change(c).where(ahead).values(covered_to=last_fetch))
-    conn.execute(change(u).where(u.c.user_id == user_ids).values(days_stale=True))
+    conn.execute(change(u).where(any_of(u.c.user_id, found)).values(days_stale=True))
     return len(found)

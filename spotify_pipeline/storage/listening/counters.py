@@ -3,10 +3,11 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ARRAY, Connection, Text, func, literal, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,7 @@ def read_counts(conn: Connection, user_ids: Collection[str]) -> dict[str, Counts
     """The counters of each of these users; 0 for users who have none."""
     c = t.listening_tallies
     rows = conn.execute(
-        select(c.c.user_id, c.c.plays, c.c.days).where(
-            c.c.user_id == func.any(literal(list(user_ids), ARRAY(Text)))
-        )
+        select(c.c.user_id, c.c.plays, c.c.days).where(any_of(c.c.user_id, user_ids))
     )
     return dict.fromkeys(user_ids, Counts()) | {row[0]: Counts(*row[1:]) for row in rows}
 
@@ -35,10 +34,9 @@ def recount(conn: Connection, user_ids: Sequence[str]) -> None:
     not exist (any more) are left out.
     """
     u, counters = t.users, t.listening_tallies
-    wanted = literal(list(user_ids), ARRAY(Text))
-    there = select(u.c.user_id).where(u.c.user_id == func.any(wanted))
+    there = select(u.c.user_id).where(any_of(u.c.user_id, user_ids))
     conn.execute(insert(counters).from_select(["user_id"], there).on_conflict_do_nothing())
-    ours = counters.c.user_id == func.any(wanted)
+    ours = any_of(counters.c.user_id, user_ids)
     # Prevents a lost update: the count is a statement of its own after the lock, so it sees what
     # others committed until then, and later writers add to our number.
     conn.execute(

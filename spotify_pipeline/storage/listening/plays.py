@@ -6,14 +6,12 @@ from datetime import UTC, datetime
 
 import pandas as pd
 from sqlalchemy import (
-    ARRAY,
     Connection,
     DateTime,
     TableValuedAlias,
     Text,
     and_,
     func,
-    literal,
     or_,
     select,
     update,
@@ -30,7 +28,7 @@ from spotify_pipeline.domain.listening.recordings import (
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.listened_time import previous_play
-from spotify_pipeline.storage.postgres.bulk import array_rows, insert_rows
+from spotify_pipeline.storage.postgres.bulk import any_of, array_rows, insert_rows
 from spotify_pipeline.storage.postgres.frames import frame
 
 PLAY_DTYPES = {
@@ -122,7 +120,7 @@ def complete_plays(conn: Connection, user_ids: Collection[str]) -> list[tuple[st
     completed = conn.execute(
         update(p)
         .where(
-            p.c.user_id == func.any(literal(list(user_ids), ARRAY(Text))),
+            any_of(p.c.user_id, user_ids),
             p.c.track_id == k.c.spotify_id,
             incomplete,
             learned,

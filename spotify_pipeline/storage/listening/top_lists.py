@@ -27,7 +27,15 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from spotify_pipeline.domain.model import Artist, TimeRange, TopArtists, TopTrack, TopTracks
+from spotify_pipeline.domain.model import (
+    Artist,
+    TimeRange,
+    TopArtists,
+    TopTrack,
+    TopTracks,
+    not_provided,
+)
+from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import read_names
 from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows
@@ -53,31 +61,24 @@ class FetchedList(Generic[Top]):
         return self.user_id, self.top.time_range
 
 
-@dataclass(frozen=True, slots=True)
-class ListRows:
-    """The length of a stored list, and how many of its ranks are new or changed."""
-
-    total: int
-    new: int = 0
-    changed: int = 0
-
-
 def replace_top_artists(
     conn: Connection, lists: Sequence[FetchedList[TopArtists]]
-) -> dict[ListKey, ListRows]:
+) -> dict[ListKey, StepRows]:
     """Make the stored lists equal the fetched ones, each of another user or time range.
 
-    An empty response keeps the rows and their fetched_at: Spotify sends one for accounts whose
-    list it cannot compute.
+    Returns the length of each stored list, how many of its ranks are new or changed, and what
+    Spotify left out. An empty response keeps the rows and their fetched_at: Spotify sends one for
+    accounts whose list it cannot compute.
     """
     rows = [row for fetched in lists for row in _rows(fetched, fetched.top.artists)]
     rows = _with_known_names(conn, rows, "name", t.artists)
-    return _replace(conn, "artists", t.top_list_artists, lists, rows)
+    missing = {fetched.key: not_provided(fetched.top.artists) for fetched in lists}
+    return _replace(conn, "artists", t.top_list_artists, lists, rows, missing)
 
 
 def replace_top_tracks(
     conn: Connection, lists: Sequence[FetchedList[TopTracks]]
-) -> dict[ListKey, ListRows]:
+) -> dict[ListKey, StepRows]:
     """The same for tracks."""
     rows = [row for fetched in lists for row in _rows(fetched, fetched.top.entries)]
     rows = _with_known_names(conn, rows, "name", t.tracks)
@@ -85,7 +86,8 @@ def replace_top_tracks(
         track.spotify_id: track.artist_ids[0] for fetched in lists for track in fetched.top.tracks
     }
     rows = _with_known_names(conn, rows, "artist_name", t.artists, artist_of)
-    return _replace(conn, "tracks", t.top_list_tracks, lists, rows)
+    missing = {fetched.key: not_provided(fetched.top.tracks) for fetched in lists}
+    return _replace(conn, "tracks", t.top_list_tracks, lists, rows, missing)
 
 
 def _rows(fetched: FetchedList[Top], items: Sequence[Artist | TopTrack]) -> list[Row]:
@@ -133,7 +135,10 @@ def _replace(
     table: Table,
     lists: Sequence[FetchedList[Any]],
     rows: Sequence[Row],
-) -> dict[ListKey, ListRows]:
+    missing: Mapping[ListKey, tuple[str, ...]],
+) -> dict[ListKey, StepRows]:
+    if not lists:
+        return {}
     keys = [fetched.key for fetched in lists]
     before = _read_ids(conn, table, {user_id for user_id, _ in keys})
     after: dict[ListKey, list[str]] = {}
@@ -150,7 +155,9 @@ def _replace(
     new = Counter((row[0], row[1]) for row in written.inserted)
     changed = Counter((row[0], row[1]) for row in written.changed)
     return {
-        key: ListRows(len(after.get(key) or before.get(key, [])), new[key], changed[key])
+        key: StepRows(
+            len(after.get(key) or before.get(key, [])), new[key], changed[key], missing[key]
+        )
         for key in keys
     }
 

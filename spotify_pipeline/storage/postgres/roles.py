@@ -98,13 +98,6 @@ class Rights(Enum):
     ANALYST = "analyst"
 
 
-class AppRole(Enum):
-    """The outcome of give_rights."""
-
-    READY = "ready"
-    NOT_ALLOWED = "not allowed"
-
-
 def create_statement(conn: Connection | Engine, role: str) -> str:
     """The statement for a login with CREATEROLE to run, where ours lacks it."""
     return f"CREATE ROLE {_quoted(conn, role)} NOLOGIN"
@@ -113,17 +106,13 @@ def create_statement(conn: Connection | Engine, role: str) -> str:
 def give_all_rights(engine: Engine, settings: Settings) -> list[str]:
     """Give both roles their rights; returns the roles that are missing and that we may not make."""
     wanted = {settings.app_role: Rights.APP, settings.analyst_role: Rights.ANALYST}
-    return [
-        role
-        for role, rights in wanted.items()
-        if give_rights(engine, role, rights) is AppRole.NOT_ALLOWED
-    ]
+    return [role for role, rights in wanted.items() if not give_rights(engine, role, rights)]
 
 
-def give_rights(engine: Engine, role: str, rights: Rights = Rights.APP) -> AppRole:
+def give_rights(engine: Engine, role: str, rights: Rights = Rights.APP) -> bool:
     """Make the role if it is missing, and its rights on our objects those of this module.
 
-    NOT_ALLOWED, and nothing changed, when there is no such role and we may make none.
+    False, and nothing changed, when there is no such role and we may make none.
     """
     for _ in range(_TRIES - 1):
         try:
@@ -134,7 +123,7 @@ def give_rights(engine: Engine, role: str, rights: Rights = Rights.APP) -> AppRo
     return _give(engine, role, rights)
 
 
-def _give(engine: Engine, role: str, rights: Rights) -> AppRole:
+def _give(engine: Engine, role: str, rights: Rights) -> bool:
     with engine.begin() as conn:
         conn.execute(select(func.pg_advisory_xact_lock(LOCK)))
         if not exists(conn, role):
@@ -143,12 +132,12 @@ def _give(engine: Engine, role: str, rights: Rights) -> AppRole:
                     conn.exec_driver_sql(create_statement(engine, role))
             except DBAPIError as error:
                 if _state(error) == _INSUFFICIENT_PRIVILEGE:
-                    return AppRole.NOT_ALLOWED
+                    return False
                 if _state(error) not in _MADE_MEANWHILE:
                     raise
         for statement in _statements(conn, _quoted(engine, role), rights):
             conn.exec_driver_sql(statement)
-    return AppRole.READY
+    return True
 
 
 def exists(conn: Connection, role: str) -> bool:

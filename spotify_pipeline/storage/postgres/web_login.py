@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from secrets import token_urlsafe
 
 from psycopg import sql
-from pydantic import SecretStr
 from sqlalchemy import URL, Connection, Engine, select
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.home import kept_secret
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.database import pipeline_url
-from spotify_pipeline.storage.postgres.engine import BadDatabaseUrl, make_engine, normalise_url
+from spotify_pipeline.storage.postgres.database import configured_url, pipeline_url
+from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.roles import exists
 
 LOGIN = "spotify_web"
+VARIABLE = "SPOTIFY_PIPELINE_WEB_DATABASE_URL"
 PASSWORD_FILE = "web-password"  # noqa: S105 (a file name)
 # Ends sessions that hang by mistake; a session may change these, so they stop no attacker.
 LIMITS = {
@@ -37,7 +37,7 @@ WHAT_TO_DO = (
 def web_url(settings: Settings) -> URL:
     """The URL with which the web page logs in. Raises ConfigurationError, BadDatabaseUrl."""
     if settings.web_database_url is not None:
-        return _configured(settings.web_database_url)
+        return configured_url(VARIABLE, settings.web_database_url)
     if settings.database_url is not None:
         raise ConfigurationError(WHAT_TO_DO)
     password = kept_secret(settings.home, PASSWORD_FILE, token_urlsafe(32))
@@ -58,7 +58,7 @@ def make_missing_login(engine: Engine, settings: Settings) -> str | None:
     """
     if settings.web_database_url is None:
         return None
-    url = _configured(settings.web_database_url)
+    url = configured_url(VARIABLE, settings.web_database_url)
     if not url.username or not url.password:
         return None
     try:
@@ -70,13 +70,6 @@ def make_missing_login(engine: Engine, settings: Settings) -> str | None:
             raise
         return url.username
     return None
-
-
-def _configured(secret: SecretStr) -> URL:
-    try:
-        return normalise_url(secret.get_secret_value())
-    except BadDatabaseUrl as error:
-        raise BadDatabaseUrl(f"SPOTIFY_PIPELINE_WEB_DATABASE_URL is wrong. {error}") from None
 
 
 @contextmanager

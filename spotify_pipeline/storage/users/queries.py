@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, Double, cast, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.due import LONGEST_WAIT
@@ -40,7 +40,6 @@ class User:
     days_stale: bool
     plays_fetched_at: datetime | None
     tops_fetched_at: datetime | None
-    token: SealedToken | None
     # When the last succeeded request ended; now, while one is running.
     requested_at: datetime | None = None
     # Retention's cut: plays before it are refused, days that begin before it are frozen.
@@ -51,6 +50,7 @@ class User:
     consecutive_failures: int = 0
     # The last sync failed.
     is_failing: bool = False
+    token: SealedToken | None = None
 
     @property
     def heard_at(self) -> datetime | None:
@@ -62,68 +62,46 @@ class User:
 def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
     """The users among these that exist, by user_id, with their tokens."""
     u, k, s = t.users, t.user_tokens, t.sync_state
-    seconds_left = func.extract("epoch", k.c.access_expires_at - func.now())
+    seconds_left = cast(func.extract("epoch", k.c.access_expires_at - func.now()), Double)
     r = t.sync_requests
     requested_at = (
         select(func.max(func.coalesce(r.c.finished_at, func.now())))
         .where(r.c.user_id == u.c.user_id, r.c.status.in_(("running", "succeeded")))
         .scalar_subquery()
     )
+    # Both in the order of the fields.
+    of_token = (
+        k.c.client_id,
+        k.c.key_id,
+        k.c.sealed_refresh_token,
+        k.c.authorized_at,
+        k.c.expires_at,
+        k.c.sealed_access_token,
+        seconds_left,
+    )
+    of_user = (
+        u.c.user_id,
+        u.c.timezone,
+        u.c.connection,
+        u.c.days_stale,
+        s.c.plays_fetched_at,
+        s.c.tops_fetched_at,
+        requested_at,
+        u.c.plays_from,
+        u.c.account_id,
+        s.c.consecutive_failures,
+        s.c.last_error_code.is_not(None),
+    )
     rows = conn.execute(
-        select(
-            u.c.user_id,
-            u.c.timezone,
-            u.c.connection,
-            u.c.days_stale,
-            s.c.plays_fetched_at,
-            s.c.tops_fetched_at,
-            requested_at.label("requested_at"),
-            u.c.plays_from,
-            u.c.account_id,
-            s.c.consecutive_failures,
-            s.c.last_error_code.is_not(None).label("is_failing"),
-            k.c.client_id,
-            k.c.key_id,
-            k.c.sealed_refresh_token,
-            k.c.authorized_at,
-            k.c.expires_at,
-            k.c.sealed_access_token,
-            seconds_left.label("access_seconds_left"),
-        )
+        select(*of_token, *of_user)
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .where(any_of(u.c.user_id, user_ids))
         .order_by(u.c.user_id)
-    )
-    return [
-        User(
-            user_id=row.user_id,
-            timezone=row.timezone,
-            connection=row.connection,
-            days_stale=row.days_stale,
-            plays_fetched_at=row.plays_fetched_at,
-            tops_fetched_at=row.tops_fetched_at,
-            token=None
-            if row.client_id is None
-            else SealedToken(
-                client_id=row.client_id,
-                key_id=row.key_id,
-                sealed_refresh_token=row.sealed_refresh_token,
-                authorized_at=row.authorized_at,
-                expires_at=row.expires_at,
-                sealed_access_token=row.sealed_access_token,
-                access_seconds_left=None
-                if row.access_seconds_left is None
-                else float(row.access_seconds_left),
-            ),
-            requested_at=row.requested_at,
-            plays_from=row.plays_from,
-            account_id=row.account_id,
-            consecutive_failures=row.consecutive_failures,
-            is_failing=row.is_failing,
-        )
-        for row in rows
-    ]
+    ).all()
+    size = len(of_token)
+    tokens = [None if row.client_id is None else SealedToken(*row[:size]) for row in rows]
+    return [User(*[*row[size:], token]) for row, token in zip(rows, tokens, strict=True)]
 
 
 def last_refreshed(conn: Connection, client_id: str, most: int) -> list[str]:

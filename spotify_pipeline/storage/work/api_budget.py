@@ -1,27 +1,38 @@
 """The one budget of the developer account: the row of `api_budget`, shared by every process.
 
 Every change is one statement by the database's clock, so that a process which is stopped or killed
-anywhere holds nothing that others wait for. The rules and their arithmetic are `domain.quota`'s.
+anywhere holds nothing that others wait for. The rules and their arithmetic are `domain.quota`'s: a
+call is booked by comparing the row with the one that they were applied to, and swapping it.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from spotify_pipeline.domain.quota import (
     APP_BLOCK_SECONDS,
     LONGEST_BLOCK_SECONDS,
-    LONGEST_PAUSE_SECONDS,
     OUTAGE_PROBE_SECONDS,
     OUTAGE_USERS,
     REQUEST_PROBE_SECONDS,
     SLOT_SECONDS,
-    SLOTS,
     BlockReason,
     BudgetState,
     Priority,
     Quota,
+    ThrottleReason,
+    throttle_reason,
 )
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import tables as t
@@ -30,107 +41,60 @@ from spotify_pipeline.storage import tables as t
 CLOCK: ColumnElement[datetime] = func.clock_timestamp()
 
 _b = t.api_budget
-
-# As text, because it has to be read: it decides whether Spotify bans the account.
-_TAKE = text("""
-WITH held AS (
-    -- Locked first: all that follows is computed from the row as the last process left it.
-    SELECT b.*, coalesce(:now, clock_timestamp()) AS now
-    FROM spotify_pipeline.api_budget AS b
-    FOR UPDATE
-),
-counted AS (
-    SELECT
-        h.now,
-        CASE WHEN h.rate_tat <= h.now + make_interval(secs => :longest_pace)
-            THEN greatest(h.rate_tat, h.now) ELSE h.now END AS tat,
-        -- Never a slot of the future, which a wrong clock wrote: its calls would count for ever.
-        s.slot,
-        -- A zero for every slot since the newest that was counted.
-        (array_fill(0, ARRAY[least(greatest(s.slot - h.day_slot, 0), :slots)::integer])
-            || h.day_calls)[1 : :slots] AS slots
-    FROM held AS h
-    CROSS JOIN LATERAL
-        (SELECT floor(extract(epoch FROM h.now) / :slot_seconds)::bigint AS slot) AS s
-    WHERE (h.outage_until IS NULL OR :probing) AND (h.blocked_until IS NULL
-        OR (h.blocked_reason <> 'APP' AND (
-            h.blocked_until <= h.now
-            OR h.blocked_until > h.now + make_interval(secs => :longest_pause)))
-        OR (h.blocked_reason = 'APP' AND :probing))
-),
-granted AS (
-    -- least() passes over NULL, and NULL is no limit.
-    SELECT
-        c.*,
-        least(
-            :calls,
-            :calls_of_day - (SELECT sum(n) FROM unnest(c.slots) AS n),
-            -- Instants are rounded to microseconds: that is not to cost a whole interval.
-            :burst - ceil(extract(epoch FROM c.tat - c.now)::float8 / :interval - 0.001)
-        )::integer AS calls
-    FROM counted AS c
-)
-UPDATE spotify_pipeline.api_budget AS b
-SET
-    rate_tat = g.tat + g.calls * make_interval(secs => coalesce(:interval, 0)),
-    day_slot = g.slot,
-    day_calls = (g.slots[1] + g.calls) || g.slots[2 : :slots],
-    updated_at = g.now
-FROM granted AS g
-WHERE g.calls >= 1
-RETURNING g.calls
-""")
+# The transaction that last changed the row.
+_version: ColumnElement[str] = literal_column("api_budget.xmin::text")
 
 
 def take(
     conn: Connection,
     quota: Quota,
-    priority: Priority,
-    calls: int = 1,
+    priority: Priority | None,
     *,
     probing: bool = False,
-    now: datetime | None = None,
-) -> int:
-    """Books up to so many calls and returns how many; they must go out within PERMIT_SECONDS.
+    on_behalf_of: Priority | None = None,
+    now: ColumnElement[datetime] = CLOCK,
+) -> ThrottleReason | None:
+    """Admits one call, which must go out within PERMIT_SECONDS, or says why it has to wait.
 
-    0: blocked, or a bucket has no room; `read_state` says which. `probing` ignores a block of the
-    app and an outage, for the caller that claimed the probe. `now` replaces the database's clock.
+    Books a call that is counted. Of 0 seconds: a probe is due, and nobody has claimed it. `probing`
+    is for the caller that claimed it; see `throttle_reason`. `now` replaces the database's clock.
     """
-    booked = conn.scalar(
-        _TAKE,
-        {
-            "now": now,
-            "slots": SLOTS,
-            "slot_seconds": SLOT_SECONDS,
-            "probing": probing,
-            "longest_pace": quota.longest_pace_seconds,
-            "longest_pause": LONGEST_PAUSE_SECONDS,
-            "calls": calls,
-            "calls_of_day": quota.day_of(priority) if quota.calls_per_day else None,
-            "burst": quota.burst_of(priority),
-            "interval": quota.interval_seconds if quota.calls_per_window else None,
-        },
-    )
-    return booked or 0
+    while True:
+        state = read_state(conn, now=now)
+        throttled = throttle_reason(
+            state, quota, priority, probing=probing, on_behalf_of=on_behalf_of
+        )
+        if throttled:
+            return throttled
+        if state.due_probe and not probing:
+            return ThrottleReason(state.due_probe, 0.0)
+        if priority is None or not quota.is_limited:
+            return None
+        tat, slot, calls = state.with_call(quota)
+        booked = (
+            update(_b)
+            # Compare and swap: of two who read the same row one books, the other looks again.
+            .where(_version == state.version)
+            .values(rate_tat=tat, day_slot=slot, day_calls=calls, updated_at=state.now)
+        )
+        if conn.execute(booked).rowcount:
+            return None
 
 
 def read_state(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> BudgetState:
     """The row as it stands."""
-    columns = (_b.c.rate_tat, _b.c.day_slot, _b.c.day_calls, _b.c.blocked_until)
-    return BudgetState(
-        *conn.execute(select(now, *columns, _b.c.blocked_reason, _b.c.outage_until)).one()
-    )
+    b = _b.c
+    row = (b.rate_tat, b.day_slot, b.day_calls, b.blocked_until, b.blocked_reason, b.outage_until)
+    return BudgetState(*conn.execute(select(now, *row, _version)).one())
 
 
-def block(
-    conn: Connection, seconds: float, reason: BlockReason, *, now: ColumnElement[datetime] = CLOCK
-) -> None:
+def block(conn: Connection, seconds: float, reason: BlockReason) -> None:
     """Block all calls for so long. Never shortens a block."""
-    until = now + literal(timedelta(seconds=seconds))
+    until = CLOCK + literal(timedelta(seconds=seconds))
     conn.execute(
         update(_b)
-        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(now)))
-        .values(blocked_until=until, blocked_reason=reason, updated_at=now)
+        .where(or_(_b.c.blocked_until.is_(None), _b.c.blocked_until < until, is_absurd(CLOCK)))
+        .values(blocked_until=until, blocked_reason=reason, updated_at=CLOCK)
     )
 
 
@@ -165,15 +129,15 @@ def note_full_day(conn: Connection, seconds: float | None) -> None:
     conn.execute(changed if seconds else changed.where(_b.c.day_full_until.is_not(None)))
 
 
-def claim_probe(conn: Connection, *, now: ColumnElement[datetime] = CLOCK) -> bool:
+def claim_probe(conn: Connection) -> bool:
     """Claim the half-open probe after a block of the app; False: another caller has it.
 
     Other calls wait for another hour, unless the probe succeeds and the block is cleared.
     """
     claimed = conn.execute(
         update(_b)
-        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= now, is_absurd(now)))
-        .values(blocked_until=now + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=now)
+        .where(_b.c.blocked_reason == "APP", or_(_b.c.blocked_until <= CLOCK, is_absurd(CLOCK)))
+        .values(blocked_until=CLOCK + timedelta(seconds=APP_BLOCK_SECONDS), updated_at=CLOCK)
     )
     return claimed.rowcount > 0
 

@@ -15,14 +15,11 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
     Engine,
-    Text,
     and_,
     func,
-    literal,
     not_,
     or_,
     select,
@@ -31,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.postgres.locks import lock_or_skip
 
 LEASE_SECONDS = 30
@@ -80,8 +78,7 @@ def _is_held() -> ColumnElement[bool]:
 def existing_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:
     """The users among these that exist."""
     state = t.sync_state
-    wanted = literal(list(user_ids), ARRAY(Text))
-    return set(conn.scalars(select(state.c.user_id).where(state.c.user_id == func.any(wanted))))
+    return set(conn.scalars(select(state.c.user_id).where(any_of(state.c.user_id, user_ids))))
 
 
 def leased_users(conn: Connection, user_ids: Iterable[str]) -> set[str]:

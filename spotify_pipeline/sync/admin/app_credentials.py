@@ -3,13 +3,12 @@
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import AppBlocked, RateLimited, Reconnect, UserRefused
-from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.users.queries import last_refreshed, load_users
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.storage.work.leases import leased
-from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.pipeline import Pipeline, oauth_client
 from spotify_pipeline.sync.tokens import UserTokens
 
 # One of them may be refused for reasons of their own.
@@ -25,7 +24,7 @@ def probe(pipeline: Pipeline) -> bool:
     settings, engine = pipeline.settings, pipeline.engine
     # Without the shared rate limiter, which would refuse the call.
     transport = Transport(connections=1)
-    api, oauth = SpotifyApi(settings.api_url, transport), _oauth_client(settings, transport)
+    api, oauth = SpotifyApi(settings.api_url, transport), oauth_client(settings, transport)
     with engine.connect() as conn:
         users = last_refreshed(conn, settings.spotify_client_id or "", most=USERS_TO_PROBE)
     try:
@@ -59,7 +58,7 @@ def is_accepted(settings: Settings) -> bool:
     """
     transport = Transport(connections=1)
     try:
-        _oauth_client(settings, transport).refresh("invalid")
+        oauth_client(settings, transport).refresh("invalid")
     except Reconnect:
         return True
     except AppBlocked:
@@ -67,13 +66,3 @@ def is_accepted(settings: Settings) -> bool:
     finally:
         transport.close()
     return True
-
-
-def _oauth_client(settings: Settings, transport: Transport) -> OAuthClient:
-    secret = settings.spotify_client_secret
-    return OAuthClient(
-        settings.accounts_url,
-        settings.spotify_client_id or "",
-        secret.get_secret_value() if secret else None,
-        transport,
-    )

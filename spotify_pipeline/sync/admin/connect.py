@@ -9,7 +9,7 @@ from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.authorization import Authorization, NotGranted
 from spotify_pipeline.spotify.errors import AppBlocked, NotAllowlisted, Reconnect, SpotifyError
-from spotify_pipeline.spotify.oauth import Grant, OAuthClient
+from spotify_pipeline.spotify.oauth import Grant
 from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.types import Connection, IntegrityError
 from spotify_pipeline.storage.users.connection import store_connection
@@ -20,7 +20,7 @@ from spotify_pipeline.storage.users.spotify_account import (
     link_account,
     owner_of,
 )
-from spotify_pipeline.sync.pipeline import Pipeline
+from spotify_pipeline.sync.pipeline import Pipeline, oauth_client
 
 DENIED = "Permission was refused on Spotify's page. To connect, run it again and agree there."
 NO_CODE = "Spotify ended the authorization without a result. Run it again."
@@ -91,15 +91,9 @@ def connect(
 
 def _redeem(settings: Settings, authorization: Authorization, answer: str) -> Grant:
     """The tokens for the code in the answer: a refresh token and both scopes are among them."""
-    secret = settings.spotify_client_secret
     # Without the shared rate limiter: a wrong secret in one terminal must not block all syncs.
     transport = Transport(connections=1)
-    oauth = OAuthClient(
-        settings.accounts_url,
-        settings.spotify_client_id or "",
-        secret.get_secret_value() if secret else None,
-        transport,
-    )
+    oauth = oauth_client(settings, transport)
     try:
         code = authorization.code_in(answer)
         grant = oauth.redeem(code, authorization.redirect_uri, authorization.code_verifier)

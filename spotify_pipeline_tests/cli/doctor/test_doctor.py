@@ -309,7 +309,8 @@ def test_doctor_reports_the_remaining_calls(healthy, findings, engine, environ):
     environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_DAY", "2000")
     environ.setenv("SPOTIFY_PIPELINE_CALLS_PER_30S", "60")
     with engine.begin() as conn:
-        take(conn, Quota(0, 2000), "request", 5)
+        for _ in range(5):
+            assert take(conn, Quota(0, 2000), "request") is None
     found = findings()[1]
     assert found["api budget"]["detail"] == (
         "not blocked; 1,995 of 2,000 calls of 24 hours are left, at most 60 in 30 seconds"
@@ -382,7 +383,7 @@ def test_a_refused_app_may_be_tried_again_when_spotify_takes_its_id_and_secret(
     code, found = findings()
     assert (code, found["api budget"]["status"]) == (0, "note")
     with engine.connect() as conn:
-        assert read_state(conn).probe_is_due
+        assert read_state(conn).due_probe == "APP"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_late_tick_syncs_three_hundred_users_with_seven_kinds_of_failure(
     scenario, instance = cluster.scenario, cluster.instance
     since = (datetime.now(UTC) - timedelta(days=3)).date()
     for user_id in PEOPLE:
-        scenario.connect(user_id, since=since, person="light")
+        scenario.connect(user_id, since=since, kind="light")
     failing = make_fail(scenario)
     before = scenario.simulator.now()
     cluster.start_schedule(POLL)

@@ -107,7 +107,7 @@ def test_a_killed_chunk_is_tried_again_and_nothing_is_lost_or_doubled(
 ) -> None:
     names = ("anna", "ben", "cleo", "dora")
     for name in names:
-        scenario.connect(name, person="light")
+        scenario.connect(name, kind="light")
     scenario.simulator.add_fault(Latency(60), endpoint="recently_played", user_id="cleo", times=1)
 
     def kill() -> None:
@@ -198,7 +198,7 @@ def test_two_celery_workers_share_a_run_and_the_death_of_one_costs_only_time(
     pytest.importorskip("dagster_celery")
     names = [f"user-{number:02}" for number in range(60)]
     for name in names:
-        scenario.connect(name, person="light")
+        scenario.connect(name, kind="light")
     # The chunk of user-25 is in the worker's hands when it is killed.
     scenario.simulator.add_fault(
         Latency(40), endpoint="recently_played", user_id=names[25], times=1

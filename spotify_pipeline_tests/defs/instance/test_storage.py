@@ -195,7 +195,7 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
 ) -> None:
     monkeypatch.setattr(retention, "PAGE_SIZE", 3)
     for user_id in ("anna", "ben", "gone"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     runs = [materialize(instance, user_id) for user_id in ("anna", "ben", "gone")]
     runs.append(materialize(instance, "ben"))
     instance.delete_dynamic_partition("spotify_users", "gone")
@@ -225,7 +225,7 @@ def test_old_runs_go_and_a_partition_that_rests_stays_materialized(
 def test_a_tick_of_retention_that_runs_out_of_time_is_continued_by_the_next(
     scenario: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     run = materialize(instance, "anna")
     before = materialized(instance)
     events = len(instance.all_logs(run.run_id))

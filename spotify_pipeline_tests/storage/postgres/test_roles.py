@@ -13,7 +13,6 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.roles import (
     CONTRACT,
-    AppRole,
     create_statement,
     exists,
     give_rights,
@@ -37,7 +36,7 @@ def role(engine: Engine) -> Iterator[str]:
 def test_the_app_role_has_exactly_the_rights_of_the_contract_and_cannot_log_in(
     engine: Engine, connection: Connection, role: str
 ) -> None:
-    assert give_rights(engine, role) is AppRole.READY
+    assert give_rights(engine, role)
     assert rights(connection, role) == CONTRACT
     attributes = connection.execute(
         text(
@@ -105,13 +104,13 @@ def test_databases_of_one_server_may_create_the_role_at_once(
         engines = [make_engine(url) for url in urls for _ in range(2)]
         together = threading.Barrier(len(engines))
 
-        def give(engine: Engine) -> AppRole:
+        def give(engine: Engine) -> bool:
             with engine.connect():
                 together.wait(60)
             return give_rights(engine, role)
 
         with ThreadPoolExecutor(len(engines)) as threads:
-            assert set(threads.map(give, engines)) == {AppRole.READY}
+            assert set(threads.map(give, engines)) == {True}
         for engine in engines:
             with engine.connect() as connection:
                 assert rights(connection, role) == CONTRACT
@@ -138,10 +137,10 @@ def owner(empty_database: URL) -> Iterator[Engine]:
 def test_without_createrole_init_db_continues_and_uses_a_role_made_later(
     role: str, owner: Engine, connection: Connection
 ) -> None:
-    assert give_rights(owner, role) is AppRole.NOT_ALLOWED
+    assert not give_rights(owner, role)
     assert not exists(connection, role)
     connection.exec_driver_sql(create_statement(owner, role))
-    assert give_rights(owner, role) is AppRole.READY
+    assert give_rights(owner, role)
     with owner.connect() as own:
         assert rights(own, role) == CONTRACT
 

@@ -37,6 +37,17 @@ def empty(db: Connection) -> None:
     )
 
 
+def take(
+    db: Connection, quota: Quota, priority: Priority, calls: int = 1, now: datetime | None = None
+) -> int:
+    """Takes one call after the other, and returns how many of so many were admitted."""
+    clock = api_budget.CLOCK if now is None else literal(now, DateTime(timezone=True))
+    for taken in range(calls):
+        if api_budget.take(db, quota, priority, now=clock):
+            return taken
+    return calls
+
+
 def state_at(db: Connection, now: datetime) -> api_budget.BudgetState:
     return api_budget.read_state(db, now=literal(now, DateTime(timezone=True)))
 
@@ -56,7 +67,7 @@ def ask(db: Connection, quota: Quota, asked: Asked) -> list[tuple[datetime, int]
     now, grants = NOON, []
     for pause, priority, calls in asked:
         now += timedelta(seconds=pause)
-        taken = api_budget.take(db, quota, priority, calls, now=now)
+        taken = take(db, quota, priority, calls, now=now)
         if not taken:
             held_back = throttle_reason(state_at(db, now), quota, priority)
             assert held_back is not None
@@ -64,7 +75,7 @@ def ask(db: Connection, quota: Quota, asked: Asked) -> list[tuple[datetime, int]
                 continue
             # A millisecond, because instants are stored to the microsecond.
             now += timedelta(seconds=held_back.seconds + 0.001)
-            taken = api_budget.take(db, quota, priority, calls, now=now)
+            taken = take(db, quota, priority, calls, now=now)
         assert 1 <= taken <= calls
         grants.append((now, taken))
     return grants
@@ -102,17 +113,17 @@ def test_after_a_silence_the_burst_goes_at_once_and_then_one_call_per_interval(
     connection: Connection,
 ) -> None:
     empty(connection)
-    grants = [api_budget.take(connection, PACE, "request", 5, now=NOON) for _ in range(3)]
+    grants = [take(connection, PACE, "request", 5, now=NOON) for _ in range(3)]
     assert grants == [5, 4, 0]
     step = timedelta(seconds=PACE.interval_seconds)
     for n in range(1, 5):
-        assert api_budget.take(connection, PACE, "request", 5, now=NOON + n * step) == 1
+        assert take(connection, PACE, "request", 5, now=NOON + n * step) == 1
 
 
 def test_requests_find_room_where_plays_and_top_lists_wait(connection: Connection) -> None:
     empty(connection)
     asked: list[Priority] = ["tops", "tops", "plays", "plays", "request", "request"]
-    grants = [api_budget.take(connection, PACE, priority, 5, now=NOON) for priority in asked]
+    grants = [take(connection, PACE, priority, 5, now=NOON) for priority in asked]
     assert grants == [5, 0, 2, 0, 2, 0]
 
 
@@ -120,7 +131,7 @@ def test_a_fifth_of_the_day_is_kept_for_requests(connection: Connection) -> None
     empty(connection)
     quota = Quota(0, 100)
     taken = {
-        priority: sum(api_budget.take(connection, quota, priority, 5) for _ in range(30))
+        priority: sum(take(connection, quota, priority, 5) for _ in range(30))
         for priority in ("tops", "plays", "request")
     }
     assert taken == {"tops": 60, "plays": 20, "request": 20}
@@ -132,7 +143,7 @@ def test_eight_concurrent_takers_get_exactly_the_quota(engine: Engine) -> None:
 
     def hammer(_: int) -> int:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-            return sum(api_budget.take(conn, quota, "request", 3) for _ in range(40))
+            return sum(take(conn, quota, "request", 3) for _ in range(40))
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(hammer, range(8))) == 200
@@ -143,9 +154,9 @@ def test_eight_concurrent_takers_get_exactly_the_quota(engine: Engine) -> None:
 def test_a_clock_that_was_set_back_grants_no_extra_calls(connection: Connection) -> None:
     empty(connection)
     quota = Quota(0, 10)
-    assert api_budget.take(connection, quota, "request", 6, now=NOON) == 6
-    assert api_budget.take(connection, quota, "request", 6, now=NOON - timedelta(hours=3)) == 4
-    assert api_budget.take(connection, quota, "request", 1, now=NOON) == 0
+    assert take(connection, quota, "request", 6, now=NOON) == 6
+    assert take(connection, quota, "request", 6, now=NOON - timedelta(hours=3)) == 4
+    assert take(connection, quota, "request", 1, now=NOON) == 0
 
 
 def test_a_block_is_never_shortened(connection: Connection) -> None:
@@ -171,28 +182,28 @@ def test_no_call_is_admitted_before_a_block_has_passed(connection: Connection) -
             )
         )
         just_before = NOON + timedelta(seconds=29.999)
-        assert api_budget.take(connection, PACE, "request", now=just_before) == 0
-        assert api_budget.take(connection, PACE, "request", now=NOON + timedelta(seconds=30)) == 1
+        assert take(connection, PACE, "request", now=just_before) == 0
+        assert take(connection, PACE, "request", now=NOON + timedelta(seconds=30)) == 1
 
 
 def test_after_a_block_of_the_app_one_process_probes(engine: Engine) -> None:
     with engine.begin() as conn:
         conn.execute(update(t.api_budget).values(blocked_until=func.now(), blocked_reason="APP"))
-        assert api_budget.read_state(conn).probe_is_due
+        assert api_budget.read_state(conn).due_probe == "APP"
 
     def claim(_: int) -> bool:
         with engine.begin() as conn:
-            assert api_budget.take(conn, PACE, "request") == 0
+            assert take(conn, PACE, "request") == 0
             return api_budget.claim_probe(conn)
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(claim, range(8))) == [False] * 7 + [True]
     with engine.begin() as conn:
         state = api_budget.read_state(conn)
-        assert (state.is_blocked, state.probe_is_due) == (True, False)
-        assert api_budget.take(conn, PACE, "request", probing=True) == 1
+        assert (state.is_blocked, state.due_probe) == (True, None)
+        assert api_budget.take(conn, PACE, "request", probing=True) is None
         assert api_budget.clear_block(conn, "APP")
-        assert api_budget.take(conn, PACE, "request") == 1
+        assert take(conn, PACE, "request") == 1
 
 
 def test_clearing_a_block_of_one_kind_leaves_the_others(connection: Connection) -> None:
@@ -205,7 +216,7 @@ def test_clearing_a_block_of_one_kind_leaves_the_others(connection: Connection) 
 
 def test_an_operator_sees_the_remaining_calls_and_the_block(connection: Connection) -> None:
     limited = load_settings({"SPOTIFY_PIPELINE_CALLS_PER_30S": "0"})
-    api_budget.take(connection, api_budget.quota_of(limited), "request", 30)
+    take(connection, api_budget.quota_of(limited), "request", 30)
     seen = api_budget.budget_state(connection, limited)
     assert (seen.calls_of_day, seen.calls_left, seen.calls_per_day) == (30, 970, 1000)
     assert (seen.calls_per_30s, seen.blocked_until, seen.blocked_reason) == (None, None, None)
@@ -220,7 +231,7 @@ def test_an_operator_sees_the_remaining_calls_and_the_block(connection: Connecti
 def test_an_unused_budget_is_full(connection: Connection) -> None:
     assert connection.scalar(select(t.api_budget.c.day_calls)) == []
     assert api_budget.read_state(connection).calls_of_day() == 0
-    assert api_budget.take(connection, Quota(90, 1000), "request", 5) == 5
+    assert take(connection, Quota(90, 1000), "request", 5) == 5
 
 
 @pytest.mark.parametrize(
@@ -237,17 +248,17 @@ def test_an_impossible_future_instant_delays_no_call(
     connection.execute(update(t.api_budget).values(values))
     assert api_budget.ignored_instants(connection) == [next(iter(values))]
     assert throttle_reason(api_budget.read_state(connection), PACE, "plays") is None
-    assert api_budget.take(connection, PACE, "request") == 1
+    assert take(connection, PACE, "request") == 1
     api_budget.block(connection, 60, "RATE")
     state = api_budget.read_state(connection)
     assert 0 < (state.blocked_until - state.now).total_seconds() <= 60
-    assert api_budget.take(connection, PACE, "request") == 0
+    assert take(connection, PACE, "request") == 0
 
 
 def test_a_block_of_the_app_that_ends_in_six_hours_is_probed_now(connection: Connection) -> None:
     until = func.now() + timedelta(hours=6)
     connection.execute(update(t.api_budget).values(blocked_until=until, blocked_reason="APP"))
-    assert api_budget.read_state(connection).probe_is_due
+    assert api_budget.read_state(connection).due_probe == "APP"
     assert api_budget.claim_probe(connection)
     assert not api_budget.claim_probe(connection)
     assert api_budget.ignored_instants(connection) == []
@@ -258,17 +269,17 @@ def test_calls_counted_under_a_slot_of_the_future_are_forgotten_after_a_day(
 ) -> None:
     empty(connection)
     quota = Quota(0, 10)
-    assert api_budget.take(connection, quota, "request", 6, now=NOON + timedelta(days=40)) == 6
-    assert api_budget.take(connection, quota, "request", 6, now=NOON) == 4
-    assert api_budget.take(connection, quota, "request", 6, now=NOON + timedelta(hours=23)) == 0
-    assert api_budget.take(connection, quota, "request", 6, now=NOON + timedelta(hours=25)) == 6
+    assert take(connection, quota, "request", 6, now=NOON + timedelta(days=40)) == 6
+    assert take(connection, quota, "request", 6, now=NOON) == 4
+    assert take(connection, quota, "request", 6, now=NOON + timedelta(hours=23)) == 0
+    assert take(connection, quota, "request", 6, now=NOON + timedelta(hours=25)) == 6
 
 
 def test_the_longest_possible_wait_of_the_pace_is_not_rejected(connection: Connection) -> None:
     for calls in (1, 2, 9, 10, 90, 1000):
         empty(connection)
         quota = Quota(calls, 0)
-        while api_budget.take(connection, quota, "request", 5, now=NOON):
+        while take(connection, quota, "request", 5, now=NOON):
             pass
         held_back = throttle_reason(state_at(connection, NOON), quota, "request")
         assert held_back is not None

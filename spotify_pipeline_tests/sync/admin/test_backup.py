@@ -19,7 +19,7 @@ def test_a_dump_restored_elsewhere_is_the_same_and_syncs_on(
     tmp_path: Path,
 ) -> None:
     for user_id in ("anna", "ben"):
-        scenario.connect(user_id, "Europe/Oslo", person="light")
+        scenario.connect(user_id, "Europe/Oslo", kind="light")
     scenario.sync_well("anna", "ben")
     before = scenario.dump()
     file = tmp_path / "spotify_pipeline.dump"

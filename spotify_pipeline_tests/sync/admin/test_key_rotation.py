@@ -113,7 +113,7 @@ def test_keys_rotate_under_load_and_the_old_one_can_go(
     """Every refresh brings a new refresh token and ends the old one: a lost one would be seen."""
     users = [f"user-{number}" for number in range(8)]
     for user_id in users:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.simulator.add_fault(RotateRefreshToken())
     before = open_another(**{KEYS: f"{old},{new}"})
     after = open_another(**{KEYS: f"{new},{old}"})

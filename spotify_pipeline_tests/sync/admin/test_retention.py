@@ -10,8 +10,7 @@ from spotify_pipeline.domain.listening.coverage import first_whole_day, local_da
 from spotify_pipeline.domain.steps import REBUILT
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.admin.maintenance import run_maintenance
-from spotify_pipeline.sync.admin.retention import delete_old_plays
+from spotify_pipeline.sync.admin.maintenance import delete_old_plays, run_maintenance
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 KEEP = {"SPOTIFY_PIPELINE_KEEP_PLAYS_DAYS": "210"}
@@ -34,9 +33,7 @@ def days(scenario: Scenario) -> dict[date, dict[str, object]]:
 def keeping(open_another: Callable[..., Scenario]) -> Scenario:
     """A pipeline that keeps plays for 210 days; anna in Oslo listened 300 days ago, and since."""
     scenario = open_another(**KEEP)
-    scenario.connect(
-        "anna", "Europe/Oslo", person="heavy", since=(NOON - timedelta(days=320)).date()
-    )
+    scenario.connect("anna", "Europe/Oslo", kind="heavy", since=(NOON - timedelta(days=320)).date())
     for ago in (300, 211, 210, 1):
         scenario.at(NOON - timedelta(days=ago))
         scenario.sync_well("anna")

@@ -29,7 +29,7 @@ MIDNIGHT = NOON.replace(hour=0)
 
 @pytest.fixture
 def anna(scenario: Scenario) -> Scenario:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     return scenario
 
 

@@ -82,7 +82,7 @@ def test_the_days_of_a_week_are_those_of_the_simulators_books(scenario: Scenario
     zone = "America/St_Johns"
     begin = NOON - timedelta(days=3)
     scenario.at(begin)
-    scenario.connect("anna", zone, person="heavy", since=(begin - timedelta(days=1)).date())
+    scenario.connect("anna", zone, kind="heavy", since=(begin - timedelta(days=1)).date())
     for hours in range(0, 73, 6):
         scenario.at(begin + hours * HOUR)
         scenario.sync_well("anna", steps=DAYS)

@@ -10,7 +10,7 @@ from spotify_pipeline.domain.model import Artist, Play, TopArtists, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.plays import insert_plays, read_plays
-from spotify_pipeline.storage.listening.top_lists import FetchedList, ListRows, replace_top_artists
+from spotify_pipeline.storage.listening.top_lists import FetchedList, replace_top_artists
 from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -72,10 +72,10 @@ def test_the_fuller_of_two_versions_of_an_artist_is_stored(
 def test_an_unchanged_list_moves_only_fetched_at(connection: Connection, anna: str) -> None:
     key = (anna, "short_term")
     again = FetchedList(anna, top("a", "b"), NOON + HOUR)
-    assert replace_top_artists(connection, [replace(again, fetched_at=NOON)]) == {
-        key: ListRows(2, new=2)
-    }
-    assert replace_top_artists(connection, [again]) == {key: ListRows(2)}
+    first = replace_top_artists(connection, [replace(again, fetched_at=NOON)])[key]
+    assert (first.total, first.new, first.changed) == (2, 2, 0)
+    second = replace_top_artists(connection, [again])[key]
+    assert (second.total, second.new, second.changed) == (2, 0, 0)
     stamps = connection.scalars(select(t.user_top_artists.c.fetched_at)).all()
     assert set(stamps) == {NOON + HOUR}
     history = connection.execute(

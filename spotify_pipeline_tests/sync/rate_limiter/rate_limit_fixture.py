@@ -86,7 +86,7 @@ def rate_limit_fixtures(scenario: Scenario) -> Iterator[RateLimitFixtures]:
 def connect(scenario: Scenario, *user_ids: str) -> tuple[str, ...]:
     """People whose access tokens have ended; whose the tokens are was asked before."""
     for user_id in user_ids:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.execute(
         "UPDATE spotify_pipeline.user_tokens"
         " SET sealed_access_token = '', access_expires_at = now()"

@@ -25,7 +25,7 @@ Caller = subprocess.Popen[str]
 @pytest.fixture
 def callers(scenario: Scenario) -> Iterator[list[Caller]]:
     """Eight processes that wait for a word to begin."""
-    listener = scenario.simulator.add_listener("anna", person="light")
+    listener = scenario.simulator.add_listener("anna", kind="light")
     order = {
         "database": scenario.pipeline.engine.url.render_as_string(hide_password=False),
         "spotify": scenario.simulator.url,

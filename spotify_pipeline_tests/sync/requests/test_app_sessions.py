@@ -167,7 +167,7 @@ def keep_syncing(scenario: Scenario, user_ids: list[str], until: float) -> int:
     while time.monotonic() < until:
         for user_id in user_ids[::6]:
             try:
-                scenario.connect(user_id, person="light")
+                scenario.connect(user_id, kind="light")
             except Refused as error:
                 # A session has just forgotten this user.
                 if error.sqlstate != "SP404":
@@ -200,7 +200,7 @@ def test_fifty_app_sessions_beside_syncs_see_no_deadlock_and_no_raw_error(
 ) -> None:
     user_ids = [f"user{n:02}" for n in range(18)]
     for user_id in user_ids:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.execute("UPDATE spotify_pipeline.settings SET request_cooldown = '0'")
     url = scenario.pipeline.engine.url.set(drivername="postgresql")
     address = url.render_as_string(hide_password=False)
@@ -234,7 +234,7 @@ def two(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> Scenario:
     """Eve and Finn are connected; the lock time-out is short."""
     monkeypatch.setattr(locks, "WAIT", "100ms")
     for user_id in ("eve", "finn"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     return scenario
 
 

@@ -29,7 +29,7 @@ PER_USER = 11
 def connect(scenario: Scenario, *names: str) -> None:
     """Connects users with a few plays each on Spotify's page."""
     for name in names:
-        scenario.connect(name, person="commuter", since=(NOON - timedelta(days=3)).date())
+        scenario.connect(name, kind="commuter", since=(NOON - timedelta(days=3)).date())
         scenario.serve_plays(name, [(NOON - HOUR * n, f"{name} {n}") for n in range(1, 4)])
 
 

@@ -93,7 +93,7 @@ def test_a_call_that_arrives_after_any_statement_of_a_sync_causes_no_deadlock(
     with ThreadPoolExecutor(1) as threads:
         while True:
             user_id = f"user{number}"
-            scenario.connect(user_id, person="light")
+            scenario.connect(user_id, kind="light")
             scenario.execute("SELECT spotify_pipeline.request_sync(:u)", u=user_id)
             app = AppCall(scenario, threads, CALLS[call])
             with after_statement(engine, number, partial(app.begin, user_id)) as count:

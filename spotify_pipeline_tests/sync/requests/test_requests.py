@@ -64,7 +64,7 @@ def let_the_pause_pass(scenario: Scenario) -> None:
 
 @pytest.fixture
 def anna(scenario: Scenario) -> Scenario:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     return scenario
 
 
@@ -150,7 +150,7 @@ def test_two_sensors_that_assign_at_once_assign_each_request_once(anna: Scenario
 
 def test_a_request_keeps_its_key_until_it_is_answered(scenario: Scenario) -> None:
     for user_id in ("anna", "ben"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     key, other = ask(scenario, "anna"), ask(scenario, "ben")
     with scenario.pipeline.engine.begin() as conn:
         assert [one.dispatch_key for one in sync_requests.dispatched(conn)] == [key, other]
@@ -398,7 +398,7 @@ def test_a_request_of_a_busy_user_is_retried_and_then_fails_with_the_reason(anna
 def test_a_run_for_many_answers_each_chunk_as_soon_as_it_is_done(scenario: Scenario) -> None:
     connect_users = [f"user{n}" for n in range(6)]
     for user_id in connect_users:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.simulator.revoke("user5")
     key = ask(scenario, *connect_users)
     enlist_requests(scenario.pipeline, key, "run", 3)
@@ -471,7 +471,7 @@ def test_many_requests_are_answered_with_a_statement_per_outcome(
 def test_a_busy_user_does_not_hold_up_the_others_of_a_run_for_many(scenario: Scenario) -> None:
     connect_users = [f"user{n}" for n in range(5)]
     for user_id in connect_users:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     key = ask(scenario, *connect_users)
     seen: list[object] = []
     with leased(scenario.pipeline.engine, ["user2"]):
@@ -486,7 +486,7 @@ def test_a_busy_user_does_not_hold_up_the_others_of_a_run_for_many(scenario: Sce
 def test_a_user_who_is_forgotten_takes_the_request_along(scenario: Scenario) -> None:
     connect_users = [f"user{n}" for n in range(5)]
     for user_id in connect_users:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     key = ask(scenario, *connect_users)
     answer(scenario.meanwhile("recently_played", lambda: scenario.forget("user3")), key)
     assert {row["status"] for row in scenario.rows(t.sync_requests)} == {"succeeded"}

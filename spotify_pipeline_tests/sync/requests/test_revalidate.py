@@ -289,11 +289,11 @@ def test_an_app_that_is_down_fails_no_sync(open_another: Callable[..., Scenario]
         SPOTIFY_PIPELINE_REVALIDATE_URL=f"http://127.0.0.1:{port}/hook",
         SPOTIFY_PIPELINE_REVALIDATE_SECRET=SECRET,
     )
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     scenario.sync_well("anna")
 
 
 def test_without_an_address_no_webhook_is_called(scenario: Scenario) -> None:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     (outcome,) = scenario.sync_well("anna")
     assert outcome.done[PROFILE_REVALIDATION].total == 0

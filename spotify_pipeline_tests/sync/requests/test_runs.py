@@ -137,7 +137,7 @@ def test_a_run_begins_with_the_users_whom_the_run_before_did_not_come_to(
     """A night that a limit of time or calls ends would otherwise always serve the same users."""
     names = ["anna", "ben", "cleo", "dora"]
     for user_id in names:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     assert choose(scenario.pipeline, "night", "active", 2) == 2
     synced_chunk(scenario, "night")
     scenario.at(NOON + DAY)
@@ -164,7 +164,7 @@ def test_a_run_may_have_more_users_than_a_statement_takes_parameters(
 
 def test_a_chunk_records_an_outcome_per_user_and_the_report_counts_them(scenario: Scenario) -> None:
     for user_id in ("anna", "ben", "busy", "cleo", "gone"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.simulator.add_fault(ServerError(), user_id="ben")
     assert choose(scenario.pipeline, "run", "eligible", 100) == 1
     enlist(scenario, "another run", ["anna"])
@@ -232,7 +232,7 @@ def test_a_scheduled_run_does_not_fetch_again_what_it_just_fetched(scenario: Sce
 
 
 def test_a_chunk_of_selected_steps_asks_only_for_those(scenario: Scenario) -> None:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     choose(scenario.pipeline, "run", "eligible", 100)
     (outcome,) = synced_chunk(scenario, "run", [RECENTLY_PLAYED])
     assert set(outcome.done) == {RECENTLY_PLAYED} < set(STEPS)
@@ -244,7 +244,7 @@ def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
 ) -> None:
     """The first process died while it emitted the outcomes; all data of the chunk was stored."""
     for user_id in ("anna", "ben"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     choose(scenario.pipeline, "run", "eligible", 100)
     with suppress(ConnectionError), sync_chunk(scenario.pipeline, "run", 0) as outcomes:
         assert [outcome.user_id for outcome in outcomes] == ["anna", "ben"]
@@ -265,7 +265,7 @@ def test_a_second_try_of_a_chunk_syncs_the_users_left_and_emits_all_of_them(
 
 def test_a_user_whose_failures_end_is_counted_as_recovered(scenario: Scenario) -> None:
     for user_id in ("anna", "ben", "cleo"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     faults = [scenario.simulator.add_fault(ServerError(), user_id=u) for u in ("anna", "ben")]
     choose(scenario.pipeline, "first", "eligible", 100)
     synced_chunk(scenario, "first")

@@ -35,7 +35,7 @@ def five(scenario: Scenario) -> Scenario:
 
 def gather(scenario: Scenario, user_ids: Collection[str]) -> Scenario:
     for user_id in user_ids:
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     scenario.sync_well(*user_ids, steps=PLAYS)
     end_access_tokens(scenario)
     scenario.simulator.forget_calls()

@@ -82,7 +82,7 @@ def test_no_secret_is_in_logs_errors_or_tables_whatever_fails(
     scenario = open_another(**hook)
     canaries = Canaries(scenario, environ)
     for user_id in ("anna", "ben", "cleo", "dora"):
-        scenario.connect(user_id, person="light")
+        scenario.connect(user_id, kind="light")
     canaries.note_tokens()
     simulator = scenario.simulator
     simulator.add_fault(RotateRefreshToken(), user_id="ben")
@@ -133,7 +133,7 @@ def test_a_statement_that_fails_does_not_show_what_it_was_to_store(
     scenario: Scenario, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The pipeline's own writes, with a database that refuses tokens."""
-    info = scenario.connect("anna", person="light")
+    info = scenario.connect("anna", kind="light")
     scenario.execute(
         "ALTER TABLE spotify_pipeline.user_tokens ADD CHECK (last_refreshed_at IS NULL) NOT VALID"
     )

@@ -28,7 +28,7 @@ PLAYS = (RECENTLY_PLAYED,)
 @pytest.fixture
 def anna(scenario: Scenario) -> ListenerInfo:
     """She is connected by the app, and nothing was fetched yet."""
-    return scenario.connect("anna", person="light")
+    return scenario.connect("anna", kind="light")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def only(outcomes: list[UserOutcome]) -> UserOutcome:
 
 def test_a_token_of_another_account_stores_no_plays_and_is_not_used_again(linked: Scenario) -> None:
     before = linked.dump()
-    ben = linked.simulator.add_listener("ben", person="heavy")
+    ben = linked.simulator.add_listener("ben", kind="heavy")
     linked.hand_over("anna", ben.refresh_token)
     outcome = only(answer(linked, ask(linked, "anna")))
     assert outcome.error_code == "RECONNECT"
@@ -107,7 +107,7 @@ def set_profile(scenario: Scenario, **profile: str) -> None:
 
 def test_an_account_matches_by_either_of_its_stored_ids(scenario: Scenario) -> None:
     """Spotify has sent account_id since May 2026 only, and may not send it to every app."""
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     set_profile(scenario, id="anna")
     scenario.sync_well("anna", steps=PLAYS)
     set_profile(scenario, id="anna", account_id="A1")

@@ -16,7 +16,7 @@ from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 @pytest.fixture
 def anna(scenario: Scenario) -> Scenario:
-    scenario.connect("anna", person="light")
+    scenario.connect("anna", kind="light")
     return scenario
 
 

@@ -1,12 +1,15 @@
-"""Dagster's daemon with a queue that is woken.
+"""Dagster's daemon with a queue and sensors that are woken.
 
     python -m spotify_pipeline.defs.instance.processes.daemon run -w workspace.yaml
 
-Dagster's own looks at the queue once a second. Sensors submit runs in the daemon's process, so here
-a submitted run wakes the queue's thread. Runs submitted elsewhere, as by the UI, wait as before.
+Dagster's own looks at the queue once a second and at sensors every five. Sensors submit runs in the
+daemon's process, so here a submitted run wakes both threads. Runs submitted elsewhere, as by the
+UI, wait as before.
 """
 
 import threading
+import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,12 +19,18 @@ from spotify_pipeline.defs.instance.dagster_private_processes import (
     DaemonIterator,
     DagsterDaemon,
     QueuedRunCoordinatorDaemon,
+    SensorDaemon,
     SpanMarker,
     create_daemons_from_instance,
     daemon_cli,
     daemon_controller_from_instance,
 )
 from spotify_pipeline.defs.instance.redaction import install
+
+# After it has submitted runs, a tick still stores its result.
+TICK_ENDS_SECONDS = 1.0
+# How long a shutdown may go unnoticed.
+LOOK_SECONDS = 0.5
 
 
 class WokenQueue(QueuedRunCoordinatorDaemon):
@@ -50,21 +59,65 @@ class WokenQueue(QueuedRunCoordinatorDaemon):
                 self._submitted.wait(self._seconds)
 
 
+class Pause(threading.Event):
+    """The shutdown event as the loop over sensors sees it: its `wait` ends early when woken."""
+
+    def __init__(self, shutdown: threading.Event, woken: threading.Event) -> None:
+        super().__init__()
+        self._shutdown, self._woken = shutdown, woken
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait so many seconds, or until a second after a wake; whether Dagster shuts down."""
+        until = time.monotonic() + (timeout or 0)
+        while (left := until - time.monotonic()) > 0 and not self._shutdown.is_set():
+            if self._woken.wait(min(left, LOOK_SECONDS)):
+                self._woken.clear()
+                until = min(until, time.monotonic() + TICK_ENDS_SECONDS)
+        return self._shutdown.is_set()
+
+
+class WokenSensors(SensorDaemon):
+    """Looks at the sensors soon after one of them has submitted a run.
+
+    The request sensor waits inside its tick, and the tick ends with a request: Dagster would begin
+    the next one up to five seconds later, and a user who presses Sync meanwhile would wait for it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self._submitted = threading.Event()
+
+    def wake(self) -> None:
+        """Look at the sensors in a second, and not only five after the last time."""
+        self._submitted.set()
+
+    def core_loop(
+        self, workspace_process_context: Any, shutdown_event: threading.Event
+    ) -> DaemonIterator:
+        """Look at the sensors for ever."""
+        return super().core_loop(workspace_process_context, Pause(shutdown_event, self._submitted))
+
+
 def create_daemons(instance: dg.DagsterInstance) -> list[DagsterDaemon[Any]]:
-    """Dagster's daemons, with a queue that is woken by runs submitted through this instance."""
+    """Dagster's daemons, with those that runs submitted through this instance wake."""
     coordinator: Any = instance.run_coordinator
     queue = WokenQueue(coordinator.dequeue_interval_seconds)
+    sensors = WokenSensors(instance.get_sensor_settings())
     submit = coordinator.submit_run
 
     def submit_and_wake(context: Any) -> Any:
         run = submit(context)
         queue.wake()
+        sensors.wake()
         return run
 
     coordinator.submit_run = submit_and_wake
+    woken: dict[str, DagsterDaemon[Any]] = {
+        queue.daemon_type(): queue,
+        sensors.daemon_type(): sensors,
+    }
     return [
-        queue if isinstance(daemon, QueuedRunCoordinatorDaemon) else daemon
-        for daemon in create_daemons_from_instance(instance)
+        woken.get(daemon.daemon_type(), daemon) for daemon in create_daemons_from_instance(instance)
     ]
 
 
