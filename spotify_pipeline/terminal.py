@@ -24,10 +24,15 @@ LINE_SECONDS = 5.0
 GUTTER = "   "
 # Rows of a table, or items of a list, that are printed at once.
 BATCH = 1000
-# Overrides of the writing direction: they could make one name look like another.
-# (The same stand in _UNSHOWN, beside C1 controls, separators of lines and halves of letters.)
-_DIRECTION = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
-_UNSHOWN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, separators of lines, overrides of the writing direction (they could make one
+# name look like another), surrogates, and noncharacters (U+FFFE makes XML not well-formed).
+_UNSHOWN = re.compile(
+    "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+# Letters and symbols without ink, and code points that fonts ignore.
+_BLANK = re.compile("[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
@@ -46,7 +51,7 @@ def printable(text: str | None) -> str:
     """
     if text and text.isprintable():  # nearly every text, and 20 times as fast
         return text
-    return "".join("\ufffd" if _is_unshown(character) else character for character in text or "")
+    return _UNSHOWN.sub("\ufffd", text or "")
 
 
 def printable_lines(text: str) -> str:
@@ -54,9 +59,12 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def _is_unshown(character: str) -> bool:
-    is_control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    return is_control or character in _DIRECTION
+def has_ink(text: str) -> bool:
+    """Whether a reader sees anything of a text: more than spaces, formatting and accents."""
+    return any(
+        unicodedata.category(character) != "Cf" and unicodedata.category(character)[0] not in "ZM"
+        for character in _BLANK.sub("", printable(text))
+    )
 
 
 def instant(value: datetime | None) -> str:
@@ -88,7 +96,12 @@ def print_json_list(items: Iterable[Any]) -> None:
 
 def _json(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
-    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSHOWN.sub(lambda found: found[0] if found[0] == "\n" else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return re.sub("(....)", r"\\u\1", units)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from spotify_pipeline import app
+from spotify_pipeline.terminal import has_ink
 from spotify_pipeline.web.forms import Sent, form, signed_in, text, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
@@ -85,9 +86,13 @@ def set_zone(request: Request, session: Session, sent: Sent) -> Response:
 def set_profile(request: Request, session: Session, sent: Sent) -> Response:
     """Set the displayed name, the name in the address, and who sees the profile."""
     site, name = site_of(request), text(sent, "name").lower()
+    shown = text(sent, "display_name")
+    if shown and not has_ink(shown):
+        complaint = "This displayed name has nothing that can be seen: choose another."
+        return _page(request, session, complaint=complaint, status=400)
     try:
         with site.engine.begin() as conn:
-            if shown := text(sent, "display_name"):
+            if shown:
                 app.register_user(conn, session.user_id, display_name=shown[:255])
             app.set_profile(conn, session.user_id, name or None, "public" in sent)
     except app.Refused as refused:
@@ -152,7 +157,9 @@ def download(request: Request, session: Session) -> Response:
     site, user_id = site_of(request), session.user_id
     if user_id in site.downloading or len(site.downloading) >= MOST_DOWNLOADS:
         whose = "Another download of yours is" if user_id in site.downloading else "Others are"
-        return message("Not just now", f"{whose} going on. Try again in a few minutes.", 503)
+        return message(
+            "Not just now", f"{whose} going on. Try again in a few minutes.", 503, session=session
+        )
     return Download(site, user_id)
 
 

@@ -1,6 +1,7 @@
 """The application: routes, headers of every response, what is refused before."""
 
 import logging
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 from sqlalchemy import text
@@ -14,11 +15,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spotify_pipeline.web import account, dashboard, history, profile, signin, year
+from spotify_pipeline.web.forms import session_of
 from spotify_pipeline.web.site import Config, Site, site_of
-from spotify_pipeline.web.views import message, not_found, static_file
+from spotify_pipeline.web.views import message, static_file
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PATH = 500
+# A path without a route, in place of one that no handler should see.
+NOWHERE = "/no/page"
 # Called by machines, under whatever name they know this one by.
 _FOR_MACHINES = ("/healthz", "/hooks/revalidate")
 _HEADERS = {
@@ -66,6 +70,8 @@ def make_application(config: Config) -> ASGIApp:
             500: _failed,
         },
     )
+    # Its redirects would name http and not https: Starlette does not know of the proxy in front.
+    application.router.redirect_slashes = False
     application.state.site = Site(config)
     # Not as Starlette's middleware, which the handler of unexpected errors wraps.
     return Guard(application, config.url)
@@ -108,13 +114,13 @@ class Guard:
             await send(sent)
 
         answer = self._elsewhere(scope) or self._app
+        if "\0" in scope["path"] or len(scope["path"]) > MAX_PATH:
+            scope = {**scope, "path": NOWHERE}
         await answer(scope, limited, with_headers)
 
     def _elsewhere(self, scope: Scope) -> Response | None:
         """Against DNS rebinding, and so that cookies and the callback have the same host."""
         path = scope["path"]
-        if "\0" in path or len(path) > MAX_PATH:
-            return PlainTextResponse("There is no such page.\n", 404)
         if path in _FOR_MACHINES or Headers(scope=scope).getlist("host") == [self._host]:
             return None
         if scope["method"] not in ("GET", "HEAD") or not path.startswith("/"):
@@ -144,9 +150,19 @@ def static(request: Request) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    session = None
+    if request.cookies:
+        with suppress(SQLAlchemyError):
+            session = session_of(request)
     if error.status_code == 404:
-        return not_found()
-    response = message("That did not work", error.detail, error.status_code)
+        # The same for what does not exist and for what a visitor may not see.
+        return message(
+            "There is nothing here",
+            "This page does not exist, or is private.",
+            404,
+            session=session,
+        )
+    response = message("That did not work", error.detail, error.status_code, session=session)
     response.headers.update(error.headers or {})
     return response
 

@@ -42,9 +42,9 @@ from spotify_pipeline.portrait.meanings import INCOMPLETE, MEANINGS, OVER_TIME, 
 from spotify_pipeline.web.cache import MAX_AGE_SECONDS, CachedPage
 from spotify_pipeline.web.days import read_days, streaks, summed
 from spotify_pipeline.web.forms import signed_in
-from spotify_pipeline.web.sessions import Session
+from spotify_pipeline.web.sessions import Session, shown_name
 from spotify_pipeline.web.site import Site, site_of
-from spotify_pipeline.web.views import PRIVATE, drawn, not_found, private_page, render
+from spotify_pipeline.web.views import PRIVATE, drawn, private_page, render
 
 SHOWN = 20
 DAYS = 365
@@ -82,7 +82,7 @@ async def public(request: Request) -> Response:
     if page is None or not site.cache.is_fresh(page):
         page = await run_in_threadpool(_current, site, name, page)
     if page is None:
-        return not_found()
+        raise HTTPException(404)
     left = max(0, int(MAX_AGE_SECONDS - site.cache.age(page)))
     headers = {"Cache-Control": f"public, max-age={left}", "ETag": page.etag}
     if page.etag in request.headers.get("if-none-match", ""):
@@ -109,7 +109,7 @@ def shared(request: Request) -> Response:
     with site_of(request).engine.connect() as conn:
         found = app.find_profile(conn, None, digest)
         if found is None:
-            return not_found()
+            raise HTTPException(404)
         return HTMLResponse(_rendered(conn, found), headers=PRIVATE)
 
 
@@ -164,7 +164,7 @@ def _content(conn: Connection, profile: app.Profile) -> dict[str, Any]:
     months = _months(app.personality_months(conn, user_id), personality)
     kinds = Counter(day.completeness for day in days)
     return {
-        "name": profile.display_name or profile.user_id,
+        "name": shown_name(profile.display_name, profile.user_id),
         "zone": profile.timezone,
         "now": datetime.now(UTC).astimezone(zone),
         "hatching": drawn(hatching()),

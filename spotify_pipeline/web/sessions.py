@@ -7,12 +7,13 @@ with the user, which ends every session on the server, whatever cookies still ex
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from math import ceil
 from threading import Lock
 from urllib.parse import urlencode
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from spotify_pipeline import app
+from spotify_pipeline.terminal import has_ink
 
 SESSION_SECONDS = 30 * 24 * 3600
 SIGN_IN_SECONDS = 600
@@ -42,7 +44,12 @@ class Session:
     @property
     def name(self) -> str:
         """What to call the user."""
-        return self.settings.display_name or self.user_id
+        return shown_name(self.settings.display_name, self.user_id)
+
+
+def shown_name(display_name: str | None, user_id: str) -> str:
+    """The displayed name, or the id where a reader would see nothing of it."""
+    return display_name if display_name and has_ink(display_name) else user_id
 
 
 class Attempts:
@@ -81,11 +88,18 @@ def _is_full(times: deque[float]) -> bool:
 
 
 def _network(address: str) -> str:
+    """The client of an address with or without a port; "" of whatever is no address."""
+    bare = address.strip()
+    if found := re.fullmatch(r"\[([^]]*)\](?::[0-9]+)?|([0-9.]+):[0-9]+", bare):
+        bare = found[1] or found[2]
     try:
-        parsed = ip_address(address)
+        parsed = ip_address(bare.partition("%")[0])
     except ValueError:
-        return address
-    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+        return ""
+    if isinstance(parsed, IPv6Address):
+        mapped = parsed.ipv4_mapped
+        return str(mapped or ip_network((parsed, 64), strict=False))
+    return str(parsed)
 
 
 class Cookies:

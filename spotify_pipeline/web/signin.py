@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from spotify_pipeline import app
 from spotify_pipeline.domain.sealing import seal
-from spotify_pipeline.web.forms import Sent, form, to
+from spotify_pipeline.web.forms import Sent, form, session_of, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
 from spotify_pipeline.web.spotify import Account, SignInRefused, account_of, authorize_address
@@ -94,7 +94,7 @@ def start(request: Request) -> Response:
     """Send the browser to Spotify's page."""
     site = site_of(request)
     if not site.config.client_id:
-        return refusal("owner")
+        return refusal(request, "owner")
     browser = site.cookies.browser(request)
     state = site.cookies.new_state(browser)
     address = authorize_address(site.config, state, site.cookies.code_verifier(state))
@@ -108,15 +108,22 @@ def callback(request: Request) -> Response:
     site, states = site_of(request), request.query_params.getlist("state")
     try:
         if len(states) != 1 or not site.cookies.owns_state(request, states[0]):
+            # Signed in by another tab, or the callback is loaded again: nothing is left to do.
+            if session_of(request):
+                return to("/")
             raise SignInRefused("state")
-        if "code" in request.query_params and site.attempts.wait(_client(request, site)):
-            raise SignInRefused("often")
+        if "code" in request.query_params and (
+            seconds := site.attempts.wait(_client(request, site))
+        ):
+            response = refusal(request, "often")
+            response.headers["Retry-After"] = str(seconds)
+            return response
         verifier = site.cookies.code_verifier(states[0])
         # No connection of the pool is held while Spotify is asked.
         account = account_of(site.config, request.url.query, states[0], verifier)
         return _welcome(request, site, account)
     except SignInRefused as refused:
-        return refusal(refused.reason)
+        return refusal(request, refused.reason)
 
 
 def _client(request: Request, site: Site) -> str:
@@ -127,13 +134,13 @@ def _client(request: Request, site: Site) -> str:
     return request.client.host if request.client else ""
 
 
-def refusal(reason: str) -> Response:
+def refusal(request: Request, reason: str) -> Response:
     """The page of a refusal."""
     status, title, sentence = REFUSALS[reason]
     link = (
         ("/sign-in", "Sign in with Spotify") if reason != "another" else ("/settings", "Settings")
     )
-    return message(title, sentence, status, link=link)
+    return message(title, sentence, status, session=session_of(request), link=link)
 
 
 def _welcome(request: Request, site: Site, account: Account) -> Response:

@@ -96,15 +96,11 @@ def message(
     sentence: str,
     status: int = 200,
     *,
+    session: Session | None = None,
     link: tuple[str, str] = ("/", "To the start page"),
 ) -> HTMLResponse:
     """A page with one sentence and one thing to do."""
-    return private_page("message.html", None, status, title=title, sentence=sentence, link=link)
-
-
-def not_found() -> HTMLResponse:
-    """The same for what does not exist and for what a visitor may not see."""
-    return message("There is nothing here", "This page does not exist, or is private.", 404)
+    return private_page("message.html", session, status, title=title, sentence=sentence, link=link)
 
 
 def wants_json(request: Request) -> bool:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,7 +19,7 @@ from spotify_pipeline.web.days import read_days, summed
 from spotify_pipeline.web.forms import signed_in, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import site_of
-from spotify_pipeline.web.views import PRIVATE, drawn, not_found, private_page
+from spotify_pipeline.web.views import PRIVATE, drawn, private_page
 
 TOP = 10
 LONGEST_HISTORY = 3660
@@ -46,7 +47,7 @@ def year(request: Request, session: Session) -> Response:
     """The page."""
     of = _read(request, session)
     if of is None:
-        return not_found()
+        raise HTTPException(404)
     with site_of(request).engine.connect() as conn:
         discoveries = app.listening_discoveries(conn, session.user_id, of.first, of.last, TOP)
     heard = [day for day in of.days if day.minutes]
@@ -73,7 +74,7 @@ def year_picture(request: Request, session: Session) -> Response:
     """A picture to share."""
     of = _read(request, session)
     if of is None:
-        return not_found()
+        raise HTTPException(404)
     total = summed(of.days)
     card = YearCard(
         title=f"{session.name}, {of.first.year}",

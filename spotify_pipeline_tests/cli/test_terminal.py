@@ -90,6 +90,14 @@ def test_a_table_of_many_rows_is_laid_out_by_the_first_and_cuts_no_cell(capsys, 
     ]
 
 
+def test_json_is_the_same_for_a_program_and_has_nothing_that_steers_a_terminal(capsys):
+    odd = "\x1b\x7f\x9b\u202e\ud800\ufffe\ufdd0\U0001fffe"
+    print_json({"name": [odd]})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"name": [odd]}
+    assert not set(odd) & set(shown)
+
+
 @pytest.mark.parametrize("items", [[], [1], [{"a\u2028": [None, {}]}, "b", datetime.now(UTC), []]])
 def test_a_list_printed_item_by_item_is_the_json_of_the_list(capsys, monkeypatch, items):
     monkeypatch.setattr(terminal, "BATCH", 2)
@@ -101,7 +109,12 @@ def test_a_list_printed_item_by_item_is_the_json_of_the_list(capsys, monkeypatch
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("Ayọ̀ 🎧", "Ayọ̀ 🎧"), ("a\x1b[2Jb\r\n\x9b", "a\ufffd[2Jb\ufffd\ufffd\ufffd"), (None, "")],
+    [
+        ("Ayọ̀ 🎧", "Ayọ̀ 🎧"),
+        ("a\x1b[2Jb\r\n\x9b", "a\ufffd[2Jb\ufffd\ufffd\ufffd"),
+        ("\ud800\ufffe\ufdd0\U0001fffe", "\ufffd" * 4),
+        (None, ""),
+    ],
 )
 def test_names_are_shown_as_they_are_but_for_control_characters(text, shown):
     assert printable(text) == shown

@@ -6,11 +6,13 @@ import logging
 import socket
 import time
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
 from spotify_pipeline.web import account
 from spotify_pipeline.web.profile import is_genuine
+from spotify_pipeline.web.sessions import shown_name
 from spotify_pipeline_tests.web.conftest import Site
 
 
@@ -97,3 +99,46 @@ def test_a_user_has_one_download_at_a_time_and_a_stalled_one_ends(
         while (status := site.send("GET", "/settings/download")) == 503:
             assert time.monotonic() < deadline
         assert status == 200
+
+
+def test_an_address_with_a_slash_too_many_is_not_found(site: Site) -> None:
+    for path in ("/settings/", "/shared/token/", "/callback/?code=x&state=y"):
+        assert site.send("GET", path) == 404
+    assert site.send("POST", "/settings/forget/", data={"csrf": site.csrf}) == 404
+
+
+def test_refusals_have_the_navigation_of_the_signed_in_user(site: Site) -> None:
+    wrong = {"data": {"csrf": "wrong"}}
+    refused = [
+        ("GET", "/nope", 404, {}),
+        ("GET", "/" + "a" * 600, 404, {}),
+        ("GET", "/year/1", 404, {}),
+        ("POST", "/sync", 403, wrong),
+        ("PUT", "/settings", 405, {}),
+    ]
+    for method, path, status, more in refused:
+        response = site.fetch(method, path, **more)
+        assert (response.status_code, 'href="/settings"' in response.text) == (status, True)
+    for path in ("/nope", "/" + "a" * 600):
+        page = site.fetch("GET", path, signed_in=False).text
+        assert "There is nothing here" in page
+        assert 'href="/settings"' not in page
+
+
+def test_a_name_without_ink_is_refused_and_never_shown(site: Site) -> None:
+    for name in ("\u200b", "\u3164 \u00ad", "\u2800\U000e0041", "\u0301"):
+        fields = {"csrf": site.csrf, "display_name": name}
+        refused = site.fetch("POST", "/settings/profile", data=fields)
+        assert (refused.status_code, "nothing that can be seen" in refused.text) == (400, True)
+        # An app of another make, or Spotify, may have set it.
+        assert shown_name(name, "eve") == "eve"
+    assert shown_name("雨 🎧", "eve") == "雨 🎧"
+
+
+def test_the_picture_is_well_formed_whatever_a_name_holds(site: Site) -> None:
+    odd = "".join(map(chr, (*range(1, 32), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE)))
+    fields = {"csrf": site.csrf, "display_name": f"Eve{odd}"}
+    assert site.send("POST", "/settings/profile", data=fields) == 303
+    year = site.fetch("GET", "/year").headers["Location"]
+    picture = ElementTree.fromstring(site.fetch("GET", f"{year}/picture.svg").content)
+    assert "Eve\ufffd" in "".join(picture.itertext())

@@ -155,6 +155,26 @@ def test_a_sign_in_starts_a_new_session_and_leaving_ends_all_of_them(town: Town)
         assert browser.get("/settings", allow_redirects=False).status_code == 200
 
 
+def test_a_second_tab_or_a_reload_of_the_callback_ends_on_the_start_page(town: Town) -> None:
+    town.scenario.simulator.add_listener("mira", "UTC", since=datetime.now(UTC).date())
+    browser, start = town.browser(), f"{town.config.url}/"
+    tabs = [browser.get("/sign-in", allow_redirects=False).headers["Location"] for _ in range(2)]
+    signed_in = browser.session.get(f"{tabs[0]}&user_id=mira", timeout=20)
+    cookie, callback = browser.cookie, signed_in.history[-1].url
+    calls = len(town.scenario.calls("token"))
+    for address in (f"{tabs[1]}&user_id=mira", callback):
+        assert browser.session.get(address, timeout=20).url == start
+    # These signed no user in, and a browser that began no sign-in is refused.
+    assert (browser.cookie, len(town.scenario.calls("token"))) == (cookie, calls)
+    assert requests.get(callback, timeout=20).status_code == 403
+    # A stranger's answer changes nothing in a browser that is signed in.
+    town.scenario.simulator.add_listener("eve", "UTC", since=datetime.now(UTC).date())
+    begun = town.browser().get("/sign-in", allow_redirects=False).headers["Location"]
+    agreed = requests.get(f"{begun}&user_id=eve", timeout=20, allow_redirects=False)
+    assert browser.session.get(agreed.headers["Location"], timeout=20).url == start
+    assert (browser.cookie, town.users()) == (cookie, ["mira"])
+
+
 def account(simulator: Simulator, user_id: str) -> None:
     simulator.add_fault(
         Body(text=json.dumps({"id": user_id, "account_id": user_id, "display_name": "X"})),
@@ -226,6 +246,7 @@ def test_a_network_that_signs_in_too_often_waits_without_a_call_to_spotify(town:
     calls = len(town.scenario.calls("token"))
     refused = browser.sign_in("mira")
     assert (refused.status_code, f"<h1>{REFUSALS['often'][1]}</h1>" in refused.text) == (429, True)
+    assert 0 < int(refused.headers["Retry-After"]) <= SIGN_IN_SECONDS
     assert len(town.scenario.calls("token")) == calls
     # The session goes on.
     assert browser.get("/settings", allow_redirects=False).status_code == 200
@@ -243,6 +264,27 @@ def test_attempts_are_counted_per_network_and_in_all_for_ten_minutes() -> None:
     assert attempts.wait("198.51.100.1") == SIGN_IN_SECONDS - 100
     now = SIGN_IN_SECONDS
     assert attempts.wait("2001:db8::1") == 0
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [
+            "192.0.2.1",
+            " 192.0.2.1:1000",
+            "192.0.2.1:2000",
+            "::ffff:192.0.2.1",
+            "[::ffff:c000:201]:3",
+        ],
+        ["2001:db8::1", "[2001:db8::2]", "[2001:db8::3]:443", "2001:db8::4%eth0"],
+        ["", "unknown", "_hidden", "192.0.2.1.example:5"],
+    ],
+)
+def test_every_spelling_of_a_network_is_the_same_client(addresses: list[str]) -> None:
+    attempts = Attempts(lambda: 0.0)
+    waits = [attempts.wait(addresses[n % len(addresses)]) for n in range(ATTEMPTS_PER_CLIENT + 1)]
+    assert waits == [0] * ATTEMPTS_PER_CLIENT + [SIGN_IN_SECONDS]
+    assert attempts.wait("::ffff:198.51.100.1") == attempts.wait("2001:db8:0:1::") == 0
 
 
 def test_no_secret_of_a_sign_in_or_a_session_is_logged(
