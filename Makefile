@@ -29,7 +29,7 @@ dbt: $(VENV)/.dev $(VENV)/dbt/.ready ## dbt reads deploy/dbt, installed apart fr
 	$(BIN)/pytest -n 0 -m dbt spotify_pipeline_tests/deploy/test_data_kit.py $(ARGS)
 
 soak: $(VENV)/.dev ## hundreds of kills, the largest bodies, every rule with thousands of examples (hours)
-	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes spotify_pipeline_tests/sync/imports/test_killed_imports.py spotify_pipeline_tests/defs/cluster/test_request_life.py spotify_pipeline_tests/sync/requests/test_app_sessions.py $(ARGS)
+	SOAK=1 $(BIN)/pytest -n 1 --timeout 3600 spotify_pipeline_tests/crashes spotify_pipeline_tests/sync/imports/test_killed_imports.py spotify_pipeline_tests/defs/cluster/test_request_life.py spotify_pipeline_tests/defs/cluster/test_warm_process.py spotify_pipeline_tests/sync/requests/test_app_sessions.py $(ARGS)
 	SOAK=1 $(BIN)/pytest --timeout 3600 spotify_pipeline_tests/domain/listening/test_days.py spotify_pipeline_tests/domain/personality/test_plain_personality.py $(ARGS)
 	HYPOTHESIS_PROFILE=soak $(BIN)/pytest --timeout 14400 -m hypothesis $(ARGS)
 

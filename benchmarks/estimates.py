@@ -3,24 +3,49 @@
 The API does not say how long a track was heard. Compares the full length, and the length capped by
 the time since the previous play, for listeners who skip 10, 30 and 50 % of their tracks.
 
+Then does the same through the database: a user of each kind whose plays the API has shown, also one
+that leaves out tracks left early, imports the export of the same life.
+
     python -m benchmarks.estimates
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pandas as pd
 
+from benchmarks.histories import NOW, ZONE, World, world
 from benchmarks.machine import RESULTS, save
 from spotify_pipeline.domain.listening.days import listened_ms
+from spotify_pipeline.domain.model import PlaysPage
+from spotify_pipeline.domain.parsing import parse_recently_played
+from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.exports.reader import read_exports
+from spotify_pipeline.simulator.http.shapes import Shapes
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listener_kinds import HEAVY
-from spotify_pipeline.simulator.music.listeners import Listener, Play, from_ms, to_ms
+from spotify_pipeline.simulator.music.exports import Exporter, write_folder
+from spotify_pipeline.simulator.music.feed import Feed
+from spotify_pipeline.simulator.music.listener_kinds import HEAVY, LISTENER_KINDS
+from spotify_pipeline.simulator.music.listeners import (
+    Listener,
+    Play,
+    from_ms,
+    make_listener,
+    to_ms,
+)
+from spotify_pipeline.simulator.music.oddities import Oddities
+from spotify_pipeline.storage.embedded import client as embedded
+from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.users import sync_users
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SKIPS = (0.1, 0.3, 0.5)
+# Share of the plays ended with Next after 30 s that the API never lists.
+OMITTED = (0.0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -77,11 +102,78 @@ def _frame(catalogue: Catalogue, user_id: str, plays: Sequence[Play]) -> pd.Data
     )
 
 
+@dataclass(frozen=True)
+class Imported:
+    """What the receipt of a user's import says: the API's minutes beside those heard."""
+
+    kind: str
+    omitted_percent: int
+    days: int
+    estimated_minutes: float
+    heard_minutes: float
+
+    @property
+    def error(self) -> float:
+        """Error of the estimate, in per cent."""
+        return 100 * (self.estimated_minutes / self.heard_minutes - 1)
+
+
+def measure_imports(days: int) -> Iterator[Imported]:
+    """Syncs a user of each kind, then imports the export of the same days."""
+    catalogue = Catalogue(1)
+    with tempfile.TemporaryDirectory(prefix="estimates_") as folder:
+        home = Path(folder)
+        with (
+            embedded.start(home / "server") as server,
+            world(server.url("estimates")) as here,
+        ):
+            for omitted in OMITTED:
+                for kind in LISTENER_KINDS:
+                    listener = make_listener(catalogue, 1, kind, ZONE, kind)
+                    feed = Feed(listener, Oddities(skipped_missing=omitted))
+                    yield _import(here, feed, home / f"{kind}-{omitted}", omitted, days)
+
+
+def _import(here: World, feed: Feed, folder: Path, omitted: float, days: int) -> Imported:
+    """`folder`, for the export, does not exist yet; the user has its name."""
+    user_id, since = folder.name, NOW - timedelta(days=days)
+    here.connect(user_id)
+    for days_ago in range(days, -1, -5):
+        here.now = NOW - timedelta(days=days_ago)
+        here.spotify.pages[user_id] = _page(feed, here.now)
+        (outcome,) = sync_users(here.pipeline, [user_id], [RECENTLY_PLAYED])
+        assert not outcome.failure, outcome
+    here.now = NOW
+    write_folder(Exporter(feed).files("extended", to_ms(since), to_ms(NOW)), folder)
+    files = read_exports([folder], now=NOW, include_incognito=False)
+    estimate = import_history(here.pipeline, user_id, files).estimate
+    assert estimate
+    return Imported(
+        feed.listener.person.name,
+        round(100 * omitted),
+        estimate.days,
+        estimate.estimated_ms / 60_000,
+        estimate.heard_ms / 60_000,
+    )
+
+
+def _page(feed: Feed, now: datetime) -> PlaysPage:
+    """What the API lists of the last 7 days, as if on one page."""
+    shapes = Shapes(feed.listener.catalogue)
+    entries = feed.entries(to_ms(now - timedelta(days=7)), to_ms(now))
+    items = [
+        shapes.item(shapes.track(entry.play.track, "full"), entry.stamp_ms, None)
+        for entry in reversed(entries)
+        if entry.listed(to_ms(now))
+    ]
+    return parse_recently_played({"items": items, "next": "more"}, now)
+
+
 @click.command()
 @click.option("--users", default=20, show_default=True)
 @click.option("--days", default=60, show_default=True)
 def main(users: int, days: int) -> None:
-    """Print and save the table."""
+    """Print and save the tables."""
     estimates = [measure(skip, users, days) for skip in SKIPS]
     click.echo("skipped    plays   heard min   full length      capped")
     for estimate in estimates:
@@ -89,7 +181,16 @@ def main(users: int, days: int) -> None:
             f"{estimate.skipped_percent:>6} % {estimate.plays:>8,} {estimate.heard_minutes:>11,.0f}"
             f" {estimate.full_length_error:>+11.1f} % {estimate.capped_error:>+9.1f} %"
         )
-    save(RESULTS / "estimates.json", {"estimates": [asdict(estimate) for estimate in estimates]})
+    click.echo("user          omitted  days   estimated       heard     error")
+    imported = []
+    for user in measure_imports(days):
+        imported.append(user)
+        click.echo(
+            f"{user.kind:<14}{user.omitted_percent:>5} %{user.days:>6}"
+            f"{user.estimated_minutes:>12,.0f}{user.heard_minutes:>12,.0f}{user.error:>+8.1f} %"
+        )
+    figures = {"estimates": [*map(asdict, estimates)], "imported": [*map(asdict, imported)]}
+    save(RESULTS / "estimates.json", figures)
 
 
 if __name__ == "__main__":

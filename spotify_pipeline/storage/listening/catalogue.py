@@ -1,5 +1,6 @@
 """Artists and tracks: facts about Spotify's catalogue, shared by all users."""
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,19 +44,17 @@ def save_tracks(conn: Connection, tracks: Iterable[Track]) -> Written:
 
 _SAVE_NAMED_ARTISTS = text("""
 INSERT INTO artists (spotify_id, name)
-SELECT DISTINCT * FROM unnest(cast(:ids AS text[]), cast(:names AS text[])) AS g (id, name)
+SELECT * FROM unnest(cast(:ids AS text[]), cast(:names AS text[])) AS g (id, name)
 ORDER BY g.id
 ON CONFLICT DO NOTHING
 """)
 
 _SAVE_EXPORTED_TRACKS = text("""
 INSERT INTO tracks AS k (spotify_id, name, artist_name, album_name, artist_ids)
-SELECT g.id, g.name, g.artist_name, g.album_name, ARRAY[g.artist_id]
-FROM unnest(
-    cast(:ids AS text[]), cast(:titles AS text[]), cast(:names AS text[]),
-    cast(:albums AS text[]), cast(:artist_ids AS text[])
-) AS g (id, name, artist_name, album_name, artist_id)
-ORDER BY g.id
+SELECT g.track_id, g.name, g.artist_name, g.album_name, ARRAY[g.artist_id]
+FROM json_to_recordset(cast(:tracks AS json)) AS g
+    (track_id text, name text, artist_name text, album_name text, artist_id text)
+ORDER BY g.track_id
 ON CONFLICT (spotify_id) DO UPDATE SET
     name = CASE WHEN k.artist_name IS NULL AND k.name <> '' THEN k.name ELSE excluded.name END,
     artist_name = CASE WHEN k.artist_name IS NOT NULL THEN excluded.artist_name END,
@@ -81,19 +80,11 @@ def save_exported_tracks(conn: Connection, tracks: Sequence[ExportedTrack]) -> N
     Values of the API stay; of two exports the greater names stay, so that their order does not
     matter. Sorted by id, so that two writers of the catalogue cannot deadlock.
     """
-    ids = [track.artist_id for track in tracks]
-    names = [track.artist_name for track in tracks]
-    conn.execute(_SAVE_NAMED_ARTISTS, {"ids": ids, "names": names})
-    conn.execute(
-        _SAVE_EXPORTED_TRACKS,
-        {
-            "ids": [track.track_id for track in tracks],
-            "titles": [track.name for track in tracks],
-            "names": names,
-            "albums": [track.album_name for track in tracks],
-            "artist_ids": ids,
-        },
-    )
+    artists = {track.artist_id: track.artist_name for track in tracks}
+    conn.execute(_SAVE_NAMED_ARTISTS, {"ids": list(artists), "names": list(artists.values())})
+    # The driver writes arrays of text four times as slowly as JSON.
+    rows = [{**as_row(track), "artist_id": track.artist_id} for track in tracks]
+    conn.execute(_SAVE_EXPORTED_TRACKS, {"tracks": json.dumps(rows, ensure_ascii=False)})
 
 
 def read_names(conn: Connection, table: Table, spotify_ids: Iterable[str]) -> dict[str, str]:
