@@ -106,7 +106,7 @@ def test_the_warm_process_is_killed_again_and_again(cluster: DagsterCluster) -> 
         # One run per attempt, and the last one has answered.
         runs = {record.dagster_run.run_id for record in cluster.runs(user_id)}
         assert len(runs) == sum(int(row["attempts"]) for row in rows)
-        assert {row["run_id"] for row in rows} <= runs
+        assert {row["run_id"] for row in rows if row["status"] == "succeeded"} <= runs
         plays = cluster.scenario.rows(t.plays, user_id)
         truth = cluster.scenario.simulator.ledger(
             user_id, min(row["played_at"] for row in plays), None
