@@ -31,7 +31,7 @@ _UNSHOWN = re.compile(
     + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
     + "]"
 )
-# Letters and symbols without ink, and code points that fonts ignore.
+# Letters and symbols that look like spaces, and code points that fonts ignore.
 _BLANK = re.compile("[\u115f\u1160\u2065\u2800\u3164\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]")
 
 Advance = Callable[[int], None]
@@ -59,7 +59,7 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-def has_ink(text: str) -> bool:
+def is_visible(text: str) -> bool:
     """Whether a reader sees anything of a text: more than spaces, formatting and accents."""
     return any(
         unicodedata.category(character) != "Cf" and unicodedata.category(character)[0] not in "ZM"

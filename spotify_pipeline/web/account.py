@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from spotify_pipeline import app
-from spotify_pipeline.terminal import has_ink
+from spotify_pipeline.terminal import is_visible
 from spotify_pipeline.web.forms import Sent, form, signed_in, text, to
 from spotify_pipeline.web.sessions import Session
 from spotify_pipeline.web.site import Site, site_of
@@ -89,7 +89,7 @@ def set_profile(request: Request, session: Session, sent: Sent) -> Response:
     """Set the displayed name, the name in the address, and who sees the profile."""
     site, name = site_of(request), text(sent, "name").lower()
     shown = text(sent, "display_name")
-    if shown and not has_ink(shown):
+    if shown and not is_visible(shown):
         complaint = "This displayed name has nothing that can be seen: choose another."
         return _page(request, session, complaint=complaint, status=400)
     try:

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from spotify_pipeline import app
-from spotify_pipeline.terminal import has_ink
+from spotify_pipeline.terminal import is_visible
 
 SESSION_SECONDS = 30 * 24 * 3600
 SIGN_IN_SECONDS = 600
@@ -49,7 +49,7 @@ class Session:
 
 def shown_name(display_name: str | None, user_id: str) -> str:
     """The displayed name, or the id where a reader would see nothing of it."""
-    return display_name if display_name and has_ink(display_name) else user_id
+    return display_name if display_name and is_visible(display_name) else user_id
 
 
 class Attempts:

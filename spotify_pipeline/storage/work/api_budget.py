@@ -73,7 +73,8 @@ def take(
         tat, slot, calls = state.with_call(quota)
         booked = (
             update(_b)
-            # Compare and swap: of two who read the same row one books, the other looks again.
+            # Compare and swap: of two who read the same row one books, the other looks again. That
+            # ends, because each booking of others takes room.
             .where(_version == state.version)
             .values(rate_tat=tat, day_slot=slot, day_calls=calls, updated_at=state.now)
         )
