@@ -70,7 +70,7 @@ class FetchedUser:
 
 # Users who are written in one transaction. A write costs as much as 13 users, before its first one.
 BATCH_USERS = 50
-# Fewer when users wait, so that the first ones are answered sooner, for more CPU in all.
+# Fewer for requests, so that the first ones are answered sooner, for more CPU in all.
 REQUESTED_USERS = 20
 # A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
 # starts a little earlier than the last one must not skip.
@@ -79,7 +79,11 @@ TOPS_FRESH_FOR = timedelta(hours=20)
 
 
 def fetch_users(
-    pipeline: Pipeline, users: Sequence[User], steps: Sequence[str], scheduled: bool = False
+    pipeline: Pipeline,
+    users: Sequence[User],
+    steps: Sequence[str],
+    scheduled: bool = False,
+    batch_users: int = BATCH_USERS,
 ) -> Generator[list[FetchedUser], None, None]:
     """Fetch for all these users with at most `settings.connections` threads.
 
@@ -104,8 +108,7 @@ def fetch_users(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:
         fetched = pool.map(fetch, users)
-        size = BATCH_USERS if scheduled else REQUESTED_USERS
-        while batch := list(islice(fetched, size)):
+        while batch := list(islice(fetched, batch_users)):
             yield batch
     finally:
         # After an interrupt no thread starts another call, and calls that may take minutes are not

@@ -14,7 +14,7 @@ from spotify_pipeline.storage.users.connection import (
 from spotify_pipeline.storage.users.queries import load_users
 from spotify_pipeline.storage.work.leases import Lease, existing_users, leased, leased_users
 from spotify_pipeline.sync.deliver import Emit, deliver
-from spotify_pipeline.sync.fetch import fetch_users
+from spotify_pipeline.sync.fetch import BATCH_USERS, REQUESTED_USERS, fetch_users
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.write import write
 
@@ -75,7 +75,8 @@ def sync_users(
             with pipeline.engine.connect() as conn:
                 syncing = leased_users(conn, others)
         # Delivered as soon as they are written, while the next ones are fetched.
-        with closing(_fetch_and_write(pipeline, lease, steps, scheduled)) as written:
+        size = REQUESTED_USERS if dispatch_key else BATCH_USERS
+        with closing(_fetch_and_write(pipeline, lease, steps, scheduled, size)) as written:
             for outcomes in written:
                 lease.release([outcome.user_id for outcome in outcomes])
                 finish(outcomes)
@@ -96,7 +97,7 @@ def rebuild_users(
 
 
 def _fetch_and_write(
-    pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool
+    pipeline: Pipeline, lease: Lease, steps: Sequence[str], scheduled: bool, batch_users: int
 ) -> Generator[list[UserOutcome]]:
     # Read after the lease was taken: tokens and zones as they are now.
     with pipeline.engine.begin() as conn:
@@ -104,7 +105,7 @@ def _fetch_and_write(
         users = load_users(conn, lease.held)
     if not users:
         return
-    with closing(fetch_users(pipeline, users, steps, scheduled)) as batches:
+    with closing(fetch_users(pipeline, users, steps, scheduled, batch_users)) as batches:
         for batch in batches:
             outcomes = write(pipeline, lease, batch, steps)
             _mark_outage(pipeline, outcomes)

@@ -13,7 +13,7 @@ from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import User
-from spotify_pipeline.sync import fetch, write
+from spotify_pipeline.sync import fetch, users, write
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.plays import StoredUser
 from spotify_pipeline.sync.tokens import UserTokens
@@ -83,7 +83,7 @@ def test_fetched_users_are_written_while_others_are_fetched(
     scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(scenario, *THREE)
-    monkeypatch.setattr(fetch, "REQUESTED_USERS", 2)
+    monkeypatch.setattr(users, "BATCH_USERS", 2)
     tokens = fetch._tokens
 
     def after_two_are_stored(pipeline: Pipeline, listener: User, *rest: Any) -> UserTokens:
