@@ -56,8 +56,9 @@ def take(
 ) -> ThrottleReason | None:
     """Admits one call, which must go out within PERMIT_SECONDS, or says why it has to wait.
 
-    Books a call that is counted. Of 0 seconds: a probe is due, and nobody has claimed it. `probing`
-    is for the caller that claimed it; see `throttle_reason`. `now` replaces the database's clock.
+    Books a call that is counted. A wait of 0 seconds says that a probe is due which no call has
+    claimed; `probing` is for the call that has. See `throttle_reason`. `now` replaces the
+    database's clock.
     """
     while True:
         state = read_state(conn, now=now)
