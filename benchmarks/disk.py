@@ -21,12 +21,12 @@ from sqlalchemy import Engine, text
 from benchmarks.machine import RESULTS, save
 from benchmarks.world import connect_listeners
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.in_process import QUIET, opened_instance
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.running import QUIET, opened_instance
 from spotify_pipeline.defs.schedules import PLAYS
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.outcome import STEPS
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database, open_dagster_engine
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 

@@ -22,15 +22,16 @@ from benchmarks.histories import NOW, ZONE, World, world
 from benchmarks.machine import RESULTS, save
 from spotify_pipeline.domain.listening.days import listened_ms
 from spotify_pipeline.domain.model import PlaysPage
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.parsing import parse_recently_played
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.exports.reader import read_exports
-from spotify_pipeline.simulator.http.shapes import Shapes
+from spotify_pipeline.simulator.http.responses import Shapes
 from spotify_pipeline.simulator.music.catalogue import Catalogue
 from spotify_pipeline.simulator.music.exports import Exporter, write_folder
 from spotify_pipeline.simulator.music.feed import Feed
-from spotify_pipeline.simulator.music.listener_kinds import HEAVY, LISTENER_KINDS
 from spotify_pipeline.simulator.music.listeners import (
+    HEAVY,
+    LISTENER_KINDS,
     Listener,
     Play,
     from_ms,
@@ -39,7 +40,7 @@ from spotify_pipeline.simulator.music.listeners import (
 )
 from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.storage.embedded import client as embedded
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.users import sync_users
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

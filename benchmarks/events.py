@@ -21,8 +21,8 @@ import dagster as dg
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.defs.instance.event_batches import store_materializations
-from spotify_pipeline.defs.running import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.postgres.database import dagster_url
 

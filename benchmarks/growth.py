@@ -24,7 +24,7 @@ from sqlalchemy import Engine, event, text
 
 from benchmarks.histories import World, fill_crowd, fill_history, world
 from benchmarks.machine import RESULTS, cpu_seconds, save
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
     REBUILT,

@@ -27,7 +27,7 @@ from benchmarks.machine import RESULTS, cpu_seconds, save
 from spotify_pipeline.exports.archives import Upload
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.storage.embedded import client as embedded
-from spotify_pipeline.sync.imports import import_history, import_upload
+from spotify_pipeline.sync.import_history import import_history, import_upload
 from spotify_pipeline.web.history import hand_over as hand_over_files
 
 ROWS_A_FILE = 12_000

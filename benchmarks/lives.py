@@ -12,8 +12,7 @@ from pathlib import Path
 from random import Random
 
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listener_kinds import LISTENER_KINDS
-from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import LISTENER_KINDS, make_listener, to_ms
 from spotify_pipeline.simulator.music.seeds import seeded
 
 START = datetime(2026, 3, 2, tzinfo=UTC)

@@ -28,11 +28,11 @@ from benchmarks.machine import cpu_seconds, spent_by
 from benchmarks.world import fleet
 from spotify_pipeline.app import request_sync
 from spotify_pipeline.defs.checks import CHECKS, evaluate
+from spotify_pipeline.defs.in_process import opened_instance, sync_many
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.instance.retention import delete_old_runs
 from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.running import opened_instance, sync_many
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.embedded.client import running_server
 from spotify_pipeline.storage.postgres.database import open_dagster_engine

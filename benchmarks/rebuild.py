@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from benchmarks.histories import ZONE, World, fill_history, world
 from benchmarks.machine import RESULTS, cpu_seconds, save
-from spotify_pipeline.domain.steps import DAILY_LISTENING
+from spotify_pipeline.domain.outcome import DAILY_LISTENING
 from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.sync.users import sync_users
 

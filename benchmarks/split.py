@@ -13,10 +13,10 @@ from uuid import uuid4
 import dagster as dg
 import sqlalchemy
 
-from spotify_pipeline.defs import sync_users_job
-from spotify_pipeline.defs.running import sync_many, why_failed
+from spotify_pipeline.defs import jobs
+from spotify_pipeline.defs.in_process import sync_many, why_failed
 from spotify_pipeline.domain import sealing
-from spotify_pipeline.spotify import client, transport
+from spotify_pipeline.spotify import client, http
 from spotify_pipeline.spotify.http import HttpAdapter
 from spotify_pipeline.storage.work.sync_runs import enlist
 from spotify_pipeline.sync import days, personality, tokens
@@ -27,11 +27,11 @@ from spotify_pipeline.sync.runs import ENLISTED
 PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     "Dagster events": [
         (dg.DagsterInstance, "handle_new_event"),
-        (sync_users_job, "store_materializations"),
+        (jobs, "store_materializations"),
     ],
     "HTTP": [(HttpAdapter, "attempt")],
     "parsing": [
-        (transport, "classify"),
+        (http, "classify"),
         (client, "parse_recently_played"),
         (client, "parse_top_artists"),
         (client, "parse_top_tracks"),

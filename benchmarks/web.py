@@ -29,7 +29,7 @@ from benchmarks.histories import World, fill_crowd, fill_history, world
 from benchmarks.machine import RESULTS, cpu_seconds, save
 from spotify_pipeline import app
 from spotify_pipeline.cli.local.dagster_processes import free_port
-from spotify_pipeline.domain.steps import REBUILT
+from spotify_pipeline.domain.outcome import REBUILT
 from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.postgres.roles import give_all_rights
 from spotify_pipeline.sync.users import sync_users

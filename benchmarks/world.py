@@ -13,12 +13,12 @@ import psutil
 
 from benchmarks.machine import cpu_seconds
 from spotify_pipeline.app import register_user
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
 from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.music.listener_kinds import first_listeners
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.music.listeners import first_listeners
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage.embedded.client import running_server
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline

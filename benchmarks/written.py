@@ -11,7 +11,7 @@ import click
 from sqlalchemy import Connection, text
 
 from benchmarks.world import Fleet, fleet
-from spotify_pipeline.defs.running import sync_many
+from spotify_pipeline.defs.in_process import sync_many
 from spotify_pipeline.storage.work.sync_runs import enlist
 from spotify_pipeline.sync.runs import ENLISTED
 

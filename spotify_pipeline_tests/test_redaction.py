@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from spotify_pipeline.redaction import MASK, install
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.engine import make_engine
 
 SECRET = "canary-client-secret"

@@ -40,9 +40,12 @@ def opened_database(settings: Settings) -> Iterator[Engine]:
 def init_db(dry_run: bool) -> None:
     """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
     from spotify_pipeline.storage.postgres import schema
-    from spotify_pipeline.storage.postgres.dagster_database import Created, create_dagster_database
-    from spotify_pipeline.storage.postgres.roles import create_statement, give_all_rights
-    from spotify_pipeline.storage.postgres.web_login import make_missing_login
+    from spotify_pipeline.storage.postgres.database import Created, create_dagster_database
+    from spotify_pipeline.storage.postgres.roles import (
+        create_statement,
+        give_all_rights,
+        make_missing_login,
+    )
 
     settings = load_settings()
     if dry_run:

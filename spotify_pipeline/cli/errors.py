@@ -109,8 +109,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _log(error: BaseException) -> str:
     """Write the traceback into the log; return where it is, in words."""
-    from spotify_pipeline.cli.private_files import private_file
-    from spotify_pipeline.home import private_folder
+    from spotify_pipeline.home import private_file, private_folder
     from spotify_pipeline.settings import load_settings
 
     text = redact("".join(traceback.format_exception(error)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from spotify_pipeline.cli.users.argument import one_user, require_known
-from spotify_pipeline.domain.fates import FATES, FileReceipt, Receipt
+from spotify_pipeline.domain.import_receipt import FATES, FileReceipt, Receipt
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.terminal import (
     count,
@@ -43,7 +43,7 @@ def import_history(
     docs/history-import.md explains the receipt.
     """
     from spotify_pipeline.exports.reader import read_exports
-    from spotify_pipeline.sync.imports import import_history as run
+    from spotify_pipeline.sync.import_history import import_history as run
     from spotify_pipeline.sync.pipeline import open_pipeline
 
     settings = load_settings()
@@ -55,7 +55,7 @@ def import_history(
             receipt = run(pipeline, user_id, files, dry_run=dry_run, advance=advance)
         if not dry_run:
             # Dagster's modules are 100 MB, so only now. Importing again reports again.
-            from spotify_pipeline.defs.running import opened_instance, report_import
+            from spotify_pipeline.defs.in_process import opened_instance, report_import
 
             with opened_instance(settings) as instance:
                 report_import(instance, user_id, receipt)

@@ -11,16 +11,17 @@ from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.errors import UsageError, WorkFailed
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage.postgres.types import Engine
-from spotify_pipeline.sync.admin.key_rotation import Rotation, tokens_by_key
-from spotify_pipeline.sync.admin.key_rotation import rotate as seal_anew
-from spotify_pipeline.sync.admin.keys import drop as drop_from
 from spotify_pipeline.sync.admin.keys import (
+    Rotation,
     key_file,
     load_keyring,
     publish_key,
     put_first,
     put_last,
+    tokens_by_key,
 )
+from spotify_pipeline.sync.admin.keys import drop as drop_from
+from spotify_pipeline.sync.admin.keys import rotate as seal_anew
 from spotify_pipeline.terminal import count, example, print_json, print_table, progress
 
 VARIABLE = "SPOTIFY_PIPELINE_TOKEN_KEYS"

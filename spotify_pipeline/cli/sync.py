@@ -8,14 +8,18 @@ from uuid import uuid4
 import click
 
 from spotify_pipeline.cli.users.argument import require_known, some_users
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import (
+    DAILY_LISTENING,
+    REBUILT,
+    RECENTLY_PLAYED,
+    WHAT_TO_DO,
+    ErrorCode,
+)
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.storage.postgres.types import Connection, Engine, SQLAlchemyError
-from spotify_pipeline.storage.users.queries import select_users
-from spotify_pipeline.storage.users.status import user_statuses
+from spotify_pipeline.storage.users.queries import all_user_ids, select_users, user_statuses
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.terminal import Advance, count, example, printable, progress
 
@@ -55,7 +59,7 @@ def sync(users: tuple[str, ...], active: bool, due: bool, eligible: bool) -> Non
 
 
 def _sync_one(settings: Settings, user_id: str) -> None:
-    from spotify_pipeline.defs.running import new_rows, opened_instance, sync_user, why_failed
+    from spotify_pipeline.defs.in_process import new_rows, opened_instance, sync_user, why_failed
     from spotify_pipeline.sync.pipeline import open_pipeline
 
     with open_pipeline(settings) as pipeline:
@@ -88,7 +92,7 @@ def _in_short(conn: Connection, user_id: str, failure: str | None) -> str | None
 
 
 def _sync_many(settings: Settings, users: Sequence[str], selection: str | None) -> None:
-    from spotify_pipeline.defs.running import opened_instance, sync_many, why_failed
+    from spotify_pipeline.defs.in_process import opened_instance, sync_many, why_failed
     from spotify_pipeline.sync.pipeline import open_pipeline, utc_now
     from spotify_pipeline.sync.runs import ENLISTED
 
@@ -170,3 +174,48 @@ def _report_outcomes(engine: Engine, run_id: str, total: int, failure: str | Non
 
 def _sentence(code: str, message: str | None) -> str:
     return f"{code}. {message or WHAT_TO_DO[ErrorCode(code)]}"
+
+
+BATCH = 100
+# A sync of the same user takes seconds; it is waited for.
+WAIT_SECONDS = 60
+
+
+@click.command(
+    epilog=example("spotify-pipeline rebuild mira", "spotify-pipeline rebuild      # all users")
+)
+@some_users
+def rebuild(users: tuple[str, ...]) -> None:
+    """Compute days and personality again from stored plays.
+
+    For these users, or for all; their plays and days are counted again too. Spotify is not
+    asked, so it works without SPOTIFY_CLIENT_ID. The cache hook gets the users whose data changed.
+    """
+    from spotify_pipeline.sync.pipeline import open_pipeline
+    from spotify_pipeline.sync.users import rebuild_users
+
+    changed = 0
+    unfinished: dict[str, str] = {}
+    with open_pipeline(load_settings()) as pipeline:
+        with pipeline.engine.connect() as conn:
+            chosen = require_known(conn, users) if users else all_user_ids(conn)
+        with progress("Rebuilding", len(chosen)) as advance:
+            for start in range(0, len(chosen), BATCH):
+                batch = chosen[start : start + BATCH]
+                for outcome in rebuild_users(pipeline, batch, wait_seconds=WAIT_SECONDS):
+                    rebuilt = [outcome.done[step] for step in REBUILT if step in outcome.done]
+                    changed += sum(rows.new + rows.changed for rows in rebuilt)
+                    if outcome.failure:
+                        failure = outcome.failure
+                        unfinished[outcome.user_id] = f"{failure.code}. {failure.message}"
+                    elif outcome.skipped:
+                        unfinished[outcome.user_id] = f"{outcome.skipped} Rebuild again later."
+                advance(start + len(batch))
+    for user_id, why in unfinished.items():
+        click.echo(f"{printable(user_id)}: {why}", err=True)
+    done = len(chosen) - len(unfinished)
+    click.echo(
+        f"{done:,} of {count(len(chosen), 'user')} rebuilt, {count(changed, 'row')} changed."
+    )
+    if unfinished:
+        raise WorkFailed(f"{len(unfinished):,} of {count(len(chosen), 'user')} were not rebuilt.")

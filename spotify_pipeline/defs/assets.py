@@ -4,20 +4,15 @@ One Dagster step for all assets instead of one each: as fast, with a third fewer
 that failed is not materialized, all others are.
 """
 
+import base64
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from spotify_pipeline.defs.instance.event_batches import store_materializations
-from spotify_pipeline.defs.metadata import CODE_VERSIONS, asset_key, asset_specs, lineage_metadata
-from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import LISTENING_PICTURE, NOT_DRAWN, draw_all
-from spotify_pipeline.defs.pictures import SPEC as LISTENING_PICTURE_SPEC
-from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import request_key
-from spotify_pipeline.defs.user_sync_check import (
+from spotify_pipeline.defs.checks import (
     NO_SUCH_USER,
     USER_SYNC_OK,
     as_result,
@@ -27,18 +22,79 @@ from spotify_pipeline.defs.user_sync_check import (
     over_all_users,
     stored_evaluation,
 )
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.defs.instance.event_batches import store_materializations
+from spotify_pipeline.defs.metadata import (
+    CODE_VERSIONS,
+    OWNERS,
+    asset_key,
+    asset_specs,
+    lineage_metadata,
+)
+from spotify_pipeline.defs.partitions import request_key, user_partitions
+from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
     PROFILE_REVALIDATION,
     RECENTLY_PLAYED,
     STEPS,
+    TOP_ARTISTS,
 )
 
 if TYPE_CHECKING:
     from spotify_pipeline.domain.outcome import StepRows, UserOutcome
-    from spotify_pipeline.storage.listening.weeks import Week
+    from spotify_pipeline.storage.listening.counters import Week
     from spotify_pipeline.sync.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+NOT_DRAWN = "A user's picture could not be drawn."
+LISTENING_PICTURE = dg.AssetKey("listening_picture")
+
+
+PICTURE_SPEC = dg.AssetSpec(
+    LISTENING_PICTURE,
+    deps=[asset_key(step) for step in (DAILY_LISTENING, *TOP_ARTISTS, MUSIC_PERSONALITY)],
+    skippable=True,
+    description=(
+        "The user's listening as a picture: minutes per day, hours and top artists, as they are "
+        "stored when it is drawn. Materialize a partition to draw it anew."
+    ),
+    group_name="listening",
+    kinds={"svg"},
+    owners=OWNERS,
+    tags={"layer": "delivered"},
+    partitions_def=user_partitions,
+)
+
+
+def draw_all(pipeline: "Pipeline", user_ids: Iterable[str]) -> list[dg.AssetMaterialization]:
+    """The pictures of these users, but for those that cannot be drawn, which the log says.
+
+    Everything else is stored by then, so a picture fails no run but its own.
+    """
+    drawn = []
+    for user_id in user_ids:
+        try:
+            drawn.append(draw(pipeline, user_id))
+        except Exception as error:
+            log.warning("%s %s", NOT_DRAWN, type(error).__name__)
+    return drawn
+
+
+def draw(pipeline: "Pipeline", user_id: str) -> dg.AssetMaterialization:
+    """The materialization that shows a user's picture. Raises NoResultFound without that user."""
+    from spotify_pipeline.portrait.picture import picture
+    from spotify_pipeline.storage.listening.portrait import read_portrait
+
+    with pipeline.engine.connect() as conn:
+        svg = picture(read_portrait(conn, user_id, pipeline.now()))
+    data = base64.b64encode(svg.encode()).decode()
+    image = f"![Minutes per day, hours and top artists](data:image/svg+xml;base64,{data})"
+    return dg.AssetMaterialization(
+        LISTENING_PICTURE, partition=user_id, metadata={"picture": dg.MetadataValue.md(image)}
+    )
+
 
 # How long a run waits for another sync of the same user to end.
 WAIT_SECONDS = 30
@@ -46,7 +102,7 @@ WAIT_SECONDS = 30
 
 @dg.multi_asset(
     name="sync_user_assets",
-    specs=[*asset_specs(), LISTENING_PICTURE_SPEC],
+    specs=[*asset_specs(), PICTURE_SPEC],
     check_specs=[USER_SYNC_OK],
     can_subset=True,
     partitions_def=user_partitions,
@@ -131,7 +187,7 @@ def _checks(
 
 def weeks_of(pipeline: "Pipeline", outcomes: "Iterable[UserOutcome]") -> "dict[str, Week]":
     """The last 7 days of the users of these outcomes for whom something was done."""
-    from spotify_pipeline.storage.listening.weeks import read_weeks
+    from spotify_pipeline.storage.listening.counters import read_weeks
 
     user_ids = [outcome.user_id for outcome in outcomes if outcome.done]
     if not user_ids:

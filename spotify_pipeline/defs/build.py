@@ -6,13 +6,12 @@ import dagster as dg
 
 from spotify_pipeline.defs.assets import user_assets
 from spotify_pipeline.defs.checks import record_health
-from spotify_pipeline.defs.imports import history_assets, import_history
+from spotify_pipeline.defs.history_imports import history_assets, import_history
 from spotify_pipeline.defs.instance.executors import check_executor
-from spotify_pipeline.defs.jobs import health, sync_user, sync_users
+from spotify_pipeline.defs.jobs import ChunkNumbers, health, sync_user, sync_users
 from spotify_pipeline.defs.resources import PipelineResource
 from spotify_pipeline.defs.schedules import SCHEDULES
 from spotify_pipeline.defs.sensors import SENSORS
-from spotify_pipeline.defs.sync_users_job import ChunkNumbers
 from spotify_pipeline.settings import load_settings
 
 

@@ -6,9 +6,19 @@ from datetime import timedelta
 import dagster as dg
 
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.domain import steps as s
-from spotify_pipeline.domain.fates import FATES
+from spotify_pipeline.domain.import_receipt import FATES
 from spotify_pipeline.domain.model import DAYS_VERSION
+from spotify_pipeline.domain.outcome import (
+    DAILY_LISTENING,
+    FETCHED,
+    MUSIC_PERSONALITY,
+    NEEDS,
+    PROFILE_REVALIDATION,
+    REBUILT,
+    RECENTLY_PLAYED,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+)
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.types import Table
@@ -16,17 +26,17 @@ from spotify_pipeline.storage.postgres.types import Table
 OWNERS = ["team:listening"]
 
 TABLES: dict[str, Table] = {
-    s.RECENTLY_PLAYED: t.plays,
-    **dict.fromkeys(s.TOP_ARTISTS, t.user_top_artists),
-    **dict.fromkeys(s.TOP_TRACKS, t.user_top_tracks),
-    s.DAILY_LISTENING: t.daily_listening,
-    s.MUSIC_PERSONALITY: t.music_personality,
+    RECENTLY_PLAYED: t.plays,
+    **dict.fromkeys(TOP_ARTISTS, t.user_top_artists),
+    **dict.fromkeys(TOP_TRACKS, t.user_top_tracks),
+    DAILY_LISTENING: t.daily_listening,
+    MUSIC_PERSONALITY: t.music_personality,
 }
 
 # Of the definitions that stored values follow.
 CODE_VERSIONS = {
-    s.DAILY_LISTENING: str(DAYS_VERSION),
-    s.MUSIC_PERSONALITY: str(definition.VERSION),
+    DAILY_LISTENING: str(DAYS_VERSION),
+    MUSIC_PERSONALITY: str(definition.VERSION),
 }
 
 # Some user's plays change every day: none for longer means that nothing is collected any more.
@@ -41,52 +51,52 @@ _RANGES = {
 }
 
 DESCRIPTIONS: dict[str, str] = {
-    s.RECENTLY_PLAYED: (
+    RECENTLY_PLAYED: (
         "Every play that Spotify's API lists (the last 50 of the last 7 days), stored once and "
         "never changed."
     ),
     **{
         step: f"The user's top artists of {_RANGES[time_range]}, best first, as they stand now."
-        for step, time_range in s.TOP_ARTISTS.items()
+        for step, time_range in TOP_ARTISTS.items()
     },
     **{
         step: f"The user's top tracks of {_RANGES[time_range]}, best first, as they stand now."
-        for step, time_range in s.TOP_TRACKS.items()
+        for step, time_range in TOP_TRACKS.items()
     },
-    s.DAILY_LISTENING: (
+    DAILY_LISTENING: (
         "Minutes, plays and tops per day in the user's own time zone, recomputed from all stored "
         "plays of each day that was touched."
     ),
-    s.MUSIC_PERSONALITY: (
+    MUSIC_PERSONALITY: (
         "Metrics of the user's last 28 days of listening; a metric without enough data is NULL and "
         "`reasons` says why."
     ),
-    s.PROFILE_REVALIDATION: (
+    PROFILE_REVALIDATION: (
         "The call to the app's webhook that invalidates its cached profile; a scheduled sync "
         "without new results makes no call."
     ),
 }
 
 _KINDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(s.FETCHED, ("spotify", "postgres")),
-    **dict.fromkeys(s.REBUILT, ("pandas", "postgres")),
-    s.PROFILE_REVALIDATION: ("webhook",),
+    **dict.fromkeys(FETCHED, ("spotify", "postgres")),
+    **dict.fromkeys(REBUILT, ("pandas", "postgres")),
+    PROFILE_REVALIDATION: ("webhook",),
 }
 
 _LAYERS: dict[str, str] = {
-    **dict.fromkeys(s.FETCHED, "fetched"),
-    **dict.fromkeys(s.REBUILT, "computed"),
-    s.PROFILE_REVALIDATION: "delivered",
+    **dict.fromkeys(FETCHED, "fetched"),
+    **dict.fromkeys(REBUILT, "computed"),
+    PROFILE_REVALIDATION: "delivered",
 }
 
-_SHORT, _MEDIUM, _LONG = s.TOP_ARTISTS
+_SHORT, _MEDIUM, _LONG = TOP_ARTISTS
 
 # The columns ("step.column") from which a column is computed.
-_PLAYED_AT = f"{s.RECENTLY_PLAYED}.played_at"
-_TRACK = f"{s.RECENTLY_PLAYED}.track_id"
-_MS_PLAYED = f"{s.RECENTLY_PLAYED}.ms_played"
-_COUNTED = (f"{s.RECENTLY_PLAYED}.source", _MS_PLAYED)
-_STREAK = (f"{s.DAILY_LISTENING}.date", f"{s.DAILY_LISTENING}.top_artist_id")
+_PLAYED_AT = f"{RECENTLY_PLAYED}.played_at"
+_TRACK = f"{RECENTLY_PLAYED}.track_id"
+_MS_PLAYED = f"{RECENTLY_PLAYED}.ms_played"
+_COUNTED = (f"{RECENTLY_PLAYED}.source", _MS_PLAYED)
+_STREAK = (f"{DAILY_LISTENING}.date", f"{DAILY_LISTENING}.top_artist_id")
 
 _OF_HOURS = ("peak_hour", "time_focus", "night_share", "weekend_share", "listening_regularity")
 _OF_STREAKS = (
@@ -95,8 +105,8 @@ _OF_STREAKS = (
 )
 
 LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
-    s.DAILY_LISTENING: {
-        "user_id": (f"{s.RECENTLY_PLAYED}.user_id",),
+    DAILY_LISTENING: {
+        "user_id": (f"{RECENTLY_PLAYED}.user_id",),
         "date": (_PLAYED_AT,),
         "minutes": (_TRACK, _MS_PLAYED),
         "listened_ms": (_TRACK, _MS_PLAYED),
@@ -108,8 +118,8 @@ LINEAGE: dict[str, dict[str, tuple[str, ...]]] = {
         "basis": _COUNTED,
         "completeness": (_PLAYED_AT,),
     },
-    s.MUSIC_PERSONALITY: {
-        "user_id": (f"{s.DAILY_LISTENING}.user_id",),
+    MUSIC_PERSONALITY: {
+        "user_id": (f"{DAILY_LISTENING}.user_id",),
         "play_count": (_PLAYED_AT, *_COUNTED),
         # The default, for the metrics that are not listed below: the tracks of the window.
         **{metric.column: (_TRACK, *_COUNTED) for metric in definition.METRICS},
@@ -130,12 +140,12 @@ def asset_key(step: str) -> dg.AssetKey:
 
 def asset_specs() -> Iterator[dg.AssetSpec]:
     """One spec per step, in graph order. Skippable, because a failed step yields nothing."""
-    for step, needed in s.NEEDS.items():
+    for step, needed in NEEDS.items():
         yield dg.AssetSpec(
             asset_key(step),
             deps=[
                 *map(asset_key, needed),
-                *([IMPORTED_HISTORY.key] if step == s.DAILY_LISTENING else ()),
+                *([IMPORTED_HISTORY.key] if step == DAILY_LISTENING else ()),
             ],
             skippable=True,
             description=DESCRIPTIONS[step],
@@ -145,7 +155,7 @@ def asset_specs() -> Iterator[dg.AssetSpec]:
             owners=OWNERS,
             tags={"layer": _LAYERS[step]},
             code_version=CODE_VERSIONS.get(step),
-            freshness_policy=COLLECTED_WITHIN if step == s.RECENTLY_PLAYED else None,
+            freshness_policy=COLLECTED_WITHIN if step == RECENTLY_PLAYED else None,
             partitions_def=user_partitions,
             metadata={**table_metadata(step), **lineage_metadata(step)},
         )

@@ -7,6 +7,30 @@ import dagster as dg
 
 from spotify_pipeline.defs.resources import PipelineResource
 
+# request, upload, scheduled, manual
+TRIGGER = "spotify/trigger"
+# many: a run for so many requests that only one such run works at a time.
+REQUESTS = "spotify/requests"
+# The rows of sync_requests that a run answers, or the upload that it imports.
+DISPATCH_KEY = ".dagster/spotify_dispatch_key"
+# The schedule that started a run, to find out whether its previous run is in progress.
+SCHEDULE = ".dagster/spotify_schedule"
+PRIORITY = "dagster/priority"
+# Dagster ends a run that takes longer, in seconds.
+MAX_RUNTIME = "dagster/max_runtime"
+MAX_RETRIES = "dagster/max_retries"
+# The host of a run that a command executes in its own process.
+HOST = ".dagster/spotify_host"
+
+
+def request_key(run: dg.DagsterRun) -> str | None:
+    """The dispatch key of the requests that the run answers.
+
+    None for a re-execution from the UI: it copies the tags, but answers no request.
+    """
+    return None if run.parent_run_id else run.tags.get(DISPATCH_KEY)
+
+
 log = logging.getLogger(__name__)
 
 user_partitions = dg.DynamicPartitionsDefinition(name="spotify_users")
@@ -25,7 +49,7 @@ def partition_reconciler(
 ) -> dg.SkipReason:
     """Adds and deletes partitions to match the table users, and purges forgotten users."""
     from spotify_pipeline.defs.instance.purge import purge
-    from spotify_pipeline.storage.users.forgetting import (
+    from spotify_pipeline.storage.users.export import (
         names_on_tombstones,
         note_traces,
         read_tombstones,

@@ -6,12 +6,20 @@ from typing import Any
 import dagster as dg
 
 from spotify_pipeline.defs.jobs import health, sync_users
+from spotify_pipeline.defs.partitions import MAX_RUNTIME, PRIORITY, SCHEDULE, TRIGGER
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import MAX_RUNTIME, PRIORITY, SCHEDULE, TRIGGER
-from spotify_pipeline.domain import steps as s
+from spotify_pipeline.domain.outcome import (
+    DAILY_LISTENING,
+    MUSIC_PERSONALITY,
+    PROFILE_REVALIDATION,
+    RECENTLY_PLAYED,
+    STEPS,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+)
 
-PLAYS = [s.RECENTLY_PLAYED, s.DAILY_LISTENING, s.MUSIC_PERSONALITY, s.PROFILE_REVALIDATION]
-TOPS = [*s.TOP_ARTISTS, *s.TOP_TRACKS, s.MUSIC_PERSONALITY, s.PROFILE_REVALIDATION]
+PLAYS = [RECENTLY_PLAYED, DAILY_LISTENING, MUSIC_PERSONALITY, PROFILE_REVALIDATION]
+TOPS = [*TOP_ARTISTS, *TOP_TRACKS, MUSIC_PERSONALITY, PROFILE_REVALIDATION]
 
 IN_PROGRESS = [
     dg.DagsterRunStatus.QUEUED,
@@ -91,7 +99,7 @@ nightly_sync = _sync_schedule(
     "0 3 * * *",
     timedelta(days=1),
     "active",
-    list(s.STEPS),
+    list(STEPS),
     "Syncs all assets of every active user.",
 )
 

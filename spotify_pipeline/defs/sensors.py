@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import DagsterRunStatus as Status
 
-from spotify_pipeline.defs.imports import history_import_sensor
+from spotify_pipeline.defs.history_imports import history_import_sensor
 from spotify_pipeline.defs.jobs import sync_user, sync_users
-from spotify_pipeline.defs.partitions import partition_reconciler, user_partitions
+from spotify_pipeline.defs.partitions import (
+    DISPATCH_KEY,
+    MAX_RETRIES,
+    PRIORITY,
+    REQUESTS,
+    TRIGGER,
+    partition_reconciler,
+    user_partitions,
+)
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import DISPATCH_KEY, MAX_RETRIES, PRIORITY, REQUESTS, TRIGGER
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
@@ -195,7 +202,7 @@ def _run_request(dispatch_key: str, rows: "Sequence[Dispatch]", place: int) -> d
 def alert_sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
     """Posts counts of what is wrong to SPOTIFY_PIPELINE_ALERT_URL."""
     from spotify_pipeline.settings import load_settings
-    from spotify_pipeline.sync.admin.alerts import notify_operator
+    from spotify_pipeline.sync.admin.maintenance import notify_operator
 
     if load_settings().alert_url is None:
         return dg.SkipReason("SPOTIFY_PIPELINE_ALERT_URL is not set.")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
 
 # Requests first, because users wait for them; then plays, which are lost if they are not fetched in
 # time; then top lists, which change slowly.

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from spotify_pipeline.exports.errors import BadExport
+from spotify_pipeline.errors import UsageError
+
+
+class BadExport(UsageError):
+    """A file or archive that cannot be imported; the message names it and says what to do."""
+
 
 # Uncompressed bytes.
 LARGEST_FILE = 1024**3

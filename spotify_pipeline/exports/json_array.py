@@ -9,7 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from spotify_pipeline.exports.errors import BadExport, NotAnArray
+from spotify_pipeline.exports.archives import BadExport
+
+
+class NotAnArray(BadExport):
+    """The file is no JSON array, so it holds no history."""
+
 
 CHUNK = 256 * 1024
 # A row of an export has about 800 characters.

@@ -9,10 +9,20 @@ from zoneinfo import ZoneInfo
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.portrait import Day, Portrait, TopList, movement
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.portrait.drawings import calendar, clock, hatching, in_words, legend, week
-from spotify_pipeline.portrait.elements import Child, element, style, written
+from spotify_pipeline.portrait.drawings import (
+    Child,
+    calendar,
+    clock,
+    element,
+    hatching,
+    in_words,
+    legend,
+    style,
+    week,
+    written,
+)
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.storage.users.status import UserStatus
+from spotify_pipeline.storage.users.queries import UserStatus
 from spotify_pipeline.terminal import count
 
 # Defence in depth: even unescaped markup could load and run nothing.

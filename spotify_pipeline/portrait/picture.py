@@ -9,8 +9,17 @@ from importlib import resources
 from xml.etree.ElementTree import Element, tostring
 
 from spotify_pipeline.domain.portrait import LEVEL_WORDS, Portrait, TopList, movement
-from spotify_pipeline.portrait.drawings import CELL, LEFT, calendar, clock, hatching
-from spotify_pipeline.portrait.elements import element, rect, style, text
+from spotify_pipeline.portrait.drawings import (
+    CELL,
+    LEFT,
+    calendar,
+    clock,
+    element,
+    hatching,
+    rect,
+    style,
+    text,
+)
 
 WIDTH, HEIGHT, MARGIN = 760, 630, 24
 ARTISTS, LONGEST_NAME = 8, 30

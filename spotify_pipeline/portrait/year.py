@@ -8,8 +8,7 @@ from xml.etree.ElementTree import Element, tostring
 from rich.cells import cell_len, set_cell_size
 
 from spotify_pipeline.domain.portrait import Day
-from spotify_pipeline.portrait.drawings import calendar, hatching
-from spotify_pipeline.portrait.elements import element, style, text
+from spotify_pipeline.portrait.drawings import calendar, element, hatching, style, text
 from spotify_pipeline.terminal import count
 
 SIZE, MARGIN = 1080, 72

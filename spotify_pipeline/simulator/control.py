@@ -12,8 +12,7 @@ import requests
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
-from spotify_pipeline.simulator.http.responses import Json
-from spotify_pipeline.simulator.http.shapes import Shape, timestamp
+from spotify_pipeline.simulator.http.responses import Json, Shape, timestamp
 from spotify_pipeline.simulator.music.exports import Era, ExportFormat, ExportOddities
 from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.records import (

@@ -7,8 +7,7 @@ import datetime as dt
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from spotify_pipeline.simulator.http.responses import Json
-from spotify_pipeline.simulator.http.shapes import Shape, timestamp
+from spotify_pipeline.simulator.http.responses import Json, Shape, timestamp
 from spotify_pipeline.simulator.music.exports import ExportFate
 
 

@@ -10,15 +10,12 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from spotify_pipeline.simulator.accounts import Account
+from spotify_pipeline.simulator.accounts import Account, Tokens
 from spotify_pipeline.simulator.faults.base import FaultBook
-from spotify_pipeline.simulator.http.responses import Refusal, error
-from spotify_pipeline.simulator.http.shapes import Shapes, account_id
+from spotify_pipeline.simulator.http.responses import Refusal, Shapes, account_id, error
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listener_kinds import first_listeners
-from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import first_listeners, make_listener, to_ms
 from spotify_pipeline.simulator.records import CallRecord
-from spotify_pipeline.simulator.tokens import Tokens
 
 _CALLS_KEPT = 200_000
 _RATE_SECONDS = 30.0

@@ -24,8 +24,8 @@ from spotify_pipeline.storage.listening.days import (
 )
 from spotify_pipeline.storage.listening.history import parts_of_history, read_history
 from spotify_pipeline.storage.listening.plays import complete_plays, read_next_plays, read_plays
+from spotify_pipeline.storage.postgres.bulk import Written
 from spotify_pipeline.storage.postgres.types import Connection
-from spotify_pipeline.storage.postgres.upsert import Written
 from spotify_pipeline.sync.plays import StoredUser
 
 

@@ -9,12 +9,19 @@ from threading import Event
 from typing import TypeVar
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
-from spotify_pipeline.domain.error_codes import NOT_CONNECTED, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
-from spotify_pipeline.domain.outcome import StepFailure
+from spotify_pipeline.domain.outcome import (
+    FETCHED,
+    NOT_CONNECTED,
+    RECENTLY_PLAYED,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+    ErrorCode,
+    StepFailure,
+)
 from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.domain.sealing import SealError
-from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED, TOP_ARTISTS, TOP_TRACKS
+from spotify_pipeline.spotify.client import call_with_token
 from spotify_pipeline.spotify.errors import (
     AppBlocked,
     MissingScope,
@@ -23,7 +30,6 @@ from spotify_pipeline.spotify.errors import (
     SpotifyError,
     Transient,
 )
-from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline.storage.postgres.locks import is_lock_timeout
 from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync.bisect import affects_one_user, warn

@@ -11,8 +11,8 @@ from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db

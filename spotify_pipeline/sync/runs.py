@@ -7,9 +7,8 @@ and a chunk's number.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from spotify_pipeline.domain.outcome import UserOutcome
+from spotify_pipeline.domain.outcome import FETCHED, STEPS, UserOutcome
 from spotify_pipeline.domain.quota import priority_of
-from spotify_pipeline.domain.steps import FETCHED, STEPS
 from spotify_pipeline.storage.users.queries import has_user
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS

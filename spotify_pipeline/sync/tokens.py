@@ -40,14 +40,12 @@ from spotify_pipeline.storage.users.connection import (
     OUTAGE,
     claim_suspect_probe,
     clear_suspect,
+    learn_account,
     record_refusal,
+    refuse_account,
 )
 from spotify_pipeline.storage.users.key_rotation import lock_tokens
 from spotify_pipeline.storage.users.queries import SealedToken, User, load_users, save_grant
-from spotify_pipeline.storage.users.spotify_account import (
-    learn_account,
-    refuse_account,
-)
 
 # A token that ends during the sync would cost a 401 and a second refresh.
 REUSE_SECONDS = 120

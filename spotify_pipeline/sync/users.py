@@ -3,9 +3,15 @@
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from spotify_pipeline.domain.error_codes import ErrorCode
-from spotify_pipeline.domain.outcome import BLOCKED, StepFailure, UserOutcome
-from spotify_pipeline.domain.steps import PROFILE_REVALIDATION, REBUILT, STEPS
+from spotify_pipeline.domain.outcome import (
+    BLOCKED,
+    PROFILE_REVALIDATION,
+    REBUILT,
+    STEPS,
+    ErrorCode,
+    StepFailure,
+    UserOutcome,
+)
 from spotify_pipeline.storage.users.connection import (
     OUTAGE,
     reclassify_as_suspect,

@@ -12,11 +12,16 @@ from datetime import datetime
 from functools import partial
 from itertools import chain
 
-from spotify_pipeline.domain import steps as s
 from spotify_pipeline.domain.due import next_due_at
-from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.outcome import (
     BLOCKED,
+    DAILY_LISTENING,
+    FETCHED,
+    MUSIC_PERSONALITY,
+    RECENTLY_PLAYED,
+    TOP_ARTISTS,
+    TOP_TRACKS,
+    ErrorCode,
     StepFailure,
     StepRows,
     UserOutcome,
@@ -30,9 +35,11 @@ from spotify_pipeline.storage.listening.top_lists import (
     replace_top_artists,
     replace_top_tracks,
 )
-from spotify_pipeline.storage.postgres.types import Connection
+from spotify_pipeline.storage.postgres.types import (
+    Connection,
+)
 from spotify_pipeline.storage.work.leases import Held, Lease, lock_held
-from spotify_pipeline.storage.work.sync_state import SyncResult, save_results
+from spotify_pipeline.storage.work.sync_runs import SyncResult, save_results
 from spotify_pipeline.sync.bisect import bisect
 from spotify_pipeline.sync.days import refresh_days
 from spotify_pipeline.sync.fetch import FetchedUser
@@ -45,7 +52,7 @@ def write(
     pipeline: Pipeline, lease: Lease, users: Sequence[FetchedUser], steps: Sequence[str]
 ) -> list[UserOutcome]:
     """Store everything for these users; returns one outcome per user, in order."""
-    due_stretch = pipeline.rate_limiter.due_stretch() if s.RECENTLY_PLAYED in steps else 1.0
+    due_stretch = pipeline.rate_limiter.due_stretch() if RECENTLY_PLAYED in steps else 1.0
     writable = [user for user in users if not user.is_locked]
     refused = bisect(writable, partial(_write_catalogue, pipeline))
     outcomes: dict[str, UserOutcome] = {}
@@ -108,12 +115,12 @@ def _write_users(
         for fetched in users
     }
     # Without a fetch of plays among the steps every day is computed again.
-    stored = store_plays(conn, users, now, rebuild=s.RECENTLY_PLAYED not in steps)
+    stored = store_plays(conn, users, now, rebuild=RECENTLY_PLAYED not in steps)
     _write_days(conn, users, stored, steps, now, outcomes)
     _write_top_lists(conn, users, outcomes)
-    able = _able(users, stored, steps, s.MUSIC_PERSONALITY)
+    able = _able(users, stored, steps, MUSIC_PERSONALITY)
     for user_id, rows in refresh_personality(conn, able, now, always=rebuild).items():
-        outcomes[user_id].done[s.MUSIC_PERSONALITY] = rows
+        outcomes[user_id].done[MUSIC_PERSONALITY] = rows
     return outcomes
 
 
@@ -125,10 +132,10 @@ def _write_days(
     now: datetime,
     outcomes: Mapping[str, UserOutcome],
 ) -> None:
-    able = _able(users, stored, steps, s.DAILY_LISTENING)
+    able = _able(users, stored, steps, DAILY_LISTENING)
     # Plays are new only once: marks users without days, so that the next sync rebuilds them.
     mark_stale(conn, [user.user_id for user in stored if user.new_plays and user not in able])
-    is_poll = set(steps) & set(s.FETCHED) == {s.RECENTLY_PLAYED}
+    is_poll = set(steps) & set(FETCHED) == {RECENTLY_PLAYED}
     written = refresh_days(conn, able, now, is_poll=is_poll)
     mark_fresh(conn, {user.user_id: user.timezone for user in able if user.days_stale})
     counts = read_counts(conn, [user.user_id for user in stored])
@@ -136,13 +143,11 @@ def _write_days(
         if fetched.plays:
             new = len(user.new_plays)
             outcomes[user.user_id].new_plays = new
-            outcomes[user.user_id].done[s.RECENTLY_PLAYED] = StepRows(
-                counts[user.user_id].plays, new
-            )
+            outcomes[user.user_id].done[RECENTLY_PLAYED] = StepRows(counts[user.user_id].plays, new)
     inserted = Counter(user_id for user_id, _ in written.inserted)
     changed = Counter(user_id for user_id, _ in written.changed)
     for user in able:
-        outcomes[user.user_id].done[s.DAILY_LISTENING] = StepRows(
+        outcomes[user.user_id].done[DAILY_LISTENING] = StepRows(
             counts[user.user_id].days, inserted[user.user_id], changed[user.user_id]
         )
 
@@ -179,7 +184,7 @@ def _able(
 
 def _is_rebuild(steps: Sequence[str]) -> bool:
     """Whether nothing is fetched, so everything is computed again, changed or not."""
-    return not set(steps) & set(s.FETCHED)
+    return not set(steps) & set(FETCHED)
 
 
 def _write_state(
@@ -203,9 +208,9 @@ def _write_state(
 def _result(fetched: FetchedUser, outcome: UserOutcome, due_stretch: float) -> SyncResult:
     failure = outcome.failure
     is_held_back = failure is not None and failure.is_held_back
-    page = fetched.plays if s.RECENTLY_PLAYED in outcome.done else None
+    page = fetched.plays if RECENTLY_PLAYED in outcome.done else None
     next_due = None
-    if page or s.RECENTLY_PLAYED in outcome.failures:
+    if page or RECENTLY_PLAYED in outcome.failures:
         next_due = next_due_at(
             fetched.fetched_at,
             page.item_times if page else None,
@@ -220,7 +225,7 @@ def _result(fetched: FetchedUser, outcome: UserOutcome, due_stretch: float) -> S
         everything_done=not outcome.failures,
         is_held_back=is_held_back,
         plays_fetched=page is not None,
-        tops_fetched={*s.TOP_ARTISTS, *s.TOP_TRACKS} <= outcome.done.keys(),
+        tops_fetched={*TOP_ARTISTS, *TOP_TRACKS} <= outcome.done.keys(),
         next_due_at=next_due,
         error_code=failure.code if failure else None,
         error_message=failure.message if failure else None,

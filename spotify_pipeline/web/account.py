@@ -18,8 +18,7 @@ from spotify_pipeline import app
 from spotify_pipeline.terminal import is_visible
 from spotify_pipeline.web.forms import Sent, form, signed_in, text, to
 from spotify_pipeline.web.sessions import Session
-from spotify_pipeline.web.site import Site, site_of
-from spotify_pipeline.web.views import PRIVATE, message, private_page
+from spotify_pipeline.web.site import PRIVATE, Site, message, private_page, site_of
 
 # Each holds 10,000 plays as text until its client has taken them.
 MOST_DOWNLOADS = 4

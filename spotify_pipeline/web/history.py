@@ -23,15 +23,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from spotify_pipeline import app
-from spotify_pipeline.domain.fates import FATES
-from spotify_pipeline.exports.archives import Upload
-from spotify_pipeline.exports.errors import BadExport
-from spotify_pipeline.exports.reader import ExportFile, read_exports
-from spotify_pipeline.exports.rows import ExportRow
+from spotify_pipeline.domain.import_receipt import FATES
+from spotify_pipeline.exports.archives import BadExport, Upload
+from spotify_pipeline.exports.reader import ExportFile, ExportRow, read_exports
 from spotify_pipeline.web.forms import check_csrf, session_of, signed_in, to
 from spotify_pipeline.web.sessions import Session
-from spotify_pipeline.web.site import site_of
-from spotify_pipeline.web.views import PRIVATE, private_page
+from spotify_pipeline.web.site import PRIVATE, private_page, site_of
 
 ADDRESS = "/history"
 # The JSON files of fifteen years, not zipped; a zip is 20 times smaller.

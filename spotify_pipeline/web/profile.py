@@ -40,11 +40,10 @@ from spotify_pipeline.portrait.drawings import (
 )
 from spotify_pipeline.portrait.meanings import INCOMPLETE, MEANINGS, OVER_TIME, meanings, shown
 from spotify_pipeline.web.cache import MAX_AGE_SECONDS, CachedPage
-from spotify_pipeline.web.days import read_days, streaks, summed
+from spotify_pipeline.web.dashboard import read_days, streaks, summed
 from spotify_pipeline.web.forms import signed_in
 from spotify_pipeline.web.sessions import Session, shown_name
-from spotify_pipeline.web.site import Site, site_of
-from spotify_pipeline.web.views import PRIVATE, drawn, private_page, render
+from spotify_pipeline.web.site import PRIVATE, Site, drawn, private_page, render, site_of
 
 SHOWN = 20
 DAYS = 365

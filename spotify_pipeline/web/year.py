@@ -15,11 +15,10 @@ from spotify_pipeline import app
 from spotify_pipeline.domain.portrait import Day
 from spotify_pipeline.portrait.drawings import calendar, hatching, in_words, legend
 from spotify_pipeline.portrait.year import YearCard, picture
-from spotify_pipeline.web.days import read_days, summed
+from spotify_pipeline.web.dashboard import read_days, summed
 from spotify_pipeline.web.forms import signed_in, to
 from spotify_pipeline.web.sessions import Session
-from spotify_pipeline.web.site import site_of
-from spotify_pipeline.web.views import PRIVATE, drawn, private_page
+from spotify_pipeline.web.site import PRIVATE, drawn, private_page, site_of
 
 TOP = 10
 LONGEST_HISTORY = 10_000

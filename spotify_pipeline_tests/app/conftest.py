@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, text
 
-from spotify_pipeline.storage.postgres.dagster_database import CLOSE
+from spotify_pipeline.storage.postgres.database import CLOSE
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.roles import give_rights
 from spotify_pipeline_tests.conftest import temporary_database

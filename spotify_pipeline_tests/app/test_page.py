@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, text, update
 from standardwebhooks import WebhookVerificationError
 
-from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.portrait.meanings import INCOMPLETE
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.webhooks import signed_headers
-from spotify_pipeline.web.toasts import TOASTS
+from spotify_pipeline.sync.deliver import signed_headers
+from spotify_pipeline.web.forms import TOASTS
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
 
 PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, Engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.dagster_database import CLOSE
+from spotify_pipeline.storage.postgres.database import CLOSE
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.roles import CONTRACT, rights
 from spotify_pipeline_tests.app.conftest import ROLE, autocommit, closed_database

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline_tests.browser.pages import CHROMIUM, chromium
 from spotify_pipeline_tests.defs.instance.processes.webserver_process import guarded_webserver
 

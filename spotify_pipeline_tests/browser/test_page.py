@@ -12,7 +12,7 @@ from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
 from spotify_pipeline.portrait.page import page
-from spotify_pipeline.storage.users.status import UserStatus
+from spotify_pipeline.storage.users.queries import UserStatus
 from spotify_pipeline_tests.browser.pages import CHROMIUM, opened
 
 pytestmark = [

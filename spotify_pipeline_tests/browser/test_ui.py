@@ -9,9 +9,9 @@ from playwright.sync_api import Browser
 from spotify_pipeline.app import register_user
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.running import check_health, opened_instance, report_pictures
-from spotify_pipeline.domain.steps import STEPS
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.defs.in_process import check_health, opened_instance, report_pictures
+from spotify_pipeline.domain.outcome import STEPS
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import open_pipeline

@@ -19,10 +19,10 @@ from sqlalchemy.exc import ProgrammingError
 from spotify_pipeline.cli.local.dagster_processes import running_stack
 from spotify_pipeline.cli.local.dev import set_up
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.database import leave_database
-from spotify_pipeline.storage.postgres.web_login import web_url
+from spotify_pipeline.storage.postgres.roles import web_url
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline_tests.browser.pages import CHROMIUM, PATIENCE_MS, opened, own_home
 from spotify_pipeline_tests.defs.dagster_cluster import stop_schedules

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine
 from spotify_pipeline.cli.program import program
 from spotify_pipeline.settings import variables
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline_tests.conftest import temporary_database
 
 # `users add` prints neither; a test that finds one of these has found a leak.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline_tests.cli.conftest import Run
 from spotify_pipeline_tests.exports.rows import write

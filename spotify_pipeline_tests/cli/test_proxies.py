@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline_tests.cli.conftest import COMMAND
 

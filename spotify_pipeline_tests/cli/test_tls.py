@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import spotify_pipeline
-from spotify_pipeline.cli.doctor.network import reach
+from spotify_pipeline.cli.doctor.local import reach
 from spotify_pipeline.settings import variables
-from spotify_pipeline.sync.webhooks import Complaint, post
+from spotify_pipeline.sync.deliver import Complaint, post
 from spotify_pipeline_tests.spotify.server import ScriptedServer, answer
 
 # What switches it off in other programs, or did so in older versions of our libraries.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.crashes.worker import Order, Report
 from spotify_pipeline_tests.sync.pipeline_fixture import Dump, Scenario, open_scenario

@@ -26,7 +26,7 @@ from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
 from spotify_pipeline.simulator.faults.refusals import AccessTokenExpired, Echo
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage.postgres.database import dagster_url, leave_database, pipeline_url
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline

@@ -18,8 +18,8 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from sqlalchemy import URL, Engine
 
 from spotify_pipeline.defs.build import build_defs
+from spotify_pipeline.defs.in_process import opened_instance, sync_user
 from spotify_pipeline.defs.partitions import partition_reconciler
-from spotify_pipeline.defs.running import opened_instance, sync_user
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 from sqlalchemy import text
 
-from spotify_pipeline.domain.steps import REBUILT, RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.edits import NullRefreshToken
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS, RETRY_SECONDS

@@ -6,14 +6,13 @@ from time import monotonic
 
 import pytest
 
-from spotify_pipeline.domain.steps import FETCHED
+from spotify_pipeline.domain.outcome import FETCHED
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import Latency, ServerError
 from spotify_pipeline.simulator.faults.wire import ConnectionReset, NoAnswer, SlowLoris, Truncated
 from spotify_pipeline.spotify.client import SpotifyApi
-from spotify_pipeline.spotify.http import Limits
+from spotify_pipeline.spotify.http import Limits, Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline_tests.crashes.crash_scenario import CrashScenario
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 

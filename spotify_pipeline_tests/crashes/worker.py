@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 from sqlalchemy.exc import DBAPIError
 
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.outcome import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.postgres.errors import explain_database
 from spotify_pipeline.sync.pipeline import open_pipeline

@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from sqlalchemy import URL, Engine
 
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.defs.dagster_cluster import (
     DagsterCluster,

@@ -18,10 +18,10 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.cli.local.dagster_processes import Child, Stack, free_port, running_stack
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.conftest import temporary_database
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario, environment, open_scenario

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, event
 
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.outcome import STEPS
 from spotify_pipeline.sync.pipeline import Pipeline
 
 _on_stage: list[Pipeline] = []

@@ -3,9 +3,8 @@
 import dagster as dg
 import pytest
 
-from spotify_pipeline.defs.checks import CHECKS, SCHEMA_CHECK
-from spotify_pipeline.defs.user_sync_check import USER_SYNC_OK
-from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
+from spotify_pipeline.defs.checks import CHECKS, SCHEMA_CHECK, USER_SYNC_OK
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage.checks.rules import HOURLY
 from spotify_pipeline_tests.defs.definitions_fixture import key, materialize, staged_defs

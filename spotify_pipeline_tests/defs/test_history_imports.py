@@ -10,16 +10,15 @@ from dagster import DagsterRunStatus as Status
 from sqlalchemy import URL
 
 from spotify_pipeline import app
-from spotify_pipeline.defs import imports
-from spotify_pipeline.defs.imports import history_import_sensor
-from spotify_pipeline.defs.partitions import partition_reconciler
-from spotify_pipeline.defs.running import report_import, report_pictures
-from spotify_pipeline.defs.tags import DISPATCH_KEY
-from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER
-from spotify_pipeline.domain.steps import DAILY_LISTENING
+from spotify_pipeline.defs import history_imports
+from spotify_pipeline.defs.checks import NO_SUCH_USER
+from spotify_pipeline.defs.history_imports import history_import_sensor
+from spotify_pipeline.defs.in_process import report_import, report_pictures
+from spotify_pipeline.defs.partitions import DISPATCH_KEY, partition_reconciler
+from spotify_pipeline.domain.outcome import DAILY_LISTENING
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work.leases import leased
-from spotify_pipeline.sync.imports import import_upload
+from spotify_pipeline.sync.import_history import import_upload
 from spotify_pipeline_tests.defs.definitions_fixture import (
     evaluated,
     failure_of,
@@ -36,7 +35,7 @@ ROWS = [extended_row(NOON - n * HOUR, n) for n in range(1, 6)]
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imports, "PAUSE", timedelta(0))
+    monkeypatch.setattr(history_imports, "PAUSE", timedelta(0))
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ def test_an_upload_that_three_runs_did_not_import_fails_with_what_to_do(
         ended(instance, request, status)
     assert tick(instance) == []
     assert len(keys) == 3
-    assert statuses(ada) == [("failed", imports.GIVEN_UP)]
+    assert statuses(ada) == [("failed", history_imports.GIVEN_UP)]
     assert tick(instance) == []
 
 
@@ -145,13 +144,13 @@ def test_a_run_in_progress_is_waited_for_and_a_cancelled_one_is_not_repeated(
     assert statuses(ada) == [("closed", None)]
     ended(instance, request, Status.CANCELED)
     assert tick(instance) == []
-    assert statuses(ada) == [("failed", imports.CANCELLED)]
+    assert statuses(ada) == [("failed", history_imports.CANCELLED)]
 
 
 def test_dagster_has_time_to_repeat_a_run_that_crashed(
     ada: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imports, "PAUSE", HOUR)
+    monkeypatch.setattr(history_imports, "PAUSE", HOUR)
     (request,) = tick(instance)
     ended(instance, request, Status.FAILURE)
     assert tick(instance) == []

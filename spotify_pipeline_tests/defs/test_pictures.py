@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 from sqlalchemy import Connection
 
-from spotify_pipeline.defs import pictures
+from spotify_pipeline.defs import assets
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait, TopItem, TopList, calendar_start
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.portrait.picture import picture
 from spotify_pipeline.storage.listening.portrait import read_portrait
 from spotify_pipeline_tests.defs.definitions_fixture import (
@@ -32,7 +32,7 @@ def draw(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResul
     return job.execute_in_process(
         instance=instance,
         partition_key=user_id,
-        asset_selection=[pictures.LISTENING_PICTURE],
+        asset_selection=[assets.LISTENING_PICTURE],
         raise_on_error=False,
     )
 
@@ -40,7 +40,7 @@ def draw(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResul
 def shown(instance: dg.DagsterInstance, user_id: str) -> str | None:
     """The picture's Markdown on the partition's page."""
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(pictures.LISTENING_PICTURE, asset_partitions=[user_id]), limit=1
+        dg.AssetRecordsFilter(assets.LISTENING_PICTURE, asset_partitions=[user_id]), limit=1
     ).records
     if not records:
         return None
@@ -113,7 +113,7 @@ def test_a_backfill_draws_the_pictures_of_all_whom_it_can(
             "dagster/asset_partition_range_start": "anna",
             "dagster/asset_partition_range_end": "nemo",
         },
-        asset_selection=[key(RECENTLY_PLAYED), pictures.LISTENING_PICTURE],
+        asset_selection=[key(RECENTLY_PLAYED), assets.LISTENING_PICTURE],
         raise_on_error=False,
     )
     assert {user_id for user_id in ("anna", "ben", "cleo", "nemo") if shown(instance, user_id)} == {

@@ -6,7 +6,7 @@ import dagster as dg
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 
 from spotify_pipeline.defs.schedules import SCHEDULES
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.outcome import STEPS
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.definitions_fixture import (
     StagedPipeline,

@@ -9,8 +9,8 @@ import pytest
 from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs import sensors
+from spotify_pipeline.defs.partitions import request_key
 from spotify_pipeline.defs.sensors import sync_request_sensor
-from spotify_pipeline.defs.tags import request_key
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget, sync_requests

@@ -9,12 +9,17 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.defs import sync_users_job
+from spotify_pipeline.defs import jobs
 from spotify_pipeline.defs.instance.event_batches import store_materializations
-from spotify_pipeline.defs.sync_users_job import ChunkNumbers, sync_users
-from spotify_pipeline.defs.tags import DISPATCH_KEY
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.defs.jobs import ChunkNumbers, sync_users
+from spotify_pipeline.defs.partitions import DISPATCH_KEY
+from spotify_pipeline.domain.outcome import (
+    DAILY_LISTENING,
+    RECENTLY_PLAYED,
+    STEPS,
+    WHAT_TO_DO,
+    ErrorCode,
+)
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests
@@ -259,7 +264,7 @@ def test_a_user_whose_emit_failed_is_emitted_before_the_request_is_answered(
             raise OperationalError("INSERT", {}, Exception("Dagster's database went away"))
         store_materializations(*args)
 
-    monkeypatch.setattr(sync_users_job, "store_materializations", store)
+    monkeypatch.setattr(jobs, "store_materializations", store)
     config = {"ops": {"choose_users": {"config": {"selection": "enlisted"}}}}
     result = run(instance, config, **{DISPATCH_KEY: key})
     assert result.success

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spotify_pipeline.domain.outcome import FETCHED, RECENTLY_PLAYED
 from spotify_pipeline.domain.quota import (
     SLOT_SECONDS,
     SLOTS,
@@ -18,7 +19,6 @@ from spotify_pipeline.domain.quota import (
     priority_of,
     throttle_reason,
 )
-from spotify_pipeline.domain.steps import FETCHED, RECENTLY_PLAYED
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 NOON_SLOT = int(NOON.timestamp()) // SLOT_SECONDS

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spotify_pipeline.exports.reader import ExportFile, read_exports
-from spotify_pipeline.exports.rows import ExportRow
+from spotify_pipeline.exports.reader import ExportFile, ExportRow, read_exports
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 TRACK_ID = "4uLU6hMCjMI75M1A2tKUQC"

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spotify_pipeline.exports.reader import ExportFile, read_exports
-from spotify_pipeline.exports.rows import ExportRow, parse_row
+from spotify_pipeline.exports.reader import ExportFile, ExportRow, parse_row, read_exports
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
 from spotify_pipeline.simulator.music.catalogue import Catalogue
 from spotify_pipeline.simulator.music.exports import (
@@ -28,7 +27,7 @@ from spotify_pipeline.simulator.music.exports import (
 from spotify_pipeline.simulator.music.feed import Feed
 from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 
 NOW = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
 CATALOGUE = Catalogue(3)

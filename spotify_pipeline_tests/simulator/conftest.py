@@ -11,7 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 
 NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
 

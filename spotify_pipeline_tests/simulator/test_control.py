@@ -12,7 +12,7 @@ import requests
 
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
 from spotify_pipeline.simulator.faults.refusals import Latency
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline_tests.simulator.conftest import NOON, ListenerClient
 
 AddListener = Callable[..., ListenerClient]
@@ -137,7 +137,7 @@ def test_a_port_that_is_taken_is_reported_at_once(simulator: Simulator) -> None:
 def test_the_simulator_ends_when_its_parent_is_killed() -> None:
     script = (
         "import os, signal\n"
-        "from spotify_pipeline.simulator.process import running_simulator\n"
+        "from spotify_pipeline.simulator.server import running_simulator\n"
         "with running_simulator() as simulator:\n"
         "    print(simulator.url, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue
-from spotify_pipeline.simulator.music.listener_kinds import LISTENER_KINDS, first_listeners
 from spotify_pipeline.simulator.music.listeners import (
+    LISTENER_KINDS,
     SESSION_PAUSE_MS,
     SHORTEST_PLAY_MS,
     Listener,
     Play,
+    first_listeners,
     from_ms,
     make_listener,
     to_ms,

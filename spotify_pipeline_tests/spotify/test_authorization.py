@@ -4,9 +4,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from spotify_pipeline.spotify.authorization import Authorization, NotGranted
 from spotify_pipeline.spotify.errors import AppBlocked, Reconnect
-from spotify_pipeline.spotify.oauth import OAuthClient
+from spotify_pipeline.spotify.oauth import Authorization, NotGranted, OAuthClient
 from spotify_pipeline_tests.spotify.server import answer
 
 HOME = "http://127.0.0.1:8898/callback"

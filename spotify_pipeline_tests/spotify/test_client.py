@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import ErrorCode
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import (
     AccessTokenExpired,
@@ -14,7 +14,7 @@ from spotify_pipeline.spotify.errors import (
     MissingScope,
     NotAllowlisted,
 )
-from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.conftest import SMALL
 from spotify_pipeline_tests.spotify.server import answer

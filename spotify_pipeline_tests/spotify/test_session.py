@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.client import SpotifyApi, call_with_token
 from spotify_pipeline.spotify.errors import BadResponse, MissingScope, Reconnect
-from spotify_pipeline.spotify.session import call_with_token
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.server import answer
 

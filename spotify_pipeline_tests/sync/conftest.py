@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import URL
 
 from spotify_pipeline.simulator.control import Simulator
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline_tests.sync.pipeline_fixture import (
     NOON,
     Scenario,

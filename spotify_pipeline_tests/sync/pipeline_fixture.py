@@ -11,15 +11,14 @@ from typing import Any
 from sqlalchemy import URL, Table, select, text
 
 from spotify_pipeline.app import register_user
-from spotify_pipeline.domain.outcome import UserOutcome
+from spotify_pipeline.domain.outcome import STEPS, UserOutcome
 from spotify_pipeline.domain.sealing import new_key
-from spotify_pipeline.domain.steps import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.control import CallRecord, ListenerInfo, Simulator
 from spotify_pipeline.simulator.faults.refusals import Body
 from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.connection import store_connection
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline

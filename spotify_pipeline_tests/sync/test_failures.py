@@ -5,9 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
-from spotify_pipeline.domain.outcome import UserOutcome
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     FETCHED,
     PROFILE_REVALIDATION,
@@ -15,6 +13,9 @@ from spotify_pipeline.domain.steps import (
     STEPS,
     TOP_ARTISTS,
     TOP_TRACKS,
+    WHAT_TO_DO,
+    ErrorCode,
+    UserOutcome,
 )
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.edits import EmptyPage, OddText, Put

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.sync.forked_workers import ForkedWorkers
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario

@@ -17,8 +17,7 @@ from starlette.responses import Response
 
 from spotify_pipeline import app
 from spotify_pipeline.storage.postgres.engine import make_engine
-from spotify_pipeline.web.application import make_application
-from spotify_pipeline.web.server import server_config
+from spotify_pipeline.web.application import make_application, server_config
 from spotify_pipeline.web.sessions import Cookies
 from spotify_pipeline.web.site import Config
 

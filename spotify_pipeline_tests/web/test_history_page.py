@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, func, select, text
 from spotify_pipeline.domain.sealing import new_key
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.imports import import_upload
+from spotify_pipeline.sync.import_history import import_upload
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.web import history
 from spotify_pipeline_tests.exports.rows import extended

@@ -16,7 +16,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.web import account
 from spotify_pipeline.web.profile import is_genuine
 from spotify_pipeline.web.sessions import shown_name
-from spotify_pipeline.web.views import linked
+from spotify_pipeline.web.site import linked
 from spotify_pipeline_tests.web.conftest import Site
 
 

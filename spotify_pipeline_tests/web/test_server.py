@@ -8,8 +8,8 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from spotify_pipeline.web import server
-from spotify_pipeline.web.server import server_config
+from spotify_pipeline.web import application
+from spotify_pipeline.web.application import server_config
 
 WAIT_SECONDS = 30
 
@@ -17,7 +17,7 @@ WAIT_SECONDS = 30
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A server that waits half a second for headers, and says "served"."""
-    monkeypatch.setattr(server, "HEADERS_SECONDS", 0.5)
+    monkeypatch.setattr(application, "HEADERS_SECONDS", 0.5)
     serving = uvicorn.Server(server_config(PlainTextResponse("served"), "127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: serving.run([listening]), daemon=True)

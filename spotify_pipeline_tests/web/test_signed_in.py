@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults.refusals import Body, Echo, Forbidden, ServerError
-from spotify_pipeline.simulator.process import running_simulator
+from spotify_pipeline.simulator.server import running_simulator
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.web import cache
 from spotify_pipeline.web.sessions import ATTEMPTS, ATTEMPTS_PER_CLIENT, SIGN_IN_SECONDS, Attempts

@@ -5,39 +5,89 @@ Of seven or more, the seventh connects only at the end, and then the sixth has t
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
-from spotify_pipeline.app import register_user
+from spotify_pipeline.app import Refused, register_user, request_sync, sync_status
 from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, request_export
-from spotify_pipeline.cli.demo.request import press_sync
 from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
-from spotify_pipeline.cli.local.dagster_processes import running_stack
+from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.cli.local.dev import alone, heed_signals, port_of_the_ui, serve, set_up
-from spotify_pipeline.defs.running import (
+from spotify_pipeline.defs.in_process import (
     check_health,
     opened_instance,
     report_import,
     report_pictures,
     sync_user,
 )
-from spotify_pipeline.domain.fates import Receipt
-from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
+from spotify_pipeline.domain.import_receipt import Receipt
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.simulator.control import ListenerInfo, Simulator
-from spotify_pipeline.simulator.process import running_simulator
-from spotify_pipeline.storage.listening.audit import PlayKey, last_fetched_at, stored_plays
+from spotify_pipeline.simulator.server import running_simulator
+from spotify_pipeline.storage.listening.history import PlayKey, last_fetched_at, stored_plays
 from spotify_pipeline.storage.postgres.database import leave_database
 from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.users.connection import store_connection
-from spotify_pipeline.storage.users.queries import ELIGIBLE
-from spotify_pipeline.storage.users.status import user_statuses
+from spotify_pipeline.storage.users.queries import ELIGIBLE, user_statuses
 from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
 from spotify_pipeline.terminal import example, progress
+
+SECONDS = 120
+
+
+def press_sync(engine: Engine, stack: Stack, user_ids: Sequence[str]) -> None:
+    """Request a sync that the running sensor picks up, and one that the cooldown, if any, refuses.
+
+    The first user outside the cooldown is taken. Raises WorkFailed when it goes otherwise.
+    """
+    for user_id in user_ids:
+        try:
+            _request(engine, user_id)
+        except Refused as refusal:
+            click.echo(f"{user_id} pressed Sync, refused: {refusal.message}")
+            continue
+        click.echo(f"{user_id} pressed Sync; the running sensor takes it from here ...")
+        started = time.monotonic()
+        status = _await_end(engine, stack, user_id)
+        if status != "succeeded":
+            raise WorkFailed(f"The request of {user_id} {status}: see {stack.url}/runs")
+        click.echo(f"  {status} after {time.monotonic() - started:.1f} s")
+        with engine.connect() as conn:
+            in_cooldown = sync_status(conn, user_id).next_allowed_at is not None
+        try:
+            _request(engine, user_id)
+        except Refused as refusal:
+            click.echo(f"  pressed again at once, refused: {refusal.message}")
+            return
+        if in_cooldown:
+            raise WorkFailed("A second request was accepted within the cooldown.")
+        click.echo("  pressed again, accepted: the setting request_cooldown asks for no wait")
+        _await_end(engine, stack, user_id)
+        return
+    click.echo("All users have synced within the cooldown; press Sync again later.")
+
+
+def _request(engine: Engine, user_id: str) -> None:
+    with engine.begin() as conn:
+        request_sync(conn, user_id)
+
+
+def _await_end(engine: Engine, stack: Stack, user_id: str) -> str:
+    """The final status of the user's newest request."""
+
+    def status() -> str:
+        with engine.connect() as conn:
+            return str(sync_status(conn, user_id).request_status)
+
+    stack.wait(SECONDS, lambda: status() not in ("queued", "running"), "The request")
+    return status()
+
 
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)

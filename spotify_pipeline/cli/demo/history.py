@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
-from spotify_pipeline.domain.fates import Receipt
+from spotify_pipeline.domain.import_receipt import Receipt
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.archives import Upload
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.simulator.control import ExportLine, Simulator
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.terminal import progress
 

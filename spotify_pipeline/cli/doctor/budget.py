@@ -11,7 +11,7 @@ from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.types import Engine
 from spotify_pipeline.storage.users.queries import count_users
 from spotify_pipeline.storage.work import api_budget
-from spotify_pipeline.sync.admin.app_credentials import is_accepted, probe
+from spotify_pipeline.sync.admin.connect import is_accepted, probe
 from spotify_pipeline.sync.pipeline import open_pipeline
 from spotify_pipeline.terminal import count, instant
 

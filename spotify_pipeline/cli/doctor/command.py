@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import click
 
-from spotify_pipeline.cli.doctor import database, local, network
+from spotify_pipeline.cli.doctor import database, local
 from spotify_pipeline.cli.doctor.finding import PROBLEM, Finding, guarded, problem
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
@@ -85,4 +85,4 @@ def all_checks(*, probe: bool = False, mend: bool = False, deep: bool = False) -
     yield from guarded("home", local.home(settings.home))
     yield from local.shared_ui(settings)
     yield from database.all_checks(settings, probe=probe, mend=mend, deep=deep)
-    yield from network.all_checks(settings)
+    yield from local.all_checks(settings)

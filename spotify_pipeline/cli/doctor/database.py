@@ -8,9 +8,9 @@ from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, guar
 from spotify_pipeline.domain.sealing import Keyring, SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage.checks import inspection, rules
-from spotify_pipeline.storage.checks.drift import all_differences
+from spotify_pipeline.storage.checks.inspection import all_differences
+from spotify_pipeline.storage.checks.queries import Scope, all_users, slice_of_the_hour
 from spotify_pipeline.storage.checks.repair import repair_future_instants
-from spotify_pipeline.storage.checks.scopes import Scope, all_users, slice_of_the_hour
 from spotify_pipeline.storage.postgres import roles
 from spotify_pipeline.storage.postgres.database import (
     is_missing,
@@ -344,7 +344,7 @@ def broken_rows(engine: Engine, rule: rules.Rule, scope: Scope) -> Iterator[Find
 def dagster_storage(settings: Settings) -> Iterator[Finding]:
     """Dagster's own database can be reached, and holds no tables of others."""
     # Only here: it imports Dagster.
-    from spotify_pipeline.defs.instance.database import check_dagster_database
+    from spotify_pipeline.defs.instance.storage import check_dagster_database
 
     reachable = reach_dagster(settings)
     check_dagster_database(settings)

@@ -13,8 +13,11 @@ import click
 
 from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
-from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
-from spotify_pipeline.storage.postgres.database import leave_database, open_engine
+from spotify_pipeline.storage.postgres.database import (
+    create_dagster_database,
+    leave_database,
+    open_engine,
+)
 from spotify_pipeline.storage.postgres.roles import give_all_rights
 from spotify_pipeline.storage.postgres.schema import init_db
 from spotify_pipeline.terminal import example

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.errors import UsageError, WorkFailed
+from spotify_pipeline.home import private_file
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.dagster_database import create_dagster_database
 from spotify_pipeline.storage.postgres.database import (
+    create_dagster_database,
     dagster_url,
     open_dagster_engine,
     open_engine,

@@ -12,7 +12,7 @@ import click
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.errors import UsageError, WorkFailed
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.storage.listening.listens import read_listens
+from spotify_pipeline.storage.listening.plays import read_listens
 from spotify_pipeline.storage.tables.dictionary import described_tables
 from spotify_pipeline.terminal import count, example
 

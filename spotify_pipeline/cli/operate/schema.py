@@ -8,7 +8,7 @@ from json import dumps
 
 import click
 
-from spotify_pipeline.domain import steps
+from spotify_pipeline.domain import outcome
 from spotify_pipeline.storage.postgres.roles import ANALYST_READABLE, READABLE
 from spotify_pipeline.storage.tables.base import SCHEMA
 from spotify_pipeline.storage.tables.dictionary import DescribedTable, described_tables
@@ -16,9 +16,9 @@ from spotify_pipeline.terminal import example
 
 # The asset that fills a table, for dagster-dbt; tables with several assets have none here.
 ASSETS = {
-    "plays": steps.RECENTLY_PLAYED,
-    "daily_listening": steps.DAILY_LISTENING,
-    "music_personality": steps.MUSIC_PERSONALITY,
+    "plays": outcome.RECENTLY_PLAYED,
+    "daily_listening": outcome.DAILY_LISTENING,
+    "music_personality": outcome.MUSIC_PERSONALITY,
 }
 # Name: (type, description, what it reads).
 EXPOSURES = {

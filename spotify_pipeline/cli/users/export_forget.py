@@ -12,9 +12,9 @@ import click
 
 from spotify_pipeline.app import forget_user
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, quoted, require_known
 from spotify_pipeline.exports.writers import write_listenbrainz, write_spotify
+from spotify_pipeline.home import private_file
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.types import Connection

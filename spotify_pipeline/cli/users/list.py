@@ -9,13 +9,12 @@ import click
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import has_failed, trouble
-from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, users_violating
 from spotify_pipeline.storage.postgres.types import Connection
-from spotify_pipeline.storage.users.queries import all_user_ids
-from spotify_pipeline.storage.users.status import UserStatus, each_status
+from spotify_pipeline.storage.users.queries import UserStatus, all_user_ids, each_status
 from spotify_pipeline.storage.work.sync_runs import RunUser, run_users
 from spotify_pipeline.terminal import (
     count,

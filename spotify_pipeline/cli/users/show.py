@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.cli.users.argument import one_user, trouble, unknown
 from spotify_pipeline.domain.portrait import Portrait, TopItem, TopList
+from spotify_pipeline.home import private_file
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.listening.portrait import read_portrait
-from spotify_pipeline.storage.users.status import UserStatus, user_statuses
+from spotify_pipeline.storage.users.queries import UserStatus, user_statuses
 from spotify_pipeline.terminal import count, example, instant, print_json, printable
 
 

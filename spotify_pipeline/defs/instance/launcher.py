@@ -17,7 +17,7 @@ from spotify_pipeline.defs.instance.dagster_private import (
     DefaultRunLauncher,
     WorkerStatus,
 )
-from spotify_pipeline.defs.tags import HOST
+from spotify_pipeline.defs.partitions import HOST
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -18,6 +18,7 @@ from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import Column, Connection, Table, delete, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from spotify_pipeline.defs.assets import LISTENING_PICTURE
 from spotify_pipeline.defs.instance.dagster_private import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -38,9 +39,8 @@ from spotify_pipeline.defs.instance.dagster_private_tables import (
 from spotify_pipeline.defs.instance.retention import delete_whole_run
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY, asset_key
 from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import LISTENING_PICTURE
-from spotify_pipeline.domain.steps import STEPS
-from spotify_pipeline.storage.users.forgetting import Tombstone
+from spotify_pipeline.domain.outcome import STEPS
+from spotify_pipeline.storage.users.export import Tombstone
 
 # A run that a sensor has just requested may not be recorded yet when a user is forgotten, and
 # Postgres may still execute a statement that a killed process has sent.

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from spotify_pipeline.simulator.faults.base import PLAYS, TOKEN, TOPS, Edits, Scene
-from spotify_pipeline.simulator.http.responses import Json
-from spotify_pipeline.simulator.http.shapes import timestamp
+from spotify_pipeline.simulator.http.responses import Json, timestamp
 from spotify_pipeline.simulator.music.seeds import spotify_id
 
 LISTS = (PLAYS, *TOPS)

@@ -19,8 +19,7 @@ from starlette.routing import Route
 from spotify_pipeline.loopback import SameOriginOnly
 from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.faults.kinds import add_fault
-from spotify_pipeline.simulator.http.responses import Json, json_response
-from spotify_pipeline.simulator.http.shapes import SHAPES, timestamp
+from spotify_pipeline.simulator.http.responses import SHAPES, Json, json_response, timestamp
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
 from spotify_pipeline.simulator.music.exports import (
     ExportedFile,

@@ -8,8 +8,7 @@ from functools import partial
 from urllib.parse import urlencode
 
 from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
-from spotify_pipeline.simulator.http.responses import Json, Refusal
-from spotify_pipeline.simulator.http.shapes import profile, timestamp
+from spotify_pipeline.simulator.http.responses import Json, Refusal, profile, timestamp
 from spotify_pipeline.simulator.music.feed import Item
 from spotify_pipeline.simulator.state import SimulatorState
 

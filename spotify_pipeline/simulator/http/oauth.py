@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlencode, urlsplit
 
 from spotify_pipeline.domain.model import SCOPES
-from spotify_pipeline.simulator.accounts import Account
+from spotify_pipeline.simulator.accounts import ACCESS_SECONDS, Account
 from spotify_pipeline.simulator.http.responses import Json, Refusal
 from spotify_pipeline.simulator.state import SimulatorState
-from spotify_pipeline.simulator.tokens import ACCESS_SECONDS
 
 _LOOPBACK = ("127.0.0.1", "::1")
 

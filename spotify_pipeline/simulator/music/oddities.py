@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from spotify_pipeline.simulator.http.responses import Json
-from spotify_pipeline.simulator.http.shapes import timestamp
+from spotify_pipeline.simulator.http.responses import Json, timestamp
 from spotify_pipeline.simulator.music.listeners import from_ms, to_ms
 
 Change = Literal["length", "name", "primary_artist", "other_artists", "popularity", "emptied"]

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from spotify_pipeline.domain.zones import is_valid_zone
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks.scopes import Scope
+from spotify_pipeline.storage.checks.queries import Scope
 
 _TABLES = t.metadata.sorted_tables
 # Ids without a foreign key, so that writers need not lock the catalogue.

@@ -5,10 +5,12 @@ an index. A join would sometimes be planned as a scan of all plays.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
     ARRAY,
+    Connection,
     Date,
     DateTime,
     Select,
@@ -34,10 +36,51 @@ from spotify_pipeline.domain.model import COUNTED_FROM_MS, TIME_RANGES
 from spotify_pipeline.domain.personality.definition import METRICS, MIN_PLAYS, WINDOW_DAYS
 from spotify_pipeline.domain.zones import check_zone, is_valid_zone
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks.scopes import Scope
-from spotify_pipeline.storage.listening.listened_time import plays_heard, previous_play
+from spotify_pipeline.storage.listening.counters import plays_heard, previous_play
 from spotify_pipeline.storage.users.queries import ELIGIBLE
 from spotify_pipeline.storage.work.sync_requests import unserved
+
+SLICE_USERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The users to look at, as of `now` (the facts clock), and the `zones` they live in."""
+
+    now: datetime
+    # Only queries about days and zones need them.
+    zones: tuple[str, ...] = ()
+    # A condition on users, and the same in words.
+    who: ColumnElement[bool] = field(default_factory=true)
+    words: str = "all users"
+
+
+ScopeOf = Callable[[Connection, datetime], Scope]
+
+
+def all_users(conn: Connection, now: datetime) -> Scope:
+    """All users."""
+    return Scope(now, _zones(conn))
+
+
+def slice_of_the_hour(conn: Connection, now: datetime) -> Scope:
+    """About 1,000 users."""
+    users = select(func.count()).select_from(t.users)
+    total = conn.execute(users).scalar_one()
+    slices = -(-total // SLICE_USERS)
+    if slices <= 1:
+        return all_users(conn, now)
+    # A hash, not an offset: new and deleted users do not move others between slices.
+    number = func.hashtextextended(t.users.c.user_id, 0).op("&")(0x7FFF_FFFF)
+    turn = number.op("%")(slices) == int(now.timestamp()) // 3600 % slices
+    part = conn.execute(users.where(turn)).scalar_one()
+    words = f"{part:,} of {total:,} users; every hour looks at others, {slices} hours look at all"
+    return Scope(now, _zones(conn), turn, words)
+
+
+def _zones(conn: Connection) -> tuple[str, ...]:
+    return tuple(conn.scalars(select(t.users.c.timezone).distinct()))
+
 
 DAYS = 35
 # How long a user may be due, and a gap is new.

@@ -4,8 +4,7 @@ from sqlalchemy import Connection, case, delete, func, null, or_, select
 from sqlalchemy import update as change
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks.queries import future_instants
-from spotify_pipeline.storage.checks.scopes import Scope
+from spotify_pipeline.storage.checks.queries import Scope, future_instants
 from spotify_pipeline.storage.postgres.bulk import any_of
 
 

@@ -16,8 +16,13 @@ from typing import Literal
 from sqlalchemy import Connection, distinct, func, select
 
 from spotify_pipeline.storage.checks import deep, queries
-from spotify_pipeline.storage.checks.queries import Query
-from spotify_pipeline.storage.checks.scopes import Scope, ScopeOf, all_users, slice_of_the_hour
+from spotify_pipeline.storage.checks.queries import (
+    Query,
+    Scope,
+    ScopeOf,
+    all_users,
+    slice_of_the_hour,
+)
 
 
 @dataclass(frozen=True, slots=True)

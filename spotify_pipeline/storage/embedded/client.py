@@ -30,7 +30,7 @@ from spotify_pipeline.storage.embedded.home import (
     try_lock,
 )
 from spotify_pipeline.storage.embedded.postmaster import is_postmaster
-from spotify_pipeline.storage.postgres.dagster_database import CLOSE
+from spotify_pipeline.storage.postgres.database import CLOSE
 
 __all__ = [
     "EmbeddedPostgres",

@@ -17,10 +17,10 @@ from sqlalchemy import (
     update,
 )
 
-from spotify_pipeline.domain.fates import FATES, Estimate, FileReceipt, Receipt
+from spotify_pipeline.domain.import_receipt import FATES, Estimate, FileReceipt, Receipt
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.plans import hash_joins
+from spotify_pipeline.storage.postgres.engine import hash_joins
 
 # An extended row of a play that account data had brought in an earlier import is known too.
 _FATES = text("""

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, Table, select, text
 from spotify_pipeline.domain.listening.exported import ExportedTrack
 from spotify_pipeline.domain.model import Artist, Track
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import Row, any_of, as_row
-from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+from spotify_pipeline.storage.postgres.bulk import Row, Written, any_of, as_row, upsert_changed
 
 
 def save_artists(conn: Connection, artists: Iterable[Artist]) -> Written:

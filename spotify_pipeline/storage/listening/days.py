@@ -20,9 +20,13 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import array_rows
-from spotify_pipeline.storage.postgres.frames import frame, records
-from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+from spotify_pipeline.storage.postgres.bulk import (
+    Written,
+    array_rows,
+    frame,
+    records,
+    upsert_changed,
+)
 
 
 @dataclass(frozen=True, slots=True)

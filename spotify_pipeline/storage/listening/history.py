@@ -4,7 +4,7 @@ Windows of a history, as a sync needs them, are read by `read_plays` in plays.py
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from io import BytesIO
 
 import pandas as pd
@@ -124,3 +124,38 @@ def read_history(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFram
     for name in ("track_id", "artist_id"):
         plays[name] = plays[name].cat.rename_categories(lambda marked: str(marked)[1:])
     return plays[[name for name in PLAY_DTYPES if name != "release_date"]]
+
+
+StoredDay = tuple[int, int, int]  # minutes, listened_ms, plays
+PlayKey = tuple[datetime, str]  # played_at, track_id
+
+
+def stored_plays(conn: Connection, user_id: str) -> set[PlayKey]:
+    """The keys of all plays of a user."""
+    p = t.plays
+    rows = conn.execute(select(p.c.played_at, p.c.track_id).where(p.c.user_id == user_id))
+    return {(row.played_at, row.track_id) for row in rows}
+
+
+def first_api_play(conn: Connection, user_id: str) -> datetime | None:
+    """The end of a user's first play that the API listed; None if there is none."""
+    p = t.plays
+    first: datetime | None = conn.scalar(
+        select(func.min(p.c.played_at)).where(p.c.user_id == user_id, p.c.source == "api")
+    )
+    return first
+
+
+def stored_days(conn: Connection, user_id: str) -> dict[date, StoredDay]:
+    """All rows of daily_listening of a user, by date."""
+    d = t.daily_listening
+    rows = conn.execute(
+        select(d.c.date, d.c.minutes, d.c.listened_ms, d.c.plays).where(d.c.user_id == user_id)
+    )
+    return {row.date: (row.minutes, row.listened_ms, row.plays) for row in rows}
+
+
+def last_fetched_at(conn: Connection) -> datetime | None:
+    """When plays of any user were last fetched; None: never."""
+    last: datetime | None = conn.scalar(select(func.max(t.sync_state.c.plays_fetched_at)))
+    return last

@@ -22,9 +22,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from spotify_pipeline.domain.personality.streaks import Past
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import array_rows
-from spotify_pipeline.storage.postgres.frames import records
-from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+from spotify_pipeline.storage.postgres.bulk import Written, array_rows, records, upsert_changed
 
 
 @dataclass(frozen=True, slots=True)

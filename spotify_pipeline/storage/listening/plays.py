@@ -1,8 +1,9 @@
 """Plays: facts, stored once, never overwritten."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pandas as pd
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
@@ -27,9 +29,28 @@ from spotify_pipeline.domain.listening.recordings import (
 )
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.listened_time import previous_play
-from spotify_pipeline.storage.postgres.bulk import any_of, array_rows, insert_rows
-from spotify_pipeline.storage.postgres.frames import frame
+from spotify_pipeline.storage.listening.counters import previous_play
+from spotify_pipeline.storage.postgres.bulk import any_of, array_rows, frame, insert_rows
+
+ROWS = 20_000
+
+
+def read_listens(
+    conn: Connection, user_id: str | None = None, since: date | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Plays in order of their local date, in lists of at most ROWS; columns as in the view."""
+    rows = conn.execution_options(yield_per=ROWS).execute(
+        text(
+            "SELECT * FROM spotify_pipeline.listens"
+            " WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id)"
+            " AND (CAST(:since AS date) IS NULL OR local_date >= :since)"
+            " ORDER BY local_date, user_id, played_at, track"
+        ),
+        {"user_id": user_id, "since": since},
+    )
+    for part in rows.mappings().partitions():
+        yield [dict(row) for row in part]
+
 
 PLAY_DTYPES = {
     "user_id": "str",

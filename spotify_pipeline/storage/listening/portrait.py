@@ -20,8 +20,8 @@ from spotify_pipeline.domain.portrait import (
 )
 from spotify_pipeline.domain.zones import check_zone
 from spotify_pipeline.storage import tables as t
+from spotify_pipeline.storage.listening.counters import plays_heard, previous_play
 from spotify_pipeline.storage.listening.coverage import Coverage, read_coverage
-from spotify_pipeline.storage.listening.listened_time import plays_heard, previous_play
 
 SHOWN_ITEMS = 10
 CLOCK_DAYS = timedelta(days=28)

@@ -38,9 +38,7 @@ from spotify_pipeline.domain.model import (
 from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import read_names
-from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows
-from spotify_pipeline.storage.postgres.frames import frame
-from spotify_pipeline.storage.postgres.upsert import upsert_changed
+from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows, frame, upsert_changed
 
 Top = TypeVar("Top", TopArtists, TopTracks)
 # user_id and time range.

@@ -4,7 +4,6 @@ These definitions are the one source of the schema; new databases are made from 
 test proves that an upgraded one equals a new one.
 """
 
-from spotify_pipeline.storage.tables.alerts import EVENTS, alerts
 from spotify_pipeline.storage.tables.base import SCHEMA, metadata, views
 from spotify_pipeline.storage.tables.imports import (
     history_import_batches,
@@ -16,30 +15,19 @@ from spotify_pipeline.storage.tables.imports import (
 from spotify_pipeline.storage.tables.listening import (
     artists,
     coverage,
+    daily_listening,
     fetch_log,
     listening_gaps,
+    listening_tallies,
+    listens,
     plays,
     restamped_plays,
     tracks,
 )
-from spotify_pipeline.storage.tables.listens import listens
 from spotify_pipeline.storage.tables.personality import (
     music_personality,
     music_personality_history,
 )
-from spotify_pipeline.storage.tables.profiles import profiles, sealing_key
-from spotify_pipeline.storage.tables.requests import (
-    api_budget,
-    request_locks,
-    settings,
-    sync_requests,
-    sync_state,
-)
-from spotify_pipeline.storage.tables.results import (
-    daily_listening,
-    listening_tallies,
-)
-from spotify_pipeline.storage.tables.runs import sync_run_chunks, sync_run_users
 from spotify_pipeline.storage.tables.top_lists import (
     top_artists_history,
     top_list_artists,
@@ -53,9 +41,22 @@ from spotify_pipeline.storage.tables.top_lists import (
 from spotify_pipeline.storage.tables.users import (
     day_starts,
     forgotten,
+    profiles,
+    sealing_key,
     time_zones,
     user_tokens,
     users,
+)
+from spotify_pipeline.storage.tables.work import (
+    EVENTS,
+    alerts,
+    api_budget,
+    request_locks,
+    settings,
+    sync_requests,
+    sync_run_chunks,
+    sync_run_users,
+    sync_state,
 )
 
 __all__ = [

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from spotify_pipeline.domain.fates import FATES
+from spotify_pipeline.domain.import_receipt import FATES
 from spotify_pipeline.storage.tables.base import (
     SCHEMA,
     Instant,

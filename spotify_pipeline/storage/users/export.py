@@ -1,7 +1,8 @@
 """Exports everything that is stored about one user, table by table, and their plays alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -18,11 +19,12 @@ from sqlalchemy import (
     or_,
     select,
     union_all,
+    update,
 )
 
 from spotify_pipeline.domain.model import COUNTED_FROM_MS, HeardPlay
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.listened_time import plays_heard
+from spotify_pipeline.storage.listening.counters import plays_heard
 
 # Secrets of the connection, and columns of the machinery: not data about the user.
 KEPT_BACK = {
@@ -176,4 +178,58 @@ def _exported(conn: Connection, table: Table, statement: Select[Any]) -> Exporte
         table.comment or "",
         [(column.name, column.comment or "") for column in columns],
         iter(rows),
+    )
+
+
+FORGOTTEN_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A forgotten user. Instants and ages are by the database's clock."""
+
+    id: int
+    user_id: str
+    forgotten_at: datetime
+    age: timedelta
+    # When the same id was registered again; None: it was not.
+    registered_again_at: datetime | None
+
+
+def read_tombstones(conn: Connection) -> list[Tombstone]:
+    """At most FORGOTTEN_AT_ONCE random tombstones of users whom Dagster's storage may still name.
+
+    Random, so that each has its turn; limited, so that a tick ends soon after a mass deletion.
+    """
+    f, u = t.forgotten, t.users
+    rows = conn.execute(
+        select(f.c.id, f.c.user_id, f.c.forgotten_at, func.now() - f.c.forgotten_at, u.c.created_at)
+        .join_from(f, u, u.c.user_id == f.c.user_id, isouter=True)
+        .where(f.c.user_id.is_not(None))
+        .order_by(func.random())
+        .limit(FORGOTTEN_AT_ONCE)
+    )
+    return [Tombstone(*row) for row in rows]
+
+
+def names_on_tombstones(conn: Connection) -> set[str]:
+    """Forgotten users whom Dagster's storage may still name."""
+    f = t.forgotten
+    return set(conn.scalars(select(f.c.user_id).where(f.c.user_id.is_not(None))))
+
+
+def note_traces(
+    conn: Connection, tombstone: Tombstone, traces: Mapping[str, int], *, last: bool
+) -> None:
+    """Add the counts of deleted traces; the `last` round deletes the user id from the tombstone."""
+    f = t.forgotten
+    already = conn.scalar(select(f.c.traces).where(f.c.id == tombstone.id).with_for_update())
+    counts = {kind: traces.get(kind, 0) + (already or {}).get(kind, 0) for kind in traces}
+    conn.execute(
+        update(f)
+        .where(f.c.id == tombstone.id, f.c.user_id.is_not(None))
+        .values(
+            traces={**(already or {}), **counts},
+            **({"user_id": None, "scrubbed_at": func.now()} if last else {}),
+        )
     )

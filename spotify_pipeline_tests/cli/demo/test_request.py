@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import Connection, Engine, select, text, update
 
-from spotify_pipeline.cli.demo.request import press_sync
+from spotify_pipeline.cli.demo.command import press_sync
 from spotify_pipeline.cli.local.dagster_processes import Stack
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_user

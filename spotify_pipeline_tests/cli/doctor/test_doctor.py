@@ -19,7 +19,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy import func, insert, text, update
 
 from spotify_pipeline.cli.doctor.finding import problem
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.domain import quota
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.domain.sealing import new_key

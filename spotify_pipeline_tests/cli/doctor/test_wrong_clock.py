@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, text
 
-from spotify_pipeline.defs import running
+from spotify_pipeline.defs import in_process
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync import pipeline
@@ -70,8 +70,8 @@ def test_a_run_with_a_clock_that_is_wrong_fails_with_the_sentence(
     listener("mira")
     before = stored(engine)
     monkeypatch.setattr(pipeline, "datetime", Ahead)
-    with running.opened_instance(load_settings()) as instance:
-        failure = running.why_failed(running.sync_user(instance, "mira"))
+    with in_process.opened_instance(load_settings()) as instance:
+        failure = in_process.why_failed(in_process.sync_user(instance, "mira"))
     assert "The clock of this machine says" in failure
     assert stored(engine) == before
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.cli.local import logs
+from spotify_pipeline.cli.local import dagster_processes
 
 
 def run_and_log(path: Path, program: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    logs.keep_log(process.stdout, path).join(timeout=30)
+    dagster_processes.keep_log(process.stdout, path).join(timeout=30)
     process.wait()
 
 
@@ -32,7 +32,7 @@ def test_a_log_is_kept_over_a_restart(tmp_path: Path) -> None:
 
 
 def test_logs_take_a_bounded_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(dagster_processes, "LARGEST_BYTES", 1000)
     run_and_log(tmp_path / "daemon.log", "for n in range(1000): print('line', n)")
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["daemon.log", *(f"daemon.log.{n}" for n in (1, 2, 3))]

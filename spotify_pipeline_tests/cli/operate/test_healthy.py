@@ -13,7 +13,7 @@ import psutil
 import pytest
 from sqlalchemy import Connection, text
 
-from spotify_pipeline.defs.running import opened_instance
+from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.storage.postgres.engine import make_engine
@@ -185,7 +185,7 @@ def test_a_postgres_that_is_killed_or_hangs_is_stale_until_it_is_back(process, e
 
 def test_healthy_imports_no_heavy_library():
     asks = (
-        "import sys, spotify_pipeline.cli.operate.healthy;"
+        "import sys, spotify_pipeline.cli.operate.health;"
         "print([m for m in ('dagster', 'pandas', 'requests', 'alembic') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from spotify_pipeline.cli.operate.metrics import METRICS, PREFIX, UP, DatabaseCollector
+from spotify_pipeline.cli.operate.health import METRICS, PREFIX, UP, DatabaseCollector
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline_tests.storage.postgres.test_upgrade import add_rows

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from spotify_pipeline.domain.model import HeardPlay
-from spotify_pipeline.exports.reader import ExportFile, read_exports
-from spotify_pipeline.exports.rows import ExportRow
+from spotify_pipeline.exports.reader import ExportFile, ExportRow, read_exports
 from spotify_pipeline.exports.writers import write_spotify
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.cli.conftest import Run

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, insert, text, update
 
-from spotify_pipeline.cli.private_files import private_file
 from spotify_pipeline.domain.personality.definition import METRICS, TAGS
 from spotify_pipeline.domain.portrait import Day, by_weeks, level, minutes_by_hour, month_starts
 from spotify_pipeline.domain.zones import check_zone
+from spotify_pipeline.home import private_file
 from spotify_pipeline.portrait.meanings import MEANINGS, meanings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_top

@@ -15,10 +15,10 @@ import pytest
 from sqlalchemy import URL, create_engine, event, text
 from sqlalchemy.pool import Pool
 
+from spotify_pipeline.defs.in_process import opened_instance, sync_many, sync_user
 from spotify_pipeline.defs.instance import retention
 from spotify_pipeline.defs.instance.retention import delete_old_runs
-from spotify_pipeline.defs.running import opened_instance, sync_many, sync_user
-from spotify_pipeline.domain.steps import STEPS
+from spotify_pipeline.domain.outcome import STEPS
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.simulator.faults.refusals import Body
 from spotify_pipeline.storage import tables as t

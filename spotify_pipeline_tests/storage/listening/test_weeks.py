@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.weeks import Week, read_weeks
+from spotify_pipeline.storage.listening.counters import Week, read_weeks
 
 # The 4th in Apia (UTC+13), the 3rd in UTC.
 NOW = datetime(2026, 3, 3, 12, tzinfo=UTC)

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks.drift import differences
+from spotify_pipeline.storage.checks.inspection import differences
 from spotify_pipeline.storage.postgres import schema
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.storage.postgres.schema import (

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 
 from spotify_pipeline.app import Refused, disconnect_user, forget_user, register_user
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.users.queries import load_users
-from spotify_pipeline.storage.users.status import user_statuses
+from spotify_pipeline.storage.users.queries import load_users, user_statuses
 from spotify_pipeline.storage.work.leases import lock_held, take
 from spotify_pipeline_tests.storage.rows import (
     NOON,

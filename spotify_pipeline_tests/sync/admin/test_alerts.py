@@ -9,8 +9,8 @@ import pytest
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget
-from spotify_pipeline.sync.admin import alerts
-from spotify_pipeline.sync.admin.alerts import WHAT_TO_DO, notify_operator
+from spotify_pipeline.sync.admin import maintenance
+from spotify_pipeline.sync.admin.maintenance import WHAT_TO_DO, notify_operator
 from spotify_pipeline_tests.spotify.server import (
     ScriptedServer,
     Step,
@@ -209,7 +209,7 @@ def test_an_alert_that_does_not_arrive_is_sent_later(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(maintenance, "TIMEOUT_SECONDS", 0.3)
     operator.script(step)
     open_gap(watched, "anna")
     assert notify_operator(watched.pipeline, no_runs) == {}

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.sealing import new_key
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.edits import RotateRefreshToken
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync.admin.key_rotation import rotate, tokens_by_key
+from spotify_pipeline.sync.admin.keys import rotate, tokens_by_key
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
 KEYS = "SPOTIFY_PIPELINE_TOKEN_KEYS"
@@ -85,7 +85,7 @@ def test_a_reconnect_in_the_middle_of_a_refresh_is_not_overwritten(
 def test_an_interrupted_rotation_resumes(
     scenario: Scenario, open_another: Open, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spotify_pipeline.sync.admin.key_rotation.BATCH", 2)
+    monkeypatch.setattr("spotify_pipeline.sync.admin.keys.BATCH", 2)
     users = [f"user-{number}" for number in range(7)]
     for user_id in users:
         scenario.hand_over(user_id, f"token of {user_id}")

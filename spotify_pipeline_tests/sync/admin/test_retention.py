@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from spotify_pipeline.domain.listening.coverage import first_whole_day, local_day
-from spotify_pipeline.domain.steps import REBUILT
+from spotify_pipeline.domain.outcome import REBUILT
 from spotify_pipeline.settings import ConfigurationError, load_settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.admin.maintenance import delete_old_plays, run_maintenance

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import text
 
 from spotify_pipeline import app
-from spotify_pipeline.domain.fates import Receipt
+from spotify_pipeline.domain.import_receipt import Receipt
 from spotify_pipeline.exports.reader import read_exports
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline_tests.exports.rows import account, extended, write
 

@@ -11,10 +11,9 @@ from sqlalchemy import Connection, Engine, Table, insert, select, text
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.listening.exported import ExportedTrack, named_id
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.imports.merge import add_facts, compute_plays
-from spotify_pipeline.storage.imports.staging import stage_rows, staged_line
+from spotify_pipeline.storage.imports.merge import add_facts, compute_plays, stage_rows, staged_line
 from spotify_pipeline.storage.listening.catalogue import (
     save_artists,
     save_exported_tracks,

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from spotify_pipeline.app import register_user
-from spotify_pipeline.domain.fates import FATES, Receipt
-from spotify_pipeline.domain.steps import REBUILT, RECENTLY_PLAYED
+from spotify_pipeline.domain.import_receipt import FATES, Receipt
+from spotify_pipeline.domain.outcome import REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
-from spotify_pipeline.exports.errors import BadExport
+from spotify_pipeline.exports.archives import BadExport
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work.leases import leased
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.users import rebuild_users
 from spotify_pipeline_tests.exports.rows import extended, write
 from spotify_pipeline_tests.sync.imports.export_files import (

@@ -36,7 +36,7 @@ import os, signal, sys, time
 from pathlib import Path
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.settings import load_settings
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.pipeline import open_pipeline
 
 print("ready", flush=True)

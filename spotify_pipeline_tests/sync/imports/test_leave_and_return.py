@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from spotify_pipeline.app import forget_user, register_user
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.exports.archives import Upload
 from spotify_pipeline.exports.reader import read_exports
 from spotify_pipeline.exports.writers import write_spotify
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.export import read_account, read_extended
-from spotify_pipeline.sync.imports import import_history
+from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Scenario
 
 A_DAY = timedelta(days=1)

@@ -10,9 +10,10 @@ from spotify_pipeline.storage.imports.merge import (
     add_facts,
     complete_imported_plays,
     compute_plays,
+    stage_rows,
+    staged_line,
 )
 from spotify_pipeline.storage.imports.receipts import count_fates
-from spotify_pipeline.storage.imports.staging import stage_rows, staged_line
 from spotify_pipeline.storage.listening.catalogue import save_exported_tracks, save_tracks
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON
 

@@ -13,7 +13,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.imports.uploads import closed_uploads, fail_upload
 from spotify_pipeline.storage.work.leases import leased
 from spotify_pipeline.sync.admin.maintenance import run_maintenance
-from spotify_pipeline.sync.imports import import_upload
+from spotify_pipeline.sync.import_history import import_upload
 from spotify_pipeline_tests.defs.definitions_fixture import crashing
 from spotify_pipeline_tests.exports.rows import extended
 from spotify_pipeline_tests.sync.imports.export_files import (

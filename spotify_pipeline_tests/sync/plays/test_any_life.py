@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from spotify_pipeline.domain.listening.recordings import without_relinked
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.coverage import read_coverage

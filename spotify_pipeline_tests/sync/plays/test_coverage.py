@@ -10,7 +10,7 @@ from sqlalchemy import Engine, insert
 
 from spotify_pipeline.domain.listening.coverage import SERVED_WINDOW
 from spotify_pipeline.domain.model import Artist, Play, PlaysPage, Track
-from spotify_pipeline.domain.steps import DAILY_LISTENING, RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.edits import EmptyPage, Put
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks

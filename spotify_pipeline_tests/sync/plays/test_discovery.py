@@ -13,7 +13,7 @@ from sqlalchemy import insert
 
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.model import Artist, Track
-from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, MUSIC_PERSONALITY
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario

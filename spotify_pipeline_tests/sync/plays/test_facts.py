@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert
 
 from spotify_pipeline.domain.model import Artist, Play, Track
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
     RECENTLY_PLAYED,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spotify_pipeline.domain.listening.coverage import SERVED_WINDOW
-from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Body
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.sync.pipeline_fixture import NOON, Heard, Scenario, track_body

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from spotify_pipeline.domain.steps import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, MUSIC_PERSONALITY, RECENTLY_PLAYED
 from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests import expected_listening

@@ -11,7 +11,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import save_artists, save_tracks
 from spotify_pipeline.storage.listening.plays import insert_plays, read_plays
 from spotify_pipeline.storage.listening.top_lists import FetchedList, replace_top_artists
-from spotify_pipeline.storage.postgres.upsert import Written, upsert_changed
+from spotify_pipeline.storage.postgres.bulk import Written, upsert_changed
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

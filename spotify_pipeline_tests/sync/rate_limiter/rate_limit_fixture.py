@@ -9,12 +9,11 @@ from threading import Lock
 
 from sqlalchemy import Engine, update
 
-from spotify_pipeline.domain.outcome import UserOutcome
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, UserOutcome
 from spotify_pipeline.domain.quota import Quota
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
 from spotify_pipeline.spotify.client import SpotifyApi
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
-from spotify_pipeline.spotify.transport import Transport
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import SpotifyError
-from spotify_pipeline.spotify.transport import Transport
+from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.storage.postgres.engine import make_engine
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 

@@ -6,14 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, func, update
 
-from spotify_pipeline.domain.quota import Quota
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     FETCHED,
     REBUILT,
     RECENTLY_PLAYED,
     TOP_ARTISTS,
     TOP_TRACKS,
 )
+from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.spotify.errors import RateLimited
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from spotify_pipeline.domain.outcome import UserOutcome
-from spotify_pipeline.domain.quota import Quota
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
     RECENTLY_PLAYED,
     TOP_ARTISTS,
+    UserOutcome,
 )
+from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.simulator.faults.wire import ConnectionReset

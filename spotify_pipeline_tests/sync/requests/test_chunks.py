@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from spotify_pipeline.domain.outcome import UserOutcome
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, UserOutcome
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import User
 from spotify_pipeline.sync import fetch, users, write

@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from spotify_pipeline.domain.outcome import StepRows, UserOutcome
-from spotify_pipeline.domain.steps import (
+from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     PROFILE_REVALIDATION,
     RECENTLY_PLAYED,
     STEPS,
     TOP_ARTISTS,
+    StepRows,
+    UserOutcome,
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.sync import deliver, webhooks
+from spotify_pipeline.sync import deliver
 from spotify_pipeline.sync.requests import enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline.sync.users import rebuild_users
@@ -205,7 +206,7 @@ def notified(app: ScriptedServer) -> list[list[str]]:
 def test_a_failing_webhook_is_tried_three_times_and_fails_no_sync(
     hooked: Scenario, app: ScriptedServer, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(deliver, "TIMEOUT_SECONDS", 0.3)
     app.script(step)
     outcomes = hooked.sync_well(*USERS)
     assert len(app.seen) == 3
@@ -257,7 +258,7 @@ def test_a_slow_webhook_response_is_cut_off_at_its_timeout(
     beginning: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(deliver, "TIMEOUT_SECONDS", 0.3)
     app.script(dripping(beginning))
     begun = time.monotonic()
     assert unnotified(hooked.sync_well(*USERS))

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-from spotify_pipeline.domain.outcome import UserOutcome
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED, STEPS
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, STEPS, UserOutcome
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.queries import select_users

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from spotify_pipeline.domain.steps import RECENTLY_PLAYED
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import InvalidGrant, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.users.connection import (

@@ -27,7 +27,7 @@ MODULES = [
     "spotify_pipeline.defs.instance.storage",
     "spotify_pipeline.storage.embedded.client",
     "spotify_pipeline.storage.postgres.errors",
-    "spotify_pipeline.storage.users.status",
+    "spotify_pipeline.storage.users.queries",
     "spotify_pipeline.sync.requests",
     "spotify_pipeline.sync.runs",
     "tzdata.zoneinfo",

@@ -13,16 +13,15 @@ import dagster as dg
 from dagster import DagsterRunStatus as Status
 
 from spotify_pipeline.defs.assets import materializations, raise_failures, weeks_of
+from spotify_pipeline.defs.checks import NO_SUCH_USER, stored_evaluation
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
-from spotify_pipeline.defs.partitions import user_partitions
+from spotify_pipeline.defs.partitions import DISPATCH_KEY, TRIGGER, user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.defs.tags import DISPATCH_KEY, TRIGGER
-from spotify_pipeline.defs.user_sync_check import NO_SUCH_USER, stored_evaluation
 from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
-    from spotify_pipeline.domain.fates import Receipt
+    from spotify_pipeline.domain.import_receipt import Receipt
     from spotify_pipeline.storage.imports.uploads import Upload
     from spotify_pipeline.storage.postgres.types import Engine
 
@@ -48,7 +47,7 @@ def history_assets(
     Where nothing waits, it reports the latest import again, or that there was none.
     """
     from spotify_pipeline.errors import WorkFailed
-    from spotify_pipeline.sync.imports import import_upload
+    from spotify_pipeline.sync.import_history import import_upload
 
     with pipeline.opened() as opened:
         try:

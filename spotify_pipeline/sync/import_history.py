@@ -8,21 +8,20 @@ gives the same tables.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
-from spotify_pipeline.domain.fates import FileReceipt, Receipt
+from spotify_pipeline.domain.import_receipt import FileReceipt, Receipt
 from spotify_pipeline.domain.listening.coverage import Interval
 from spotify_pipeline.domain.listening.exported import ExportedTrack, named_id
 from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.domain.parsing import FUTURE_AFTER
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.reader import ExportFile
-from spotify_pipeline.storage.imports.merge import add_facts, compute_plays
+from spotify_pipeline.storage.imports.merge import add_facts, compute_plays, stage_rows, staged_line
 from spotify_pipeline.storage.imports.receipts import (
     compare_minutes,
     count_fates,
     latest_receipt,
     save_receipt,
 )
-from spotify_pipeline.storage.imports.staging import stage_rows, staged_line
 from spotify_pipeline.storage.imports.uploads import (
     UploadedFile,
     closed_upload,

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from spotify_pipeline.defs.assets import draw
 from spotify_pipeline.defs.build import build_defs
-from spotify_pipeline.defs.imports import counts_of
+from spotify_pipeline.defs.history_imports import counts_of
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
-from spotify_pipeline.defs.partitions import user_partitions
-from spotify_pipeline.defs.pictures import draw
-from spotify_pipeline.defs.tags import HOST, TRIGGER
-from spotify_pipeline.domain.fates import Receipt
+from spotify_pipeline.defs.partitions import HOST, TRIGGER, user_partitions
+from spotify_pipeline.domain.import_receipt import Receipt
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
