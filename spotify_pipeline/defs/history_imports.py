@@ -17,7 +17,7 @@ from spotify_pipeline.defs.checks import NO_SUCH_USER, stored_evaluation
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import DISPATCH_KEY, TRIGGER, user_partitions
-from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.resources import PipelineResource, await_work
 from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def history_import_sensor(
     from spotify_pipeline.storage.imports.uploads import closed_uploads
 
     with pipeline.opened() as opened:
+        await_work(opened, closed_uploads)
         with opened.engine.connect() as conn:
             uploads = closed_uploads(conn)
         wanted = [_reconcile(context.instance, opened.engine, upload) for upload in uploads]

@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -12,40 +11,19 @@ import dagster as dg
 from spotify_pipeline.defs.assets import draw
 from spotify_pipeline.defs.build import build_defs
 from spotify_pipeline.defs.history_imports import counts_of
+from spotify_pipeline.defs.instance import dagster_home
 from spotify_pipeline.defs.metadata import IMPORTED_HISTORY
 from spotify_pipeline.defs.partitions import HOST, TRIGGER, user_partitions
 from spotify_pipeline.domain.import_receipt import Receipt
-from spotify_pipeline.home import private_folder, write_private
-from spotify_pipeline.settings import ConfigurationError, Settings
+from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage.postgres.database import reach_dagster
 
 if TYPE_CHECKING:
     from spotify_pipeline.sync.pipeline import Pipeline
 
-# The name of our code location.
-LOCATION = "spotify_pipeline"
-# Dagster's code server, webserver and daemon as we start them.
-PROCESSES = "spotify_pipeline.defs.instance.processes"
-
 MANUAL = {TRIGGER: "manual", HOST: socket.gethostname()}
 # The command prints the failure itself; the run's log in Dagster has the rest.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-def dagster_home(settings: Settings) -> Path:
-    """The home's directory for Dagster, with the instance configuration of this checkout.
-
-    Raises ConfigurationError outside a checkout.
-    """
-    beside_package = Path(__file__).resolve().parents[2] / "dagster.yaml"
-    config = next((p for p in (Path("dagster.yaml"), beside_package) if p.is_file()), None)
-    if config is None:
-        raise ConfigurationError(
-            "There is no dagster.yaml here: run this command in a checkout of spotify_pipeline."
-        )
-    home = private_folder(settings.home, "dagster")
-    write_private(home / "dagster.yaml", config.read_text())
-    return home
 
 
 @contextmanager
@@ -59,6 +37,12 @@ def opened_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.get() as instance:
         yield instance
+
+
+def make_tables(settings: Settings) -> None:
+    """Make Dagster's tables, once and not by its processes at the same time."""
+    with opened_instance(settings):
+        pass
 
 
 def sync_user(instance: dg.DagsterInstance, user_id: str) -> dg.ExecuteInProcessResult:

@@ -24,7 +24,7 @@ from spotify_pipeline.defs.partitions import (
     partition_reconciler,
     user_partitions,
 )
-from spotify_pipeline.defs.resources import PipelineResource
+from spotify_pipeline.defs.resources import PipelineResource, await_work
 from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.terminal import count
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 # A sensor of several jobs is copied by Dagster itself with an argument that is in beta.
 warnings.filterwarnings("ignore", "Parameter `owners` of .*SensorDefinition", dg.BetaWarning)
-
-# The daemon evaluates sensors every 5 s. An idle tick waits for a request for most of that
-# time, so that a user seldom waits for the next tick.
-WAIT_SECONDS = 4.0
 
 # Two chunks run in parallel; in larger chunks the first users would wait for the last.
 SMALLEST_CHUNK, LARGEST_CHUNK = 20, 100
@@ -78,7 +74,7 @@ class Tick:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Starts runs for the rows that the app writes to sync_requests, and retries requests whose "
-        "run has crashed. A tick waits up to 4 s for a request, so that a user seldom waits."
+        "run has crashed. A tick waits for a request, so that a user seldom waits for the next one."
     ),
 )
 def sync_request_sensor(
@@ -86,7 +82,6 @@ def sync_request_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """Starts runs for open sync requests, and retries requests whose run has crashed."""
     from spotify_pipeline.storage.work import api_budget, sync_requests
-    from spotify_pipeline.sync.requests import await_request
 
     tick = Tick()
     with pipeline.opened() as opened:
@@ -102,7 +97,8 @@ def sync_request_sensor(
             # Requests stay in the table and are dispatched when the limit has passed.
             return dg.SkipReason(f"Requests wait: {throttled.what_happened}. {tick}")
         if not undispatched:
-            await_request(opened, WAIT_SECONDS)
+            # Each tick first looks for runs that have crashed, so they come often meanwhile.
+            await_work(opened, sync_requests.any_waiting, briefly=bool(dispatched))
         with opened.engine.begin() as conn:
             assigned = sync_requests.assign(conn)
     undispatched |= _by_key(assigned)

@@ -16,10 +16,12 @@ from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.engine import database_now
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db
-from spotify_pipeline.storage.postgres.types import Engine
+from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.storage.work.api_budget import quota_of
 from spotify_pipeline.sync.admin.keys import load_keyring, publish_key
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
+
+LOOK_SECONDS = 0.2
 
 
 class ClockIsWrong(UsageError):
@@ -70,6 +72,15 @@ class Pipeline:
         """As `check_clock`, unless the demo or a test has set the clock."""
         if self.now is utc_now:
             check_clock(self.engine)
+
+    def wait_for(self, there: Callable[[Connection], object], seconds: float) -> None:
+        """Return when the query finds something, or after so many seconds."""
+        deadline = self.monotonic() + seconds
+        # Otherwise a transaction would stay open all the time.
+        engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as conn:
+            while not there(conn) and self.monotonic() < deadline:
+                self.sleep(LOOK_SECONDS)
 
 
 @contextmanager

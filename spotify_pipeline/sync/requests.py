@@ -6,16 +6,13 @@ from typing import TypedDict, Unpack
 from spotify_pipeline.domain.outcome import ErrorCode, UserOutcome
 from spotify_pipeline.storage.postgres.types import InterfaceError, OperationalError
 from spotify_pipeline.storage.work import sync_requests, sync_runs
-from spotify_pipeline.storage.work.leases import RETRY_SECONDS, leased_users
+from spotify_pipeline.storage.work.leases import leased_users
 from spotify_pipeline.sync.deliver import Emit, deliver
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.users import sync_users
 
 # How long a request waits for another sync of the same user.
 WAIT_SECONDS = 30.0
-
-# How often the queue is polled for a new request.
-LOOK_SECONDS = 0.2
 
 
 class SyncOptions(TypedDict, total=False):
@@ -49,7 +46,7 @@ def answer_requests(
         outcomes = _sync_and_answer(pipeline, dispatch_key, asking, options)
         busy = [user_id for user_id, outcome in outcomes.items() if outcome.skipped]
         if busy:
-            _await_others(pipeline, busy)
+            pipeline.wait_for(lambda conn: not leased_users(conn, busy), WAIT_SECONDS)
             outcomes |= _sync_and_answer(pipeline, dispatch_key, busy, options)
             for user_id in busy:
                 if why := outcomes[user_id].skipped:
@@ -66,16 +63,6 @@ def answer_requests(
         outcomes.get(user_id) or UserOutcome(user_id, skipped="The request was answered before.")
         for user_id in (asking if user_ids is None else user_ids)
     ]
-
-
-def await_request(pipeline: Pipeline, seconds: float) -> None:
-    """Return when a request waits for its dispatch key, or after so many seconds."""
-    deadline = pipeline.monotonic() + seconds
-    # Otherwise a transaction would stay open all the time.
-    engine = pipeline.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as conn:
-        while not sync_requests.any_waiting(conn) and pipeline.monotonic() < deadline:
-            pipeline.sleep(LOOK_SECONDS)
 
 
 def enlist_requests(
@@ -107,13 +94,3 @@ def _sync_and_answer(
     if left := [user_id for user_id in user_ids if user_id not in synced]:
         outcomes += sync_users(pipeline, left, dispatch_key=dispatch_key, **options)
     return {outcome.user_id: outcome for outcome in outcomes}
-
-
-def _await_others(pipeline: Pipeline, user_ids: Sequence[str]) -> None:
-    """Return when no process syncs these users any more, or after WAIT_SECONDS."""
-    deadline = pipeline.monotonic() + WAIT_SECONDS
-    while pipeline.monotonic() < deadline:
-        with pipeline.engine.connect() as conn:
-            if not leased_users(conn, user_ids):
-                return
-        pipeline.sleep(RETRY_SECONDS)

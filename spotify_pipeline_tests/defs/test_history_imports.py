@@ -10,7 +10,7 @@ from dagster import DagsterRunStatus as Status
 from sqlalchemy import URL
 
 from spotify_pipeline import app
-from spotify_pipeline.defs import history_imports
+from spotify_pipeline.defs import history_imports, resources
 from spotify_pipeline.defs.checks import NO_SUCH_USER
 from spotify_pipeline.defs.history_imports import history_import_sensor
 from spotify_pipeline.defs.in_process import report_import, report_pictures
@@ -36,6 +36,7 @@ ROWS = [extended_row(NOON - n * HOUR, n) for n in range(1, 6)]
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history_imports, "PAUSE", timedelta(0))
+    monkeypatch.setattr(resources, "WAIT_SECONDS", 0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster import DagsterRunStatus as Status
 
-from spotify_pipeline.defs import sensors
+from spotify_pipeline.defs import resources
 from spotify_pipeline.defs.partitions import request_key
 from spotify_pipeline.defs.sensors import sync_request_sensor
 from spotify_pipeline.domain.quota import Quota
@@ -25,7 +25,7 @@ DISPATCH_KEY = ".dagster/spotify_dispatch_key"
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick that finds nothing to do does not wait for it."""
-    monkeypatch.setattr(sensors, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(resources, "WAIT_SECONDS", 0)
 
 
 @pytest.fixture
@@ -337,12 +337,23 @@ def test_a_tick_reports_counts(three: Scenario, instance: dg.DagsterInstance) ->
 def test_a_tick_waits_for_a_request_and_takes_it_at_once(
     three: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensors, "WAIT_SECONDS", 60)
+    monkeypatch.setattr(resources, "WAIT_SECONDS", 60)
     later = threading.Timer(0.3, ask, [three, "anna"])
     later.start()
     runs = tick(instance)
     later.join()
     assert [run.partition_key for run in runs] == ["anna"]
+
+
+def test_a_waiting_tick_ends_when_the_code_server_does(
+    three: Scenario, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "LONG_WAIT_SECONDS", 60)
+    monkeypatch.setattr(resources, "ending", ending := threading.Event())
+    later = threading.Timer(0.3, ending.set)
+    later.start()
+    assert tick(instance) == []
+    later.join()
 
 
 def test_re_executing_a_run_in_the_ui_syncs_and_answers_no_request(

@@ -11,7 +11,7 @@ import click
 
 from spotify_pipeline.cli.demo.history import BookedRow, RequestedExport
 from spotify_pipeline.defs.assets import LISTENING_PICTURE
-from spotify_pipeline.defs.in_process import LOCATION
+from spotify_pipeline.defs.instance import LOCATION
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed

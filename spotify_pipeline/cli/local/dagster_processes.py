@@ -18,15 +18,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
 import requests
 
 from spotify_pipeline.cli.operate.serve import hook_environment
-from spotify_pipeline.defs.in_process import LOCATION, PROCESSES, dagster_home, opened_instance
+from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.home import UMASK, private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
@@ -163,9 +165,10 @@ def running_stack(
     `with_page`: and the web page, on the first free port from 8000, with its cache hook.
     Raises StackFailed, ConfigurationError.
     """
-    # Dagster's tables are made here once, and not by three processes at the same time.
-    with opened_instance(settings):
-        home = dagster_home(settings)
+    home = dagster_home(settings)
+    # In a process of its own, or this one would keep Dagster's 65 MB as long as it watches.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(_make_tables, settings).result()
     # A random port: two stacks that start together must not choose the same free one.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
@@ -210,6 +213,12 @@ def running_stack(
         yield stack
     finally:
         _stop(children)
+
+
+def _make_tables(settings: Settings) -> None:
+    from spotify_pipeline.defs.in_process import make_tables
+
+    make_tables(settings)
 
 
 def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:

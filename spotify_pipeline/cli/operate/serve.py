@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.defs.in_process import LOCATION, PROCESSES, dagster_home, opened_instance
+from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.home import UMASK, kept_secret, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -54,9 +54,10 @@ def code_server(host: str, port: int) -> None:
 
     The port has no sign-in: all who reach it can run jobs.
     """
+    from spotify_pipeline.defs.in_process import make_tables
+
     settings = load_settings()
-    with opened_instance(settings):
-        pass
+    make_tables(settings)
     where = ("--host", host, "--port", str(port), "--location-name", LOCATION)
     _become(settings, "code_server", "-m", "spotify_pipeline.definitions", *where)
 

@@ -25,7 +25,7 @@ from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs
 from spotify_pipeline.storage.work.leases import Lease, leased
 from spotify_pipeline.sync import requests, users
-from spotify_pipeline.sync.requests import answer_requests, await_request, enlist_requests
+from spotify_pipeline.sync.requests import answer_requests, enlist_requests
 from spotify_pipeline.sync.runs import ENLISTED, choose, sync_chunk
 from spotify_pipeline_tests.sync.pipeline_fixture import Scenario
 
@@ -169,7 +169,7 @@ def test_a_request_keeps_its_key_until_it_is_answered(scenario: Scenario) -> Non
     assert request(scenario, "anna")["error_code"] == "CANCELLED"
 
 
-def test_await_request_returns_as_soon_as_a_request_arrives(anna: Scenario) -> None:
+def test_a_wait_ends_as_soon_as_a_request_arrives(anna: Scenario) -> None:
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -177,9 +177,9 @@ def test_await_request_returns_as_soon_as_a_request_arrives(anna: Scenario) -> N
         press(anna, "anna")
 
     pipeline = replace(anna.pipeline, sleep=sleep)
-    await_request(pipeline, 60)
+    pipeline.wait_for(sync_requests.any_waiting, 60)
     assert len(slept) == 1
-    await_request(pipeline, 60)
+    pipeline.wait_for(sync_requests.any_waiting, 60)
     assert len(slept) == 1
 
 

@@ -8,18 +8,20 @@ gRPC, cancellation, exit codes and the report of runs whose process has died.
 
 # Imports only what a run has imported already: Python imports the main module of
 # the code server in every run.
+import threading
 from pathlib import Path
 from typing import Any
 
 
 def main() -> None:
     """Serve until SIGTERM."""
+    from spotify_pipeline.defs import resources
     from spotify_pipeline.defs.instance.dagster_private_processes import grpc_command, grpc_server
     from spotify_pipeline.defs.instance.processes.warm_process import RunStarter
     from spotify_pipeline.defs.instance.redaction import install
 
     class CodeServer(grpc_server.DagsterApiServer):
-        """Starts each run in the context that RunStarter chooses."""
+        """Starts runs in the context that RunStarter chooses; its end ends waiting ticks."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -29,6 +31,11 @@ def main() -> None:
             self._mp_ctx = self._starter.context()  # type: ignore[assignment]
             return super().StartRun(request, context)
 
+        def cleanup(self) -> None:
+            ending.set()
+            super().cleanup()
+
+    resources.ending = ending = threading.Event()
     install()
     # Patched, because the command line takes no class.
     grpc_server.DagsterApiServer = CodeServer  # type: ignore[misc]
