@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from spotify_pipeline.app import Refused, register_user, request_sync, sync_status
-from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, request_export
+from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports
 from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.cli.local.dev import alone, heed_signals, port_of_the_ui, serve, set_up
@@ -136,8 +136,10 @@ def demo(once: bool, users: int, port: int | None) -> None:
         kept = _introduce(pipeline, known, settled)
         instants = _instants(pipeline.engine)
         clock.set(instants[0])
+        lived_since = instants[0] - HALF_A_YEAR
         exports = {
-            listener.user_id: request_export(simulator, listener.user_id) for listener in settled
+            listener.user_id: simulator.export(listener.user_id, since=lived_since)
+            for listener in settled
         }
         _live(pipeline, clock, instants, listeners if new and new.user_id in known else settled)
         # Spotify takes days to send an export; the order does not matter.
@@ -150,9 +152,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         stack = running.enter_context(running_stack(settings, port, with_page=not once))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
-        show_recount(
-            pipeline.engine, simulator, listeners, kept, exports, instants[0] - HALF_A_YEAR
-        )
+        show_recount(pipeline.engine, simulator, listeners, kept, exports, lived_since)
         if not once:
             with opened_instance(settings) as instance:
                 report_pictures(instance, pipeline, [listener.user_id for listener in listeners])

@@ -9,14 +9,14 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from spotify_pipeline.cli.demo.history import BookedRow, RequestedExport
+from spotify_pipeline.cli.demo.history import BookedRow, booked_plays
 from spotify_pipeline.defs.assets import LISTENING_PICTURE
 from spotify_pipeline.defs.in_process import LOCATION
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.control import Export, ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.history import (
     PlayKey,
@@ -66,11 +66,11 @@ def show_recount(
     simulator: Simulator,
     listeners: Sequence[ListenerInfo],
     kept: Mapping[str, set[PlayKey]],
-    exports: Mapping[str, RequestedExport],
+    exports: Mapping[str, Export],
     since: datetime,
 ) -> None:
     """Count every day again from the simulator's books. Raises WorkFailed if one differs."""
-    booked = {user_id: export.plays for user_id, export in exports.items()}
+    booked = {user_id: booked_plays(export) for user_id, export in exports.items()}
     with engine.connect() as conn:
         counts = {
             listener.user_id: recount(

@@ -106,7 +106,7 @@ def top(
         raise Refusal.api(400, "Invalid time range")
     limit = _integer(query, "limit", 20, 1, 50)
     offset = _integer(query, "offset", 0, 0, 10_000)
-    best = account.top(kind, time_range, state.clock.now())
+    best = account.top(kind, time_range, state.now())
     now_ms, feed = state.now_ms(), account.feed
 
     def draw(number: int) -> Json:
