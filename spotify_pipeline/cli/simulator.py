@@ -37,15 +37,16 @@ def simulator(port: int, listeners: int, seed: int) -> None:
     tokens open nothing but this simulator.
     """
     from spotify_pipeline.simulator.server import serve
-    from spotify_pipeline.simulator.state import SimulatorState
+    from spotify_pipeline.simulator.state import SimulatorState, pipeline_environment
 
     state = SimulatorState(seed, listeners)
 
     def announce(url: str) -> None:
+        environment = pipeline_environment(url, state.tokens.client_id, state.tokens.client_secret)
         who = count(listeners, "synthetic listener")
         click.echo(f"# A local Spotify at {url} with {who}. Ctrl-C stops it.")
         click.echo("# In another terminal:")
-        for name, value in state.environment(url).items():
+        for name, value in environment.items():
             click.echo(f"export {name}={shlex.quote(value)}")
         for account in state.accounts.values():
             click.echo(_add_line(account))

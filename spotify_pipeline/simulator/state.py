@@ -12,9 +12,15 @@ from dataclasses import dataclass, field
 
 from spotify_pipeline.simulator.accounts import Account, Tokens
 from spotify_pipeline.simulator.faults.kinds import FaultBook
-from spotify_pipeline.simulator.http.responses import Refusal, Shapes, account_id, error
+from spotify_pipeline.simulator.http.responses import Refusal, Shapes, error
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listeners import first_listeners, make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import (
+    LISTENER_KINDS,
+    Listener,
+    first_listeners,
+    to_ms,
+)
+from spotify_pipeline.simulator.music.seeds import spotify_id
 from spotify_pipeline.simulator.records import CallRecord
 
 _CALLS_KEPT = 200_000
@@ -99,9 +105,9 @@ class SimulatorState:
         """
         own_seed = self.seed if seed is None else seed
         account = Account(
-            make_listener(self.catalogue, own_seed, user_id, timezone, kind, since),
+            Listener(self.catalogue, own_seed, user_id, timezone, LISTENER_KINDS[kind], since),
             display_name,
-            account_id(self.seed, user_id),
+            spotify_id(self.seed, "account", user_id),
             self.tokens.connect(user_id),
         )
         self.accounts[user_id] = account
@@ -111,9 +117,6 @@ class SimulatorState:
         """Gives a user a new refresh token and revokes the old one."""
         account.refresh_token = self.tokens.rotate(account.user_id)
         return account.refresh_token
-
-    def environment(self, url: str) -> dict[str, str]:
-        return pipeline_environment(url, self.tokens.client_id, self.tokens.client_secret)
 
     def now(self) -> dt.datetime:
         """The simulated time, UTC."""

@@ -25,7 +25,7 @@ from spotify_pipeline.simulator.music.exports import (
     zipped,
 )
 from spotify_pipeline.simulator.music.feed import Feed
-from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import Listener, to_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.server import running_simulator
 
@@ -53,7 +53,7 @@ OFFLINE = Oddities(offline=0.3, late_uploads=0.5)
 
 def exporter(seed: int, era: Era = "2024", odd: ExportOddities = MANY) -> Exporter:
     """Small files, so that a week has several."""
-    listener = make_listener(CATALOGUE, seed, "ida", "Europe/Oslo")
+    listener = Listener(CATALOGUE, seed, "ida", "Europe/Oslo")
     return Exporter(Feed(listener, OFFLINE), odd, era, rows_per_file=150)
 
 

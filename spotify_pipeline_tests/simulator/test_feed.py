@@ -18,7 +18,7 @@ from spotify_pipeline.simulator.music.feed import (
     Feed,
     Item,
 )
-from spotify_pipeline.simulator.music.listeners import make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import LISTENER_KINDS, Listener, to_ms
 from spotify_pipeline.simulator.music.oddities import CHANGES, Oddities, Restamp, TrackChange
 
 NOON = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
@@ -28,7 +28,7 @@ ODDITIES = TypeAdapter(Oddities)
 
 
 def feed(oddities: Oddities | None = None, kind: str = "heavy", longest_delay_ms: int = 0) -> Feed:
-    listener = make_listener(CATALOGUE, 5, "somebody", "Europe/Oslo", kind)
+    listener = Listener(CATALOGUE, 5, "somebody", "Europe/Oslo", LISTENER_KINDS[kind])
     return Feed(listener, oddities or Oddities(), longest_delay_ms)
 
 
