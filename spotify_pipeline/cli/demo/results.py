@@ -1,4 +1,4 @@
-"""The demo's results: a table per listener, and an audit of every day."""
+"""The demo's results: a table per listener, an audit of every day, and what to click."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from spotify_pipeline.storage.listening.portrait import read_portrait
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.terminal import print_table
 
+_A_MILLISECOND = timedelta(milliseconds=1)
 METRICS = ("artist_diversity", "effective_artists", "repeat_share", "peak_hour", "longest_streak")
 
 
@@ -85,7 +86,7 @@ def show_recount(
         }
     days = sum(count.days for count in counts.values())
     plays = sum(count.plays for count in counts.values())
-    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if not count.equal}
+    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if count.wrong_days}
     if wrong:
         raise WorkFailed(f"Counted again from the simulator's books, days differ: {wrong}")
     missed = sum(count.never_visible for count in counts.values())
@@ -120,12 +121,9 @@ def show_addresses(url: str, listener: ListenerInfo, leaving: ListenerInfo | Non
     click.echo("\n" + "\n".join(lines))
 
 
-_A_MILLISECOND = timedelta(milliseconds=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """How the stored days of one listener compare with the books."""
+    """How the stored days of one listener compare with the books, to the millisecond."""
 
     days: int
     wrong_days: tuple[date, ...]
@@ -134,11 +132,6 @@ class Recount:
     never_visible: int
     # ... and of those, how many lie inside a gap that the pipeline has noticed.
     inside_gaps: int
-
-    @property
-    def equal(self) -> bool:
-        """Every day, to the millisecond."""
-        return not self.wrong_days
 
 
 class _Known(NamedTuple):
