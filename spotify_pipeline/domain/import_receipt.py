@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
 from spotify_pipeline.domain.listening.exported import ExportSource
 
@@ -25,23 +24,6 @@ FATES: dict[str, str] = {
     "future": "end more than 5 minutes in the future: not stored",
     "before_retention": "older than the plays that the operator keeps: not stored",
 }
-
-Fate = Literal[
-    "new",
-    "matched",
-    "known",
-    "repeated",
-    "short",
-    "silent",
-    "podcast",
-    "audiobook",
-    "local",
-    "incognito",
-    "superseded",
-    "malformed",
-    "future",
-    "before_retention",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Queries of `doctor` and `metrics` about the server, keys and figures. Rules are in `rules`."""
+"""Queries of `doctor`, `healthy` and `metrics`: server, keys, figures, schema, signs of life.
+
+The schema is compared with the table definitions (`differences`). Rules about rows are in `rules`.
+"""
 
 import json
 from dataclasses import dataclass, field

@@ -2,7 +2,7 @@
 
 A rule is data: a name, how bad it is, one sentence, and the query for who or what breaks it. The
 queries are in `queries` (asked every hour) and `deep` (asked after a restore: what the database
-itself forbids). How a table differs from its definition is no rule about rows: see `drift`.
+itself forbids). How a table differs from its definition is no rule about rows: see `inspection`.
 
 The hourly rules stay cheap with 100,000 users and a hundred million plays. What needs plays, days
 or lists is asked of a slice of the users, another one each hour, and of their last 35 days. What

@@ -1,4 +1,4 @@
-"""Many Python values as one parameter of a statement: rows as a table, or a list to be among."""
+"""Many rows in one statement: as one parameter, as an upsert (`upsert_changed`), as a frame."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Finds our database and Dagster's: on the configured server, or the embedded one in the home."""
+"""Finds our database and Dagster's, configured or embedded, and creates Dagster's."""
 
 from enum import Enum
 
@@ -15,6 +15,14 @@ from spotify_pipeline.storage.postgres.engine import (
     make_engine,
     normalise_url,
 )
+
+DATABASE = "dagster"
+_INSUFFICIENT_PRIVILEGE = "42501"
+_DUPLICATE = "42P04"
+
+
+# By default every role of the server may log in to a new database and make temporary objects there.
+CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
 
 
 def pipeline_url(settings: Settings) -> URL:
@@ -93,15 +101,6 @@ def leave_database(settings: Settings) -> None:
         from spotify_pipeline.storage.embedded import client as embedded
 
         embedded.leave(settings.home)
-
-
-DATABASE = "dagster"
-_INSUFFICIENT_PRIVILEGE = "42501"
-_DUPLICATE = "42P04"
-
-
-# By default every role of the server may log in to a new database and make temporary objects there.
-CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
 
 
 class Created(Enum):

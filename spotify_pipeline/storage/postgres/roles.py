@@ -1,8 +1,8 @@
-"""The roles of apps and analysts: every init-db grants exactly their rights and revokes all others.
+"""The roles of apps and analysts, and the web page's login, which is a member of the app's role.
 
-A role belongs to the whole server, so several databases may create it at once, and no advisory lock
-spans two databases. A role is never dropped, and its own attributes (password, membership) are
-never changed.
+Every init-db grants a role exactly its rights and revokes all others. A role belongs to the
+whole server, so several databases may create it at once, and no advisory lock spans two databases.
+It is never dropped, and its own attributes (password, membership) are never changed.
 """
 
 from collections.abc import Iterator
@@ -300,7 +300,7 @@ def make_missing_login(engine: Engine, settings: Settings) -> str | None:
             if not exists(conn, url.username):
                 _make_login(conn, url.username, settings.app_role, str(url.password))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != "42501":  # insufficient_privilege
+        if _state(error) != _INSUFFICIENT_PRIVILEGE:
             raise
         return url.username
     return None

@@ -1,4 +1,4 @@
-"""The facts: the catalogue, the plays, and what is known about their completeness."""
+"""The catalogue, plays and what is known of their completeness, and the days computed from them."""
 
 from sqlalchemy import (
     ARRAY,

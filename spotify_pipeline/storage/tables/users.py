@@ -1,4 +1,4 @@
-"""Users, their tokens, their time zones, and the tombstones of forgotten users."""
+"""Users, their tokens, time zones and shared profiles, and the tombstones of forgotten users."""
 
 from sqlalchemy import (
     ARRAY,

@@ -1,4 +1,4 @@
-"""Sync requests, the sync state of users, the API budget and the settings.
+"""Sync requests and runs, the sync state of users, the API budget, settings and alerts.
 
 Times are by the database's `now()`, the one clock that all processes share; where a comment says
 facts clock, by the injected clock of the process that fetched.

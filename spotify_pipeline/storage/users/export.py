@@ -1,4 +1,4 @@
-"""Exports everything that is stored about one user, table by table, and their plays alone."""
+"""Exports all that is stored about a user, or their plays alone; tombstones of forgotten users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ KEPT_BACK = {
     "sync_state": ("lease_id", "lease_until"),
 }
 AT_ONCE = 5_000
+
+
+FORGOTTEN_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +182,6 @@ def _exported(conn: Connection, table: Table, statement: Select[Any]) -> Exporte
         [(column.name, column.comment or "") for column in columns],
         iter(rows),
     )
-
-
-FORGOTTEN_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)

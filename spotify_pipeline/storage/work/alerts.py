@@ -1,6 +1,7 @@
 """Which alerts are pending and which were sent, per class of events; by the database's clock.
 
-What is wrong is asked of the rules in storage/checks; what an alert says is in sync/admin/alerts.
+What is wrong is asked of the rules in storage/checks; what an alert says is in
+sync/admin/maintenance.
 """
 
 from dataclasses import dataclass
