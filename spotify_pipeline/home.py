@@ -1,4 +1,4 @@
-"""Makes folders and files in the home that only their owner can enter and read.
+"""Makes folders and files that only their owner can enter and read, in the home and elsewhere.
 
 The modes are set whatever the umask, and corrected where an older version or another program
 made them wider. The home itself is only made: as root, another account has to pass through it.

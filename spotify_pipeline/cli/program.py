@@ -19,7 +19,7 @@ COMMANDS = {
     ),
     "dev": ("local.dev:dev", "Run the database, the Dagster UI and its daemon."),
     "web": (
-        "web:web",
+        "operate.serve:web",
         "Serve the web page, where users sign in with Spotify and see what is kept.",
     ),
     "init-db": (
@@ -29,7 +29,7 @@ COMMANDS = {
     "connect": ("connect:connect", "Connect a user's Spotify account, in a browser here."),
     "users": ("users.edit:users", "Add, change, list and show users."),
     "sync": ("sync:sync", "Bring users up to date, in this process."),
-    "rebuild": ("rebuild:rebuild", "Compute days and personality again from stored plays."),
+    "rebuild": ("sync:rebuild", "Compute days and personality again from stored plays."),
     "import-history": (
         "import_history:import_history",
         "Import the listening history that Spotify hands out to a user.",
@@ -41,7 +41,7 @@ COMMANDS = {
         "Run one process of a production set, in the foreground.",
     ),
     "healthy": (
-        "operate.healthy:healthy",
+        "operate.health:healthy",
         "Say whether the pipeline lives, and exit 1 if it does not.",
     ),
     "export": ("operate.export:export", "Write all plays as Parquet files, for analysts."),
@@ -49,7 +49,7 @@ COMMANDS = {
         "operate.schema:schema",
         "Describe the tables and views that the role spotify_analyst may read.",
     ),
-    "metrics": ("operate.metrics:metrics", "Serve /metrics for Prometheus, until Ctrl-C."),
+    "metrics": ("operate.health:metrics", "Serve /metrics for Prometheus, until Ctrl-C."),
     "backup": (
         "operate.backup:backup",
         "Write a backup of both databases; `restore` reads it.",

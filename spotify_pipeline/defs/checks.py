@@ -1,8 +1,13 @@
-"""The asset `record_health`: the rules of `storage.checks` as asset checks over all users.
+"""The asset checks: `user_sync_ok` of each user's assets, and the rules on `record_health`.
 
-The hourly job `health` materializes it. It has no partitions and the assets of a user have none of
-these checks, so a run of one user neither plans nor skips them. What a sync of one user says is in
-`user_sync_check`.
+`user_sync_ok` says whether the last sync of the partition's user did everything; a user who
+disconnected or has to reconnect passes it with the sentence that says so. It is a check of the
+assets' own step, so a run that plans it also evaluates it. Runs over many users evaluate it for
+those who failed and those who recovered. Executed without a partition, as the UI offers, it is
+about all users.
+
+`record_health` holds the rules of `storage.checks` over all users; the hourly job `health`
+materializes it. It has no partitions, so a run of one user neither plans nor skips its checks.
 
 No check is blocking: a sync commits before a check can see what it wrote. Metadata holds counts,
 and the command that lists the users.

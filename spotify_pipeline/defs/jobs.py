@@ -1,4 +1,10 @@
-"""The jobs: `sync_user` for one partition, `sync_users` for many users, and `health`."""
+"""The jobs: `sync_user` for one partition, `sync_users` for many users, and `health`.
+
+`sync_users` works in chunks that can run in any process, and calls the same functions as
+`sync_user`. It is an op job and not a run over a partition range, because Dagster writes one
+planned event per asset and partition of a range before anything runs, and marks all partitions
+materialized when one step ends.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain

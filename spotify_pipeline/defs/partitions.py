@@ -1,4 +1,7 @@
-"""The partitions (one per user, the key is the user_id), and the sensor that keeps them current."""
+"""The partitions (one per user, the key is the user_id), their sensor, and the tags of runs.
+
+The UI hides tags that begin with `.dagster/`: those are for the pipeline itself.
+"""
 
 import logging
 from collections import Counter

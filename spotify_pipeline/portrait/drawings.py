@@ -1,4 +1,4 @@
-"""The calendar, the clock, bars of days and weekdays, and trends, as inline SVG."""
+"""Draws the calendar, the clock, bars and trends as inline SVG, from elements that escape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The four calls to the Web API, and what its refusals mean."""
+"""The four calls to the Web API with a user's access token, and what their refusals mean.
+
+A token that Spotify refuses with 401 is refreshed once.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -18,15 +21,12 @@ from spotify_pipeline.spotify.errors import (
     AccessTokenExpired,
     AppBlocked,
     BadResponse,
-    BaseUrl,
     MissingScope,
     NotAllowlisted,
-    Request,
-    Response,
     SpotifyError,
-    bearer,
 )
 from spotify_pipeline.spotify.http import Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response, bearer
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

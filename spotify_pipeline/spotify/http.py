@@ -1,10 +1,19 @@
-"""One attempt of a call: sends a Request, returns a RawResponse or a Transient failure.
+"""Sends requests to Spotify: one attempt, what is tried again, how often, and how long at most.
 
-Built on the connection pool of requests and not on its Session, because a Session
+| answer                                     | what happens                                       |
+| ------------------------------------------ | -------------------------------------------------- |
+| 200 with a JSON object                     | returned                                           |
+| no answer, cut, slow, 5xx                  | tried again, then SpotifyUnavailable               |
+| 200 without a JSON object, 3xx, odd status | tried again, then BadResponse                      |
+| 429                                        | reported; waited out once, or RateLimited          |
+| other 4xx                                  | returned: its meaning is the service's             |
+
+`Transport` repeats, `HttpAdapter` sends once. The adapter is built on the connection pool of
+requests and not on its Session, because a Session
 - reads the whole body of a redirect into memory even with allow_redirects=False,
 - lets an entry in .netrc replace the Authorization header,
-- keeps cookies, which would send one listener's with the next one's call,
-- and is not promised to be safe for threads, while the pool is: one Wire serves all threads.
+- keeps cookies, which would send one user's with the next one's call,
+- and is not promised to be safe for threads, while the pool is: one adapter serves all threads.
 """
 
 import json
@@ -28,15 +37,13 @@ from spotify_pipeline.spotify.deadline_adapter import Deadline, DeadlineAdapter,
 from spotify_pipeline.spotify.errors import (
     AppBlocked,
     BadResponse,
-    BaseUrl,
     LimitReason,
     RateLimited,
-    Request,
-    Response,
     SpotifyError,
     SpotifyUnavailable,
     Transient,
 )
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response
 from spotify_pipeline.spotify.rate_limiter import NoRateLimit, RateLimiter
 
 NO_RETRY_AFTER_SECONDS = 30  # a 429 without the header: Spotify's rate window is 30 s long

@@ -1,4 +1,8 @@
-"""The token endpoint at accounts.spotify.com: a code or a refresh token in, tokens out."""
+"""OAuth at accounts.spotify.com: the user's consent (a code, with PKCE and state), then tokens.
+
+`Authorization` makes the address of Spotify's page and reads its answer, by oauthlib;
+`OAuthClient` makes the calls: a code or a refresh token in, tokens out.
+"""
 
 import hmac
 import secrets
@@ -14,15 +18,12 @@ from spotify_pipeline.domain.model import SCOPES
 from spotify_pipeline.spotify.errors import (
     AppBlocked,
     BadResponse,
-    BaseUrl,
     Reconnect,
     ReconnectCause,
-    Request,
-    Response,
     SpotifyError,
-    is_token,
 )
 from spotify_pipeline.spotify.http import Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response, is_token
 
 # RFC 7636 allows 43 to 128 characters.
 _VERIFIER_LENGTH = 96

@@ -1,4 +1,4 @@
-"""The application: routes, headers of every response, what is refused before."""
+"""The application and its server: routes, headers, and the limits on what a client may send."""
 
 import asyncio
 import logging

@@ -1,4 +1,8 @@
-"""Sign in with Spotify, and sign out."""
+"""Sign in with Spotify, and sign out.
+
+A sign-in makes two calls to Spotify: the tokens for a code, and whose they are. No database
+connection is held meanwhile, and no error repeats what Spotify sent.
+"""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What every request needs: the configuration, the database, templates, sessions and the cache."""
+"""What every request needs: the configuration, the database, templates, and words for times."""
 
 import asyncio
 import hashlib

@@ -18,7 +18,7 @@ from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.portrait.meanings import INCOMPLETE
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.sync.deliver import signed_headers
-from spotify_pipeline.web.forms import TOASTS
+from spotify_pipeline.web.dashboard import TOASTS
 from spotify_pipeline_tests.storage.rows import add_user, finish_request, request_sync
 
 PAGE = (Path(__file__).parents[2] / "docs" / "app.md").read_text()

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from spotify_pipeline.spotify.errors import BaseUrl, Request
 from spotify_pipeline.spotify.http import Limits, Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline_tests.spotify.server import ScriptedServer
 
 # Few tries and small bodies; patient, so that a busy machine changes no result.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spotify_pipeline.spotify.errors import BaseUrl
+from spotify_pipeline.spotify.messages import BaseUrl
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,9 @@ from dataclasses import replace
 import pytest
 
 from spotify_pipeline.spotify import deadline_adapter
-from spotify_pipeline.spotify.errors import (
-    BadResponse,
-    BaseUrl,
-    RateLimited,
-    Request,
-    SpotifyUnavailable,
-)
+from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
 from spotify_pipeline.spotify.http import Limits, Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline_tests.spotify.conftest import SMALL
 from spotify_pipeline_tests.spotify.server import (
     ScriptedServer,
@@ -151,7 +146,7 @@ def test_an_encoding_that_was_not_asked_for_is_refused_unread(
 MEASURE = """
     import sys, tracemalloc
     from spotify_pipeline.spotify.errors import SpotifyError
-    from spotify_pipeline.spotify.errors import BaseUrl, Request
+    from spotify_pipeline.spotify.messages import BaseUrl, Request
     from spotify_pipeline.spotify.http import Transport
 
     transport = Transport(sleep=lambda seconds: None)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spotify_pipeline.spotify.errors import BaseUrl, Request, Response, SpotifyError
+from spotify_pipeline.spotify.errors import SpotifyError
 from spotify_pipeline.spotify.http import Limits, Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response
 from spotify_pipeline_tests.spotify.server import raw
 
 ONE_SHORT_TRY = Limits(0.3, 0.3, 0.3, 0.5, 1, 100_000)

@@ -9,15 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from spotify_pipeline.spotify.errors import (
-    BadResponse,
-    BaseUrl,
-    Request,
-    Response,
-    SpotifyError,
-    bearer,
-)
+from spotify_pipeline.spotify.errors import BadResponse, SpotifyError
 from spotify_pipeline.spotify.http import Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request, Response, bearer
 from spotify_pipeline.spotify.oauth import Grant, OAuthClient
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.conftest import SMALL

@@ -5,8 +5,8 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from spotify_pipeline.spotify.errors import BaseUrl, Request
 from spotify_pipeline.spotify.http import Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline_tests.spotify.conftest import SMALL
 
 

@@ -11,14 +11,9 @@ from email.utils import format_datetime
 import pytest
 
 from spotify_pipeline.domain.outcome import ErrorCode
-from spotify_pipeline.spotify.errors import (
-    BadResponse,
-    BaseUrl,
-    RateLimited,
-    Request,
-    SpotifyUnavailable,
-)
+from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
 from spotify_pipeline.spotify.http import Transport
+from spotify_pipeline.spotify.messages import BaseUrl, Request
 from spotify_pipeline_tests.spotify import bodies
 from spotify_pipeline_tests.spotify.conftest import SMALL
 from spotify_pipeline_tests.spotify.server import answer, raw, reset, silence

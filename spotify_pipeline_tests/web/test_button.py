@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from spotify_pipeline.app import SyncStatus
-from spotify_pipeline.web.forms import SYNCED, TOASTS, button
+from spotify_pipeline.web.dashboard import SYNCED, TOASTS, button
 
 IDLE = {
     **{"user_id": "mira", "connection": "connected", "state": "idle", "last_synced_at": None},

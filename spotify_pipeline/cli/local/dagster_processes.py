@@ -1,7 +1,8 @@
 """Dagster's code server, webserver and daemon as child processes that live and die together.
 
 `dagster dev` would start a code server twice and exit 0 when its daemon dies; three processes of
-our own start in a third of the time, and the death of one is an error that names it.
+our own start in a third of the time, and the death of one is an error that names it. Their log
+files are plain text, rotated, kept over restarts.
 """
 
 import contextlib

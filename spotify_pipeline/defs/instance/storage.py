@@ -2,6 +2,10 @@
 
 Configured in dagster.yaml. The URL never enters the instance's configuration, which Dagster passes
 to child processes on their command lines.
+
+A database that holds other tables is refused: Dagster creates some twenty tables in the first
+schema of the search_path, with Alembic's version table among them. If an app has its own tables
+there, both would break.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Listening per local day, for many users at once; when a zone's days begin (`DayStart`).
+"""Listening per local day, for many users at once.
 
 A play belongs wholly to the local date of `played_at` (its end) in its user's zone, on 23- and
 25-hour days too. A day is a pure function of all stored plays of that date, so the order and the
@@ -16,12 +16,8 @@ with rows in any order, any index and any further columns. `zones` maps every us
 to a zone name; functions raise ValueError for a missing user, UnknownZone for an invalid name.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
-from itertools import pairwise
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -40,7 +36,7 @@ from spotify_pipeline.domain.listening.frames import (
     positions,
 )
 from spotify_pipeline.domain.model import CAPPED_FROM_MS, COUNTED_FROM_MS
-from spotify_pipeline.domain.zones import all_zones, check_zone
+from spotify_pipeline.domain.zones import check_zone
 
 # datetime allows only smaller offsets.
 _WIDEST_OFFSET = timedelta(hours=24)
@@ -186,52 +182,3 @@ def _integers(column: pd.Series) -> tuple[Integers, Bools]:
     values = pd.to_numeric(column).astype("Int64")
     present = values.notna().to_numpy(dtype=np.bool_)
     return np.asarray(values.fillna(0), dtype=np.int64), present
-
-
-# An imported history begins with Spotify's first year, 2008, and the app may look back 10,000 days.
-# After the last date the last offset stays: by then a later tzdata
-# has been installed, or the rules are outdated anyway.
-FIRST, LAST = date(1999, 1, 1), date(2036, 1, 1)
-
-# Local midnights, a week apart: the shortest clock change of any zone is Gaza's of one week in
-# October 2040.
-_WEEKLY = [
-    datetime.combine(FIRST, time()) + timedelta(weeks=number)
-    for number in range((LAST - FIRST).days // 7 + 1)
-]
-
-
-@dataclass(frozen=True, slots=True)
-class DayStart:
-    """From the date `since` on, a day of this zone begins at midnight UTC of its date + `begins`.
-
-    East of Greenwich `begins` is negative. If midnight is skipped, the day begins with the skip.
-    """
-
-    timezone: str
-    since: date
-    begins: timedelta
-
-
-@cache
-def all_day_starts() -> tuple[DayStart, ...]:
-    """The rows of every zone, by zone and date; the first of each is at FIRST."""
-    return tuple(step for name in all_zones() for step in _steps(name, check_zone(name)))
-
-
-def _steps(name: str, zone: ZoneInfo) -> Iterator[DayStart]:
-    # `map` because there are 600,000 calls: 0.1 s.
-    offsets = map(zone.utcoffset, _WEEKLY)
-    yield DayStart(name, FIRST, _begins(_WEEKLY[0], zone))
-    for (midnight, before), (_, after) in pairwise(zip(_WEEKLY, offsets, strict=True)):
-        if before != after:
-            day = midnight
-            while zone.utcoffset(day) == before:
-                day += timedelta(days=1)
-            yield DayStart(name, day.date(), _begins(day, zone))
-
-
-def _begins(midnight: datetime, zone: ZoneInfo) -> timedelta:
-    offset = zone.utcoffset(midnight)
-    assert offset is not None  # every zone of the package has an offset at all times
-    return -offset

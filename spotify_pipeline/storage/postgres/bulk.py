@@ -1,4 +1,4 @@
-"""Many rows in one statement: as one parameter, as an upsert (`upsert_changed`), as a frame."""
+"""Bulk reads and writes: many rows as one parameter of a statement, upserts, frames."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,6 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import pandas as pd
 from sqlalchemy import (
     ARRAY,
     Column,
@@ -32,17 +31,20 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 if TYPE_CHECKING:
+    import pandas as pd
     from _typeshed import DataclassInstance
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """Rows of a frame as Python values; every kind of missing (NaN, NA, NaT) is None."""
     plain = frame.astype(object)
     return plain.where(plain.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
-def frame(rows: Iterable[Sequence[Any]], columns: Iterable[str]) -> pd.DataFrame:
+def frame(rows: Iterable[Sequence[Any]], columns: Iterable[str]) -> "pd.DataFrame":
     """Rows of a query as a frame. pandas reads tuples ten times faster than SQLAlchemy's rows."""
+    import pandas as pd  # here, because the code location loads this module and never a frame
+
     return pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
 
 

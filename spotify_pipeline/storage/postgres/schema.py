@@ -17,8 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import SetColumnComment, SetTableComment
 
-from spotify_pipeline.domain.listening.days import all_day_starts
-from spotify_pipeline.domain.zones import all_zones
+from spotify_pipeline.domain.zones import all_day_starts, all_zones
 from spotify_pipeline.errors import PipelineError, UsageError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.engine import check_server

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, insert, text, update
 from spotify_pipeline.domain.model import TIME_RANGES
 from spotify_pipeline.domain.personality.definition import METRICS
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.checks import rules
+from spotify_pipeline.storage.checks import queries
 from spotify_pipeline.storage.checks.inspection import differences
 from spotify_pipeline.storage.checks.rules import (
     RULES,
@@ -356,7 +356,7 @@ def test_a_user_in_an_unknown_zone_hides_no_violation_of_other_users(
 def test_every_user_is_called_within_each_slice(
     db: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "SLICE_USERS", 10)
+    monkeypatch.setattr(queries, "SLICE_USERS", 10)
     sql(
         "INSERT INTO our.users (user_id) SELECT 'user ' || n FROM generate_series(1, 98) AS n",
         "INSERT INTO our.daily_listening (user_id, date, minutes, listened_ms, plays,"

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spotify_pipeline.domain.listening.coverage import local_day
-from spotify_pipeline.domain.listening.days import FIRST, LAST, DayStart, all_day_starts
-from spotify_pipeline.domain.zones import all_zones, check_zone
+from spotify_pipeline.domain.zones import (
+    FIRST,
+    LAST,
+    DayStart,
+    all_day_starts,
+    all_zones,
+    check_zone,
+)
 
 DAY = timedelta(days=1)
 
