@@ -192,9 +192,7 @@ def _each(ask: Callable[[str], Result], steps: Sequence[str]) -> list[Result]:
         return list(pool.map(ask, steps))
 
 
-def _fetch_step(
-    pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool
-) -> PlaysPage | TopArtists | TopTracks:
+def _fetch_step(pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool) -> Response:
     priority = priority_of(step, scheduled=scheduled)
     pipeline.rate_limiter.check(priority)
     api, limit = pipeline.api, pipeline.settings.top_limit
@@ -224,12 +222,10 @@ def _failure(error: SpotifyError | SealError) -> StepFailure:
 
 
 def _tokens(pipeline: Pipeline, user: User, scheduled: bool) -> UserTokens:
-    assert user.token is not None
     # The token's Spotify account has to be known before plays are fetched with it.
     priority = priority_of(RECENTLY_PLAYED, scheduled=scheduled)
     return UserTokens(
         user,
-        user.token,
         pipeline.engine,
         pipeline.keyring,
         pipeline.oauth,

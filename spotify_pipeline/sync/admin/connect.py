@@ -179,9 +179,8 @@ def probe(pipeline: Pipeline) -> bool:
     try:
         with leased(engine, users) as lease, engine.connect() as conn:
             for user in load_users(conn, lease.held):
-                assert user.token is not None
                 conn.rollback()
-                tokens = UserTokens(user, user.token, engine, pipeline.keyring, oauth, api.profile)
+                tokens = UserTokens(user, engine, pipeline.keyring, oauth, api.profile)
                 try:
                     call_with_token(tokens, api.profile)
                 except RateLimited as limit:
