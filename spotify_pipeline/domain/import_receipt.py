@@ -1,8 +1,8 @@
 """The fates of an export's rows: a closed list, and the receipt that counts them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from spotify_pipeline.domain.listening.exported import ExportSource
@@ -59,11 +59,14 @@ class Receipt:
 
     files: tuple[FileReceipt, ...] = ()
     estimate: Estimate | None = None
-    fates: Mapping[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Sums up the files."""
-        object.__setattr__(self, "fates", _sum(file.fates for file in self.files))
+    @property
+    def fates(self) -> dict[str, int]:
+        """Rows of all files by fate, in the order of FATES."""
+        total = Counter[str]()
+        for file in self.files:
+            total.update(file.fates)
+        return {fate: total[fate] for fate in FATES}
 
     @property
     def rows_read(self) -> int:
@@ -79,10 +82,3 @@ class Receipt:
     def last_at(self) -> datetime | None:
         """End of the latest row."""
         return max((file.last_at for file in self.files if file.last_at), default=None)
-
-
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return {fate: total[fate] for fate in FATES}

@@ -328,10 +328,9 @@ def _save_match(conn: Connection, match: ExportMatch) -> None:
         "superseded": [(row, by[:2]) for row, by in match.superseded.items()],
     }
     for table, rows in pairs.items():
-        columns = zip(*((*row, *other) for row, other in rows), strict=True)
-        values = dict(zip("abcdef", map(list, columns), strict=True)) if rows else None
-        if values:
-            conn.execute(_SAVE_PAIRS[table], values)
+        if rows:
+            columns = zip(*((*row, *other) for row, other in rows), strict=True)
+            conn.execute(_SAVE_PAIRS[table], dict(zip("abcdef", map(list, columns), strict=True)))
 
 
 _PAIRS = """

@@ -133,12 +133,8 @@ def read_account(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
 
 def _imported(user_id: str, source: str) -> Select[Any]:
     i = t.imported_plays
-    return select(
-        i.c.ended_at.label("ended_at"),
-        i.c.ms_played.label("ms_played"),
-        i.c.track_id.label("track_id"),
-        i.c.offline_started_at.label("offline_started_at"),
-    ).where(i.c.user_id == user_id, i.c.source == source)
+    columns = (i.c.ended_at, i.c.ms_played, i.c.track_id, i.c.offline_started_at)
+    return select(*columns).where(i.c.user_id == user_id, i.c.source == source)
 
 
 def _read_history(

@@ -46,15 +46,6 @@ class RunUser:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkCosts:
-    """The costs of a chunk: wall time, calls to Spotify, and how long those were throttled."""
-
-    seconds: float
-    api_calls: int
-    throttled_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class RunTotals:
     """A run's users by outcome and by error code, their new plays and their cost."""
 
@@ -162,17 +153,21 @@ def begin_chunk(conn: Connection, run_id: str, chunk: int) -> int:
     return int(conn.execute(begun).scalar_one())
 
 
-def end_chunk(conn: Connection, run_id: str, chunk: int, costs: ChunkCosts) -> None:
-    """Record the costs of the chunk."""
+def end_chunk(
+    conn: Connection,
+    run_id: str,
+    chunk: int,
+    *,
+    seconds: float,
+    api_calls: int,
+    throttled_seconds: float,
+) -> None:
+    """Record the costs of the chunk: wall time, calls to Spotify, how long those were throttled."""
     c = t.sync_run_chunks
     conn.execute(
         update(c)
         .where(c.c.run_id == run_id, c.c.chunk == chunk)
-        .values(
-            seconds=costs.seconds,
-            api_calls=costs.api_calls,
-            throttled_seconds=costs.throttled_seconds,
-        )
+        .values(seconds=seconds, api_calls=api_calls, throttled_seconds=throttled_seconds)
     )
 
 
@@ -204,14 +199,7 @@ def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) ->
     existing = lock_existence(conn, [outcome.user_id for outcome in outcomes])
     if existing:
         conn.execute(
-            update(r)
-            .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open())
-            .values(
-                outcome=bindparam("outcome"),
-                error_code=bindparam("error_code"),
-                new_plays=bindparam("new_plays"),
-                seconds=bindparam("seconds"),
-            ),
+            update(r).where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open()),
             [
                 {
                     "of_user": outcome.user_id,
