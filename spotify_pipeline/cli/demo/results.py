@@ -1,4 +1,4 @@
-"""The demo's results: a table per listener, and an audit of every day."""
+"""The demo's results: a table per listener, an audit of every day, and what to click."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,14 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from spotify_pipeline.cli.demo.history import BookedRow, RequestedExport
+from spotify_pipeline.cli.demo.history import BookedRow, booked_plays
 from spotify_pipeline.defs.assets import LISTENING_PICTURE
 from spotify_pipeline.defs.in_process import LOCATION
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.control import Export, ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.history import (
     PlayKey,
@@ -28,6 +28,7 @@ from spotify_pipeline.storage.listening.portrait import read_portrait
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.terminal import print_table
 
+_A_MILLISECOND = timedelta(milliseconds=1)
 METRICS = ("artist_diversity", "effective_artists", "repeat_share", "peak_hour", "longest_streak")
 
 
@@ -66,11 +67,11 @@ def show_recount(
     simulator: Simulator,
     listeners: Sequence[ListenerInfo],
     kept: Mapping[str, set[PlayKey]],
-    exports: Mapping[str, RequestedExport],
+    exports: Mapping[str, Export],
     since: datetime,
 ) -> None:
     """Count every day again from the simulator's books. Raises WorkFailed if one differs."""
-    booked = {user_id: export.plays for user_id, export in exports.items()}
+    booked = {user_id: booked_plays(export) for user_id, export in exports.items()}
     with engine.connect() as conn:
         counts = {
             listener.user_id: recount(
@@ -85,7 +86,7 @@ def show_recount(
         }
     days = sum(count.days for count in counts.values())
     plays = sum(count.plays for count in counts.values())
-    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if not count.equal}
+    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if count.wrong_days}
     if wrong:
         raise WorkFailed(f"Counted again from the simulator's books, days differ: {wrong}")
     missed = sum(count.never_visible for count in counts.values())
@@ -120,12 +121,9 @@ def show_addresses(url: str, listener: ListenerInfo, leaving: ListenerInfo | Non
     click.echo("\n" + "\n".join(lines))
 
 
-_A_MILLISECOND = timedelta(milliseconds=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """How the stored days of one listener compare with the books."""
+    """How the stored days of one listener compare with the books, to the millisecond."""
 
     days: int
     wrong_days: tuple[date, ...]
@@ -134,11 +132,6 @@ class Recount:
     never_visible: int
     # ... and of those, how many lie inside a gap that the pipeline has noticed.
     inside_gaps: int
-
-    @property
-    def equal(self) -> bool:
-        """Every day, to the millisecond."""
-        return not self.wrong_days
 
 
 class _Known(NamedTuple):
