@@ -1,4 +1,4 @@
-"""Runs a simulator on a loopback port until it is interrupted."""
+"""Serves a simulator on a loopback port of this process, or starts one in a child process."""
 
 import contextlib
 import datetime as dt
@@ -23,6 +23,8 @@ from spotify_pipeline.simulator.http.app import make_app
 from spotify_pipeline.simulator.state import SimulatorState
 
 HOST = "127.0.0.1"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 
 
 class RawAccess(H11Protocol):
@@ -80,10 +82,6 @@ def _exit_at_end_of_input() -> None:
         while os.read(0, 4096):
             pass
     os._exit(0)
-
-
-_START_SECONDS = 30.0
-_STOP_SECONDS = 5.0
 
 
 @contextlib.contextmanager
