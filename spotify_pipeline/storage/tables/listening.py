@@ -375,20 +375,10 @@ listening_tallies = Table(
         "NULL: those have changed since.",
     ),
     optional(
-        "streaks_before",
-        Date,
-        "The next columns summarize the days before this date, on which a run begins; "
-        "NULL: no summary.",
-    ),
-    described("streak_days", Integer, "Days with a top artist.", server_default=text("0")),
-    described("longest_streak", Integer, "Longest run in days.", server_default=text("0")),
-    optional("longest_streak_artist_id", Text, "The artist of that run."),
-    optional(
         "months_before",
         Date,
         "music_personality_history is up to date before this month; NULL: nothing of it is.",
     ),
-    rule("counts", "plays >= 0 AND days >= 0 AND streak_days >= 0 AND longest_streak >= 0"),
-    rule("longest", "(longest_streak = 0) = (longest_streak_artist_id IS NULL)"),
+    rule("counts", "plays >= 0 AND days >= 0"),
     comment="One row per user, made with the user: counts of plays and days. Triggers keep them.",
 )
