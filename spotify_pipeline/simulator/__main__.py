@@ -5,8 +5,11 @@ simulator` is the one for a terminal.
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import json
+import os
+from threading import Thread
 
 from spotify_pipeline.simulator.server import serve
 from spotify_pipeline.simulator.state import SimulatorState
@@ -25,15 +28,19 @@ def main() -> None:
     if options.now is not None and options.now.tzinfo is None:
         parser.error("--now needs an offset, for example 2026-03-01T00:00:00Z")
     state = SimulatorState(options.seed, options.listeners, options.now)
+    Thread(target=_exit_at_end_of_input, daemon=True).start()
     try:
-        serve(
-            state,
-            options.port,
-            lambda url: print(json.dumps({"url": url}), flush=True),
-            exit_with_stdin=True,
-        )
+        serve(state, options.port, lambda url: print(json.dumps({"url": url}), flush=True))
     except OSError as wrong:
         parser.error(str(wrong))
+
+
+def _exit_at_end_of_input() -> None:
+    """Ends this process with its parent, also when that is killed."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""Runs a simulator on a loopback port until it is interrupted."""
+"""Serves a simulator on a loopback port of this process, or starts one in a child process."""
 
 import contextlib
 import datetime as dt
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from threading import Timer
 from typing import IO, Any
@@ -23,6 +21,8 @@ from spotify_pipeline.simulator.http.app import make_app
 from spotify_pipeline.simulator.state import SimulatorState
 
 HOST = "127.0.0.1"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 
 
 class RawAccess(H11Protocol):
@@ -38,18 +38,11 @@ class RawAccess(H11Protocol):
         self.app = with_transport
 
 
-def serve(
-    state: SimulatorState,
-    port: int,
-    announce: Callable[[str], None],
-    *,
-    exit_with_stdin: bool = False,
-) -> None:
+def serve(state: SimulatorState, port: int, announce: Callable[[str], None]) -> None:
     """Serves a simulator on 127.0.0.1 until interrupted.
 
-    `port` 0 takes a free one. `announce(url)` is called once connections are accepted. With
-    `exit_with_stdin` the process ends when standard input does, so that it dies with its parent.
-    Raises OSError if the port is taken.
+    `port` 0 takes a free one. `announce(url)` is called once connections are accepted. Raises
+    OSError if the port is taken.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,22 +61,9 @@ def serve(
                 timeout_graceful_shutdown=1,
             )
         )
-        if exit_with_stdin:
-            threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
         announce(url)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
-
-
-def _exit_at_end_of_input() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    os._exit(0)
-
-
-_START_SECONDS = 30.0
-_STOP_SECONDS = 5.0
 
 
 @contextlib.contextmanager

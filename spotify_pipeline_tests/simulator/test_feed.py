@@ -274,7 +274,7 @@ def test_entries_do_not_depend_on_the_interval_asked_for(longest_delay_ms: int) 
     assert whole == feed(Oddities.everything(), longest_delay_ms=longest_delay_ms).entries(
         NOW - 20 * DAY_MS, NOW
     )
-    for ago in range(1, 20 * 24, 7):
+    for ago in range(1, 20 * 24, 17):
         from_ms = NOW - ago * HOUR_MS
         part = odd.entries(from_ms, NOW)
         assert part == [entry for entry in whole if entry.play.end_ms > from_ms]

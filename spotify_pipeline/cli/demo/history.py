@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from io import BytesIO
 
 from spotify_pipeline.domain.import_receipt import Receipt
@@ -20,30 +19,9 @@ HALF_A_YEAR = timedelta(days=182)
 _STORED = ("new", "short", "matched", "known")
 
 
-@dataclass(frozen=True, slots=True)
-class BookedRow:
-    """A row of an export that is a play. `played_at` (UTC) is the end of the play of the life that
-    it is; None: the feed never lists it.
-    """
-
-    ended_at: datetime
-    ms_played: int
-    track_uri: str
-    played_at: datetime | None
-
-
-def booked_plays(export: Export) -> list[BookedRow]:
+def booked_plays(export: Export) -> list[ExportLine]:
     """The rows of an export that are plays, each once."""
-    return [
-        BookedRow(
-            datetime.fromisoformat(line.row["ts"]).astimezone(UTC),
-            line.row["ms_played"],
-            line.row["spotify_track_uri"],
-            line.played_at,
-        )
-        for line in export.books
-        if line.fate in ("play", "short")
-    ]
+    return [line for line in export.books if line.fate in ("play", "short")]
 
 
 def import_exports(pipeline: Pipeline, exports: Mapping[str, Export]) -> dict[str, Receipt]:

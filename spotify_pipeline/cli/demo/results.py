@@ -9,14 +9,14 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from spotify_pipeline.cli.demo.history import BookedRow, booked_plays
+from spotify_pipeline.cli.demo.history import booked_plays
 from spotify_pipeline.defs.assets import LISTENING_PICTURE
 from spotify_pipeline.defs.in_process import LOCATION
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.simulator.control import Export, ListenerInfo, Simulator
+from spotify_pipeline.simulator.control import Export, ExportLine, ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.history import (
     PlayKey,
@@ -148,7 +148,7 @@ def recount(
     simulator: Simulator,
     listener: ListenerInfo,
     kept: set[PlayKey],
-    exported: Sequence[BookedRow],
+    exported: Sequence[ExportLine],
     since: datetime,
 ) -> Recount:
     """Compare daily_listening with the books from the first whole day after `since`.
@@ -167,16 +167,21 @@ def recount(
     # Exclusive: begin before the first play that was polled.
     lived = simulator.ledger(listener.user_id, since=polled_from - timedelta(days=1))
     polled = [play for play in lived if play.served or (play.played_at, play.track_id) in kept]
-    heard = {row.played_at: row.ms_played for row in exported if row.played_at}
+    heard = {line.played_at: line.row["ms_played"] for line in exported if line.played_at}
     known = [
         _Known(play.played_at, play.track_id, play.duration_ms, heard.get(play.played_at))
         for play in polled
     ]
     shown = {play.played_at for play in polled}
     known += [
-        _Known(row.ended_at, row.track_uri, 0, row.ms_played)
-        for row in exported
-        if row.played_at not in shown
+        _Known(
+            datetime.fromisoformat(line.row["ts"]),
+            line.row["spotify_track_uri"],
+            0,
+            line.row["ms_played"],
+        )
+        for line in exported
+        if line.played_at not in shown
     ]
     expected = {day: row for day, row in _days(known, zone).items() if day >= first_day}
     wrong = {day for day in stored.keys() | expected.keys() if stored.get(day) != expected.get(day)}

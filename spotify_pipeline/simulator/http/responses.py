@@ -1,4 +1,4 @@
-"""HTTP responses of the simulator, and Spotify's errors as exceptions."""
+"""JSON as Spotify sends it: artists, tracks, plays, profiles, and errors as exceptions."""
 
 import datetime as dt
 import json
@@ -13,6 +13,12 @@ from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalo
 from spotify_pipeline.simulator.music.listeners import from_ms
 
 Json = dict[str, Any]
+Shape = Literal["development", "full"]
+_API = "https://api.spotify.com/v1"
+_OPEN = "https://open.spotify.com"
+# A reserved name (RFC 2606), so nothing is ever fetched from it.
+_IMAGES = "https://i.scdn.example/image"
+_MARKETS = ["AR", "BR", "DE", "IN", "JP", "NG", "NO", "US"]
 
 
 class Refusal(Exception):
@@ -55,15 +61,6 @@ def error_response(body: object, status: int, headers: Mapping[str, str] | None 
     if isinstance(body, str):
         return Response(body, status, headers, media_type="text/plain; charset=utf-8")
     return json_response(body, status, headers)
-
-
-Shape = Literal["development", "full"]
-SHAPES: tuple[Shape, ...] = ("development", "full")
-_API = "https://api.spotify.com/v1"
-_OPEN = "https://open.spotify.com"
-# A reserved name (RFC 2606), so nothing is ever fetched from it.
-_IMAGES = "https://i.scdn.example/image"
-_MARKETS = ["AR", "BR", "DE", "IN", "JP", "NG", "NO", "US"]
 
 
 def timestamp(moment: dt.datetime) -> str:

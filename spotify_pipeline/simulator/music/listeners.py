@@ -1,4 +1,4 @@
-"""Synthetic listeners: their plays are a pure function of seed, kind of listener and time.
+"""Synthetic listeners: kinds, taste, and plays as a pure function of seed, kind and time.
 
 A listening day runs from the hour in which the listener sleeps to the same hour of the next local
 date, also on 23- and 25-hour days. No session crosses it, so each day can be computed on its own
@@ -21,6 +21,12 @@ from zoneinfo import ZoneInfo
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, Release
 from spotify_pipeline.simulator.music.seeds import GENRES, invented_word, seeded, spotify_id
 
+SESSION_PAUSE_MS = 20 * 60_000
+# Spotify counts a play after about 30 seconds; it lists shorter ones only if the track itself is
+# shorter (see `Oddities.short_tracks`).
+SHORTEST_PLAY_MS = 31_000
+_DAYS_KEPT = 40
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # Weight of a session's start per local hour, from midnight.
 _FLAT = (6, 5, 4, 3, 2, 5, 6, 7, 9, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 10, 10, 9, 8)
 _EVENING = (3, 1, 0, 0, 0, 0, 1, 3, 4, 3, 3, 3, 4, 3, 3, 4, 6, 8, 10, 12, 14, 14, 11, 7)
@@ -217,14 +223,6 @@ class Taste:
     @cached_property
     def _rank(self) -> dict[int, int]:
         return {artist: rank for rank, artist in enumerate(self._artists)}
-
-
-SESSION_PAUSE_MS = 20 * 60_000
-# Spotify counts a play after about 30 seconds; it lists shorter ones only if the track itself is
-# shorter (see `Oddities.short_tracks`).
-SHORTEST_PLAY_MS = 31_000
-_DAYS_KEPT = 40
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class Play(NamedTuple):

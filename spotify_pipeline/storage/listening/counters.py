@@ -1,4 +1,7 @@
-"""Stored plays and days per user, as triggers count them; recounts them after a restore."""
+"""Sums of a user's stored plays and days: listened time, the triggers' counters, the last week.
+
+The counters are counted again after a restore.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
