@@ -103,9 +103,9 @@ def read_history(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFram
     """
     spans = [window or ALWAYS for window in windows.values()]
     since, until = ([span[n] for span in spans] for n in (0, 1))
-    with conn.connection.cursor() as cursor:
-        cursor.execute(_HISTORY, (list(windows), since, until))
-        plays = pd.DataFrame(cursor.fetchall(), columns=list(_DTYPES)).astype(_DTYPES)
+    cursor = conn.connection.cursor()
+    cursor.execute(_HISTORY, (list(windows), since, until))
+    plays = pd.DataFrame(cursor.fetchall(), columns=list(_DTYPES)).astype(_DTYPES)
     plays["played_at"] = pd.to_datetime(plays["played_at"], unit="us", utc=True)
     return plays
 
