@@ -25,9 +25,9 @@ from spotify_pipeline.domain.model import PlaysPage
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.parsing import parse_recently_played
 from spotify_pipeline.exports.reader import read_exports
-from spotify_pipeline.simulator.http.responses import Shapes
+from spotify_pipeline.simulator.http.responses import Shapes, play
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.exports import Exporter, write_folder
+from spotify_pipeline.simulator.music.exports import Exporter, zipped
 from spotify_pipeline.simulator.music.feed import Feed
 from spotify_pipeline.simulator.music.listeners import (
     HEAVY,
@@ -35,7 +35,6 @@ from spotify_pipeline.simulator.music.listeners import (
     Listener,
     Play,
     from_ms,
-    make_listener,
     to_ms,
 )
 from spotify_pipeline.simulator.music.oddities import Oddities
@@ -129,15 +128,15 @@ def measure_imports(days: int) -> Iterator[Imported]:
             world(server.url("estimates")) as here,
         ):
             for omitted in OMITTED:
-                for kind in LISTENER_KINDS:
-                    listener = make_listener(catalogue, 1, kind, ZONE, kind)
+                for name, kind in LISTENER_KINDS.items():
+                    listener = Listener(catalogue, 1, name, ZONE, kind)
                     feed = Feed(listener, Oddities(skipped_missing=omitted))
-                    yield _import(here, feed, home / f"{kind}-{omitted}", omitted, days)
+                    yield _import(here, feed, home / f"{name}-{omitted}.zip", omitted, days)
 
 
-def _import(here: World, feed: Feed, folder: Path, omitted: float, days: int) -> Imported:
-    """`folder`, for the export, does not exist yet; the user has its name."""
-    user_id, since = folder.name, NOW - timedelta(days=days)
+def _import(here: World, feed: Feed, archive: Path, omitted: float, days: int) -> Imported:
+    """`archive`, for the export, does not exist yet; the user has its name."""
+    user_id, since = archive.name, NOW - timedelta(days=days)
     here.connect(user_id)
     for days_ago in range(days, -1, -5):
         here.now = NOW - timedelta(days=days_ago)
@@ -145,12 +144,12 @@ def _import(here: World, feed: Feed, folder: Path, omitted: float, days: int) ->
         (outcome,) = sync_users(here.pipeline, [user_id], [RECENTLY_PLAYED])
         assert not outcome.failure, outcome
     here.now = NOW
-    write_folder(Exporter(feed).files("extended", to_ms(since), to_ms(NOW)), folder)
-    files = read_exports([folder], now=NOW, include_incognito=False)
+    archive.write_bytes(zipped(Exporter(feed).files("extended", to_ms(since), to_ms(NOW))))
+    files = read_exports([archive], now=NOW, include_incognito=False)
     estimate = import_history(here.pipeline, user_id, files).estimate
     assert estimate
     return Imported(
-        feed.listener.person.name,
+        feed.listener.kind.name,
         round(100 * omitted),
         estimate.days,
         estimate.estimated_ms / 60_000,
@@ -163,7 +162,7 @@ def _page(feed: Feed, now: datetime) -> PlaysPage:
     shapes = Shapes(feed.listener.catalogue)
     entries = feed.entries(to_ms(now - timedelta(days=7)), to_ms(now))
     items = [
-        shapes.item(shapes.track(entry.play.track, "full"), entry.stamp_ms, None)
+        play(shapes.track(entry.play.track, "full"), entry.stamp_ms, None)
         for entry in reversed(entries)
         if entry.listed(to_ms(now))
     ]

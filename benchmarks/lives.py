@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listeners import LISTENER_KINDS, make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import LISTENER_KINDS, Listener, to_ms
 from spotify_pipeline.simulator.music.seeds import seeded
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -56,7 +56,7 @@ def groups(size: int, days: int, seeds: int) -> Iterator[tuple[str, list[Life]]]
 
 def _simulated(catalogue: Catalogue, seed: int, kind: str, number: int, days: int) -> Life:
     zone = ZONES[(seed + number) % len(ZONES)]
-    listener = make_listener(catalogue, seed, f"{kind}-{number}", zone, kind)
+    listener = Listener(catalogue, seed, f"{kind}-{number}", zone, LISTENER_KINDS[kind])
     end = START + timedelta(days=days)
     plays = listener.plays(to_ms(START - timedelta(days=2)), to_ms(end))
     return Life(START.timestamp(), [play.end_ms / 1000 for play in plays])

@@ -5,10 +5,11 @@ made them wider. The home itself is only made: as root, another account has to p
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import IO
 
 from spotify_pipeline.errors import UsageError, WorkFailed
@@ -103,6 +104,23 @@ def private_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
     finally:
         if partial:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def partial_folder(parent: Path) -> Iterator[Path]:
+    """Yields a new folder in `parent`, to rename when it is complete; else it is deleted.
+
+    Raises WorkFailed when the disk does not take it.
+    """
+    try:
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = Path(mkdtemp(prefix=".partial-", dir=parent))
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise WorkFailed(f"{parent} cannot be written: {error.strerror}.") from None
 
 
 def _begun(path: Path, replace: bool) -> IO[bytes]:

@@ -40,7 +40,7 @@ def opened_database(settings: Settings) -> Iterator[Engine]:
 def init_db(dry_run: bool) -> None:
     """Create the schema in the database, or upgrade it, and the app's role. Safe to repeat."""
     from spotify_pipeline.storage.postgres import schema
-    from spotify_pipeline.storage.postgres.database import Created, create_dagster_database
+    from spotify_pipeline.storage.postgres.database import create_dagster_database
     from spotify_pipeline.storage.postgres.roles import (
         create_statement,
         give_all_rights,
@@ -68,12 +68,12 @@ def init_db(dry_run: bool) -> None:
                 f"There is no login {login} for the web page, and this user may not make one: "
                 "docs/web.md has the statements."
             )
-        dagster = create_dagster_database(settings, engine)
+        is_created = create_dagster_database(settings, engine)
     finally:
         engine.dispose()
-    if dagster is Created.MADE:
+    if is_created:
         click.echo("Created the database dagster for Dagster's runs and events.")
-    elif dagster is Created.NOT_ALLOWED:
+    elif is_created is False:
         click.echo(
             "There is no database for Dagster yet, and this user may not create one. "
             "Let a user with the right run: CREATE DATABASE dagster; or set DAGSTER_PG_URL."

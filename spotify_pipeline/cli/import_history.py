@@ -1,6 +1,7 @@
 """`spotify-pipeline import-history`: a user's own export, row by row accounted for."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -74,7 +75,6 @@ def _as_json(receipt: Receipt) -> dict[str, object]:
             "last_at": of.last_at,
         }
 
-    estimate = receipt.estimate
     return {
         **counts(receipt),
         "files": [
@@ -88,12 +88,7 @@ def _as_json(receipt: Receipt) -> dict[str, object]:
             }
             for file in receipt.files
         ],
-        "both_know": estimate
-        and {
-            "days": estimate.days,
-            "estimated_ms": estimate.estimated_ms,
-            "heard_ms": estimate.heard_ms,
-        },
+        "both_know": receipt.estimate and asdict(receipt.estimate),
     }
 
 

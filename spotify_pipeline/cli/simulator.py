@@ -10,7 +10,6 @@ from spotify_pipeline.terminal import count, example
 
 if TYPE_CHECKING:
     from spotify_pipeline.simulator.accounts import Account
-    from spotify_pipeline.simulator.state import SimulatorState
 
 
 @click.command(epilog=example("spotify-pipeline simulator --port 8765 --listeners 5 --seed 1"))
@@ -38,23 +37,26 @@ def simulator(port: int, listeners: int, seed: int) -> None:
     tokens open nothing but this simulator.
     """
     from spotify_pipeline.simulator.server import serve
+    from spotify_pipeline.simulator.state import SimulatorState, pipeline_environment
+
+    state = SimulatorState(seed, listeners)
+
+    def announce(url: str) -> None:
+        environment = pipeline_environment(url, state.tokens.client_id, state.tokens.client_secret)
+        who = count(listeners, "synthetic listener")
+        click.echo(f"# A local Spotify at {url} with {who}. Ctrl-C stops it.")
+        click.echo("# In another terminal:")
+        for name, value in environment.items():
+            click.echo(f"export {name}={shlex.quote(value)}")
+        for account in state.accounts.values():
+            click.echo(_add_line(account))
 
     try:
-        serve(port, listeners, seed, announce=_announce)
+        serve(state, port, announce)
     except OSError as error:
         raise UsageError(
             f"Port {port} cannot be used ({error.strerror}): choose another with --port."
         ) from None
-
-
-def _announce(url: str, state: "SimulatorState") -> None:
-    who = count(len(state.accounts), "synthetic listener")
-    click.echo(f"# A local Spotify at {url} with {who}. Ctrl-C stops it.")
-    click.echo("# In another terminal:")
-    for name, value in state.environment(url).items():
-        click.echo(f"export {name}={shlex.quote(value)}")
-    for account in state.accounts.values():
-        click.echo(_add_line(account))
 
 
 def _add_line(account: "Account") -> str:

@@ -1,4 +1,4 @@
-"""`spotify-pipeline sync`: the jobs of the graph, run in this process."""
+"""`spotify-pipeline sync` and `rebuild`: the jobs of the graph, and days anew from stored plays."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,9 @@ from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.terminal import Advance, count, example, printable, progress
 
 POLL_SECONDS = 0.5
+REBUILD_BATCH = 100
+# A sync of the same user takes seconds; a rebuild waits for it.
+WAIT_SECONDS = 60
 
 
 @click.command(
@@ -176,11 +179,6 @@ def _sentence(code: str, message: str | None) -> str:
     return f"{code}. {message or WHAT_TO_DO[ErrorCode(code)]}"
 
 
-BATCH = 100
-# A sync of the same user takes seconds; it is waited for.
-WAIT_SECONDS = 60
-
-
 @click.command(
     epilog=example("spotify-pipeline rebuild mira", "spotify-pipeline rebuild      # all users")
 )
@@ -200,8 +198,8 @@ def rebuild(users: tuple[str, ...]) -> None:
         with pipeline.engine.connect() as conn:
             chosen = require_known(conn, users) if users else all_user_ids(conn)
         with progress("Rebuilding", len(chosen)) as advance:
-            for start in range(0, len(chosen), BATCH):
-                batch = chosen[start : start + BATCH]
+            for start in range(0, len(chosen), REBUILD_BATCH):
+                batch = chosen[start : start + REBUILD_BATCH]
                 for outcome in rebuild_users(pipeline, batch, wait_seconds=WAIT_SECONDS):
                     rebuilt = [outcome.done[step] for step in REBUILT if step in outcome.done]
                     changed += sum(rows.new + rows.changed for rows in rebuilt)

@@ -134,7 +134,7 @@ def why_failed(result: dg.ExecuteInProcessResult) -> str | None:
 
 
 def new_rows(result: dg.ExecuteInProcessResult) -> dict[str, int]:
-    """How many rows each asset gained in the run; the keys are as in `domain.steps`."""
+    """How many rows each asset gained in the run; the keys are as in `domain.outcome`."""
     gained = {}
     for event in result.all_events:
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:

@@ -1,10 +1,9 @@
 """The fates of an export's rows: a closed list, and the receipt that counts them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from spotify_pipeline.domain.listening.exported import ExportSource
 
@@ -25,23 +24,6 @@ FATES: dict[str, str] = {
     "future": "end more than 5 minutes in the future: not stored",
     "before_retention": "older than the plays that the operator keeps: not stored",
 }
-
-Fate = Literal[
-    "new",
-    "matched",
-    "known",
-    "repeated",
-    "short",
-    "silent",
-    "podcast",
-    "audiobook",
-    "local",
-    "incognito",
-    "superseded",
-    "malformed",
-    "future",
-    "before_retention",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +59,14 @@ class Receipt:
 
     files: tuple[FileReceipt, ...] = ()
     estimate: Estimate | None = None
-    fates: Mapping[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Sums up the files."""
-        object.__setattr__(self, "fates", _sum(file.fates for file in self.files))
+    @property
+    def fates(self) -> dict[str, int]:
+        """Rows of all files by fate, in the order of FATES."""
+        total = Counter[str]()
+        for file in self.files:
+            total.update(file.fates)
+        return {fate: total[fate] for fate in FATES}
 
     @property
     def rows_read(self) -> int:
@@ -97,10 +82,3 @@ class Receipt:
     def last_at(self) -> datetime | None:
         """End of the latest row."""
         return max((file.last_at for file in self.files if file.last_at), default=None)
-
-
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return {fate: total[fate] for fate in FATES}

@@ -1,4 +1,4 @@
-"""The outcome of a sync, per user and step."""
+"""The steps of a sync, the error codes, and the outcome of a sync per user and step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -52,93 +52,13 @@ _LONGEST_ID = 255
 # Spotify was founded in April 2006: an earlier play comes from a clock that was never set.
 _FIRST_YEAR = 2006
 
-
-@dataclass
-class Texts:
-    """Cleans texts and counts in `cleaned` how many were changed."""
-
-    cleaned: int = 0
-
-    def read(self, value: object) -> str | None:
-        """The text without NUL and lone surrogates; None for anything but text."""
-        if not isinstance(value, str):
-            return None
-        clean = _UNSTORABLE.sub("", value)
-        self.cleaned += clean != value
-        return clean
-
-
-def read_id(value: object) -> str | None:
-    """An id as sent: 1 to 255 characters, none of them a control character."""
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
-        return None
-    return None if _NOT_IN_IDS.search(value) else value
-
-
-def read_integer(value: object, low: int, high: int) -> int | None:
-    """A whole JSON number from low to high."""
-    return value if type(value) is int and low <= value <= high else None
-
-
-def read_link(value: object) -> str | None:
-    """An http or https URL. Apps put it into pages, so other schemes would be an injection."""
-    return value if isinstance(value, str) and _LINK.fullmatch(value) else None
-
-
-def read_objects(value: object) -> Iterator[Mapping[str, object]]:
-    """The JSON objects of a list; empty for anything else."""
-    return (
-        entry for entry in (value if isinstance(value, list) else ()) if isinstance(entry, dict)
-    )
-
-
-def read_object(value: object) -> Mapping[str, object]:
-    """A JSON object; an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def read_image(value: object) -> str | None:
-    """The URL of the picture whose width is nearest to 300 pixels; the first among equals.
-
-    A picture without a width is taken only if none has one.
-    """
-    best: tuple[float, str] | None = None
-    for image in read_objects(value):
-        link, width = read_link(image.get("url")), read_integer(image.get("width"), 1, 100_000)
-        distance = float("inf") if width is None else abs(width - _IMAGE_WIDTH)
-        if link is not None and (best is None or distance < best[0]):
-            best = (distance, link)
-    return best[1] if best else None
-
-
-def read_instant(value: object) -> datetime | None:
-    """An ISO 8601 date and time as an aware UTC datetime, cut to the millisecond.
-
-    Extended, basic and week form, any number of decimals, any offset; without an offset it is UTC,
-    the only one Spotify documents. A leap second (23:59:60) is the last millisecond before it,
-    because neither Python nor Postgres has a sixty-first second; 24:00 is the next midnight.
-    None for anything else, and for a time before 2006, when Spotify began.
-    """
-    if not isinstance(value, str) or not re.search("[T ]", text := value.upper()):
-        return None
-    text, leap_seconds = _LEAP_SECOND.subn("59", text)
-    text, midnights = _MIDNIGHT_AS_24.subn("00", text)
-    try:
-        moment = datetime.fromisoformat(text) + timedelta(days=midnights)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-    millisecond = 999 if leap_seconds else moment.microsecond // 1000
-    moment = moment.replace(microsecond=millisecond * 1000)
-    return moment if moment.year >= _FIRST_YEAR else None
+_LONGEST_MS = 2**31 - 1
+# Mixes and audio books last hours. A length of more than a day is an error.
+_LONGEST_TRACK_MS = 24 * 3_600_000
 
 
 # Clocks differ; a play further ahead than this would open tomorrow's day.
 FUTURE_AFTER = timedelta(minutes=5)
-
-_LONGEST_MS = 2**31 - 1
-# Mixes and audio books last hours. A length of more than a day is an error.
-_LONGEST_TRACK_MS = 24 * 3_600_000
 
 Json = Mapping[str, object]
 Catalogued = TypeVar("Catalogued", Artist, Track)
@@ -275,6 +195,86 @@ def parse_profile(payload: object) -> Profile:
     if account_id is None and profile.get("account_id") is not None:
         raise BadPayload("The profile's account_id is not a usable id.")
     return Profile(user_id, account_id, Texts().read(profile.get("display_name")))
+
+
+@dataclass
+class Texts:
+    """Cleans texts and counts in `cleaned` how many were changed."""
+
+    cleaned: int = 0
+
+    def read(self, value: object) -> str | None:
+        """The text without NUL and lone surrogates; None for anything but text."""
+        if not isinstance(value, str):
+            return None
+        clean = _UNSTORABLE.sub("", value)
+        self.cleaned += clean != value
+        return clean
+
+
+def read_id(value: object) -> str | None:
+    """An id as sent: 1 to 255 characters, none of them a control character."""
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
+        return None
+    return None if _NOT_IN_IDS.search(value) else value
+
+
+def read_integer(value: object, low: int, high: int) -> int | None:
+    """A whole JSON number from low to high."""
+    return value if type(value) is int and low <= value <= high else None
+
+
+def read_link(value: object) -> str | None:
+    """An http or https URL. Apps put it into pages, so other schemes would be an injection."""
+    return value if isinstance(value, str) and _LINK.fullmatch(value) else None
+
+
+def read_objects(value: object) -> Iterator[Mapping[str, object]]:
+    """The JSON objects of a list; empty for anything else."""
+    return (
+        entry for entry in (value if isinstance(value, list) else ()) if isinstance(entry, dict)
+    )
+
+
+def read_object(value: object) -> Mapping[str, object]:
+    """A JSON object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def read_image(value: object) -> str | None:
+    """The URL of the picture whose width is nearest to 300 pixels; the first among equals.
+
+    A picture without a width is taken only if none has one.
+    """
+    best: tuple[float, str] | None = None
+    for image in read_objects(value):
+        link, width = read_link(image.get("url")), read_integer(image.get("width"), 1, 100_000)
+        distance = float("inf") if width is None else abs(width - _IMAGE_WIDTH)
+        if link is not None and (best is None or distance < best[0]):
+            best = (distance, link)
+    return best[1] if best else None
+
+
+def read_instant(value: object) -> datetime | None:
+    """An ISO 8601 date and time as an aware UTC datetime, cut to the millisecond.
+
+    Extended, basic and week form, any number of decimals, any offset; without an offset it is UTC,
+    the only one Spotify documents. A leap second (23:59:60) is the last millisecond before it,
+    because neither Python nor Postgres has a sixty-first second; 24:00 is the next midnight.
+    None for anything else, and for a time before 2006, when Spotify began.
+    """
+    if not isinstance(value, str) or not re.search("[T ]", text := value.upper()):
+        return None
+    text, leap_seconds = _LEAP_SECOND.subn("59", text)
+    text, midnights = _MIDNIGHT_AS_24.subn("00", text)
+    try:
+        moment = datetime.fromisoformat(text) + timedelta(days=midnights)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    millisecond = 999 if leap_seconds else moment.microsecond // 1000
+    moment = moment.replace(microsecond=millisecond * 1000)
+    return moment if moment.year >= _FIRST_YEAR else None
 
 
 def _body(payload: object) -> Json:

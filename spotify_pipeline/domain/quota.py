@@ -205,6 +205,10 @@ class BudgetState:
         """Calls of the last 24 hours."""
         return sum(self.slots())
 
+    def calls_left(self, quota: Quota) -> int:
+        """Calls that requests may still make in these 24 hours; 0 also without a limit."""
+        return max(0, quota.calls_per_day - self.calls_of_day())
+
     def pace_seconds(self, quota: Quota) -> float:
         """How far ahead of now `rate_tat` is; 0 if it has passed, or is further than it can be."""
         ahead = (self.rate_tat - self.now).total_seconds()

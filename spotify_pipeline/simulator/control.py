@@ -1,31 +1,49 @@
-"""Client of the simulator's control API: moves the clock, adds listeners and faults, reads the
-ledger of plays and the log of calls. The server is http/control_api.
+"""The control of a simulator: its clock, listeners, faults, ledger of plays and log of calls.
+
+`Control` is the one declaration: http/control_api serves its methods, `Simulator` calls them.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, TypedDict, Unpack
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from inspect import isfunction, signature
+from typing import Any, get_type_hints
 
 import requests
+from pydantic import AwareDatetime, TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from spotify_pipeline.errors import PipelineError
+from spotify_pipeline.simulator.accounts import Account
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.kinds import name_of
-from spotify_pipeline.simulator.http.responses import Json, Shape, timestamp
-from spotify_pipeline.simulator.music.exports import Era, ExportFormat, ExportOddities
+from spotify_pipeline.simulator.http.responses import Json, Shape
+from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST
+from spotify_pipeline.simulator.music.exports import (
+    Era,
+    Exporter,
+    ExportFormat,
+    ExportOddities,
+    zipped,
+)
+from spotify_pipeline.simulator.music.feed import Entry
+from spotify_pipeline.simulator.music.listeners import from_ms, to_ms
 from spotify_pipeline.simulator.music.oddities import Oddities
 from spotify_pipeline.simulator.records import (
     CallRecord,
+    Export,
     ExportLine,
     LedgerPlay,
     ListenerInfo,
     Listing,
 )
-from spotify_pipeline.simulator.state import pipeline_environment
+from spotify_pipeline.simulator.state import Limits, SimulatorState, pipeline_environment
 
 __all__ = [
     "CallRecord",
+    "Control",
+    "Export",
     "ExportLine",
     "LedgerPlay",
     "ListenerInfo",
@@ -35,66 +53,39 @@ __all__ = [
 ]
 
 _TIMEOUT_SECONDS = 60.0
+_YEAR = dt.timedelta(days=365)
 
 
 class SimulatorError(PipelineError):
     """The simulator refused a control call, with the simulator's message."""
 
 
-class ExportOptions(TypedDict, total=False):
-    """Which export: by default the extended one of 2024 with the last year, with all oddities.
+class Control:
+    """What the demo and tests do with a simulator; every public method is served over HTTP.
 
-    `since`: what ended after it; account data has the last year at most. `era`: the year of the
-    format. `rows_per_file` is 16,000 at Spotify.
+    Raises KeyError for an unknown user, kind of listener or time zone, ValueError with a sentence
+    for other wrong arguments.
     """
 
-    format: ExportFormat
-    since: dt.datetime
-    era: Era
-    oddities: ExportOddities
-    rows_per_file: int
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
 
-
-def _export_body(user_id: str, options: ExportOptions) -> Json:
-    body: Json = {"user_id": user_id, **options}
-    if "since" in options:
-        body["since"] = timestamp(options["since"])
-    if "oddities" in options:
-        body["oddities"] = asdict(options["oddities"])
-    return body
-
-
-class Simulator:
-    """Client of a simulator at an address such as http://127.0.0.1:8765. Raises SimulatorError."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy for the internet cannot reach loopback
-        # The server closes a connection that was idle for 5 s, perhaps just as we use it again.
-        self._session.headers["Connection"] = "close"
-        about = self._call("GET", "health")
-        self.seed: int = about["seed"]
-        self.client_id: str = about["client_id"]
-        self.client_secret: str = about["client_secret"]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment variables that point the pipeline at this simulator."""
-        return pipeline_environment(self.url, self.client_id, self.client_secret)
+    def credentials(self) -> tuple[int, str, str]:
+        """The seed, and the id and secret of the developer app."""
+        return self._state.seed, self._state.tokens.client_id, self._state.tokens.client_secret
 
     def now(self) -> dt.datetime:
         """The simulated time, UTC."""
-        return dt.datetime.fromisoformat(self._call("GET", "clock")["now"])
+        return self._state.now()
 
-    def set_clock(self, now: dt.datetime | None) -> None:
+    def set_clock(self, now: AwareDatetime | None) -> None:
         """Stops the clock at an instant (to the millisecond), or sets it to real time (None)."""
-        self._call("POST", "clock", {"now": now and timestamp(now)})
+        self._state.stopped_at = now and from_ms(to_ms(now))
 
     def advance(self, step: dt.timedelta) -> dt.datetime:
         """Moves the clock and stops it there; returns the new time."""
-        answer = self._call("POST", "clock", {"advance_seconds": step.total_seconds()})
-        return dt.datetime.fromisoformat(answer["now"])
+        self.set_clock(self.now() + step)
+        return self.now()
 
     def add_listener(
         self,
@@ -112,44 +103,35 @@ class Simulator:
     ) -> ListenerInfo:
         """Adds a listener, or replaces the one with that id.
 
-        `kind` is a key of `listener_kinds.LISTENER_KINDS`; `seed` defaults to the simulator's;
+        `kind` is a key of `music.listeners.LISTENER_KINDS`; `seed` defaults to the simulator's;
         `since` is the first local date with plays; plays appear in the feed up to `longest_delay`
         after their end; `oddities` are those of the feed (None: the 7-day window only).
         """
-        body: Json = {
-            "user_id": user_id,
-            "timezone": timezone,
-            "kind": kind,
-            "seed": seed,
-            "display_name": display_name,
-            "shape": shape,
-            "since": since and since.isoformat(),
-            "longest_delay_seconds": longest_delay.total_seconds(),
-        }
-        if scopes is not None:
-            body["scopes"] = list(scopes)
-        if oddities is not None:
-            body["oddities"] = oddities.to_json()
-        return ListenerInfo(**self._call("POST", "listeners", body))
+        account = self._state.add(user_id, timezone, kind, display_name, seed, since)
+        account.shape = shape
+        account.longest_delay_ms = longest_delay // dt.timedelta(milliseconds=1)
+        account.oddities = oddities or account.oddities
+        account.scopes = account.scopes if scopes is None else tuple(scopes)
+        return _info(account)
 
     def set_oddities(self, user_id: str, oddities: Oddities) -> None:
         """Replaces the oddities of a listener's feed; the ledger keeps what was already served.
 
         Plays are listed as if the new oddities had always been active.
         """
-        self._call("POST", "oddities", {"user_id": user_id, "oddities": oddities.to_json()})
+        self._state.accounts[user_id].oddities = oddities
 
     def listeners(self) -> list[ListenerInfo]:
         """All listeners, in the order they were added."""
-        return [ListenerInfo(**shown) for shown in self._call("GET", "listeners")]
+        return [_info(account) for account in self._state.accounts.values()]
 
     def ledger(
         self,
         user_id: str,
-        since: dt.datetime | None = None,
-        until: dt.datetime | None = None,
+        since: AwareDatetime | None = None,
+        until: AwareDatetime | None = None,
         *,
-        at: dt.datetime | None = None,
+        at: AwareDatetime | None = None,
     ) -> list[LedgerPlay]:
         """A listener's true plays in (since, until], oldest first.
 
@@ -157,47 +139,145 @@ class Simulator:
         instant was shown. `at` defaults to the simulator's now and is never after it. Plays that
         ended after `at` are left out; `until` defaults to `at`, `since` to 31 days before `until`.
         """
-        times = {"since": since, "until": until, "at": at}
-        query = {"user_id": user_id}
-        query |= {name: timestamp(time) for name, time in times.items() if time is not None}
-        return [LedgerPlay.from_json(line) for line in self._call("GET", "ledger", query=query)]
+        account = self._state.accounts[user_id]
+        at = min(at or self.now(), self.now())
+        until = until or at
+        at_ms, until_ms = to_ms(at), to_ms(until)
+        visible: dict[int, list[Listing]] = {}
+        for item in account.feed.window(at_ms)[0]:
+            visible.setdefault(item.play.end_ms, []).append(account.shown(item, at_ms))
+        # Computed until `at`: re-stamping the last N plays depends on plays after `until`.
+        return [
+            _ledger_play(account, entry, at_ms, tuple(visible.get(entry.play.end_ms, ())))
+            for entry in account.feed.entries(to_ms(since or until - dt.timedelta(days=31)), at_ms)
+            if entry.play.end_ms <= until_ms
+        ]
 
-    def export(self, user_id: str, **options: Unpack[ExportOptions]) -> bytes:
-        """The data export of a listener's life until now, as Spotify hands it out: a zip."""
-        answer: bytes = self._request("POST", "export", _export_body(user_id, options)).content
-        return answer
+    def export(
+        self,
+        user_id: str,
+        *,
+        format: ExportFormat = "extended",
+        since: AwareDatetime | None = None,
+        era: Era = "2024",
+        oddities: ExportOddities | None = None,
+        rows_per_file: int = 16_000,
+    ) -> Export:
+        """The data export of a listener's life until now; by default with all oddities.
 
-    def export_books(self, user_id: str, **options: Unpack[ExportOptions]) -> list[ExportLine]:
-        """Every row of the same export, in the order of the files, with its truth."""
-        lines = self._call("POST", "export_books", _export_body(user_id, options))
-        return [ExportLine.from_json(line) for line in lines]
+        `since`: what ended after it (None: the last year); account data has the last year at most.
+        `era`: the year of the format. `rows_per_file` is 16,000 at Spotify.
+        """
+        now = self.now()
+        since = since or now - _YEAR
+        first = max(since, now - _YEAR) if format == "account" else since
+        feed = self._state.accounts[user_id].feed
+        exporter = Exporter(feed, oddities or ExportOddities(), era, rows_per_file)
+        files = exporter.files(format, to_ms(first), to_ms(now))
+        books = [
+            ExportLine(
+                file.path,
+                index,
+                exported.fate,
+                None if exported.played_ms is None else from_ms(exported.played_ms),
+                exported.row,
+            )
+            for file in files
+            for index, exported in enumerate(file.rows)
+        ]
+        return Export(zipped(files), books)
 
     def calls(self) -> list[CallRecord]:
         """Every call to Spotify so far, oldest first (the last 200,000)."""
-        calls = self._call("GET", "calls")
-        return [CallRecord(**{**call, "faults": tuple(call["faults"])}) for call in calls]
+        return list(self._state.calls)
 
     def forget_calls(self) -> None:
-        """Empties the log of calls."""
-        self._call("DELETE", "calls")
+        """Empties the log of calls; calls that are still being answered are not logged either."""
+        self._state.calls.clear()
+        self._state.calls_since = time.time()
 
     def tokens(self) -> list[str]:
-        """Every refresh and access token issued so far."""
-        issued: list[str] = self._call("GET", "tokens")["tokens"]
-        return issued
+        """Every refresh and access token issued so far, for tests that search for leaked ones."""
+        return self._state.tokens.issued()
 
     def expire_access_tokens(self, user_id: str | None = None) -> int:
         """Expires access tokens (all, or one user's); returns how many."""
-        expired: int = self._call("DELETE", "access_tokens", query={"user_id": user_id})["expired"]
-        return expired
+        return self._state.tokens.expire_access(user_id)
 
     def revoke(self, user_id: str) -> None:
         """Revokes a user's tokens, as when the user removes the app."""
-        self._call("DELETE", "refresh_token", query={"user_id": user_id})
+        account = self._state.accounts[user_id]
+        self._state.tokens.revoke(account.user_id)
+        self._state.tokens.expire_access(account.user_id)
 
     def reconnect(self, user_id: str) -> ListenerInfo:
         """Gives a user a new refresh token, as after connecting again; the old one is revoked."""
-        return ListenerInfo(**self._call("POST", "refresh_token", {"user_id": user_id}))
+        account = self._state.accounts[user_id]
+        self._state.rotate_refresh_token(account)
+        return _info(account)
+
+    def add_fault_of_kind(
+        self,
+        kind: str,
+        options: Json | None = None,
+        *,
+        endpoint: str | None = None,
+        user_id: str | None = None,
+        times: int | None = None,
+        every: int = 1,
+    ) -> int:
+        """Activates a fault by the name of its kind; see `Simulator.add_fault`."""
+        rule = self._state.faults.add(
+            kind, options or {}, endpoint=endpoint, user_id=user_id, times=times, every=every
+        )
+        return rule.number
+
+    def faults(self) -> list[Json]:
+        """The active faults, each with `seen` (matching calls) and `hits`."""
+        return [rule.to_json() for rule in self._state.faults.rules]
+
+    def clear_faults(self, number: int | None = None) -> None:
+        """Removes one fault, or all."""
+        self._state.faults.clear(number)
+
+    def set_limits(
+        self, calls_per_30s: int | None = None, calls_per_day: int | None = None
+    ) -> None:
+        """Sets the app's rate limits (None: no limit) and resets the counts."""
+        self._state.limits = Limits(calls_per_30s, calls_per_day)
+
+    def register_redirects(self, uris: Sequence[str] | None) -> None:
+        """Sets the app's redirect addresses (None: any safe one)."""
+        self._state.redirect_uris = None if uris is None else frozenset(uris)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    name: method
+    for name, method in vars(Control).items()
+    if isfunction(method) and not name.startswith("_")
+}
+
+
+class Simulator(Control):
+    """The control of a simulator in another process, at an address such as http://127.0.0.1:8765.
+
+    Methods raise SimulatorError when the simulator refuses the call.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy for the internet cannot reach loopback
+        # The server closes a connection that was idle for 5 s, perhaps just as we use it again.
+        self._session.headers["Connection"] = "close"
+        for name, method in METHODS.items():
+            setattr(self, name, partial(self._call, method))
+        self.seed, self.client_id, self.client_secret = self.credentials()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that point the pipeline at this simulator."""
+        return pipeline_environment(self.url, self.client_id, self.client_secret)
 
     def add_fault(
         self,
@@ -214,60 +294,65 @@ class Simulator:
         (None: all), at most `times` times (None: until cleared). Faults are the dataclasses of
         `faults.refusals`, `faults.edits` and `faults.wire`.
         """
-        rule = self._call(
-            "POST",
-            "faults",
-            {
-                "kind": name_of(type(fault)),
-                "options": asdict(fault),
-                "endpoint": endpoint,
-                "user_id": user_id,
-                "times": times,
-                "every": every,
-            },
+        kind, options = name_of(type(fault)), to_jsonable_python(fault)
+        return self.add_fault_of_kind(
+            kind, options, endpoint=endpoint, user_id=user_id, times=times, every=every
         )
-        number: int = rule["number"]
-        return number
 
-    def faults(self) -> list[Json]:
-        """The active faults, each with `seen` (matching calls) and `hits`."""
-        rules: list[Json] = self._call("GET", "faults")
-        return rules
-
-    def clear_faults(self, number: int | None = None) -> None:
-        """Removes one fault, or all."""
-        self._call("DELETE", "faults", query={"number": number})
-
-    def set_limits(
-        self, calls_per_30s: int | None = None, calls_per_day: int | None = None
-    ) -> None:
-        """Sets the app's rate limits (None: no limit) and resets the counts."""
-        limits = {"calls_per_30s": calls_per_30s, "calls_per_day": calls_per_day}
-        self._call("POST", "limits", limits)
-
-    def register_redirects(self, uris: Sequence[str] | None) -> None:
-        """Sets the app's redirect addresses (None: any safe one)."""
-        self._call("POST", "redirects", {"uris": uris and list(uris)})
-
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Mapping[str, str | int | None] | None = None,
-    ) -> Any:
-        return self._request(method, path, body, query).json()
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Mapping[str, str | int | None] | None = None,
-    ) -> requests.Response:
-        answer = self._session.request(
-            method, f"{self.url}/_sim/{path}", json=body, params=query, timeout=_TIMEOUT_SECONDS
+    def _call(self, method: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        arguments = signature(method).bind(self, *args, **named).arguments
+        del arguments["self"]
+        response = self._session.post(
+            f"{self.url}/_sim/{method.__name__}",
+            json=to_jsonable_python(arguments),
+            timeout=_TIMEOUT_SECONDS,
         )
-        if answer.status_code != 200:
-            raise SimulatorError(answer.json().get("error", f"HTTP {answer.status_code}"))
-        return answer
+        if response.status_code != 200:
+            raise SimulatorError(response.json()["error"])
+        return _result_of(method).validate_json(response.content)
+
+
+@cache
+def _result_of(method: Callable[..., Any]) -> TypeAdapter[Any]:
+    """Reads what a method returned from JSON."""
+    return TypeAdapter(get_type_hints(method)["return"])
+
+
+def _info(account: Account) -> ListenerInfo:
+    return ListenerInfo(
+        user_id=account.user_id,
+        refresh_token=account.refresh_token,
+        timezone=account.listener.timezone,
+        display_name=account.display_name,
+        account_id=account.account_id,
+        kind=account.listener.kind.name,
+        shape=account.shape,
+    )
+
+
+def _ledger_play(
+    account: Account, entry: Entry, at_ms: int, visible_as: tuple[Listing, ...]
+) -> LedgerPlay:
+    play, catalogue = entry.play, account.listener.catalogue
+    track = catalogue.track(play.track)
+    artist = catalogue.artist(play.track // TRACKS_PER_ARTIST)
+    served_as = tuple(account.served.get(play.end_ms, {}).values())
+    return LedgerPlay(
+        played_at=from_ms(play.end_ms),
+        started_at=from_ms(play.start_ms),
+        published_at=from_ms(entry.listed_ms),
+        published=entry.listed_ms <= at_ms and not entry.missing,
+        visible=bool(visible_as),
+        served=bool(served_as),
+        track_id=track.spotify_id,
+        track_name=track.name,
+        duration_ms=account.feed.duration_ms(play.track),
+        artist_id=artist.spotify_id,
+        artist_name=artist.name,
+        isrc=track.isrc,
+        heard_ms=play.end_ms - play.start_ms,
+        missing=entry.missing,
+        vanished=entry.gone_ms is not None and entry.gone_ms <= at_ms,
+        visible_as=visible_as,
+        served_as=served_as,
+    )

@@ -1,13 +1,12 @@
-"""Records that the control API returns: the server writes them, `control` reads them.
-
-In JSON an instant is text in Spotify's format, and a tuple is a list.
-"""
+"""What the control API returns, other than plain values; pydantic makes JSON of it and reads it."""
 
 import datetime as dt
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from spotify_pipeline.simulator.http.responses import Json, Shape, timestamp
+import pydantic.dataclasses
+
+from spotify_pipeline.simulator.http.responses import Json, Shape
 from spotify_pipeline.simulator.music.exports import ExportFate
 
 
@@ -37,34 +36,16 @@ class CallRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
-    def to_json(self) -> Json:
-        """The JSON that `from_json` reads."""
-        return {field.name: _to_json(getattr(self, field.name)) for field in fields(self)}
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dt.datetime):
-        return timestamp(value)
-    return [part.to_json() for part in value] if isinstance(value, tuple) else value
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(_Record):
+class Listing:
     """A play as a page lists it; all three fields may differ from the true play."""
 
     played_at: dt.datetime
     track_id: str
     duration_ms: int
 
-    @classmethod
-    def from_json(cls, listing: Json) -> Self:
-        """Parses one of `visible_as` or `served_as` in a line of `/_sim/ledger`."""
-        return cls(**{**listing, "played_at": dt.datetime.fromisoformat(listing["played_at"])})
-
 
 @dataclass(frozen=True, slots=True)
-class LedgerPlay(_Record):
+class LedgerPlay:
     """A true play and how the feed lists it; times are UTC, `played_at` is the end of the play.
 
     User and `played_at` identify a play; its track, names, `duration_ms` and `isrc` are the
@@ -95,21 +76,9 @@ class LedgerPlay(_Record):
     visible_as: tuple[Listing, ...]
     served_as: tuple[Listing, ...]
 
-    @classmethod
-    def from_json(cls, line: Json) -> Self:
-        """Parses a line of `/_sim/ledger`."""
-        times = {
-            name: dt.datetime.fromisoformat(line[name])
-            for name in ("played_at", "started_at", "published_at")
-        }
-        listings = {
-            name: tuple(map(Listing.from_json, line[name])) for name in ("visible_as", "served_as")
-        }
-        return cls(**{**line, **times, **listings})
-
 
 @dataclass(frozen=True, slots=True)
-class ExportLine(_Record):
+class ExportLine:
     """A row of an export, and its truth; see `music.exports`.
 
     `played_at` is the end (UTC) of the play in the ledger that the row is; None: the feed never
@@ -122,8 +91,12 @@ class ExportLine(_Record):
     played_at: dt.datetime | None
     row: Json
 
-    @classmethod
-    def from_json(cls, line: Json) -> Self:
-        """Parses a line of `/_sim/export_books`."""
-        played_at = line["played_at"] and dt.datetime.fromisoformat(line["played_at"])
-        return cls(**{**line, "played_at": played_at})
+
+@pydantic.dataclasses.dataclass(
+    frozen=True, slots=True, config={"ser_json_bytes": "base64", "val_json_bytes": "base64"}
+)
+class Export:
+    """A data export as Spotify hands it out, a zip, and every row of its files in their order."""
+
+    archive: bytes
+    books: list[ExportLine]

@@ -1,16 +1,13 @@
-"""Runs a simulator on a loopback port until it is interrupted."""
+"""Serves a simulator on a loopback port of this process, or starts one in a child process."""
 
 import contextlib
 import datetime as dt
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from threading import Timer
 from typing import IO, Any
 
@@ -19,13 +16,13 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from spotify_pipeline.simulator.control import Simulator, SimulatorError
-from spotify_pipeline.simulator.faults.kinds import add_fault
 from spotify_pipeline.simulator.faults.wire import TRANSPORT
 from spotify_pipeline.simulator.http.app import make_app
-from spotify_pipeline.simulator.music.oddities import Oddities
-from spotify_pipeline.simulator.state import Limits, SimulatorState
+from spotify_pipeline.simulator.state import SimulatorState
 
 HOST = "127.0.0.1"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 5.0
 
 
 class RawAccess(H11Protocol):
@@ -41,55 +38,12 @@ class RawAccess(H11Protocol):
         self.app = with_transport
 
 
-@dataclass(frozen=True)
-class StartConditions:
-    """Faults, limits and oddities of a simulator at its start.
+def serve(state: SimulatorState, port: int, announce: Callable[[str], None]) -> None:
+    """Serves a simulator on 127.0.0.1 until interrupted.
 
-    `faults`: kinds of `faults.kinds.KINDS`, or JSON objects such as `{"kind": "latency", "options":
-    {"seconds": 0.2}, "endpoint": "me", "every": 5}`. Limits count all calls to the Web API. Plays
-    appear in the feed up to `longest_delay` after their end; all feeds have the `oddities`.
+    `port` 0 takes a free one. `announce(url)` is called once connections are accepted. Raises
+    OSError if the port is taken.
     """
-
-    faults: tuple[str, ...] = ()
-    calls_per_30s: int | None = None
-    calls_per_day: int | None = None
-    longest_delay: dt.timedelta = dt.timedelta(0)
-    oddities: Oddities = field(default_factory=Oddities)
-
-    def apply(self, state: SimulatorState) -> None:
-        """Applies them to a state. Raises ValueError with a sentence about a wrong fault."""
-        state.limits = Limits(self.calls_per_30s, self.calls_per_day)
-        for account in state.accounts.values():
-            account.longest_delay_ms = self.longest_delay // dt.timedelta(milliseconds=1)
-            account.oddities = self.oddities
-        for fault in self.faults:
-            about = json.loads(fault) if fault.startswith("{") else {"kind": fault}
-            try:
-                add_fault(state.faults, **about)
-            except TypeError as wrong:
-                raise ValueError(f"fault {fault}: {wrong}") from None
-
-
-def serve(
-    port: int = 0,
-    listeners: int = 5,
-    seed: int = 1,
-    now: dt.datetime | None = None,
-    *,
-    conditions: StartConditions | None = None,
-    exit_with_stdin: bool = False,
-    announce: Callable[[str, SimulatorState], None] | None = None,
-) -> None:
-    """Serves `listeners` synthetic listeners on 127.0.0.1 until interrupted.
-
-    `port` 0 takes a free one. `now` stops the clock at an instant; otherwise real time passes.
-    `announce(url, state)` is called once connections are accepted. With `exit_with_stdin` the
-    process ends when standard input does, so that it dies with its parent. Raises OSError if the
-    port is taken, ValueError for an unknown fault.
-    """
-    state = SimulatorState(seed, listeners, now)
-    if conditions is not None:
-        conditions.apply(state)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HOST, port))
@@ -107,23 +61,9 @@ def serve(
                 timeout_graceful_shutdown=1,
             )
         )
-        if exit_with_stdin:
-            threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
-        if announce:
-            announce(url, state)
+        announce(url)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
-
-
-def _exit_at_end_of_input() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 4096):
-            pass
-    os._exit(0)
-
-
-_START_SECONDS = 30.0
-_STOP_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -135,7 +75,7 @@ def running_simulator(
     `port` 0 takes a free one; `now` stops its clock at an instant. Raises SimulatorError, with the
     output of the process, if it is not ready within 30 seconds.
     """
-    command = [sys.executable, "-m", "spotify_pipeline.simulator", "--child"]
+    command = [sys.executable, "-m", "spotify_pipeline.simulator"]
     command += [f"--port={port}", f"--listeners={listeners}", f"--seed={seed}"]
     command += [f"--now={now.isoformat()}"] if now else []
     with tempfile.TemporaryFile() as errors:

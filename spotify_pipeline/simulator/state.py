@@ -11,10 +11,16 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from spotify_pipeline.simulator.accounts import Account, Tokens
-from spotify_pipeline.simulator.faults.base import FaultBook
-from spotify_pipeline.simulator.http.responses import Refusal, Shapes, account_id, error
+from spotify_pipeline.simulator.faults.kinds import FaultBook
+from spotify_pipeline.simulator.http.responses import Refusal, Shapes, error
 from spotify_pipeline.simulator.music.catalogue import Catalogue
-from spotify_pipeline.simulator.music.listeners import first_listeners, make_listener, to_ms
+from spotify_pipeline.simulator.music.listeners import (
+    LISTENER_KINDS,
+    Listener,
+    first_listeners,
+    to_ms,
+)
+from spotify_pipeline.simulator.music.seeds import spotify_id
 from spotify_pipeline.simulator.records import CallRecord
 
 _CALLS_KEPT = 200_000
@@ -64,23 +70,13 @@ class Limits:
         self._allowed.append(now)
 
 
-@dataclass
-class Clock:
-    """The simulated clock: real time, or stopped at an instant until it is moved."""
-
-    fixed: dt.datetime | None = None
-
-    def now(self) -> dt.datetime:
-        """The simulated time, UTC."""
-        return self.fixed or dt.datetime.now(dt.UTC)
-
-
 class SimulatorState:
     """All state of a simulator. One per process, used from one thread."""
 
     def __init__(self, seed: int = 1, listeners: int = 0, now: dt.datetime | None = None) -> None:
         self.seed = seed
-        self.clock = Clock(now)
+        # Where the simulated clock stands still; None: it shows the real time.
+        self.stopped_at = now
         self.catalogue = Catalogue(seed)
         self.shapes = Shapes(self.catalogue)
         self.tokens = Tokens(seed)
@@ -109,9 +105,9 @@ class SimulatorState:
         """
         own_seed = self.seed if seed is None else seed
         account = Account(
-            make_listener(self.catalogue, own_seed, user_id, timezone, kind, since),
+            Listener(self.catalogue, own_seed, user_id, timezone, LISTENER_KINDS[kind], since),
             display_name,
-            account_id(self.seed, user_id),
+            spotify_id(self.seed, "account", user_id),
             self.tokens.connect(user_id),
         )
         self.accounts[user_id] = account
@@ -122,9 +118,10 @@ class SimulatorState:
         account.refresh_token = self.tokens.rotate(account.user_id)
         return account.refresh_token
 
-    def environment(self, url: str) -> dict[str, str]:
-        return pipeline_environment(url, self.tokens.client_id, self.tokens.client_secret)
+    def now(self) -> dt.datetime:
+        """The simulated time, UTC."""
+        return self.stopped_at or dt.datetime.now(dt.UTC)
 
     def now_ms(self) -> int:
         """The simulated time in Unix milliseconds."""
-        return to_ms(self.clock.now())
+        return to_ms(self.now())

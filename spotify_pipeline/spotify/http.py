@@ -257,10 +257,9 @@ class Transport:
             outcome = self._try_once(request, min(self._limits.try_seconds, left))
             left -= self._clock() - started
             if request.priority is not None and not isinstance(outcome, SpotifyUnavailable):
-                self._rate_limiter.answered(request.caller)
+                accepted = isinstance(outcome, Response) and outcome.status == 200
+                self._rate_limiter.answered(request.caller, accepted=accepted)
             if isinstance(outcome, Response):
-                if outcome.status == 200 and request.priority is not None:
-                    self._rate_limiter.succeeded()
                 return outcome
             failures += 1
             if isinstance(outcome, RateLimited):

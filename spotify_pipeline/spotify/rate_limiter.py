@@ -25,12 +25,11 @@ class RateLimiter(Protocol):
         """
         ...
 
-    def succeeded(self) -> None:
-        """Takes note that the Web API answered a call of this thread: the app is not refused."""
-        ...
+    def answered(self, caller: int, *, accepted: bool) -> None:
+        """Takes note that the Web API answered this user: there is no outage.
 
-    def answered(self, caller: int) -> None:
-        """Takes note that the Web API answered this user, whatever it said: there is no outage."""
+        `accepted`: it did what it was asked for, so it does not refuse the app.
+        """
         ...
 
     def unanswered(self, caller: int) -> bool:
@@ -50,10 +49,7 @@ class NoRateLimit:
     def blocked(self, seconds: int, reason: BlockReason) -> bool:
         return False
 
-    def succeeded(self) -> None:
-        return None
-
-    def answered(self, caller: int) -> None:
+    def answered(self, caller: int, *, accepted: bool) -> None:
         return None
 
     def unanswered(self, caller: int) -> bool:

@@ -40,6 +40,16 @@ Response = PlaysPage | TopArtists | TopTracks
 Result = TypeVar("Result")
 
 
+# Users who are written in one transaction. A write costs as much as 13 users, before its first one.
+BATCH_USERS = 50
+# Fewer for requests, so that the first ones are answered sooner, for more CPU in all.
+REQUESTED_USERS = 20
+# A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
+# starts a little earlier than the last one must not skip.
+PLAYS_FRESH_FOR = timedelta(minutes=10)
+TOPS_FRESH_FOR = timedelta(hours=20)
+
+
 @dataclass(frozen=True, slots=True)
 class FetchedUser:
     """Spotify's responses for one user: each step asked for has a response or a failure here."""
@@ -72,16 +82,6 @@ class FetchedUser:
     def top_tracks(self) -> dict[str, TopTracks]:
         """The top track lists fetched, by step."""
         return {step: top for step, top in self.responses.items() if isinstance(top, TopTracks)}
-
-
-# Users who are written in one transaction. A write costs as much as 13 users, before its first one.
-BATCH_USERS = 50
-# Fewer for requests, so that the first ones are answered sooner, for more CPU in all.
-REQUESTED_USERS = 20
-# A scheduled run skips data that was fetched so recently. 20 hours: a nightly run that
-# starts a little earlier than the last one must not skip.
-PLAYS_FRESH_FOR = timedelta(minutes=10)
-TOPS_FRESH_FOR = timedelta(hours=20)
 
 
 def fetch_users(
@@ -192,9 +192,7 @@ def _each(ask: Callable[[str], Result], steps: Sequence[str]) -> list[Result]:
         return list(pool.map(ask, steps))
 
 
-def _fetch_step(
-    pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool
-) -> PlaysPage | TopArtists | TopTracks:
+def _fetch_step(pipeline: Pipeline, tokens: UserTokens, step: str, scheduled: bool) -> Response:
     priority = priority_of(step, scheduled=scheduled)
     pipeline.rate_limiter.check(priority)
     api, limit = pipeline.api, pipeline.settings.top_limit
@@ -224,12 +222,10 @@ def _failure(error: SpotifyError | SealError) -> StepFailure:
 
 
 def _tokens(pipeline: Pipeline, user: User, scheduled: bool) -> UserTokens:
-    assert user.token is not None
     # The token's Spotify account has to be known before plays are fetched with it.
     priority = priority_of(RECENTLY_PLAYED, scheduled=scheduled)
     return UserTokens(
         user,
-        user.token,
         pipeline.engine,
         pipeline.keyring,
         pipeline.oauth,

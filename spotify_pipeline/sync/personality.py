@@ -23,16 +23,14 @@ from spotify_pipeline.domain.listening.days import reading_window
 from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
-from spotify_pipeline.domain.personality.streaks import Past, sum_up
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.storage.listening.days import read_dates
+from spotify_pipeline.storage.listening.days import read_streak_days
 from spotify_pipeline.storage.listening.personality import (
-    Fingerprint,
     ListState,
     lock_fingerprints,
     read_first_days,
     read_list_states,
-    save_fingerprints,
+    save_keys,
     save_months_before,
     write_months,
     write_personality,
@@ -42,8 +40,6 @@ from spotify_pipeline.storage.listening.top_lists import read_top_artists
 from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.plays import StoredUser
 
-# Streaks are summed up again once so many days have to be read for them.
-_DAYS_READ = timedelta(days=70)
 MONTHS = 12
 _LIST_COLUMNS = [
     *("user_id", "time_range", "rank", "spotify_id", "genres", "popularity", "fetched_at")
@@ -66,13 +62,10 @@ def refresh_personality(
     outdated = {u: user for u, user in observed.items() if always or fingerprints[u].key != keys[u]}
     new, changed = set(), set()
     if outdated:
-        past = {u: past for u in outdated if (past := _past(fingerprints[u], outdated[u]))}
-        days = read_dates(conn, {u: past[u].before if u in past else date.min for u in outdated})
-        rows = music_personality(_inputs(conn, outdated, now, days, past))
+        rows = music_personality(_inputs(conn, outdated, now))
         written = write_personality(conn, rows, now)
         new, changed = ({user_id for (user_id,) in w} for w in (written.inserted, written.changed))
-        past = _summed_up(days, outdated, past)
-        save_fingerprints(conn, {u: Fingerprint(keys[u], past.get(u)) for u in outdated})
+        save_keys(conn, {u: keys[u] for u in outdated})
     since = {
         user.user_id: None
         if always or user.days_stale
@@ -174,38 +167,12 @@ def _fingerprint_key(user: _ObservedUser, lists: Sequence[ListState], now: datet
     return hashlib.md5(repr(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _past(fingerprint: Fingerprint, user: _ObservedUser) -> Past | None:
-    """The streaks summed up so far; None where the clock was set back to before their end."""
-    yesterday = user.today - timedelta(days=1)
-    return fingerprint.past if fingerprint.past and fingerprint.past.before <= yesterday else None
-
-
-def _summed_up(
-    days: pd.DataFrame, users: Mapping[str, _ObservedUser], past: Mapping[str, Past]
-) -> dict[str, Past]:
-    """The sums of all users, moved on for those of whom many days were read."""
-    firsts = days.drop_duplicates("user_id")
-    long_ago = [
-        user_id
-        for user_id, first in zip(firsts["user_id"], firsts["date"], strict=True)
-        if first < users[user_id].today - _DAYS_READ
-    ]
-    if not long_ago:
-        return dict(past)
-    return {**past, **sum_up(days, {u: users[u].today for u in long_ago}, past)}
-
-
 def _inputs(
-    conn: Connection,
-    users: Mapping[str, _ObservedUser],
-    now: datetime,
-    days: pd.DataFrame,
-    past: Mapping[str, Past],
+    conn: Connection, users: Mapping[str, _ObservedUser], now: datetime
 ) -> PersonalityInputs:
     return replace(
         _inputs_of_plays(conn, users, now),
-        days=days,
-        past=past,
+        days=read_streak_days(conn, list(users)),
         top_artists=read_top_artists(conn, list(users)),
     )
 

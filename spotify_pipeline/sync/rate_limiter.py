@@ -185,27 +185,25 @@ class SharedRateLimiter:
             self._end_probe()
             return self._may_wait(ThrottleReason(reason, seconds), self._monotonic())
 
-    def succeeded(self) -> None:
-        """See RateLimiter. After a probe all calls may go out again."""
-        if not self._is_probing():
-            return
-        with self._lock:
-            with self._engine.connect() as conn:
-                api_budget.clear_block(conn, "APP")
-            self._end_probe()
+    def answered(self, caller: int, *, accepted: bool) -> None:
+        """See RateLimiter. After a probe all calls may go out again.
 
-    def answered(self, caller: int) -> None:
-        """See RateLimiter. Closes the circuit breaker; writes once a sync, and after failures."""
+        Closes the circuit breaker, which it writes once a sync, and after failures.
+        """
         self._in_flight.discard(threading.get_ident())
         self._answered.add(caller)
-        if not self._may_close_outage:
-            return
-        with self._lock:
-            with self._engine.connect() as conn:
-                api_budget.note_answered(conn)
-            self._unanswered.clear()
-            self._may_close_outage = False
-            if getattr(self._this_thread, "probes", None) == "OUTAGE":
+        if self._may_close_outage:
+            with self._lock:
+                with self._engine.connect() as conn:
+                    api_budget.note_answered(conn)
+                self._unanswered.clear()
+                self._may_close_outage = False
+                if getattr(self._this_thread, "probes", None) == "OUTAGE":
+                    self._end_probe()
+        if accepted and self._is_probing():
+            with self._lock:
+                with self._engine.connect() as conn:
+                    api_budget.clear_block(conn, "APP")
                 self._end_probe()
 
     def unanswered(self, caller: int) -> bool:

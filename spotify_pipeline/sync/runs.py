@@ -12,7 +12,7 @@ from spotify_pipeline.domain.quota import priority_of
 from spotify_pipeline.storage.users.queries import has_user
 from spotify_pipeline.storage.work import sync_runs
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
-from spotify_pipeline.storage.work.sync_runs import ChunkCosts, RunTotals, RunUser
+from spotify_pipeline.storage.work.sync_runs import RunTotals, RunUser
 from spotify_pipeline.sync.deliver import Emit
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.requests import SyncOptions, answer_requests
@@ -81,7 +81,8 @@ def sync_chunk(
     tried again. A second try waits for users whose lease the dead process still holds, and delivers
     what that one has stored.
     """
-    before = _spent(pipeline)
+    limiter = pipeline.rate_limiter
+    began, calls, throttled = pipeline.monotonic(), limiter.calls, limiter.throttled_seconds
     with pipeline.engine.begin() as conn:
         retried = sync_runs.begin_chunk(conn, run_id, chunk) > 1
         user_ids = sync_runs.users_left(conn, run_id, chunk)
@@ -100,21 +101,14 @@ def sync_chunk(
     saved = [RunUser(o.user_id, o.result, o.error_code, o.new_plays, o.seconds) for o in outcomes]
     with pipeline.engine.begin() as conn:
         sync_runs.save_outcomes(conn, run_id, saved)
-        sync_runs.end_chunk(conn, run_id, chunk, _since(before, _spent(pipeline)))
-
-
-def _spent(pipeline: Pipeline) -> ChunkCosts:
-    """The costs of this process so far: clock, calls, throttled time."""
-    rate_limiter = pipeline.rate_limiter
-    return ChunkCosts(pipeline.monotonic(), rate_limiter.calls, rate_limiter.throttled_seconds)
-
-
-def _since(before: ChunkCosts, now: ChunkCosts) -> ChunkCosts:
-    return ChunkCosts(
-        seconds=now.seconds - before.seconds,
-        api_calls=now.api_calls - before.api_calls,
-        throttled_seconds=now.throttled_seconds - before.throttled_seconds,
-    )
+        sync_runs.end_chunk(
+            conn,
+            run_id,
+            chunk,
+            seconds=pipeline.monotonic() - began,
+            api_calls=limiter.calls - calls,
+            throttled_seconds=limiter.throttled_seconds - throttled,
+        )
 
 
 def report(pipeline: Pipeline, run_id: str) -> RunTotals:

@@ -59,12 +59,11 @@ Result = TypeVar("Result")
 
 
 class UserTokens:
-    """The TokenSource of one listener, for the length of a sync and for all its threads."""
+    """The TokenSource of one user, for the length of a sync and for all its threads."""
 
     def __init__(
         self,
-        listener: User,
-        token: SealedToken,
+        user: User,
         engine: Engine,
         keyring: Keyring,
         oauth: OAuthClient,
@@ -73,11 +72,12 @@ class UserTokens:
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._user_id = listener.user_id
-        self._suspect = listener.connection == "suspect"
-        self._account_id = listener.account_id
-        self._token = token
-        self._is_first_use = token.sealed_access_token is None
+        assert user.token is not None
+        self._user_id = user.user_id
+        self._suspect = user.connection == "suspect"
+        self._account_id = user.account_id
+        self._token = user.token
+        self._is_first_use = user.token.sealed_access_token is None
         self._engine = engine
         self._keyring = keyring
         self._oauth = oauth
@@ -211,19 +211,16 @@ class UserTokens:
     def _sealed_anew(self, conn: Connection, refresh_token: str) -> SealedToken | None:
         """The stored token, if it is the one we used under another seal: keys were rotated."""
         lock_tokens(conn, self._user_id)
-        for listener in load_users(conn, [self._user_id]):
-            stored = listener.token
-            if stored is None:
-                return None
-            try:
-                opened = self._keyring.open(
-                    stored.key_id, stored.sealed_refresh_token, self._user_id
-                )
-            except SealError:
-                # A rotation to a key that this process was started without: the same connection.
-                return stored if stored.authorized_at == self._token.authorized_at else None
-            return stored if opened == refresh_token else None
-        return None
+        users = load_users(conn, [self._user_id])
+        stored = users[0].token if users else None
+        if stored is None:
+            return None
+        try:
+            opened = self._keyring.open(stored.key_id, stored.sealed_refresh_token, self._user_id)
+        except SealError:
+            # A rotation to a key that this process was started without: the same connection.
+            return stored if stored.authorized_at == self._token.authorized_at else None
+        return stored if opened == refresh_token else None
 
     def _ask(self, refresh_token: str) -> Grant:
         if self._suspect:
@@ -235,10 +232,10 @@ class UserTokens:
             return self._oauth.refresh(refresh_token)
         except Reconnect:
             with self._engine.begin() as conn:
-                mark_recovered = record_refusal(conn, self._user_id, self._token)
-            if mark_recovered == "needs_reauth":
+                state = record_refusal(conn, self._user_id, self._token)
+            if state == "needs_reauth":
                 raise
-        raise SpotifyUnavailable(OUTAGE if mark_recovered else REPLACED)
+        raise SpotifyUnavailable(OUTAGE if state else REPLACED)
 
     def _commit(self, save: Callable[[Connection], Result], *, must_be_kept: bool) -> Result:
         """Commits, again if need be: `save` is idempotent.

@@ -35,9 +35,7 @@ from spotify_pipeline.storage.listening.top_lists import (
     replace_top_artists,
     replace_top_tracks,
 )
-from spotify_pipeline.storage.postgres.types import (
-    Connection,
-)
+from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.work.leases import Held, Lease, lock_held
 from spotify_pipeline.storage.work.sync_runs import SyncResult, save_results
 from spotify_pipeline.sync.bisect import bisect

@@ -261,7 +261,7 @@ def test_a_users_story_from_sign_in_to_forgetting(
 def upload(page: Page, without: Page, site: Site, path: Path, since: datetime) -> None:
     """Mira uploads her history, in the end `without` JavaScript; each receipt has every row."""
     simulator = site.scenario.simulator
-    path.write_bytes(simulator.export("mira", format="extended", since=since))
+    path.write_bytes(simulator.export("mira", format="extended", since=since).archive)
     page.goto(f"{site.url}/settings")
     page.get_by_role("link", name="Import your history").click()
     send(page, path)
@@ -279,7 +279,7 @@ def upload(page: Page, without: Page, site: Site, path: Path, since: datetime) -
     send(page, damaged)
     page.get_by_text("damaged.zip is damaged").wait_for()
     # Without JavaScript.
-    path.write_bytes(simulator.export("mira", format="account", since=since))
+    path.write_bytes(simulator.export("mira", format="account", since=since).archive)
     without.goto(f"{site.url}/history")
     send(without, path)
     without.get_by_text("superseded").first.wait_for()

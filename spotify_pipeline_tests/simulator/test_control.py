@@ -144,13 +144,13 @@ def test_the_simulator_ends_when_its_parent_is_killed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=30)
     deadline = time.monotonic() + 20
-    while answers(f"{done.stdout.decode().strip()}/_sim/health"):
+    while answers(f"{done.stdout.decode().strip()}/_sim/now"):
         assert time.monotonic() < deadline
 
 
 def answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=5).ok
+        return requests.post(url, json={}, timeout=5).ok
     except requests.ConnectionError:
         return False
 
@@ -170,8 +170,8 @@ def test_the_control_interface_refuses_pages_of_other_origins(
     simulator: Simulator, headers: dict[str, str]
 ) -> None:
     answer = requests.post(
-        f"{simulator.url}/_sim/clock",
-        data='{"advance_seconds": 60}',
+        f"{simulator.url}/_sim/advance",
+        data='{"step": 60}',
         headers={"Content-Type": "application/json", **headers},
         timeout=20,
     )
@@ -180,11 +180,12 @@ def test_the_control_interface_refuses_pages_of_other_origins(
     if "Content-Type" not in headers:
         url = f"{simulator.url}/_sim/tokens"
         assert requests.get(url, headers=headers, timeout=20).status_code == 403
+        assert requests.post(url, json={}, headers=headers, timeout=20).status_code == 403
 
 
 def test_a_body_that_is_nested_too_deep_is_refused(simulator: Simulator) -> None:
     answer = requests.post(
-        f"{simulator.url}/_sim/clock",
+        f"{simulator.url}/_sim/advance",
         data="[" * 100_000,
         headers={"Content-Type": "application/json"},
         timeout=20,

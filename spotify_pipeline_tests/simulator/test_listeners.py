@@ -19,16 +19,16 @@ from spotify_pipeline.simulator.music.listeners import (
     Play,
     first_listeners,
     from_ms,
-    make_listener,
     to_ms,
 )
 
 START = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
 YEAR = dt.timedelta(days=365)
+CATALOGUE = Catalogue(5)
 
 
 def listener(kind: str = "heavy", zone: str = "Europe/Oslo", seed: int = 5) -> Listener:
-    return make_listener(Catalogue(5), seed, "somebody", zone, kind)
+    return Listener(CATALOGUE, seed, "somebody", zone, LISTENER_KINDS[kind])
 
 
 def year_of(who: Listener) -> list[Play]:
@@ -86,11 +86,9 @@ def test_plays_never_overlap_and_are_never_shorter_than_spotify_counts(
 
 
 def test_nothing_is_played_before_it_was_released(heavy_year: list[Play]) -> None:
-    catalogue = Catalogue(5)
     for play in heavy_year[::10]:
-        artist, slot = divmod(play.track, TRACKS_PER_ARTIST)
-        discography = catalogue.discography(artist)
-        released = discography.releases[discography.release_of(slot)].date
+        releases = CATALOGUE.releases(play.track // TRACKS_PER_ARTIST)
+        released = releases[CATALOGUE.release_of(play.track)].date
         assert released <= from_ms(play.end_ms).date()
 
 
@@ -173,7 +171,7 @@ def test_a_commuter_rests_at_weekends_and_a_light_listener_is_silent_for_weeks()
 
 def test_a_new_account_has_no_plays_before_its_first_day() -> None:
     first = dt.date(2025, 6, 1)
-    who = make_listener(Catalogue(5), 5, "new", "UTC", since=first)
+    who = Listener(CATALOGUE, 5, "new", "UTC", since=first)
     plays = year_of(who)
     assert from_ms(plays[0].start_ms).date() >= first
     assert len(plays) > 1_000

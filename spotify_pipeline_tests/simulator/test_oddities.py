@@ -269,7 +269,7 @@ def test_wrong_oddities_are_refused_with_a_sentence(
     listener = add_listener("odd-max")
     odd = Oddities()
     object.__setattr__(odd, "vanishing", 2.0)
-    with pytest.raises(SimulatorError, match="vanishing must be between 0 and 1"):
+    with pytest.raises(SimulatorError, match=r"vanishing = 2\.0: .* less than or equal to 1"):
         simulator.set_oddities(listener.user_id, odd)
     with pytest.raises(SimulatorError, match="there is no 'nobody'"):
         simulator.set_oddities("nobody", Oddities())

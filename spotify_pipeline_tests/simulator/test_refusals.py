@@ -148,13 +148,6 @@ def test_a_revoked_token_stays_revoked_until_the_listener_reconnects(
     assert listener.refresh().status_code == 400
 
 
-def test_a_redirect_points_to_its_location(simulator: Simulator, add_listener: AddListener) -> None:
-    listener = add_listener()
-    simulator.add_fault(refusals.Redirect("http://127.0.0.2:9/trap", 302), endpoint="me")
-    answer = listener.get("/v1/me", allow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (302, "http://127.0.0.2:9/trap")
-
-
 def test_latency_delays_a_good_answer(simulator: Simulator, add_listener: AddListener) -> None:
     listener = add_listener()
     listener.get("/v1/me")
@@ -249,13 +242,14 @@ def test_an_exceeded_day_quota_asks_to_wait_for_hours(
         ({"kind": "invalid_grant", "endpoint": "me"}, "endpoint me of fault invalid_grant"),
         ({"kind": "latency", "options": {"minutes": 1}}, "minutes"),
         ({"kind": "latency", "every": 0}, "every must be"),
+        ({"kind": "latency", "times": "often"}, "times = 'often'"),
     ],
 )
 def test_a_wrong_fault_is_refused_with_a_sentence(
     simulator: Simulator, body: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(SimulatorError, match=sentence):
-        simulator._call("POST", "faults", body)
+        simulator.add_fault_of_kind(**body)
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 500])

@@ -114,14 +114,11 @@ def test_the_rate_limiter_gets_the_priority_of_each_call(server):
         def blocked(self, seconds, reason):
             return False
 
-        def answered(self, caller):
-            pass
+        def answered(self, caller, *, accepted):
+            self.heard.append(accepted)
 
         def unanswered(self, caller):
             return True
-
-        def succeeded(self):
-            self.heard.append("succeeded")
 
     rate_limiter = Doorman()
     transport = Transport(rate_limiter=rate_limiter, limits=SMALL)
@@ -129,7 +126,7 @@ def test_the_rate_limiter_gets_the_priority_of_each_call(server):
     api = SpotifyApi(server.url, transport)
     api.profile("token")
     api.profile("token", priority="tops")
-    assert rate_limiter.heard == ["request", "succeeded", "tops", "succeeded"]
+    assert rate_limiter.heard == ["request", True, "tops", True]
 
 
 def test_plain_http_to_a_host_that_is_not_loopback_is_refused_at_construction(transport):

@@ -165,14 +165,11 @@ class WaitingGate:
         self.reported.append((seconds, reason))
         return True
 
-    def answered(self, caller):
+    def answered(self, caller, *, accepted):
         pass
 
     def unanswered(self, caller):
         return True
-
-    def succeeded(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from spotify_pipeline.app import Refused, register_user, request_sync, sync_status
-from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports, request_export
+from spotify_pipeline.cli.demo.history import HALF_A_YEAR, import_exports
 from spotify_pipeline.cli.demo.results import show_addresses, show_listeners, show_recount
 from spotify_pipeline.cli.local.dagster_processes import Stack, running_stack
 from spotify_pipeline.cli.local.dev import alone, heed_signals, port_of_the_ui, serve, set_up
@@ -38,60 +38,10 @@ from spotify_pipeline.sync.pipeline import Pipeline, open_pipeline
 from spotify_pipeline.sync.users import sync_users
 from spotify_pipeline.terminal import example, progress
 
-SECONDS = 120
-
-
-def press_sync(engine: Engine, stack: Stack, user_ids: Sequence[str]) -> None:
-    """Request a sync that the running sensor picks up, and one that the cooldown, if any, refuses.
-
-    The first user outside the cooldown is taken. Raises WorkFailed when it goes otherwise.
-    """
-    for user_id in user_ids:
-        try:
-            _request(engine, user_id)
-        except Refused as refusal:
-            click.echo(f"{user_id} pressed Sync, refused: {refusal.message}")
-            continue
-        click.echo(f"{user_id} pressed Sync; the running sensor takes it from here ...")
-        started = time.monotonic()
-        status = _await_end(engine, stack, user_id)
-        if status != "succeeded":
-            raise WorkFailed(f"The request of {user_id} {status}: see {stack.url}/runs")
-        click.echo(f"  {status} after {time.monotonic() - started:.1f} s")
-        with engine.connect() as conn:
-            in_cooldown = sync_status(conn, user_id).next_allowed_at is not None
-        try:
-            _request(engine, user_id)
-        except Refused as refusal:
-            click.echo(f"  pressed again at once, refused: {refusal.message}")
-            return
-        if in_cooldown:
-            raise WorkFailed("A second request was accepted within the cooldown.")
-        click.echo("  pressed again, accepted: the setting request_cooldown asks for no wait")
-        _await_end(engine, stack, user_id)
-        return
-    click.echo("All users have synced within the cooldown; press Sync again later.")
-
-
-def _request(engine: Engine, user_id: str) -> None:
-    with engine.begin() as conn:
-        request_sync(conn, user_id)
-
-
-def _await_end(engine: Engine, stack: Stack, user_id: str) -> str:
-    """The final status of the user's newest request."""
-
-    def status() -> str:
-        with engine.connect() as conn:
-            return str(sync_status(conn, user_id).request_status)
-
-    stack.wait(SECONDS, lambda: status() not in ("queued", "running"), "The request")
-    return status()
-
-
 LIFE = timedelta(days=10)
 STEP = timedelta(hours=3)
 SEED = 1
+REQUEST_SECONDS = 120
 WITH_NEW_AND_LEAVING = 7
 
 
@@ -136,8 +86,10 @@ def demo(once: bool, users: int, port: int | None) -> None:
         kept = _introduce(pipeline, known, settled)
         instants = _instants(pipeline.engine)
         clock.set(instants[0])
+        lived_since = instants[0] - HALF_A_YEAR
         exports = {
-            listener.user_id: request_export(simulator, listener.user_id) for listener in settled
+            listener.user_id: simulator.export(listener.user_id, since=lived_since)
+            for listener in settled
         }
         _live(pipeline, clock, instants, listeners if new and new.user_id in known else settled)
         # Spotify takes days to send an export; the order does not matter.
@@ -150,9 +102,7 @@ def demo(once: bool, users: int, port: int | None) -> None:
         stack = running.enter_context(running_stack(settings, port, with_page=not once))
         press_sync(pipeline.engine, stack, [listener.user_id for listener in listeners])
         show_listeners(pipeline.engine, listeners)
-        show_recount(
-            pipeline.engine, simulator, listeners, kept, exports, instants[0] - HALF_A_YEAR
-        )
+        show_recount(pipeline.engine, simulator, listeners, kept, exports, lived_since)
         if not once:
             with opened_instance(settings) as instance:
                 report_pictures(instance, pipeline, [listener.user_id for listener in listeners])
@@ -261,3 +211,52 @@ def _sync_through_dagster(
             advance(number)
         check_health(instance)
         advance(len(listeners) + 1)
+
+
+def press_sync(engine: Engine, stack: Stack, user_ids: Sequence[str]) -> None:
+    """Request a sync that the running sensor picks up, and one that the cooldown, if any, refuses.
+
+    The first user outside the cooldown is taken. Raises WorkFailed when it goes otherwise.
+    """
+    for user_id in user_ids:
+        if refusal := _refused(engine, user_id):
+            click.echo(f"{user_id} pressed Sync, refused: {refusal}")
+            continue
+        click.echo(f"{user_id} pressed Sync; the running sensor takes it from here ...")
+        started = time.monotonic()
+        status = _await_end(engine, stack, user_id)
+        if status != "succeeded":
+            raise WorkFailed(f"The request of {user_id} {status}: see {stack.url}/runs")
+        click.echo(f"  {status} after {time.monotonic() - started:.1f} s")
+        with engine.connect() as conn:
+            in_cooldown = sync_status(conn, user_id).next_allowed_at is not None
+        if refusal := _refused(engine, user_id):
+            click.echo(f"  pressed again at once, refused: {refusal}")
+            return
+        if in_cooldown:
+            raise WorkFailed("A second request was accepted within the cooldown.")
+        click.echo("  pressed again, accepted: the setting request_cooldown asks for no wait")
+        _await_end(engine, stack, user_id)
+        return
+    click.echo("All users have synced within the cooldown; press Sync again later.")
+
+
+def _refused(engine: Engine, user_id: str) -> str | None:
+    """Requests a sync; returns why it was refused, or None."""
+    try:
+        with engine.begin() as conn:
+            request_sync(conn, user_id)
+    except Refused as refusal:
+        return refusal.message
+    return None
+
+
+def _await_end(engine: Engine, stack: Stack, user_id: str) -> str:
+    """The final status of the user's newest request."""
+
+    def status() -> str:
+        with engine.connect() as conn:
+            return str(sync_status(conn, user_id).request_status)
+
+    stack.wait(REQUEST_SECONDS, lambda: status() not in ("queued", "running"), "The request")
+    return status()

@@ -2,15 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from io import BytesIO
 
 from spotify_pipeline.domain.import_receipt import Receipt
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.exports.archives import Upload
 from spotify_pipeline.exports.reader import read_exports
-from spotify_pipeline.simulator.control import ExportLine, Simulator
+from spotify_pipeline.simulator.control import Export, ExportLine
 from spotify_pipeline.sync.import_history import import_history
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.terminal import progress
@@ -20,51 +19,12 @@ HALF_A_YEAR = timedelta(days=182)
 _STORED = ("new", "short", "matched", "known")
 
 
-@dataclass(frozen=True, slots=True)
-class BookedRow:
-    """A row of an export that is a play. `played_at` (UTC) is the end of the play of the life that
-    it is; None: the feed never lists it.
-    """
-
-    ended_at: datetime
-    ms_played: int
-    track_uri: str
-    played_at: datetime | None
+def booked_plays(export: Export) -> list[ExportLine]:
+    """The rows of an export that are plays, each once."""
+    return [line for line in export.books if line.fate in ("play", "short")]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedExport:
-    """An archive of the simulator, and every row of it with its truth."""
-
-    archive: bytes
-    books: Sequence[ExportLine]
-
-    @property
-    def plays(self) -> list[BookedRow]:
-        """The rows that are plays, each once."""
-        return [
-            BookedRow(
-                datetime.fromisoformat(line.row["ts"]).astimezone(UTC),
-                line.row["ms_played"],
-                line.row["spotify_track_uri"],
-                line.played_at,
-            )
-            for line in self.books
-            if line.fate in ("play", "short")
-        ]
-
-
-def request_export(simulator: Simulator, user_id: str) -> RequestedExport:
-    """The extended history of the half year until the simulator's now."""
-    since = simulator.now() - HALF_A_YEAR
-    return RequestedExport(
-        simulator.export(user_id, since=since), simulator.export_books(user_id, since=since)
-    )
-
-
-def import_exports(
-    pipeline: Pipeline, exports: Mapping[str, RequestedExport]
-) -> dict[str, Receipt]:
+def import_exports(pipeline: Pipeline, exports: Mapping[str, Export]) -> dict[str, Receipt]:
     """Import each user's export. Raises WorkFailed if a receipt differs from the books."""
     receipts = {}
     with progress("Importing half a year of history", len(exports)) as advance:

@@ -1,4 +1,4 @@
-"""The demo's results: a table per listener, and an audit of every day."""
+"""The demo's results: a table per listener, an audit of every day, and what to click."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,14 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from spotify_pipeline.cli.demo.history import BookedRow, RequestedExport
+from spotify_pipeline.cli.demo.history import booked_plays
 from spotify_pipeline.defs.assets import LISTENING_PICTURE
 from spotify_pipeline.defs.instance import LOCATION
 from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.domain.portrait import Day, Portrait
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.portrait.meanings import meanings
-from spotify_pipeline.simulator.control import ListenerInfo, Simulator
+from spotify_pipeline.simulator.control import Export, ExportLine, ListenerInfo, Simulator
 from spotify_pipeline.storage.listening.coverage import read_coverage
 from spotify_pipeline.storage.listening.history import (
     PlayKey,
@@ -28,6 +28,7 @@ from spotify_pipeline.storage.listening.portrait import read_portrait
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.terminal import print_table
 
+_A_MILLISECOND = timedelta(milliseconds=1)
 METRICS = ("artist_diversity", "effective_artists", "repeat_share", "peak_hour", "longest_streak")
 
 
@@ -66,11 +67,11 @@ def show_recount(
     simulator: Simulator,
     listeners: Sequence[ListenerInfo],
     kept: Mapping[str, set[PlayKey]],
-    exports: Mapping[str, RequestedExport],
+    exports: Mapping[str, Export],
     since: datetime,
 ) -> None:
     """Count every day again from the simulator's books. Raises WorkFailed if one differs."""
-    booked = {user_id: export.plays for user_id, export in exports.items()}
+    booked = {user_id: booked_plays(export) for user_id, export in exports.items()}
     with engine.connect() as conn:
         counts = {
             listener.user_id: recount(
@@ -85,7 +86,7 @@ def show_recount(
         }
     days = sum(count.days for count in counts.values())
     plays = sum(count.plays for count in counts.values())
-    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if not count.equal}
+    wrong = {user_id: count.wrong_days for user_id, count in counts.items() if count.wrong_days}
     if wrong:
         raise WorkFailed(f"Counted again from the simulator's books, days differ: {wrong}")
     missed = sum(count.never_visible for count in counts.values())
@@ -120,12 +121,9 @@ def show_addresses(url: str, listener: ListenerInfo, leaving: ListenerInfo | Non
     click.echo("\n" + "\n".join(lines))
 
 
-_A_MILLISECOND = timedelta(milliseconds=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """How the stored days of one listener compare with the books."""
+    """How the stored days of one listener compare with the books, to the millisecond."""
 
     days: int
     wrong_days: tuple[date, ...]
@@ -134,11 +132,6 @@ class Recount:
     never_visible: int
     # ... and of those, how many lie inside a gap that the pipeline has noticed.
     inside_gaps: int
-
-    @property
-    def equal(self) -> bool:
-        """Every day, to the millisecond."""
-        return not self.wrong_days
 
 
 class _Known(NamedTuple):
@@ -155,7 +148,7 @@ def recount(
     simulator: Simulator,
     listener: ListenerInfo,
     kept: set[PlayKey],
-    exported: Sequence[BookedRow],
+    exported: Sequence[ExportLine],
     since: datetime,
 ) -> Recount:
     """Compare daily_listening with the books from the first whole day after `since`.
@@ -174,16 +167,21 @@ def recount(
     # Exclusive: begin before the first play that was polled.
     lived = simulator.ledger(listener.user_id, since=polled_from - timedelta(days=1))
     polled = [play for play in lived if play.served or (play.played_at, play.track_id) in kept]
-    heard = {row.played_at: row.ms_played for row in exported if row.played_at}
+    heard = {line.played_at: line.row["ms_played"] for line in exported if line.played_at}
     known = [
         _Known(play.played_at, play.track_id, play.duration_ms, heard.get(play.played_at))
         for play in polled
     ]
     shown = {play.played_at for play in polled}
     known += [
-        _Known(row.ended_at, row.track_uri, 0, row.ms_played)
-        for row in exported
-        if row.played_at not in shown
+        _Known(
+            datetime.fromisoformat(line.row["ts"]),
+            line.row["spotify_track_uri"],
+            0,
+            line.row["ms_played"],
+        )
+        for line in exported
+        if line.played_at not in shown
     ]
     expected = {day: row for day, row in _days(known, zone).items() if day >= first_day}
     wrong = {day for day in stored.keys() | expected.keys() if stored.get(day) != expected.get(day)}

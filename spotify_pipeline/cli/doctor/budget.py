@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from spotify_pipeline.cli.doctor.finding import NOTE, OK, PROBLEM, Finding, problem
-from spotify_pipeline.domain.quota import Quota
+from spotify_pipeline.domain.quota import BudgetState, Quota
 from spotify_pipeline.domain.sealing import SealError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.errors import SpotifyError
@@ -32,7 +32,7 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
     out the rest.
     """
     with engine.connect() as conn:
-        state = api_budget.budget_state(conn, settings)
+        state, quota = api_budget.read_state(conn), api_budget.quota_of(settings)
         ignored = api_budget.ignored_instants(conn)
         active = count_users(conn, "active", database_now(conn))
     if ignored:
@@ -51,12 +51,12 @@ def rate_limits(settings: Settings, engine: Engine) -> Iterator[Finding]:
             "all other calls wait",
             "nothing, it ends by itself; `spotify-pipeline doctor --probe` tries now",
         )
-    elif state.blocked_until is None:
-        yield Finding("api budget", OK, f"not blocked; {_left(state)}")
-        if settings.calls_per_day:
-            yield _capacity(api_budget.quota_of(settings), active)
-        if settings.calls_per_30s:
-            yield _pace(api_budget.quota_of(settings), active)
+    elif not state.is_blocked:
+        yield Finding("api budget", OK, f"not blocked; {_left(state, quota)}")
+        if quota.calls_per_day:
+            yield _capacity(quota, active)
+        if quota.calls_per_window:
+            yield _pace(quota, active)
     elif state.blocked_reason == "APP" and _accepted(settings):
         with engine.begin() as conn:
             api_budget.make_probe_due(conn)
@@ -131,13 +131,13 @@ def _pace(quota: Quota, active: int) -> Finding:
     )
 
 
-def _left(state: api_budget.Budget) -> str:
-    day = (
-        "no limit per day"
-        if state.calls_per_day is None
-        else f"{state.calls_left:,} of {state.calls_per_day:,} calls of 24 hours are left"
-    )
-    pace = "no limit" if state.calls_per_30s is None else f"at most {state.calls_per_30s:,}"
+def _left(state: BudgetState, quota: Quota) -> str:
+    day, pace = "no limit per day", "no limit"
+    if quota.calls_per_day:
+        left = state.calls_left(quota)
+        day = f"{left:,} of {quota.calls_per_day:,} calls of 24 hours are left"
+    if quota.calls_per_window:
+        pace = f"at most {quota.calls_per_window:,}"
     return f"{day}, {pace} in 30 seconds"
 
 

@@ -85,4 +85,4 @@ def all_checks(*, probe: bool = False, mend: bool = False, deep: bool = False) -
     yield from guarded("home", local.home(settings.home))
     yield from local.shared_ui(settings)
     yield from database.all_checks(settings, probe=probe, mend=mend, deep=deep)
-    yield from local.all_checks(settings)
+    yield from local.network(settings)

@@ -289,41 +289,37 @@ def users(engine: Engine) -> Iterator[Finding]:
             f"`{rules.NO_USER_RECONNECTS.command}` names them",
         )
     codes = ", ".join(f"{number:,} {code}" for code, number in failures.items())
-    yield unless(
-        bool(failures),
-        Finding("last syncs", OK, "no user's has failed"),
-        NOTE,
-        f"{count(sum(failures.values()), 'user')} failed: {codes}",
-        "`spotify-pipeline users list --failed` names them and says what to do",
-    )
-    for (_, check, fine, noun, wrong, to_do), found in zip(_WAITING, waiting, strict=True):
-        who = wrong.format(count(found.users, noun))
-        yield unless(
-            bool(found.users),
-            Finding(check, OK, fine),
-            PROBLEM,
-            f"{who}, the first since {instant(found.since)}",
-            to_do,
+    if failures:
+        yield Finding(
+            "last syncs",
+            NOTE,
+            f"{count(sum(failures.values()), 'user')} failed: {codes}",
+            "`spotify-pipeline users list --failed` names them and says what to do",
         )
-
-
-def unless(wrong: bool, well: Finding, status: str, detail: str, to_do: str) -> Finding:
-    """The finding `well`, or what is wrong with the same check."""
-    return Finding(well.check, status, detail, to_do) if wrong else well
+    else:
+        yield Finding("last syncs", OK, "no user's has failed")
+    for (_, check, fine, noun, wrong, to_do), found in zip(_WAITING, waiting, strict=True):
+        if found.users:
+            who = wrong.format(count(found.users, noun))
+            yield Finding(check, PROBLEM, f"{who}, the first since {instant(found.since)}", to_do)
+        else:
+            yield Finding(check, OK, fine)
 
 
 def whole_tables(engine: Engine) -> Iterator[Finding]:
     """Tables are as declared, and what constraints and triggers enforce holds for every row."""
     with engine.connect() as conn:
         drift = all_differences(conn)
-        yield unless(
-            bool(drift),
-            Finding("tables", OK, "as this version declares them"),
+        scope = all_users(conn, database_now(conn))
+    if drift:
+        yield Finding(
+            "tables",
             PROBLEM,
             listed(drift),
             "restore again with constraints and triggers, into an empty database",
         )
-        scope = all_users(conn, database_now(conn))
+    else:
+        yield Finding("tables", OK, "as this version declares them")
     for rule in rules.DEEP:
         yield from guarded(rule.name, broken_rows(engine, rule, scope))
 
@@ -332,13 +328,15 @@ def broken_rows(engine: Engine, rule: rules.Rule, scope: Scope) -> Iterator[Find
     """How many rows break the rule."""
     with engine.connect() as conn:
         found = rules.count_violations(conn, rule, scope)
-    yield unless(
-        bool(found.rows),
-        Finding(rule.name, OK, rule.description),
-        PROBLEM,
-        f"{count(found.rows, 'row')} of {count(found.users, 'user')}. {rule.description}",
-        f"restore again with constraints and triggers; `{rule.command}` names the users",
-    )
+    if found.rows:
+        yield Finding(
+            rule.name,
+            PROBLEM,
+            f"{count(found.rows, 'row')} of {count(found.users, 'user')}. {rule.description}",
+            f"restore again with constraints and triggers; `{rule.command}` names the users",
+        )
+    else:
+        yield Finding(rule.name, OK, rule.description)
 
 
 def dagster_storage(settings: Settings) -> Iterator[Finding]:

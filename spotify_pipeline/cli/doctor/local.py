@@ -1,4 +1,4 @@
-"""The checks of `doctor` that need neither database nor network."""
+"""The checks of `doctor` that need no database: versions, settings, home, network to Spotify."""
 
 import importlib.metadata
 import os
@@ -28,6 +28,7 @@ _PACKAGES = (
 # A busy hour of the embedded database and of Dagster's logs needs less than the second.
 LITTLE_BYTES = 1_000_000_000
 SCARCELY_ANY_BYTES = 200_000_000
+CONNECT_SECONDS = 5.0
 _PREFIXES = ("SPOTIFY_PIPELINE_", "SPOTIFY_CLIENT_", "SPOTIFY_API_", "SPOTIFY_ACCOUNTS_")
 
 
@@ -135,10 +136,7 @@ def free_space(path: Path, free: int) -> Iterator[Finding]:
         )
 
 
-SECONDS = 5.0
-
-
-def all_checks(settings: Settings) -> Iterator[Finding]:
+def network(settings: Settings) -> Iterator[Finding]:
     """Spotify's token service and its Web API, each address once."""
     for url in dict.fromkeys((settings.accounts_url, settings.api_url)):
         yield reach(url)
@@ -154,7 +152,7 @@ def reach(url: str) -> Finding:
         host, port = proxy
         through = f" (through the proxy {host}:{port})"
     try:
-        with socket.create_connection((host, port), timeout=SECONDS) as connection:
+        with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as connection:
             if parts.scheme == "https" and not proxy:
                 _trusting(url).wrap_socket(connection, server_hostname=host).close()
     except ssl.SSLError as error:

@@ -1,15 +1,14 @@
 """`spotify-pipeline backup` and `restore`: both databases as dumps, the key file apart."""
 
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.errors import UsageError, WorkFailed
-from spotify_pipeline.home import private_file
+from spotify_pipeline.errors import UsageError
+from spotify_pipeline.home import partial_folder, private_file
 from spotify_pipeline.settings import Settings, load_settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.database import (
@@ -58,10 +57,7 @@ def backup(to: Path, keep: int, keys_to: Path | None) -> None:
     settings = load_settings()
     keys = _key_file(settings, to, keys_to)
     with opened_database(settings):
-        try:
-            folder = _write(settings, to)
-        except OSError as error:
-            raise WorkFailed(f"{to} cannot be written: {error.strerror}.") from None
+        folder = _write(settings, to)
     click.echo(f"Wrote {folder}.")
     if keys and keys_to:
         keys_to.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,9 +88,7 @@ def _key_file(settings: Settings, to: Path, keys_to: Path | None) -> Path | None
 
 def _write(settings: Settings, to: Path) -> Path:
     """The folder of the new backup, which has its name only when it is complete."""
-    to.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=to))
-    try:
+    with partial_folder(to) as partial:
         if reach_dagster(settings):
             engine = open_dagster_engine(settings)
             schema = schema_of(engine)
@@ -103,8 +97,6 @@ def _write(settings: Settings, to: Path) -> Path:
         # Last: partition_reconciler removes partitions of users that our dump lacks.
         dump_schema(pipeline_url(settings), t.SCHEMA, partial / OURS)
         return partial.rename(to / datetime.now(UTC).strftime(NAME))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @click.command(

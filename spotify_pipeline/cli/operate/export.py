@@ -1,7 +1,6 @@
 """`spotify-pipeline export`: all plays as Parquet files, one folder per month."""
 
 import shutil
-import tempfile
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import click
 
 from spotify_pipeline.cli.database import opened_database
-from spotify_pipeline.errors import UsageError, WorkFailed
+from spotify_pipeline.errors import UsageError
+from spotify_pipeline.home import partial_folder
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.listening.plays import read_listens
 from spotify_pipeline.storage.tables.dictionary import described_tables
@@ -46,19 +46,14 @@ def export(to: Path, since: datetime | None, user_id: str | None) -> None:
         raise UsageError(
             "This needs pyarrow: install spotify_pipeline[parquet], or run pip install pyarrow."
         ) from None
-    with opened_database(load_settings()) as engine, engine.connect() as conn:
-        try:
-            to.mkdir(mode=0o700, parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=to))
-            try:
-                parts = read_listens(conn, user_id, since.date() if since else None)
-                rows = _write(partial, parts)
-                shutil.rmtree(to / FOLDER, ignore_errors=True)
-                partial.rename(to / FOLDER)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        except OSError as error:
-            raise WorkFailed(f"{to} cannot be written: {error.strerror}.") from None
+    with (
+        opened_database(load_settings()) as engine,
+        engine.connect() as conn,
+        partial_folder(to) as partial,
+    ):
+        rows = _write(partial, read_listens(conn, user_id, since.date() if since else None))
+        shutil.rmtree(to / FOLDER, ignore_errors=True)
+        partial.rename(to / FOLDER)
     click.echo(f"Wrote {count(rows, 'play')} to {to / FOLDER}.")
 
 

@@ -1,6 +1,6 @@
-"""`spotify-pipeline healthy`: what systemd, compose and probes call.
+"""`spotify-pipeline healthy` and `metrics`: for systemd, compose and probes, and for Prometheus.
 
-Imports neither Dagster nor pandas, because it is called every half minute.
+Imports neither Dagster nor pandas, because `healthy` is called every half minute.
 """
 
 import signal

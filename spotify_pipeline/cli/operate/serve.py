@@ -1,13 +1,13 @@
-"""`spotify-pipeline serve`: one process of a production set, for containers and systemd.
+"""`spotify-pipeline serve` and `web`: one process of a production set, or the web page.
 
-`dev` runs three of them as its children; here a supervisor starts, watches and restarts each.
+`dev` runs them as its children; here a supervisor starts, watches and restarts each.
 """
 
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from secrets import token_urlsafe
 from typing import NoReturn
 
@@ -23,6 +23,8 @@ from spotify_pipeline.storage.postgres.roles import web_url
 from spotify_pipeline.terminal import example
 
 CODE_SERVER = "127.0.0.1:4266"
+PORT = 8000
+SECRET_FILE = "web-secret"  # noqa: S105 (a file name)
 
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 _code_server = click.option(
@@ -112,10 +114,6 @@ def _become(settings: Settings, process: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 the arguments are ours
 
 
-PORT = 8000
-SECRET_FILE = "web-secret"  # noqa: S105 (a file name)
-
-
 @click.command(
     epilog=example("spotify-pipeline web", "spotify-pipeline web --port 8080 --host 0.0.0.0")
 )
@@ -149,7 +147,8 @@ def web(port: int, host: str) -> None:
             f"On {host} others reach the page: set SPOTIFY_PIPELINE_WEB_URL to the https address "
             "under which your proxy serves it."
         )
-    with _left_at_the_end(settings):
+    with ExitStack() as at_the_end:
+        at_the_end.callback(leave_database, settings)
         # The one thing that is done with the pipeline's rights: is the schema there?
         if settings.database_url is None and settings.web_database_url is None:
             with opened_database(settings):
@@ -178,14 +177,6 @@ def web(port: int, host: str) -> None:
             port,
             lambda: click.echo(f"The web page is at {config.url} (Ctrl-C stops it)."),
         )
-
-
-@contextmanager
-def _left_at_the_end(settings: Settings) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        leave_database(settings)
 
 
 def _secret(settings: Settings) -> str:

@@ -28,6 +28,11 @@ def text_only(
 
 one_user = click.argument("user_id", metavar="USER", callback=text_only)
 some_users = click.argument("users", metavar="[USER]...", nargs=-1, callback=text_only)
+timezone_option = click.option(
+    "--timezone",
+    metavar="ZONE",
+    help="IANA time zone, such as Europe/Berlin, in whose local days listening is counted.",
+)
 
 
 def require_known(conn: Connection, user_ids: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`spotify-pipeline users`: who is listened to."""
+"""`spotify-pipeline users`: the group, and the commands that change a user or its connection."""
 
 import sys
 
@@ -11,6 +11,7 @@ from spotify_pipeline.cli.users.argument import (
     one_user,
     quoted,
     require_known,
+    timezone_option,
     unknown,
 )
 from spotify_pipeline.cli.users.export_forget import export, forget
@@ -28,11 +29,6 @@ from spotify_pipeline.terminal import example
 # Spotify's are about 130 or 340 characters long.
 LONGEST_TOKEN = 4096
 
-_timezone = click.option(
-    "--timezone",
-    metavar="ZONE",
-    help="IANA time zone, such as Europe/Berlin, in whose local days listening is counted.",
-)
 _display_name = click.option("--display-name", metavar="NAME", help="The name to show.")
 
 
@@ -48,7 +44,7 @@ def users() -> None:
     )
 )
 @one_user
-@_timezone
+@timezone_option
 @_display_name
 @click.option(
     "--refresh-token-stdin",
@@ -133,7 +129,7 @@ def _say_stale(user: str) -> None:
 
 @users.command("set", epilog=example("spotify-pipeline users set mira --timezone America/New_York"))
 @one_user
-@_timezone
+@timezone_option
 @_display_name
 def set_(user_id: str, timezone: str | None, display_name: str | None) -> None:
     """Change a user's time zone or name."""
@@ -150,7 +146,7 @@ def set_(user_id: str, timezone: str | None, display_name: str | None) -> None:
         _say_stale(quoted(user_id))
 
 
-@click.command(epilog=example("spotify-pipeline users disconnect mira"))
+@users.command(epilog=example("spotify-pipeline users disconnect mira"))
 @one_user
 def disconnect(user_id: str) -> None:
     """Delete a user's token, so that Spotify is not asked any more. All data is kept.
@@ -166,7 +162,7 @@ def disconnect(user_id: str) -> None:
     click.echo(f"Connect again: spotify-pipeline connect {as_argument(user_id)}")
 
 
-@click.command(epilog=example("spotify-pipeline users reset mira"))
+@users.command(epilog=example("spotify-pipeline users reset mira"))
 @one_user
 def reset(user_id: str) -> None:
     """Let a user's stored token be tried once more.
@@ -191,9 +187,5 @@ def reset(user_id: str) -> None:
     click.echo(f"Next: spotify-pipeline sync {as_argument(user_id)}")
 
 
-users.add_command(list_)
-users.add_command(show)
-users.add_command(disconnect)
-users.add_command(reset)
-users.add_command(export)
-users.add_command(forget)
+for command in (list_, show, export, forget):
+    users.add_command(command)

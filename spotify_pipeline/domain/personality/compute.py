@@ -5,7 +5,7 @@ it is the same to the last bit whatever the other users and the order of rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from spotify_pipeline.domain.personality import definition
 from spotify_pipeline.domain.personality import listening_metrics as listening
 from spotify_pipeline.domain.personality import taste_metrics as taste
 from spotify_pipeline.domain.personality.scores import Condition, Score, at_least
-from spotify_pipeline.domain.personality.streaks import Past, streaks
+from spotify_pipeline.domain.personality.streaks import streaks
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class PersonalityInputs:
     plays        user_id, played_at (UTC), track_id, artist_id (primary), source, ms_played as in
                  days; release_date (text as sent, or missing). At least the plays of the local
                  days definition.window(today); others are ignored
-    days         user_id, date (datetime.date), top_artist_id (text or missing): every day of
-                 daily_listening, or for a user with a `past` the days after it
+    days         user_id, date (datetime.date), top_artist_id (text or missing): see streaks
     top_artists  user_id, time_range, rank, spotify_id, genres (a list or tuple of texts, or None),
                  popularity (0 to 100, or missing), fetched_at (UTC): the current lists
     earlier      user_id, artist_ids (a list of texts), plays, observed_days (integers): counted
@@ -47,7 +46,6 @@ class PersonalityInputs:
                  artists; a user without a row has none
     observed     user_id, date (datetime.date): days that a successful fetch or an import covers;
                  days outside the window are ignored
-    past         user_id -> summary of the days not in `days` (see streaks)
     """
 
     now: datetime
@@ -57,7 +55,6 @@ class PersonalityInputs:
     top_artists: pd.DataFrame
     earlier: pd.DataFrame
     observed: pd.DataFrame
-    past: Mapping[str, Past] = field(default_factory=dict)
 
 
 def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
@@ -110,7 +107,7 @@ def music_personality(inputs: PersonalityInputs) -> pd.DataFrame:
 
 
 def _streak_metrics(inputs: PersonalityInputs, today: Mapping[str, date]) -> dict[str, Score]:
-    runs = streaks(inputs.days, today, inputs.past)
+    runs = streaks(inputs.days, today)
     enough = at_least(definition.MIN_STREAK_DAYS, "days with plays", runs["days"].to_numpy())
     scores = {}
     for length, artist_id in (

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ from spotify_pipeline.domain.listening.frames import (
     Bools,
     Integers,
     TextCodes,
-    dates,
     day_numbers,
     objects,
     positions,
@@ -20,33 +19,16 @@ from spotify_pipeline.domain.listening.frames import (
 # One day is not a streak.
 SHORTEST = 2
 
-# Late plays change days of the last few hours; older days change by imports and rebuilds only.
-STREAKS_FINAL_AFTER = timedelta(days=35)
 
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """Summary of a user's days before `before`. No streak crosses this date."""
-
-    before: date
-    # Number of days with a top artist.
-    days: int = 0
-    longest: int = 0
-    longest_artist_id: str | None = None
-
-
-def streaks(
-    days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past] | None = None
-) -> pd.DataFrame:
+def streaks(days: pd.DataFrame, today: Mapping[str, date]) -> pd.DataFrame:
     """The longest streak ever and the current one: one row per user of `today`, in its order.
 
-    `days`: columns user_id, date (datetime.date), top_artist_id (text or missing), in any order:
-    the whole history, or for a user with a `past` the days after it; the past must end before
-    yesterday. A date without a row, or without a top artist, ends a streak. Runs of one day do not
-    count.
+    `days`: the whole history in any order: columns user_id, date (datetime.date), top_artist_id
+    (text or missing). A date without a row, or without a top artist, ends a streak. Runs of one
+    day do not count; between the first and the last day they may be missing.
 
-    Columns: user_id; days (int64), the dates with a top artist; longest_streak, current_streak
-    (int64, 0: none); longest_streak_artist_id, streak_artist_id (text, None: none).
+    Columns: user_id; days (int64), how many of `days` have a top artist; longest_streak,
+    current_streak (int64, 0: none); longest_streak_artist_id, streak_artist_id (text, None: none).
 
     Of two longest streaks of the same length the earlier one counts. The current streak is the
     latest run that ends today or yesterday; today is not over, so one day of another artist today
@@ -58,11 +40,6 @@ def streaks(
     runs = every.where(every.length >= SHORTEST)
     longest = runs.first_per_user(-runs.length, runs.last)
     lengths, artist_ids = _per_user(longest, artist, len(users))
-    for place, user_id in enumerate(users):
-        known = (past or {}).get(user_id, _NOTHING)
-        counts[place] += known.days
-        if known.longest and known.longest >= lengths[place]:
-            lengths[place], artist_ids[place] = known.longest, known.longest_artist_id
     yesterday = day_numbers(objects(list(today.values()))) - 1
     going_on = runs.where(runs.last >= yesterday[runs.user])
     current = going_on.first_per_user(-going_on.last)
@@ -79,35 +56,6 @@ def streaks(
     )
 
 
-def sum_up(
-    days: pd.DataFrame, today: Mapping[str, date], past: Mapping[str, Past]
-) -> dict[str, Past]:
-    """Summarizes each user's past up to a streak that began 35 days ago or earlier.
-
-    `days`, `today` and `past` as for `streaks`. Users without such a streak keep their past.
-    """
-    users = pd.Index(list(today), dtype=object)
-    runs, _ = _runs_of(users, days)
-    settled = day_numbers(objects([day - STREAKS_FINAL_AFTER for day in today.values()]))
-    begun = runs.where(runs.first <= settled[runs.user])
-    last = begun.first_per_user(-begun.first)
-    before = dict(zip(users[last.user], dates(last.first), strict=True))
-    is_gone = np.array(
-        [
-            day < before.get(user_id, date.min)
-            for user_id, day in zip(days["user_id"], days["date"], strict=True)
-        ],
-        dtype=np.bool_,
-    )
-    summed = streaks(days[is_gone], {user_id: today[user_id] for user_id in before}, past)
-    columns = ("user_id", "days", "longest_streak", "longest_streak_artist_id")
-    rows = zip(*(summed[name].tolist() for name in columns), strict=True)
-    return dict(past) | {row[0]: Past(before[row[0]], *row[1:]) for row in rows}
-
-
-_NOTHING = Past(date.min)
-
-
 @dataclass(frozen=True, slots=True)
 class _Runs:
     """Runs of days: user and artist (codes), last (day number), length (days)."""
@@ -116,11 +64,6 @@ class _Runs:
     artist: Integers
     last: Integers
     length: Integers
-
-    @property
-    def first(self) -> Integers:
-        """The day number of each run's first day."""
-        return self.last - self.length + 1
 
     def where(self, rows: Bools | Integers) -> "_Runs":
         """These runs only."""

@@ -11,13 +11,15 @@ from typing import ClassVar, Literal
 
 from starlette.responses import Response
 
-from spotify_pipeline.simulator.faults.base import API, TOKEN, Delays, Replaces
+from spotify_pipeline.simulator.faults.base import API, TOKEN, Fault, Replaces
 from spotify_pipeline.simulator.http.responses import Json, error, error_response
 
 
 @dataclass(frozen=True)
-class Latency(Delays):
-    """The response comes `seconds` later."""
+class Latency(Fault):
+    """The response comes `seconds` later; everything else still happens."""
+
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -137,17 +139,6 @@ class Echo(Replaces):
     def response(self, body: Json) -> Response:
         """`body`: the Authorization header and the form of the request."""
         return error_response(error(self.status, f"What was sent: {body}"), self.status)
-
-
-@dataclass(frozen=True)
-class Redirect(Replaces):
-    """Redirects the client, and perhaps its token, to another host."""
-
-    location: str = "http://127.0.0.2:9/elsewhere"
-    status: int = 307
-
-    def response(self, body: Json) -> Response:
-        return Response(b"", self.status, {"Location": self.location})
 
 
 @dataclass(frozen=True)

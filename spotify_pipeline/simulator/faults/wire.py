@@ -158,21 +158,3 @@ class HugeBody(Replaces):
         yield whole
         for _ in range(self.megabytes):
             yield blanks
-
-
-@dataclass(frozen=True)
-class NotHttp(Replaces):
-    """Bytes that are not HTTP."""
-
-    def response(self, body: Json) -> Response:
-        return WireResponse(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 SSH-2.0\r\n\r\n")
-
-
-@dataclass(frozen=True)
-class DeepNesting(Replaces):
-    """JSON nested deeper than parsers accept."""
-
-    depth: int = 100_000
-
-    def response(self, body: Json) -> Response:
-        return Response("[" * self.depth + "]" * self.depth, media_type="application/json")

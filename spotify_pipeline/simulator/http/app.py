@@ -14,14 +14,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from spotify_pipeline.simulator.accounts import Account
-from spotify_pipeline.simulator.faults.base import Delays, Edits, Fault, Replaces, Scene
-from spotify_pipeline.simulator.faults.refusals import Echo
+from spotify_pipeline.simulator.faults.base import Edits, Fault, Replaces
+from spotify_pipeline.simulator.faults.refusals import Echo, Latency
 from spotify_pipeline.simulator.http import endpoints
 from spotify_pipeline.simulator.http.control_api import control_routes
 from spotify_pipeline.simulator.http.oauth import AuthorizationServer
 from spotify_pipeline.simulator.http.responses import Json, Refusal, error_response, json_response
 from spotify_pipeline.simulator.music.feed import Item
-from spotify_pipeline.simulator.music.listeners import to_ms
 from spotify_pipeline.simulator.records import CallRecord
 from spotify_pipeline.simulator.state import SimulatorState
 
@@ -118,21 +117,19 @@ class Spotify:
     ) -> Response:
         """The successful response, delayed, edited or replaced by the faults."""
         for fault in faults:
-            if isinstance(fault, Delays):
+            if isinstance(fault, Latency):
                 await asyncio.sleep(fault.seconds)
         body, items = answer(account)
-        now = self.state.clock.now()
-        scene = Scene(now, lambda: self.state.rotate_refresh_token(account))
         for fault in faults:
             if isinstance(fault, Edits):
-                body = fault.edit(body, scene)
+                body = fault.edit(body, lambda: self.state.rotate_refresh_token(account))
             elif isinstance(fault, Replaces):
                 return fault.response(credentials if isinstance(fault, Echo) else body)
-        now_ms = to_ms(now)
+        now_ms = self.state.now_ms()
         account.mark_served(endpoints.readable_items(account, items, body, now_ms), now_ms)
         return json_response(body)
 
 
 def make_app(state: SimulatorState) -> Starlette:
     """The ASGI application of a simulator."""
-    return Starlette(routes=[*Spotify(state).routes(), *control_routes(state)])
+    return Starlette(routes=[*Spotify(state).routes(), control_routes(state)])

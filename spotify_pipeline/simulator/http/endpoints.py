@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlencode
 
 from spotify_pipeline.simulator.accounts import RANGE_DAYS, Account, TopKind
-from spotify_pipeline.simulator.http.responses import Json, Refusal, profile, timestamp
+from spotify_pipeline.simulator.http.responses import Json, Refusal, play, profile, timestamp
 from spotify_pipeline.simulator.music.feed import Item
 from spotify_pipeline.simulator.state import SimulatorState
 
@@ -106,7 +106,7 @@ def top(
         raise Refusal.api(400, "Invalid time range")
     limit = _integer(query, "limit", 20, 1, 50)
     offset = _integer(query, "offset", 0, 0, 10_000)
-    best = account.top(kind, time_range, state.clock.now())
+    best = account.top(kind, time_range, state.now())
     now_ms, feed = state.now_ms(), account.feed
 
     def draw(number: int) -> Json:
@@ -144,7 +144,7 @@ ANSWERS: dict[
 def _item(state: SimulatorState, account: Account, item: Item, now_ms: int) -> Json:
     names = account.feed.track(item.play.track, now_ms, relinked=item.relinked)
     track = state.shapes.track_as(item.play.track, names, account.shape)
-    return state.shapes.item(track, item.stamp_ms, item.play.context)
+    return play(track, item.stamp_ms, item.play.context)
 
 
 def _integer(

@@ -1,4 +1,4 @@
-"""HTTP responses of the simulator, and Spotify's errors as exceptions."""
+"""JSON as Spotify sends it: artists, tracks, plays, profiles, and errors as exceptions."""
 
 import datetime as dt
 import json
@@ -11,9 +11,14 @@ from starlette.responses import Response
 
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, TrackNames
 from spotify_pipeline.simulator.music.listeners import from_ms
-from spotify_pipeline.simulator.music.seeds import spotify_id
 
 Json = dict[str, Any]
+Shape = Literal["development", "full"]
+_API = "https://api.spotify.com/v1"
+_OPEN = "https://open.spotify.com"
+# A reserved name (RFC 2606), so nothing is ever fetched from it.
+_IMAGES = "https://i.scdn.example/image"
+_MARKETS = ["AR", "BR", "DE", "IN", "JP", "NG", "NO", "US"]
 
 
 class Refusal(Exception):
@@ -56,15 +61,6 @@ def error_response(body: object, status: int, headers: Mapping[str, str] | None 
     if isinstance(body, str):
         return Response(body, status, headers, media_type="text/plain; charset=utf-8")
     return json_response(body, status, headers)
-
-
-Shape = Literal["development", "full"]
-SHAPES: tuple[Shape, ...] = ("development", "full")
-_API = "https://api.spotify.com/v1"
-_OPEN = "https://open.spotify.com"
-# A reserved name (RFC 2606), so nothing is ever fetched from it.
-_IMAGES = "https://i.scdn.example/image"
-_MARKETS = ["AR", "BR", "DE", "IN", "JP", "NG", "NO", "US"]
 
 
 def timestamp(moment: dt.datetime) -> str:
@@ -110,6 +106,15 @@ def context(uri: str | None) -> Json | None:
     return shown
 
 
+def play(track: Json, played_ms: int, context_uri: str | None) -> Json:
+    """An item of a recently-played page."""
+    return {
+        "track": track,
+        "played_at": timestamp(from_ms(played_ms)),
+        "context": context(context_uri),
+    }
+
+
 def profile(user_id: str, account_id: str, display_name: str | None, shape: Shape) -> Json:
     """The body of /v1/me with the two scopes that the pipeline requests."""
     shown = link("user", quote(user_id, safe="")) | {
@@ -131,13 +136,6 @@ class Shapes:
         # Cached objects are shared between responses: code that changes one must copy it first.
         self.artist = lru_cache(4096)(self._artist)
         self.track = lru_cache(8192)(self._track)
-
-    def item(self, track: Json, played_ms: int, context_uri: str | None) -> Json:
-        return {
-            "track": track,
-            "played_at": timestamp(from_ms(played_ms)),
-            "context": context(context_uri),
-        }
 
     def track_as(self, track: int, names: TrackNames, shape: Shape) -> Json:
         """A track with other names than in the catalogue: relinked, changed or emptied."""
@@ -196,8 +194,3 @@ class Shapes:
         if shape == "full":
             shown |= {"available_markets": _MARKETS, "popularity": names.popularity}
         return shown
-
-
-def account_id(seed: int, user_id: str) -> str:
-    """The immutable id of a Spotify account."""
-    return spotify_id(seed, "account", user_id)

@@ -5,6 +5,7 @@ computed for played artists, names only for displayed ones.
 """
 
 import datetime as dt
+from bisect import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -36,20 +37,6 @@ class Release:
     def slots(self) -> range:
         """The slots of its tracks, in order."""
         return range(self.first_slot, self.first_slot + self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Discography:
-    """One artist's releases, oldest first."""
-
-    releases: tuple[Release, ...]
-
-    def release_of(self, slot: int) -> int:
-        """The number of the release that contains a slot."""
-        for number in reversed(range(len(self.releases))):
-            if self.releases[number].first_slot <= slot:
-                return number
-        raise IndexError(slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +82,7 @@ class Catalogue:
     def __init__(self, seed: int, size: int = 8000) -> None:
         self.seed = seed
         self.size = size
-        self.discography = cache(self._discography)
+        self.releases = cache(self._releases)
         self.artist = cache(self._artist)
         self.album = cache(self._album)
         self.track = cache(self._track)
@@ -121,7 +108,13 @@ class Catalogue:
         mixed = ((track + self.seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 20
         return _LENGTHS_MS[mixed % len(_LENGTHS_MS)] + mixed // len(_LENGTHS_MS) % 1000
 
-    def _discography(self, artist: int) -> Discography:
+    def release_of(self, track: int) -> int:
+        """The number of the release that contains a track, among those of its artist."""
+        artist, slot = divmod(track, TRACKS_PER_ARTIST)
+        return bisect(self.releases(artist), slot, key=lambda release: release.first_slot) - 1
+
+    def _releases(self, artist: int) -> tuple[Release, ...]:
+        """The releases of an artist, oldest first."""
         rng = seeded(self.seed, "discography", artist)
         dates = list(_release_dates(rng))
         if len(dates) > _MOST_RELEASES:
@@ -131,7 +124,7 @@ class Catalogue:
             size = rng.choice((1, 1, 4, 5, 9, 10, 11, 12, 12, 14))
             releases.append(Release(slot, size, date))
             slot += size
-        return Discography(tuple(releases))
+        return tuple(releases)
 
     def _artist(self, artist: int) -> ArtistNames:
         rng = seeded(self.seed, "artist", artist)
@@ -145,7 +138,7 @@ class Catalogue:
 
     def _album(self, artist: int, number: int) -> AlbumNames:
         rng = seeded(self.seed, "album", artist, number)
-        release = self.discography(artist).releases[number]
+        release = self.releases(artist)[number]
         precision: Literal["year", "month", "day"] = "day"
         if release.date.year < 1995:
             precision = rng.choice(("year", "year", "year", "month", "day"))
@@ -162,15 +155,14 @@ class Catalogue:
     def _track(self, track: int) -> TrackNames:
         artist, slot = divmod(track, TRACKS_PER_ARTIST)
         rng = seeded(self.seed, "track", track)
-        discography = self.discography(artist)
-        number = discography.release_of(slot)
+        number = self.release_of(track)
         guests = (rng.randrange(self.size),) if rng.random() < 0.12 else ()
         return TrackNames(
             spotify_id(self.seed, "track", track),
             title(rng),
             (artist, *(guest for guest in guests if guest != artist)),
             number,
-            slot - discography.releases[number].first_slot + 1,
+            slot - self.releases(artist)[number].first_slot + 1,
             self.duration_ms(track),
             rng.random() < 0.15,
             f"QZ{rng.choice('ABCDEFGH')}{rng.randrange(100):02d}{rng.randrange(10**7):07d}",

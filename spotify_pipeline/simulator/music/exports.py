@@ -104,6 +104,16 @@ Kind = Literal[
     "track", "silent", "incognito", "podcast", "audiobook", "local", "unknown", "unknown artist"
 ]
 
+# Others depend on how long they were heard.
+_FATE_OF_KIND: dict[Kind, ExportFate] = {
+    "podcast": "podcast",
+    "audiobook": "audiobook",
+    "incognito": "incognito",
+    "local": "local",
+    "unknown": "local",
+    "unknown artist": "local",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
@@ -288,18 +298,9 @@ class Exporter:
         }
         if self.era == "2020":
             row = {name: value for name, value in row.items() if not name.startswith("audiobook")}
-        fate: ExportFate
-        if stream.kind == "podcast":
-            fate = "podcast"
-        elif stream.kind == "audiobook":
-            # Exports of 2020 have no fields for chapters: nothing says what the row was.
-            fate = "local" if self.era == "2020" else "audiobook"
-        elif stream.kind in ("local", "unknown", "unknown artist"):
-            fate = "local"
-        elif stream.kind == "incognito":
-            fate = "incognito"
-        else:
-            fate = _fate_of_length(stream.heard_ms)
+        fate = _FATE_OF_KIND.get(stream.kind) or _fate_of_length(stream.heard_ms)
+        if chapter and self.era == "2020":
+            fate = "local"  # there are no fields for chapters: nothing says what the row was
         return ExportedRow(row, fate, stream.played_ms)
 
     def _account_row(self, stream: _Stream) -> ExportedRow:

@@ -1,4 +1,4 @@
-"""Synthetic listeners: their plays are a pure function of seed, kind of listener and time.
+"""Synthetic listeners: kinds, taste, and plays as a pure function of seed, kind and time.
 
 A listening day runs from the hour in which the listener sleeps to the same hour of the next local
 date, also on 23- and 25-hour days. No session crosses it, so each day can be computed on its own
@@ -8,10 +8,9 @@ and plays never overlap.
 import datetime as dt
 from array import array
 from bisect import bisect
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from itertools import accumulate
 from math import exp, log
@@ -22,6 +21,12 @@ from zoneinfo import ZoneInfo
 from spotify_pipeline.simulator.music.catalogue import TRACKS_PER_ARTIST, Catalogue, Release
 from spotify_pipeline.simulator.music.seeds import GENRES, invented_word, seeded, spotify_id
 
+SESSION_PAUSE_MS = 20 * 60_000
+# Spotify counts a play after about 30 seconds; it lists shorter ones only if the track itself is
+# shorter (see `Oddities.short_tracks`).
+SHORTEST_PLAY_MS = 31_000
+_DAYS_KEPT = 40
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 # Weight of a session's start per local hour, from midnight.
 _FLAT = (6, 5, 4, 3, 2, 5, 6, 7, 9, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 10, 10, 9, 8)
 _EVENING = (3, 1, 0, 0, 0, 0, 1, 3, 4, 3, 3, 3, 4, 3, 3, 4, 6, 8, 10, 12, 14, 14, 11, 7)
@@ -181,22 +186,20 @@ class Taste:
 
     def _released(self, artist: int, ordinal: int) -> tuple[Sequence[Release], int]:
         """The artist's releases by a date, and the number of tracks on them."""
-        releases = self.catalogue.discography(artist).releases
+        releases = self.catalogue.releases(artist)
         # At least the debut: plays in 1990 exist, although nothing may have been released by then.
         out = max(1, bisect(releases, ordinal, key=lambda release: release.date.toordinal()))
         return releases[:out], releases[out - 1].slots().stop
 
     def _album(self, rng: Random, track: int) -> Iterator[int]:
-        artist, slot = divmod(track, TRACKS_PER_ARTIST)
-        discography = self.catalogue.discography(artist)
-        slots = discography.releases[discography.release_of(slot)].slots()
+        artist = track // TRACKS_PER_ARTIST
+        slots = self.catalogue.releases(artist)[self.catalogue.release_of(track)].slots()
         until = len(slots) if rng.random() < 0.6 else rng.randint(1, len(slots))
         return (artist * TRACKS_PER_ARTIST + slot for slot in slots[:until])
 
     def _album_context(self, track: int) -> str:
-        artist, slot = divmod(track, TRACKS_PER_ARTIST)
-        release = self.catalogue.discography(artist).release_of(slot)
-        return f"spotify:album:{self.catalogue.album_id(artist, release)}"
+        release = self.catalogue.release_of(track)
+        return f"spotify:album:{self.catalogue.album_id(track // TRACKS_PER_ARTIST, release)}"
 
     def artists_of_the_month(self, month: int) -> Sequence[int]:
         """Two dozen artists that the listener plays more often during a period of 28 days."""
@@ -222,14 +225,6 @@ class Taste:
         return {artist: rank for rank, artist in enumerate(self._artists)}
 
 
-SESSION_PAUSE_MS = 20 * 60_000
-# Spotify counts a play after about 30 seconds; it lists shorter ones only if the track itself is
-# shorter (see `Oddities.short_tracks`).
-SHORTEST_PLAY_MS = 31_000
-_DAYS_KEPT = 40
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
 class Play(NamedTuple):
     """One play: start and end in Unix ms, the track's number, and its context."""
 
@@ -250,7 +245,10 @@ def from_ms(ms: int) -> dt.datetime:
 
 
 class Listener:
-    """One listener's plays, computed on demand; recently used days are cached."""
+    """One listener's plays, computed on demand, none before the local date `since`.
+
+    Recently used days are cached. Raises ZoneInfoNotFoundError for an unknown zone.
+    """
 
     def __init__(
         self,
@@ -258,7 +256,7 @@ class Listener:
         seed: int,
         user_id: str,
         timezone: str,
-        kind: ListenerKind,
+        kind: ListenerKind = HEAVY,
         since: dt.date | None = None,
     ) -> None:
         self.catalogue = catalogue
@@ -269,8 +267,9 @@ class Listener:
         self.since = since
         self._zone = ZoneInfo(timezone)
         self._taste = Taste(catalogue, seed, user_id, kind)
-        self._days: OrderedDict[int, tuple[Play, ...]] = OrderedDict()
-        self._tracks: dict[int, array[int]] = {}
+        self._day = lru_cache(_DAYS_KEPT)(self._make_day)
+        # Top lists count a year: its track numbers fit into memory, its plays are many times that.
+        self.tracks_of_day = cache(self._tracks_of_day)
 
     def plays(self, from_ms_: int, to_ms_: int) -> list[Play]:
         """The plays whose end lies in (from, to], oldest first."""
@@ -278,26 +277,9 @@ class Listener:
         return [
             play
             for ordinal in range(first, last + 1)
-            for play in self.day(ordinal)
+            for play in self._day(ordinal)
             if from_ms_ < play.end_ms <= to_ms_
         ]
-
-    def tracks_of_day(self, ordinal: int) -> "array[int]":
-        """The track numbers played on a listening day, for top lists."""
-        if ordinal not in self._tracks:
-            self._tracks[ordinal] = array("I", (play.track for play in self._make_day(ordinal)))
-        return self._tracks[ordinal]
-
-    def day(self, ordinal: int) -> tuple[Play, ...]:
-        """The plays of the listening day that starts on a local date (proleptic ordinal)."""
-        if ordinal in self._days:
-            self._days.move_to_end(ordinal)
-            return self._days[ordinal]
-        plays = tuple(self._make_day(ordinal))
-        self._days[ordinal] = plays
-        if len(self._days) > _DAYS_KEPT:
-            self._days.popitem(last=False)
-        return plays
 
     def delay_ms(self, play: Play, longest_ms: int) -> int:
         """Delay between the end of a play and its appearance in the feed; fixed per play."""
@@ -318,7 +300,15 @@ class Listener:
     def _rng(self, *parts: object) -> Random:
         return seeded(self.seed, self.user_id, *parts)
 
-    def _make_day(self, ordinal: int) -> Iterator[Play]:
+    def _tracks_of_day(self, ordinal: int) -> "array[int]":
+        """The track numbers played on a listening day, a proleptic ordinal."""
+        return array("I", (play.track for play in self._plays_of_day(ordinal)))
+
+    def _make_day(self, ordinal: int) -> tuple[Play, ...]:
+        """The plays of the listening day that starts on a local date (proleptic ordinal)."""
+        return tuple(self._plays_of_day(ordinal))
+
+    def _plays_of_day(self, ordinal: int) -> Iterator[Play]:
         date = dt.date.fromordinal(ordinal)
         if self.since is not None and date < self.since:
             return
@@ -366,19 +356,6 @@ class Listener:
         if dice < 0.35:
             return f"spotify:user:{self.user_id}:collection"
         return f"spotify:playlist:{spotify_id(self.seed, 'playlist', int(rng.random() ** 2 * 30))}"
-
-
-def make_listener(
-    catalogue: Catalogue,
-    seed: int,
-    user_id: str,
-    timezone: str,
-    kind: str = "heavy",
-    since: dt.date | None = None,
-) -> Listener:
-    """A listener of a kind (a key of LISTENER_KINDS) whose first play is not before the local date
-    `since`. Raises KeyError for an unknown kind and ZoneInfoNotFoundError for an unknown zone."""
-    return Listener(catalogue, seed, user_id, timezone, LISTENER_KINDS[kind], since)
 
 
 def _poisson(rng: Random, mean: float) -> int:

@@ -1,34 +1,30 @@
 """Options for the oddities of Spotify's feed: re-stamped, vanishing, relinked plays and more.
 
-Only the options and their JSON; `feed` applies them. Shares lie between 0 and 1, and the same seed
-always picks the same plays and tracks.
+Only the options; `feed` applies them. Shares lie between 0 and 1, and the same seed always picks
+the same plays and tracks. Wrong options raise pydantic's ValidationError, a ValueError.
 """
 
 import datetime as dt
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from spotify_pipeline.simulator.http.responses import Json, timestamp
-from spotify_pipeline.simulator.music.listeners import from_ms, to_ms
+from pydantic import AwareDatetime, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from spotify_pipeline.simulator.music.listeners import to_ms
 
 Change = Literal["length", "name", "primary_artist", "other_artists", "popularity", "emptied"]
 CHANGES: tuple[Change, ...] = get_args(Change)
+_Share = Annotated[float, Field(ge=0, le=1)]
 _EXAMPLES_START = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class _Event:
     """An event at an instant, repeated every `every` after it."""
 
-    at: dt.datetime
-    every: dt.timedelta | None = None
-
-    def __post_init__(self) -> None:
-        if self.at.tzinfo is None:
-            raise ValueError("an instant needs an offset, such as Z")
-        if self.every is not None and self.every <= dt.timedelta(0):
-            raise ValueError("every must be longer than nothing")
+    at: AwareDatetime
+    every: Annotated[dt.timedelta, Field(gt=dt.timedelta(0))] | None = None
 
     def occurrences(self, now_ms: int) -> int:
         """How often it has happened by `now_ms`."""
@@ -44,7 +40,7 @@ class _Event:
             yield at_ms + number * (_ms(self.every) if self.every else 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class Restamp(_Event):
     """From an instant on, plays that ended before it are served with another `played_at`.
 
@@ -52,15 +48,10 @@ class Restamp(_Event):
     move 0.8 to 31 s back, the others up to 56 s ahead.
     """
 
-    last: int | None = None
-
-    def __post_init__(self) -> None:
-        _Event.__post_init__(self)
-        if self.last is not None and self.last < 1:
-            raise ValueError("last must be 1 or more")
+    last: PositiveInt | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class TrackChange(_Event):
     """From an instant on, a share of the tracks, or one track, is served with other values.
 
@@ -69,17 +60,11 @@ class TrackChange(_Event):
     """
 
     fields: tuple[Change, ...] = ("length", "name", "other_artists", "popularity")
-    share: float = 1.0
+    share: _Share = 1.0
     track_id: str | None = None
 
-    def __post_init__(self) -> None:
-        _Event.__post_init__(self)
-        _check_share("share", self.share)
-        if wrong := set(self.fields) - set(CHANGES):
-            raise ValueError(f"{', '.join(sorted(wrong))} is none of {', '.join(CHANGES)}")
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class Oddities:
     """How a listener's feed departs from an ideal one. By default only the 7-day window is on.
 
@@ -103,22 +88,14 @@ class Oddities:
     seven_days: bool = True
     restamps: tuple[Restamp, ...] = ()
     changes: tuple[TrackChange, ...] = ()
-    vanishing: float = 0.0
-    same_instant: float = 0.0
-    relinked: float = 0.0
-    offline: float = 0.0
-    late_uploads: float = 0.0
-    pages_of_49: float = 0.0
-    skipped_missing: float = 0.0
-    short_tracks: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, (int, float)):
-                _check_share(field.name, value)
-        if self.same_instant > 0.5:
-            raise ValueError("same_instant must be at most 0.5")
+    vanishing: _Share = 0.0
+    same_instant: Annotated[_Share, Field(le=0.5)] = 0.0
+    relinked: _Share = 0.0
+    offline: _Share = 0.0
+    late_uploads: _Share = 0.0
+    pages_of_49: _Share = 0.0
+    skipped_missing: _Share = 0.0
+    short_tracks: _Share = 0.0
 
     @classmethod
     def everything(cls, start: dt.datetime = _EXAMPLES_START) -> Self:
@@ -142,44 +119,6 @@ class Oddities:
             short_tracks=0.03,
         )
 
-    def to_json(self) -> Json:
-        """The JSON that `from_json` reads: instants as text, durations in seconds."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, body: Json) -> Self:
-        """Parses the JSON of `to_json`; options may be missing. Raises TypeError or ValueError."""
-        read = dict(body)
-        read["restamps"] = tuple(Restamp(**_event(event)) for event in body.get("restamps", ()))
-        read["changes"] = tuple(TrackChange(**_event(event)) for event in body.get("changes", ()))
-        return cls(**read)
-
 
 def _ms(duration: dt.timedelta) -> int:
     return duration // dt.timedelta(milliseconds=1)
-
-
-def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} must be between 0 and 1")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, _Event):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, dt.datetime):
-        return timestamp(value)
-    return value.total_seconds() if isinstance(value, dt.timedelta) else value
-
-
-def _event(body: Json) -> Json:
-    read = dict(body)
-    # To the millisecond, like all instants of a simulator.
-    read["at"] = from_ms(to_ms(dt.datetime.fromisoformat(body["at"])))
-    if body.get("every") is not None:
-        read["every"] = dt.timedelta(seconds=body["every"])
-    if "fields" in body:
-        read["fields"] = tuple(body["fields"])
-    return read

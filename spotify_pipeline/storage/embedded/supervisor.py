@@ -6,7 +6,7 @@ One per home. It starts Postgres, restarts it when it dies, and stops it when th
 left. Each client holds a shared flock for its life, which the kernel releases however the client
 ends, SIGKILL included.
 It writes "ready" or an error's sentence to standard output, or nothing when another supervisor
-runs for this home. Standard library only.
+runs for this home.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from pathlib import Path
 from spotify_pipeline.storage.embedded.home import (
     EmbeddedPostgresError,
     PostgresHome,
-    RunningServer,
     try_lock,
 )
 from spotify_pipeline.storage.embedded.postmaster import (
@@ -60,8 +59,8 @@ class Supervisor:
         # The client that started this process may block signals or ignore SIGCHLD.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self.user, self.version = choose_user(self.home)
-        prepare_data(self.home, self.user, self.version)
+        self.user, version = choose_user(self.home)
+        prepare_data(self.home, self.user, version)
         try:
             self._start()
             answer("ready")
@@ -71,8 +70,6 @@ class Supervisor:
                 self.home.rotate_log()
                 time.sleep(POLL_S)
         finally:
-            if not self._home_is_gone():
-                self.home.forget_server()
             if self.postmaster:
                 self.postmaster.stop()
 
@@ -82,13 +79,8 @@ class Supervisor:
     def _start(self) -> None:
         self.postmaster = start_postmaster(self.home, self.user)
         self.started = time.monotonic()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.home.publish(
-            RunningServer(self.postmaster.pid, self.postmaster.port, self.version, now)
-        )
 
     def restart(self) -> None:
-        self.home.forget_server()
         lived_s = time.monotonic() - self.started
         self.young_deaths = self.young_deaths + 1 if lived_s < YOUNG_S else 0
         if self.young_deaths >= MAX_YOUNG_DEATHS:
@@ -158,7 +150,6 @@ def main(home_path: str) -> int:
         lock_fd = lock_home(home)
         if lock_fd is None:
             return 0
-        home.forget_server()
         Supervisor(home, lock_fd).run()
     except EmbeddedPostgresError as error:
         log(str(error))

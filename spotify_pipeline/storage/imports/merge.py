@@ -1,4 +1,4 @@
-"""Merges staged rows into a user's imported plays, and computes plays from all facts.
+"""Stages rows of exports, merges them into a user's imported plays, computes plays from all facts.
 
 `plays` is a function of the API plays, of `imported_plays` and of the catalogue: an API play stays
 what it is and gets the `ms_played` of the row that it is matched with; every other row is a play of
@@ -27,6 +27,10 @@ from spotify_pipeline.storage.postgres.bulk import any_of, array_rows
 from spotify_pipeline.storage.postgres.engine import hash_joins
 
 _LINES_AT_ONCE = 5_000
+
+
+_INSTANT = DateTime(timezone=True)
+_A_DAY = timedelta(days=1)
 
 _CREATE = text("""
 CREATE TEMPORARY TABLE staged_rows (
@@ -73,9 +77,6 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
     while block := "".join(islice(rest, _LINES_AT_ONCE)):
         yield block
 
-
-_INSTANT = DateTime(timezone=True)
-_A_DAY = timedelta(days=1)
 
 # The first of several equal rows; which of them are known, before they are added. An older export
 # may have left out when an offline play began: then the row is known and completes the stored one.
@@ -327,10 +328,9 @@ def _save_match(conn: Connection, match: ExportMatch) -> None:
         "superseded": [(row, by[:2]) for row, by in match.superseded.items()],
     }
     for table, rows in pairs.items():
-        columns = zip(*((*row, *other) for row, other in rows), strict=True)
-        values = dict(zip("abcdef", map(list, columns), strict=True)) if rows else None
-        if values:
-            conn.execute(_SAVE_PAIRS[table], values)
+        if rows:
+            columns = zip(*((*row, *other) for row, other in rows), strict=True)
+            conn.execute(_SAVE_PAIRS[table], dict(zip("abcdef", map(list, columns), strict=True)))
 
 
 _PAIRS = """

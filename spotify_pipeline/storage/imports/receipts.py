@@ -68,7 +68,7 @@ LEFT JOIN (SELECT file, count(*) AS first FROM incoming GROUP BY file) AS n ON n
 """).bindparams(bindparam("plays_from", type_=DateTime(timezone=True)))
 
 # Compares both over the time that the API and the imports cover. The estimate is that of
-# listened_time.py over the API plays alone.
+# `plays_heard` over the API plays alone.
 _ESTIMATE = text("""
 WITH covered AS (
     SELECT

@@ -1,4 +1,7 @@
-"""Stored plays and days per user, as triggers count them; recounts them after a restore."""
+"""Sums of a user's stored plays and days: listened time, the triggers' counters, the last week.
+
+The counters are counted again after a restore.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -78,8 +81,8 @@ def read_counts(conn: Connection, user_ids: Collection[str]) -> dict[str, Counts
 def recount(conn: Connection, user_ids: Sequence[str]) -> None:
     """Count these users' plays and days again, in the caller's transaction.
 
-    Also invalidates the fingerprint of the personality and the sums of its streaks. Users who do
-    not exist (any more) are left out.
+    Also invalidates the fingerprint of the personality. Users who do not exist (any more) are left
+    out.
     """
     u, counters = t.users, t.listening_tallies
     there = select(u.c.user_id).where(any_of(u.c.user_id, user_ids))
@@ -97,11 +100,7 @@ def recount(conn: Connection, user_ids: Sequence[str]) -> None:
         select(func.count()).where(table.c.user_id == counters.c.user_id).scalar_subquery()
         for table in (t.plays, t.daily_listening)
     )
-    conn.execute(
-        update(counters)
-        .where(ours)
-        .values(plays=plays, days=days, personality_key=None, streaks_before=None)
-    )
+    conn.execute(update(counters).where(ours).values(plays=plays, days=days, personality_key=None))
 
 
 _WEEKS = """

@@ -1,7 +1,7 @@
 """Coverage, listening gaps and the log of fetched pages: what is known about completeness."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, literal, select, tuple_, union_all, update
@@ -37,7 +37,7 @@ class Coverage:
             for cover in self.covers
             if cover.start <= now
         )
-        return Coverage(covers, self.open_gaps, self.imported)
+        return replace(self, covers=covers)
 
     def after(self, change: CoverageChange) -> "Coverage":
         """The coverage after a page's change is written, gaps that an import covers included."""
@@ -45,12 +45,13 @@ class Coverage:
         if opened := change.opened:
             known = gaps.get(opened.start, opened)
             gaps[opened.start] = Interval(opened.start, max(known.end, opened.end))
-        return Coverage(change.covered, tuple(gaps[start] for start in sorted(gaps)), self.imported)
+        open_gaps = tuple(gaps[start] for start in sorted(gaps))
+        return replace(self, covers=change.covered, open_gaps=open_gaps)
 
     def without_imported_gaps(self) -> "Coverage":
         """Without the gaps that an import covers."""
         gaps = tuple(gap for gap in self.open_gaps if not _lies_in(gap, self.imported))
-        return Coverage(self.covers, gaps, self.imported)
+        return replace(self, open_gaps=gaps)
 
 
 NO_COVERAGE = Coverage()

@@ -5,13 +5,12 @@ Windows of a history, as a sync needs them, are read by `read_plays` in plays.py
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from io import BytesIO
 
 import pandas as pd
 from sqlalchemy import Connection, Date, cast, func, select
 
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.listening.plays import ALWAYS, PLAY_DTYPES, Window
+from spotify_pipeline.storage.listening.plays import ALWAYS, Window
 
 # 100,000 plays take 100 MB while their days are computed.
 PART_PLAYS = 100_000
@@ -21,12 +20,11 @@ Dates = tuple[date, date] | None
 
 _A_MONTH = timedelta(days=31)
 
-_COPY = """
-COPY (
-    SELECT reading.number, (date_part('epoch', p.played_at) * 1000000)::bigint,
-        ':' || p.track_id, ':' || p.artist_id, p.source, p.ms_played, p.duration_ms
+_HISTORY = """
+    SELECT p.user_id, (date_part('epoch', p.played_at) * 1000000)::bigint, p.track_id,
+        p.artist_id, p.source, p.ms_played, p.duration_ms
     FROM unnest(%s::text[], %s::timestamptz[], %s::timestamptz[])
-        WITH ORDINALITY AS reading (user_id, since, until, number)
+        AS reading (user_id, since, until)
     JOIN spotify_pipeline.plays AS p ON p.user_id = reading.user_id
         AND p.played_at < reading.until
         AND p.played_at >= coalesce(
@@ -36,11 +34,10 @@ COPY (
             ),
             reading.since
         )
-) TO STDOUT (FORMAT csv)
 """
 
 _DTYPES = {
-    "number": "int64",
+    "user_id": "category",
     "played_at": "int64",
     "track_id": "category",
     "artist_id": "category",
@@ -101,29 +98,16 @@ def _dates_of_parts(conn: Connection, user_id: str, plays: int) -> list[tuple[da
 def read_history(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
     """Reads plays as `read_plays` does, in any order and without release dates, but faster.
 
-    COPY makes no row in Python: a rebuild of one user's 200,000 plays takes 1.6 s of CPU instead of
-    2.6. The colon marks ids as text: pandas reads categories of digits as numbers, "07" as 7.
+    Rows of psycopg and instants as integers: a rebuild of 200,000 plays takes 1.4 s of CPU instead
+    of 2.0 with SQLAlchemy's rows and datetimes.
     """
     spans = [window or ALWAYS for window in windows.values()]
     since, until = ([span[n] for span in spans] for n in (0, 1))
-    text = BytesIO()
-    with conn.connection.cursor().copy(_COPY, (list(windows), since, until)) as blocks:
-        for block in blocks:
-            text.write(block)
-    text.seek(0)
-    plays: pd.DataFrame = pd.read_csv(
-        text,
-        names=list(_DTYPES),
-        dtype=_DTYPES,
-        keep_default_na=False,
-        na_values=[""],
-    )
-    user_ids = pd.Categorical.from_codes(plays["number"].to_numpy() - 1, pd.Index(list(windows)))
-    plays["user_id"] = user_ids
+    cursor = conn.connection.cursor()
+    cursor.execute(_HISTORY, (list(windows), since, until))
+    plays = pd.DataFrame(cursor.fetchall(), columns=list(_DTYPES)).astype(_DTYPES)
     plays["played_at"] = pd.to_datetime(plays["played_at"], unit="us", utc=True)
-    for name in ("track_id", "artist_id"):
-        plays[name] = plays[name].cat.rename_categories(lambda marked: str(marked)[1:])
-    return plays[[name for name in PLAY_DTYPES if name != "release_date"]]
+    return plays
 
 
 StoredDay = tuple[int, int, int]  # minutes, listened_ms, plays

@@ -8,33 +8,28 @@ import pandas as pd
 from sqlalchemy import (
     Connection,
     Date,
-    Integer,
     Text,
     cast,
     func,
     literal,
     select,
-    tuple_,
     union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from spotify_pipeline.domain.personality.streaks import Past
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import Written, array_rows, records, upsert_changed
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A hash of the inputs of a stored personality, and the streaks summed up so far."""
+    """A hash of the inputs of a stored personality, and how far its months are stored."""
 
     # None: there is no personality, or plays or days have changed since (triggers note it).
     key: str | None
-    # None: nothing is summed up.
-    past: Past | None
     # Of this month and later ones the metrics are not stored; None: of no month.
-    months_before: date | None = None
+    months_before: date | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,46 +66,19 @@ def lock_fingerprints(conn: Connection, user_ids: Sequence[str]) -> dict[str, Fi
         .with_for_update(of=c, key_share=True)
     )
     return {
-        row.user_id: Fingerprint(
-            key=row.personality_key if row.is_there else None,
-            past=None
-            if row.streaks_before is None
-            else Past(
-                row.streaks_before,
-                row.streak_days,
-                row.longest_streak,
-                row.longest_streak_artist_id,
-            ),
-            months_before=row.months_before,
-        )
+        row.user_id: Fingerprint(row.personality_key if row.is_there else None, row.months_before)
         for row in rows
     }
 
 
-def save_fingerprints(conn: Connection, fingerprints: Mapping[str, Fingerprint]) -> None:
-    """Store the fingerprints that differ from those stored."""
-    if not fingerprints:
-        return
+def save_keys(conn: Connection, keys: Mapping[str, str]) -> None:
+    """Store each user's fingerprint key if it differs; lock_fingerprints comes first."""
     c = t.listening_tallies
-    pasts = [fingerprint.past for fingerprint in fingerprints.values()]
-    new = array_rows(
-        "new",
-        user_id=(Text(), fingerprints),
-        key=(Text(), [fingerprint.key for fingerprint in fingerprints.values()]),
-        before=(Date(), [past and past.before for past in pasts]),
-        days=(Integer(), [past.days if past else 0 for past in pasts]),
-        longest=(Integer(), [past.longest if past else 0 for past in pasts]),
-        artist_id=(Text(), [past and past.longest_artist_id for past in pasts]),
+    new = array_rows("new", user_id=(Text(), keys), key=(Text(), keys.values()))
+    differs = c.c.personality_key.is_distinct_from(new.c.key)
+    conn.execute(
+        update(c).where(c.c.user_id == new.c.user_id, differs).values(personality_key=new.c.key)
     )
-    values = {
-        c.c.personality_key: new.c.key,
-        c.c.streaks_before: new.c.before,
-        c.c.streak_days: new.c.days,
-        c.c.longest_streak: new.c.longest,
-        c.c.longest_streak_artist_id: new.c.artist_id,
-    }
-    differs = tuple_(*values).is_distinct_from(tuple_(*values.values()))
-    conn.execute(update(c).where(c.c.user_id == new.c.user_id, differs).values(values))
 
 
 def write_months(conn: Connection, rows: pd.DataFrame, computed_at: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Plays: facts, stored once, never overwritten."""
+"""Plays: facts, stored once, never overwritten. Also reads the view `listens` of them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,26 +31,6 @@ from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.counters import previous_play
 from spotify_pipeline.storage.postgres.bulk import any_of, array_rows, frame, insert_rows
-
-ROWS = 20_000
-
-
-def read_listens(
-    conn: Connection, user_id: str | None = None, since: date | None = None
-) -> Iterator[list[dict[str, Any]]]:
-    """Plays in order of their local date, in lists of at most ROWS; columns as in the view."""
-    rows = conn.execution_options(yield_per=ROWS).execute(
-        text(
-            "SELECT * FROM spotify_pipeline.listens"
-            " WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id)"
-            " AND (CAST(:since AS date) IS NULL OR local_date >= :since)"
-            " ORDER BY local_date, user_id, played_at, track"
-        ),
-        {"user_id": user_id, "since": since},
-    )
-    for part in rows.mappings().partitions():
-        yield [dict(row) for row in part]
-
 
 PLAY_DTYPES = {
     "user_id": "str",
@@ -302,3 +282,23 @@ def _is_inside(window: TableValuedAlias, *, with_previous: bool = False) -> Colu
         plays.c.played_at >= since,
         plays.c.played_at < window.c.until,
     )
+
+
+ROWS = 20_000
+
+
+def read_listens(
+    conn: Connection, user_id: str | None = None, since: date | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Plays in order of their local date, in lists of at most ROWS; columns as in the view."""
+    rows = conn.execution_options(yield_per=ROWS).execute(
+        text(
+            "SELECT * FROM spotify_pipeline.listens"
+            " WHERE (CAST(:user_id AS text) IS NULL OR user_id = :user_id)"
+            " AND (CAST(:since AS date) IS NULL OR local_date >= :since)"
+            " ORDER BY local_date, user_id, played_at, track"
+        ),
+        {"user_id": user_id, "since": since},
+    )
+    for part in rows.mappings().partitions():
+        yield [dict(row) for row in part]

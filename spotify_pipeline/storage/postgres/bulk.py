@@ -6,12 +6,11 @@ from dataclasses import dataclass, fields
 from datetime import date
 from functools import cache
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
-    Column,
     Connection,
     Table,
     Text,
@@ -33,6 +32,8 @@ from sqlalchemy.types import TypeEngine
 if TYPE_CHECKING:
     import pandas as pd
     from _typeshed import DataclassInstance
+
+    Filled = TypeVar("Filled", bound=DataclassInstance)
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -83,8 +84,12 @@ def any_of(column: ColumnElement[Any], values: Iterable[Any]) -> ColumnElement[b
 def insert_rows(table: Table, rows: Sequence[Row]) -> Insert:
     """The statement that inserts these rows, one at least, all with the same columns."""
     names = list(rows[0])
-    given = bulk_rows(rows, types_of([table.c[name] for name in names]), "given")
+    given = _given(table, names, rows)
     return insert(table).from_select(names, select(*given.c))
+
+
+def _given(table: Table, names: Sequence[str], rows: Sequence[Row]) -> TableValuedAlias:
+    return bulk_rows(rows, {name: table.c[name].type for name in names}, "given")
 
 
 def as_row(value: "DataclassInstance") -> Row:
@@ -92,14 +97,14 @@ def as_row(value: "DataclassInstance") -> Row:
     return {name: getattr(value, name) for name in _names(type(value))}
 
 
+def from_row(kind: "type[Filled]", row: Mapping[Any, Any]) -> "Filled":
+    """A dataclass from a row with its fields by name; a field without a column has its default."""
+    return kind(**{name: row[name] for name in _names(kind) if name in row})
+
+
 @cache
 def _names(kind: "type[DataclassInstance]") -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
-
-
-def types_of(columns: Sequence[Column[Any]]) -> dict[str, TypeEngine[Any]]:
-    """The types of a table's columns, for `bulk_rows`."""
-    return {column.name: column.type for column in columns}
 
 
 def _plain(value: object) -> str:
@@ -153,7 +158,7 @@ def upsert_changed(
             )
         )
 
-    given = bulk_rows(ordered, types_of([table.c[name] for name in names]), "given")
+    given = _given(table, names, ordered)
     same = and_(*(table.c[key] == given.c[key] for key in keys), not_(differs(given.c)))
     # Equal rows are left out first: ON CONFLICT would lock them, and popular artists are in every
     # chunk.

@@ -1,8 +1,7 @@
-"""Finds our database and Dagster's: on the configured server, or the embedded one in the home."""
-
-from enum import Enum
+"""Finds our database and Dagster's, configured or embedded, and creates Dagster's."""
 
 from psycopg import sql
+from psycopg.errors import DuplicateDatabase, InsufficientPrivilege
 from pydantic import SecretStr
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -15,6 +14,12 @@ from spotify_pipeline.storage.postgres.engine import (
     make_engine,
     normalise_url,
 )
+
+DATABASE = "dagster"
+
+
+# By default every role of the server may log in to a new database and make temporary objects there.
+CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
 
 
 def pipeline_url(settings: Settings) -> URL:
@@ -95,44 +100,25 @@ def leave_database(settings: Settings) -> None:
         embedded.leave(settings.home)
 
 
-DATABASE = "dagster"
-_INSUFFICIENT_PRIVILEGE = "42501"
-_DUPLICATE = "42P04"
-
-
-# By default every role of the server may log in to a new database and make temporary objects there.
-CLOSE = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC")
-
-
-class Created(Enum):
-    """The outcome of create_dagster_database."""
-
-    MADE = "made"
-    WAS_THERE = "was there"
-    NOT_ALLOWED = "not allowed"
-    NOT_OURS = "not ours"
-
-
-def create_dagster_database(settings: Settings, engine: Engine) -> Created:
+def create_dagster_database(settings: Settings, engine: Engine) -> bool | None:
     """Create `dagster` on the server of `engine`, closed to all but its owner.
 
-    Only on a server of one's own: the embedded one makes its databases itself, and where
-    DAGSTER_PG_URL is set the operator has chosen another.
+    False: our login may not create it. None: there is nothing to create, because it exists, the
+    embedded server makes its databases itself, or DAGSTER_PG_URL names another.
     """
     if settings.database_url is None or settings.dagster_pg_url is not None:
-        return Created.NOT_OURS
+        return None
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         found = text("SELECT FROM pg_database WHERE datname = :name")
         if conn.execute(found, {"name": DATABASE}).first() is not None:
-            return Created.WAS_THERE
+            return None
         try:
             conn.execute(text(f"CREATE DATABASE {DATABASE}"))
         except ProgrammingError as error:
-            state = getattr(error.orig, "sqlstate", None)
-            if state == _DUPLICATE:
-                return Created.WAS_THERE
-            if state == _INSUFFICIENT_PRIVILEGE:
-                return Created.NOT_ALLOWED
+            if isinstance(error.orig, DuplicateDatabase):
+                return None
+            if isinstance(error.orig, InsufficientPrivilege):
+                return False
             raise
         conn.exec_driver_sql(CLOSE.format(sql.Identifier(DATABASE)).as_string())
-    return Created.MADE
+    return True

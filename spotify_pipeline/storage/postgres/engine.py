@@ -30,20 +30,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.redaction import remember
 
-
-@contextmanager
-def hash_joins(conn: Connection) -> Iterator[None]:
-    """Joins of the statements inside read each table once, whatever Postgres expects to find there.
-
-    Where one user has imported, the statistics say that others have nothing; Postgres then chose
-    nested loops, in which 100,000 rows read 100,000 rows each. For statements over all rows of
-    one user. An error ends the transaction, and so the setting.
-    """
-    conn.execute(select(func.set_config("enable_nestloop", "off", True)))
-    yield
-    conn.execute(select(func.set_config("enable_nestloop", "on", True)))
-
-
 OLDEST_SERVER = 15
 DRIVER = "postgresql+psycopg"
 
@@ -305,3 +291,16 @@ def database_now(conn: Connection) -> datetime:
     """The database's clock."""
     now: datetime = conn.execute(select(func.now())).scalar_one()
     return now
+
+
+@contextmanager
+def hash_joins(conn: Connection) -> Iterator[None]:
+    """Joins of the statements inside read each table once, whatever Postgres expects to find there.
+
+    Where one user has imported, the statistics say that others have nothing; Postgres then chose
+    nested loops, in which 100,000 rows read 100,000 rows each. For statements over all rows of
+    one user. An error ends the transaction, and so the setting.
+    """
+    conn.execute(select(func.set_config("enable_nestloop", "off", True)))
+    yield
+    conn.execute(select(func.set_config("enable_nestloop", "on", True)))

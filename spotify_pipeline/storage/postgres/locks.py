@@ -8,6 +8,7 @@ documented in storage/sql/users.sql.
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import OperationalError
 
@@ -16,7 +17,6 @@ from spotify_pipeline.storage.postgres.bulk import any_of
 
 # Longer than any transaction of a well-behaved app, and than a sync's write of one user.
 WAIT = "2s"
-_LOCK_NOT_AVAILABLE = "55P03"
 
 Rows = TypeVar("Rows")
 
@@ -55,7 +55,7 @@ def limit_waits(conn: Connection) -> None:
 
 def is_lock_timeout(error: Exception) -> bool:
     """Whether a lock could not be had in time."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
+    return isinstance(getattr(error, "orig", None), LockNotAvailable)
 
 
 def lock_existence(conn: Connection, user_ids: Iterable[str]) -> set[str]:

@@ -1,8 +1,8 @@
-"""The roles of apps and analysts: every init-db grants exactly their rights and revokes all others.
+"""The roles of apps and analysts, and the web page's login, which is a member of the app's role.
 
-A role belongs to the whole server, so several databases may create it at once, and no advisory lock
-spans two databases. A role is never dropped, and its own attributes (password, membership) are
-never changed.
+Every init-db grants a role exactly its rights and revokes all others. A role belongs to the
+whole server, so several databases may create it at once, and no advisory lock spans two databases.
+It is never dropped, and its own attributes (password, membership) are never changed.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,12 @@ from enum import Enum
 from secrets import token_urlsafe
 
 from psycopg import sql
+from psycopg.errors import (
+    DuplicateObject,
+    InsufficientPrivilege,
+    InternalError_,
+    UniqueViolation,
+)
 from sqlalchemy import URL, Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -90,11 +96,6 @@ ANALYST_READABLE = (
     "user_top_tracks",
 )
 
-_INSUFFICIENT_PRIVILEGE = "42501"
-# CREATE ROLE that lost a race: the first if the other had committed, else the second.
-_MADE_MEANWHILE = ("42710", "23505")
-# "tuple concurrently updated": an internal error of the server without a code of its own.
-_RACE = "XX000"
 _TRIES = 5
 
 
@@ -125,7 +126,8 @@ def give_rights(engine: Engine, role: str, rights: Rights = Rights.APP) -> bool:
         try:
             return _give(engine, role, rights)
         except DBAPIError as error:
-            if _state(error) != _RACE:
+            # "tuple concurrently updated": an internal error without a code of its own.
+            if not isinstance(error.orig, InternalError_):
                 raise
     return _give(engine, role, rights)
 
@@ -138,9 +140,10 @@ def _give(engine: Engine, role: str, rights: Rights) -> bool:
                 with conn.begin_nested():
                     conn.exec_driver_sql(create_statement(engine, role))
             except DBAPIError as error:
-                if _state(error) == _INSUFFICIENT_PRIVILEGE:
+                if isinstance(error.orig, InsufficientPrivilege):
                     return False
-                if _state(error) not in _MADE_MEANWHILE:
+                # Lost a race: the first if the other had committed, else the second.
+                if not isinstance(error.orig, DuplicateObject | UniqueViolation):
                     raise
         for statement in _statements(conn, _quoted(engine, role), rights):
             conn.exec_driver_sql(statement)
@@ -249,10 +252,6 @@ def _quoted(conn: Connection | Engine, role: str) -> str:
     return conn.dialect.identifier_preparer.quote_identifier(role)
 
 
-def _state(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
-
-
 LOGIN = "spotify_web"
 VARIABLE = "SPOTIFY_PIPELINE_WEB_DATABASE_URL"
 PASSWORD_FILE = "web-password"  # noqa: S105 (a file name)
@@ -300,7 +299,7 @@ def make_missing_login(engine: Engine, settings: Settings) -> str | None:
             if not exists(conn, url.username):
                 _make_login(conn, url.username, settings.app_role, str(url.password))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != "42501":  # insufficient_privilege
+        if not isinstance(error.orig, InsufficientPrivilege):
             raise
         return url.username
     return None

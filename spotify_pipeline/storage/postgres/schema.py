@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, Engine, Table, column, delete, func, select, table, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -48,7 +49,6 @@ LOCK_TIMEOUT = "5s"
 TRIES = 6
 PAUSE_SECONDS = 2.0
 NOT_SET_UP = "The database is not set up yet: run `spotify-pipeline init-db`."
-_DEADLOCK, _LOCK_TIMEOUT = "40P01", "55P03"
 
 
 class SchemaOutdated(UsageError):
@@ -69,7 +69,7 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
         try:
             return _create_or_upgrade(engine)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in (_DEADLOCK, _LOCK_TIMEOUT):
+            if not isinstance(error.orig, DeadlockDetected | LockNotAvailable):
                 raise
             if tried == TRIES:
                 raise SchemaBusy(

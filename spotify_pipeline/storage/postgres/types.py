@@ -13,16 +13,3 @@ from sqlalchemy.exc import (
     ProgrammingError,
     SQLAlchemyError,
 )
-
-__all__ = [
-    "Connection",
-    "DBAPIError",
-    "DataError",
-    "Engine",
-    "IntegrityError",
-    "InterfaceError",
-    "OperationalError",
-    "ProgrammingError",
-    "SQLAlchemyError",
-    "Table",
-]

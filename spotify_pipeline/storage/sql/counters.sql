@@ -27,8 +27,7 @@ BEGIN
 END
 $$;
 
--- New or deleted days: the same, and invalidates the summary of streaks if it reaches to one of them
--- or to the day before.
+-- New or deleted days: the same.
 CREATE OR REPLACE FUNCTION tally_days() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
@@ -37,11 +36,8 @@ DECLARE
 BEGIN
     UPDATE listening_tallies AS t SET
         days = greatest(t.days + sign * c.days, 0),
-        personality_key = NULL,
-        streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
-    FROM (
-        SELECT user_id, count(*) AS days, min(date) AS first FROM changed GROUP BY user_id
-    ) AS c
+        personality_key = NULL
+    FROM (SELECT user_id, count(*) AS days FROM changed GROUP BY user_id) AS c
     WHERE t.user_id = c.user_id;
     RETURN NULL;
 END
@@ -52,19 +48,15 @@ CREATE OR REPLACE FUNCTION tally_top_artists() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
 AS $$
 BEGIN
-    UPDATE listening_tallies AS t SET
-        personality_key = NULL,
-        streaks_before = CASE WHEN t.streaks_before < c.first THEN t.streaks_before END
-    FROM (
-        SELECT user_id, min(date) AS first
+    UPDATE listening_tallies SET personality_key = NULL
+    WHERE user_id IN (
+        SELECT user_id
         -- Not a join: its plan, cached for few rows, took a minute for 25,000.
         FROM (
             SELECT user_id, date, top_artist_id FROM changed
             EXCEPT SELECT user_id, date, top_artist_id FROM before
         ) AS other
-        GROUP BY user_id
-    ) AS c
-    WHERE t.user_id = c.user_id;
+    );
     RETURN NULL;
 END
 $$;

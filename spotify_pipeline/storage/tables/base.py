@@ -77,5 +77,10 @@ def error_code(column: str) -> CheckConstraint:
 
 
 def described(name: str, type_: Any, comment: str, *args: Any, **options: Any) -> Column[Any]:
-    """A column with its comment, NOT NULL unless it says otherwise."""
-    return Column(name, type_, *args, comment=comment, **{"nullable": False, **options})
+    """A column with its comment, NOT NULL."""
+    return Column(name, type_, *args, comment=comment, nullable=False, **options)
+
+
+def optional(name: str, type_: Any, comment: str, *args: Any, **options: Any) -> Column[Any]:
+    """A column with its comment that may be NULL."""
+    return Column(name, type_, *args, comment=comment, **options)

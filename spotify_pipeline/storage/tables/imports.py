@@ -28,6 +28,7 @@ from spotify_pipeline.storage.tables.base import (
     described,
     metadata,
     one_of,
+    optional,
     rule,
     user_column,
 )
@@ -40,8 +41,8 @@ def _receipt() -> Iterator[Column[Any]]:
     yield described("rows_read", Integer, "Rows read.", server_default=text("0"))
     for fate, meaning in FATES.items():
         yield described(fate, Integer, f"Rows of them: {meaning}.", server_default=text("0"))
-    yield described("first_at", Instant, "End of the earliest row; NULL: none.", nullable=True)
-    yield described("last_at", Instant, "End of the latest row; NULL: none.", nullable=True)
+    yield optional("first_at", Instant, "End of the earliest row; NULL: none.")
+    yield optional("last_at", Instant, "End of the latest row; NULL: none.")
 
 
 history_imports = Table(
@@ -61,24 +62,18 @@ history_imports = Table(
         "open: rows are handed over; closed: it waits for the pipeline; succeeded; failed.",
     ),
     described("started_at", Instant, "When it began.", server_default=func.now()),
-    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
+    optional("finished_at", Instant, "When it succeeded or failed."),
     *_receipt(),
-    described(
+    optional(
         "files",
         JSONB,
         "While it is closed: name, kind, span and counts of each file, as the app says.",
-        nullable=True,
     ),
     described(
-        "attempts",
-        Integer,
-        "Runs that could not import a closed upload.",
-        server_default=text("0"),
+        "attempts", Integer, "Runs that could not import a closed upload.", server_default=text("0")
     ),
-    described(
-        "error_message", Text, "Why it failed, and what to do; NULL: it did not.", nullable=True
-    ),
-    described("closed_at", Instant, "Since when it waits for the pipeline.", nullable=True),
+    optional("error_message", Text, "Why it failed, and what to do; NULL: it did not."),
+    optional("closed_at", Instant, "Since when it waits for the pipeline."),
     one_of("status", ("open", "closed", "succeeded", "failed")),
     rule("finished", "(finished_at IS NULL) = (status IN ('open', 'closed'))"),
     rule("fates", f"status <> 'succeeded' OR rows_read = {_SUM}"),
@@ -139,11 +134,7 @@ history_import_files = Table(
         primary_key=True,
     ),
     described(
-        "number",
-        Integer,
-        "Position in the import, from 0.",
-        primary_key=True,
-        autoincrement=False,
+        "number", Integer, "Position in the import, from 0.", primary_key=True, autoincrement=False
     ),
     user_column(),
     described("name", Text, "Name of the file, with that of its archive."),
@@ -176,12 +167,11 @@ imported_plays = Table(
     described("track_id", Text, "The track.", primary_key=True),
     described("ms_played", Integer, "Milliseconds heard.", primary_key=True, autoincrement=False),
     described("source", Text, "extended streaming history, or account data.", primary_key=True),
-    described(
+    optional(
         "offline_started_at",
         Instant,
         "When a play without a connection began; NULL for others. Such a play may have been "
         "uploaded, and so have its ended_at, hours or days later.",
-        nullable=True,
     ),
     one_of("source", SOURCES),
     rule("ms_played", "ms_played > 0"),
@@ -194,11 +184,7 @@ imported_tracks = Table(
     metadata,
     user_column(primary_key=True),
     described(
-        "track_id",
-        Text,
-        "The track.",
-        ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
-        primary_key=True,
+        "track_id", Text, "The track.", ForeignKey(f"{SCHEMA}.tracks.spotify_id"), primary_key=True
     ),
     described("artist_id", Text, "The artist that the user's imported plays of the track have."),
     comment="One row per user and track of imported plays that lacks a fact the API may still "

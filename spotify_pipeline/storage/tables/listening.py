@@ -1,4 +1,4 @@
-"""The facts: the catalogue, the plays, and what is known about their completeness."""
+"""The catalogue, plays and what is known of their completeness, and the days computed from them."""
 
 from sqlalchemy import (
     ARRAY,
@@ -27,6 +27,7 @@ from spotify_pipeline.storage.tables.base import (
     described,
     metadata,
     one_of,
+    optional,
     rule,
     user_column,
     views,
@@ -42,14 +43,13 @@ artists = Table(
         primary_key=True,
     ),
     described("name", Text, "Name as Spotify shows it; empty if it never sent one."),
-    described(
+    optional(
         "genres",
         ARRAY(Text),
         "Genre tags; NULL when Spotify did not say (it does not in development mode).",
-        nullable=True,
     ),
-    described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
-    described("image_url", Text, "A picture of the artist; NULL when not said.", nullable=True),
+    optional("popularity", SmallInteger, "0 to 100; NULL when not said."),
+    optional("image_url", Text, "A picture of the artist; NULL when not said."),
     rule("popularity", "popularity BETWEEN 0 AND 100"),
     # Finds the artists of a name that an export gives. Hash: names have no limit of length.
     Index("ix_artists_name", "name", postgresql_using="hash"),
@@ -66,35 +66,29 @@ tracks = Table(
         primary_key=True,
     ),
     described("name", Text, "Title as Spotify shows it; empty if it never sent one."),
-    described(
+    optional(
         "duration_ms",
         Integer,
         "Length in milliseconds; NULL if Spotify never sent one. A play keeps its own.",
-        nullable=True,
     ),
     described("artist_ids", ARRAY(Text), "Ids of its artists; the first is the primary artist."),
-    described("album_id", Text, "Spotify's id of the album.", nullable=True),
-    described("album_name", Text, "Title of the album.", nullable=True),
-    described(
-        "release_date",
-        Text,
-        "Release date of the album as sent: YYYY, YYYY-MM or YYYY-MM-DD.",
-        nullable=True,
+    optional("album_id", Text, "Spotify's id of the album."),
+    optional("album_name", Text, "Title of the album."),
+    optional(
+        "release_date", Text, "Release date of the album as sent: YYYY, YYYY-MM or YYYY-MM-DD."
     ),
-    described("popularity", SmallInteger, "0 to 100; NULL when not said.", nullable=True),
-    described(
+    optional("popularity", SmallInteger, "0 to 100; NULL when not said."),
+    optional(
         "isrc",
         Text,
         "International Standard Recording Code, equal for all ids of a recording; NULL when not "
         "said.",
-        nullable=True,
     ),
-    described(
+    optional(
         "artist_name",
         Text,
         "Name of its artist as exports say, for a track that only exports have shown; NULL once "
         "the API has.",
-        nullable=True,
     ),
     rule("duration_ms", "duration_ms > 0"),
     rule("artist_ids", "cardinality(artist_ids) > 0 AND array_position(artist_ids, NULL) IS NULL"),
@@ -114,40 +108,32 @@ plays = Table(
         primary_key=True,
     ),
     described(
-        "track_id",
-        Text,
-        "The track.",
-        ForeignKey(f"{SCHEMA}.tracks.spotify_id"),
-        primary_key=True,
+        "track_id", Text, "The track.", ForeignKey(f"{SCHEMA}.tracks.spotify_id"), primary_key=True
     ),
     described(
         "source", Text, "api: recently played; export: only the user's own data export holds it."
     ),
-    described(
+    optional(
         "ms_played",
         Integer,
         "Milliseconds heard; NULL for an API play that no export holds. An API play with it is "
         "known from both.",
-        nullable=True,
     ),
-    described("context_uri", Text, "Playlist, album or artist it was played from.", nullable=True),
-    described(
+    optional("context_uri", Text, "Playlist, album or artist it was played from."),
+    optional(
         "artist_id",
         Text,
         "The track's primary artist when the play was stored; NULL until it is known.",
-        nullable=True,
     ),
-    described(
+    optional(
         "duration_ms",
         Integer,
         "The track's length in milliseconds when the play was stored; NULL until it is known.",
-        nullable=True,
     ),
-    described(
+    optional(
         "release_date",
         Text,
         "The album's release date, as sent, when the play was stored; NULL until it is known.",
-        nullable=True,
     ),
     one_of("source", ("api", "export")),
     rule("ms_played", "ms_played >= 0"),
@@ -253,8 +239,8 @@ fetch_log = Table(
         "Items that are no play: reason -> count.",
         server_default=text("'{}'::jsonb"),
     ),
-    described("oldest_item_at", Instant, "played_at of its oldest raw item.", nullable=True),
-    described("newest_item_at", Instant, "played_at of its newest raw item.", nullable=True),
+    optional("oldest_item_at", Instant, "played_at of its oldest raw item."),
+    optional("newest_item_at", Instant, "played_at of its newest raw item."),
     described(
         "overlapped",
         Boolean,
@@ -278,13 +264,8 @@ listening_gaps = Table(
     described("gap_start", Instant, "End of the coverage before the page that did not reach it."),
     described("gap_end", Instant, "Where the coverage of that page begins."),
     described("detected_at", Instant, "When that page was fetched."),
-    described("closed_at", Instant, "When the gap was filled; NULL: open.", nullable=True),
-    described(
-        "closed_by",
-        Text,
-        "What filled it: page (a later page reached back) or import.",
-        nullable=True,
-    ),
+    optional("closed_at", Instant, "When the gap was filled; NULL: open."),
+    optional("closed_by", Text, "What filled it: page (a later page reached back) or import."),
     one_of("closed_by", ("page", "import")),
     rule("interval", "gap_start < gap_end"),
     rule("closed", "(closed_at IS NULL) = (closed_by IS NULL)"),
@@ -308,8 +289,8 @@ listens = Table(
     described("played_at", Instant, "End of the play, to the millisecond, UTC."),
     described("local_date", Date, "Date of played_at in the user's zone of today."),
     described("track", Text, "Title of the track."),
-    described("artist", Text, "Name of the primary artist; NULL until it is known.", nullable=True),
-    described("album", Text, "Title of the album; NULL when not said.", nullable=True),
+    optional("artist", Text, "Name of the primary artist; NULL until it is known."),
+    optional("album", Text, "Title of the album; NULL when not said."),
     described(
         "ms_listened",
         BigInteger,
@@ -338,13 +319,10 @@ daily_listening = Table(
     described("plays", Integer, "API plays, and imported ones of 30 s or more."),
     described("unique_tracks", Integer, "Distinct tracks among them."),
     described("unique_artists", Integer, "Distinct primary artists among them."),
-    described(
-        "top_track_id",
-        Text,
-        "Most played track; ties: longest heard, first played, smallest id.",
-        nullable=True,
+    optional(
+        "top_track_id", Text, "Most played track; ties: longest heard, first played, smallest id."
     ),
-    described("top_artist_id", Text, "Most played primary artist; same ties.", nullable=True),
+    optional("top_artist_id", Text, "Most played primary artist; same ties."),
     described(
         "completeness",
         Text,
@@ -390,30 +368,17 @@ listening_tallies = Table(
     user_column(primary_key=True),
     described("plays", BigInteger, "Stored plays.", server_default=text("0")),
     described("days", Integer, "Stored days.", server_default=text("0")),
-    described(
+    optional(
         "personality_key",
         Text,
         "Fingerprint of the stored personality's inputs, apart from plays and days; "
         "NULL: those have changed since.",
-        nullable=True,
     ),
-    described(
-        "streaks_before",
-        Date,
-        "The next columns summarize the days before this date, on which a run begins; "
-        "NULL: no summary.",
-        nullable=True,
-    ),
-    described("streak_days", Integer, "Days with a top artist.", server_default=text("0")),
-    described("longest_streak", Integer, "Longest run in days.", server_default=text("0")),
-    described("longest_streak_artist_id", Text, "The artist of that run.", nullable=True),
-    described(
+    optional(
         "months_before",
         Date,
         "music_personality_history is up to date before this month; NULL: nothing of it is.",
-        nullable=True,
     ),
-    rule("counts", "plays >= 0 AND days >= 0 AND streak_days >= 0 AND longest_streak >= 0"),
-    rule("longest", "(longest_streak = 0) = (longest_streak_artist_id IS NULL)"),
+    rule("counts", "plays >= 0 AND days >= 0"),
     comment="One row per user, made with the user: counts of plays and days. Triggers keep them.",
 )

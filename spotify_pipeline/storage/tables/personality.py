@@ -6,15 +6,22 @@ from sqlalchemy import ARRAY, Column, Date, Double, Integer, SmallInteger, Table
 from sqlalchemy.dialects.postgresql import JSONB
 
 from spotify_pipeline.domain.personality.definition import LISTENING_METRICS
-from spotify_pipeline.storage.tables.base import Instant, described, metadata, rule, user_column
+from spotify_pipeline.storage.tables.base import (
+    Instant,
+    described,
+    metadata,
+    optional,
+    rule,
+    user_column,
+)
 
 
 def _share(name: str, comment: str) -> Column[float]:
-    return described(name, Double, f"{comment} 0 to 1.", nullable=True)
+    return optional(name, Double, f"{comment} 0 to 1.")
 
 
 def _count(name: str, comment: str) -> Column[int]:
-    return described(name, Integer, comment, nullable=True)
+    return optional(name, Integer, comment)
 
 
 _SHARES = (
@@ -40,28 +47,21 @@ music_personality = Table(
     described("window_end", Date, "Last local date of the window."),
     described("play_count", Integer, "Plays in the window (API, or imported of 30 s or more)."),
     *_SHARES,
-    described(
+    optional(
         "effective_artists",
         Double,
         "exp of the Shannon entropy over artists (Hill number q = 1): from 1 to unique_artists.",
-        nullable=True,
     ),
     _count("unique_artists", "Distinct primary artists in the window."),
-    described(
-        "peak_hour",
-        Double,
-        "Circular mean of local play time, in hours from 0 up to 24.",
-        nullable=True,
-    ),
+    optional("peak_hour", Double, "Circular mean of local play time, in hours from 0 up to 24."),
     _count("longest_streak", "Longest run of local days with the same top artist, ever; in days."),
-    described("longest_streak_artist_id", Text, "That artist.", nullable=True),
+    optional("longest_streak_artist_id", Text, "That artist."),
     _count("current_streak", "The run that ends today or yesterday, in days."),
-    described("streak_artist_id", Text, "The artist of the current streak.", nullable=True),
-    described(
+    optional("streak_artist_id", Text, "The artist of the current streak."),
+    optional(
         "mainstream_score",
         Double,
         "Rank-weighted popularity of the medium-term top artists, 0 to 100.",
-        nullable=True,
     ),
     described(
         "reasons",
@@ -70,10 +70,7 @@ music_personality = Table(
         server_default=text("'{}'::jsonb"),
     ),
     described(
-        "tags",
-        ARRAY(Text),
-        "Labels derived from the metrics.",
-        server_default=text("'{}'::text[]"),
+        "tags", ARRAY(Text), "Labels derived from the metrics.", server_default=text("'{}'::text[]")
     ),
     described("definition_version", SmallInteger, "Version of the formulas and thresholds."),
     described(
@@ -96,7 +93,7 @@ music_personality = Table(
 
 def _the_same(name: str) -> Column[Any]:
     column = music_personality.c[name]
-    return described(name, column.type, str(column.comment), nullable=column.nullable)
+    return Column(name, column.type, nullable=column.nullable, comment=column.comment)
 
 
 _OF_PLAYS = [column.name for column in _SHARES if column.name in LISTENING_METRICS]

@@ -16,6 +16,7 @@ from spotify_pipeline.storage.tables.base import (
     described,
     metadata,
     one_of,
+    optional,
     rule,
     user_column,
     views,
@@ -75,7 +76,7 @@ _TRACK = (
 
 def _columns(fields: Iterable[tuple[str, Any, bool, str]]) -> list[Column[Any]]:
     return [
-        described(name, type_, comment, nullable=nullable)
+        Column(name, type_, nullable=nullable, comment=comment)
         for name, type_, nullable, comment in fields
     ]
 
@@ -115,7 +116,7 @@ top_list_versions = Table(
     described("kind", Text, "artists or tracks.", primary_key=True),
     _time_range(),
     described("valid_from", Instant, _VALID_FROM, primary_key=True),
-    described("valid_to", Instant, _VALID_TO, nullable=True),
+    optional("valid_to", Instant, _VALID_TO),
     described("spotify_ids", ARRAY(Text), "Spotify's ids, the first is rank 1."),
     one_of("kind", KINDS),
     one_of("time_range", TIME_RANGES),
@@ -148,7 +149,7 @@ def _history(kind: str, thing: str) -> Table:
         f"top_{kind}_history",
         f"One row per line of a top {thing} list as it stood; a list that changed stays.",
         described("valid_from", Instant, _VALID_FROM, primary_key=True),
-        described("valid_to", Instant, _VALID_TO, nullable=True),
+        optional("valid_to", Instant, _VALID_TO),
         _rank(),
         described("spotify_id", Text, f"Spotify's id of the {thing}."),
     )

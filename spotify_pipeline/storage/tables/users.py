@@ -1,4 +1,4 @@
-"""Users, their tokens, their time zones, and the tombstones of forgotten users."""
+"""Users, their tokens, time zones and shared profiles, and the tombstones of forgotten users."""
 
 from sqlalchemy import (
     ARRAY,
@@ -25,6 +25,7 @@ from spotify_pipeline.storage.tables.base import (
     error_code,
     metadata,
     one_of,
+    optional,
     rule,
     singleton_column,
     user_column,
@@ -84,14 +85,13 @@ users = Table(
         "The app's or Spotify's id of the user; also the Dagster partition key.",
         primary_key=True,
     ),
-    described(
+    optional(
         "account_id",
         Text,
         "Spotify's immutable account id; NULL until a token was used, or if another user has it.",
-        nullable=True,
         unique=True,
     ),
-    described("display_name", Text, "The name to show; NULL if not known.", nullable=True),
+    optional("display_name", Text, "The name to show; NULL if not known."),
     described(
         "timezone",
         Text,
@@ -113,12 +113,11 @@ users = Table(
         server_default=text("false"),
     ),
     described("created_at", Instant, "When the user was registered.", server_default=func.now()),
-    described(
+    optional(
         "plays_from",
         Instant,
         "Plays before were deleted by the operator's retention, and local days that begin before "
         "stay as they are; NULL: nothing was.",
-        nullable=True,
     ),
     rule("user_id", USER_ID_RULE),
     rule("display_name", "char_length(display_name) <= 255"),
@@ -147,22 +146,18 @@ user_tokens = Table(
         "When Spotify lets the refresh token die: authorized_at + 6 months. "
         "Left out or outdated by a new authorized_at, a trigger computes it.",
     ),
-    described(
+    optional(
         "last_refreshed_at",
         Instant,
         "Last refresh of the access token, failed or not: see last_error_code.",
-        nullable=True,
     ),
-    described(
-        "last_error_code", Text, "Why the last refresh failed; NULL if it succeeded.", nullable=True
-    ),
-    described(
+    optional("last_error_code", Text, "Why the last refresh failed; NULL if it succeeded."),
+    optional(
         "sealed_access_token",
         LargeBinary,
         "Sealed box of the current access token, so that processes share it; NULL if none.",
-        nullable=True,
     ),
-    described("access_expires_at", Instant, "When the access token expires.", nullable=True),
+    optional("access_expires_at", Instant, "When the access token expires."),
     error_code("last_error_code"),
     # An app writes these: without limits a few calls fill the memory of every reader.
     rule("client_id", "char_length(client_id) <= 255"),
@@ -177,21 +172,15 @@ forgotten = Table(
     "forgotten",
     metadata,
     described("id", BigInteger, "Number of the receipt.", Identity(always=True), primary_key=True),
-    described(
+    optional(
         "user_id",
         Text,
         "The forgotten user, as long as Dagster's storage may name them; then NULL.",
-        nullable=True,
     ),
     described(
-        "forgotten_at",
-        Instant,
-        "When the user's rows were deleted.",
-        server_default=func.now(),
+        "forgotten_at", Instant, "When the user's rows were deleted.", server_default=func.now()
     ),
-    described(
-        "scrubbed_at", Instant, "When the last trace was deleted; NULL: not yet.", nullable=True
-    ),
+    optional("scrubbed_at", Instant, "When the last trace was deleted; NULL: not yet."),
     described(
         "traces",
         JSONB,
@@ -202,9 +191,7 @@ forgotten = Table(
     comment="One row per forgotten user: a tombstone at first, later a receipt without the id.",
 )
 Index(
-    "ix_forgotten_user_id",
-    forgotten.c.user_id,
-    postgresql_where=forgotten.c.user_id.is_not(None),
+    "ix_forgotten_user_id", forgotten.c.user_id, postgresql_where=forgotten.c.user_id.is_not(None)
 )
 
 
@@ -221,11 +208,10 @@ profiles = Table(
     "profiles",
     metadata,
     user_column(primary_key=True),
-    described(
+    optional(
         "name",
         Text,
         "Name in the address of the user's profile page; NULL: none chosen.",
-        nullable=True,
         unique=True,
     ),
     described(
@@ -234,24 +220,20 @@ profiles = Table(
         "Whether every visitor sees the profile.",
         server_default=text("false"),
     ),
-    described(
+    optional(
         "share_digest",
         LargeBinary,
         "SHA-256 of the token of the share link; NULL: there is no link.",
-        nullable=True,
         unique=True,
     ),
-    described("share_expires_at", Instant, "When the share link expires.", nullable=True),
+    optional("share_expires_at", Instant, "When the share link expires."),
     described(
         "session_key",
         Uuid(),
         "Sessions hold this key; another one ends them all.",
         server_default=func.gen_random_uuid(),
     ),
-    rule(
-        "name",
-        f"name ~ '^[a-z0-9]([a-z0-9-]{{0,38}}[a-z0-9])?$' AND name NOT IN ({_RESERVED})",
-    ),
+    rule("name", f"name ~ '^[a-z0-9]([a-z0-9-]{{0,38}}[a-z0-9])?$' AND name NOT IN ({_RESERVED})"),
     rule("public", "name IS NOT NULL OR NOT is_public"),
     rule("share", "(share_digest IS NULL) = (share_expires_at IS NULL)"),
     rule("share_digest", "octet_length(share_digest) = 32"),

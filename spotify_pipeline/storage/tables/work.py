@@ -1,4 +1,4 @@
-"""Sync requests, the sync state of users, the API budget and the settings.
+"""Sync requests and runs, the sync state of users, the API budget, settings and alerts.
 
 Times are by the database's `now()`, the one clock that all processes share; where a comment says
 facts clock, by the injected clock of the process that fetched.
@@ -26,6 +26,7 @@ from spotify_pipeline.storage.tables.base import (
     error_code,
     metadata,
     one_of,
+    optional,
     rule,
     singleton_column,
     user_column,
@@ -53,24 +54,19 @@ sync_requests = Table(
     described(
         "attempts", SmallInteger, "How often a run was started for it.", server_default=text("0")
     ),
-    described("dispatch_key", Text, "Key of the latest run asked for; NULL before.", nullable=True),
-    described("run_id", Text, "Dagster run that serves it.", nullable=True),
-    described("started_at", Instant, "When it began to run.", nullable=True),
-    described("finished_at", Instant, "When it succeeded or failed.", nullable=True),
-    described("error_code", Text, "Why it failed; an error code.", nullable=True),
-    described("error_message", Text, "The same as a sentence for the user.", nullable=True),
+    optional("dispatch_key", Text, "Key of the latest run asked for; NULL before."),
+    optional("run_id", Text, "Dagster run that serves it."),
+    optional("started_at", Instant, "When it began to run."),
+    optional("finished_at", Instant, "When it succeeded or failed."),
+    optional("error_code", Text, "Why it failed; an error code."),
+    optional("error_message", Text, "The same as a sentence for the user."),
     described(
         "failures",
         SmallInteger,
         "How many attempts failed with a transient error; the third is final.",
         server_default=text("0"),
     ),
-    described(
-        "not_before",
-        Instant,
-        "Earliest start of the next run; NULL or past: at once.",
-        nullable=True,
-    ),
+    optional("not_before", Instant, "Earliest start of the next run; NULL or past: at once."),
     one_of("status", STATUSES),
     error_code("error_code"),
     rule("requested_by", "char_length(requested_by) BETWEEN 1 AND 255"),
@@ -106,53 +102,26 @@ sync_state = Table(
     "sync_state",
     metadata,
     user_column(primary_key=True),
-    described(
-        "last_synced_at",
-        Instant,
-        "Last time any data was synced (facts clock).",
-        nullable=True,
-    ),
-    described(
-        "last_success_at",
-        Instant,
-        "Last sync in which every step succeeded (facts clock).",
-        nullable=True,
-    ),
-    described(
+    optional("last_synced_at", Instant, "Last time any data was synced (facts clock)."),
+    optional("last_success_at", Instant, "Last sync in which every step succeeded (facts clock)."),
+    optional(
         "recorded_at",
         Instant,
         "When the last result was written (database clock, unlike the two before).",
-        nullable=True,
     ),
-    described(
-        "plays_fetched_at", Instant, "Last successful fetch of plays (facts clock).", nullable=True
-    ),
-    described(
-        "tops_fetched_at",
-        Instant,
-        "Last successful fetch of all top lists (facts clock).",
-        nullable=True,
-    ),
+    optional("plays_fetched_at", Instant, "Last successful fetch of plays (facts clock)."),
+    optional("tops_fetched_at", Instant, "Last successful fetch of all top lists (facts clock)."),
     described(
         "consecutive_failures",
         Integer,
         "Failed syncs since the last success, without those in which no call could be made.",
         server_default=text("0"),
     ),
-    described(
-        "last_error_code", Text, "Why the last sync failed; NULL if it did not.", nullable=True
-    ),
-    described("last_error_message", Text, "The same as a sentence for the user.", nullable=True),
-    described(
-        "next_due_at", Instant, "When plays are to be polled next; NULL: now.", nullable=True
-    ),
-    described(
-        "lease_id",
-        Uuid(),
-        "Lease of the process that writes for this user; NULL: none.",
-        nullable=True,
-    ),
-    described("lease_until", Instant, "When the lease ends unless renewed.", nullable=True),
+    optional("last_error_code", Text, "Why the last sync failed; NULL if it did not."),
+    optional("last_error_message", Text, "The same as a sentence for the user."),
+    optional("next_due_at", Instant, "When plays are to be polled next; NULL: now."),
+    optional("lease_id", Uuid(), "Lease of the process that writes for this user; NULL: none."),
+    optional("lease_until", Instant, "When the lease ends unless renewed."),
     error_code("last_error_code"),
     rule("consecutive_failures", "consecutive_failures >= 0"),
     rule("lease", "(lease_id IS NULL) = (lease_until IS NULL)"),
@@ -178,17 +147,11 @@ api_budget = Table(
         "to.",
         server_default=text("0"),
     ),
-    described(
-        "blocked_until",
-        Instant,
-        "No call before this instant; NULL or past: not blocked.",
-        nullable=True,
-    ),
-    described(
+    optional("blocked_until", Instant, "No call before this instant; NULL or past: not blocked."),
+    optional(
         "blocked_reason",
         Text,
         "RATE: too many calls; QUOTA: the day's quota is used up; APP: Spotify refuses the app.",
-        nullable=True,
     ),
     described(
         "updated_at", Instant, "Last change of the block or a bucket.", server_default=func.now()
@@ -199,12 +162,11 @@ api_budget = Table(
         "Calls per quarter of an hour of the last 24 hours, newest first.",
         server_default=text("'{}'"),
     ),
-    described(
+    optional(
         "day_full_until",
         Instant,
         "Until when our own day's limit allows no call, even for requests, as the request sensor "
         "last saw it; NULL or past: it allows some.",
-        nullable=True,
     ),
     described(
         "unanswered_users",
@@ -212,11 +174,10 @@ api_budget = Table(
         "Consecutive users for whom Spotify did not answer; an answer resets it to 0.",
         server_default=text("0"),
     ),
-    described(
+    optional(
         "outage_until",
         Instant,
         "Outage of Spotify (an open circuit breaker): no call before, then one probes; NULL: none.",
-        nullable=True,
     ),
     rule("singleton", "singleton"),
     rule("unanswered_users", "unanswered_users >= 0"),
@@ -248,17 +209,16 @@ sync_run_users = Table(
     metadata,
     described("run_id", Text, "Dagster run.", primary_key=True),
     user_column(primary_key=True),
-    described("chunk", Integer, "Chunk of the run, from 0.", nullable=True),
-    described(
+    optional("chunk", Integer, "Chunk of the run, from 0."),
+    optional(
         "outcome",
         Text,
         "synced: every step succeeded; failed: one did not; skipped: not tried; gone: forgotten "
         "meanwhile; NULL until known.",
-        nullable=True,
     ),
-    described("error_code", Text, "Why it failed or was skipped.", nullable=True),
-    described("new_plays", Integer, "Plays stored.", nullable=True),
-    described("seconds", Double, "How long it took.", nullable=True),
+    optional("error_code", Text, "Why it failed or was skipped."),
+    optional("new_plays", Integer, "Plays stored."),
+    optional("seconds", Double, "How long it took."),
     described(
         "created_at", Instant, "When the user was added to the run.", server_default=func.now()
     ),
@@ -282,13 +242,10 @@ sync_run_chunks = Table(
     described("chunk", Integer, "Number of the chunk, from 0.", primary_key=True),
     described("tries", Integer, "Tries; more than one after a crash."),
     described("started_at", Instant, "When the last try began.", server_default=func.now()),
-    described("seconds", Double, "Duration of that try; NULL: it did not end.", nullable=True),
-    described("api_calls", Integer, "Calls to Spotify in that try.", nullable=True),
-    described(
-        "throttled_seconds",
-        Double,
-        "How long its calls waited for the rate limiter or a block.",
-        nullable=True,
+    optional("seconds", Double, "Duration of that try; NULL: it did not end."),
+    optional("api_calls", Integer, "Calls to Spotify in that try."),
+    optional(
+        "throttled_seconds", Double, "How long its calls waited for the rate limiter or a block."
     ),
     rule("chunk", "chunk >= 0"),
     rule("tries", "tries >= 1"),
@@ -322,10 +279,8 @@ alerts = Table(
     described(
         "told", Integer, "How many were reported by the last alert.", server_default=text("0")
     ),
-    described(
-        "tried_at", Instant, "Last try: keeps two processes from sending at once.", nullable=True
-    ),
-    described("sent_at", Instant, "Last alert that arrived; NULL: none did.", nullable=True),
+    optional("tried_at", Instant, "Last try: keeps two processes from sending at once."),
+    optional("sent_at", Instant, "Last alert that arrived; NULL: none did."),
     one_of("event", EVENTS),
     rule("told", "told >= 0"),
     comment="One row per class of events: when the operator was last alerted.",

@@ -1,4 +1,4 @@
-"""Exports everything that is stored about one user, table by table, and their plays alone."""
+"""Exports all that is stored about a user, or their plays alone; tombstones of forgotten users."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ KEPT_BACK = {
     "sync_state": ("lease_id", "lease_until"),
 }
 AT_ONCE = 5_000
+
+
+FORGOTTEN_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +133,8 @@ def read_account(conn: Connection, user_id: str) -> Iterator[HeardPlay]:
 
 def _imported(user_id: str, source: str) -> Select[Any]:
     i = t.imported_plays
-    return select(
-        i.c.ended_at.label("ended_at"),
-        i.c.ms_played.label("ms_played"),
-        i.c.track_id.label("track_id"),
-        i.c.offline_started_at.label("offline_started_at"),
-    ).where(i.c.user_id == user_id, i.c.source == source)
+    columns = (i.c.ended_at, i.c.ms_played, i.c.track_id, i.c.offline_started_at)
+    return select(*columns).where(i.c.user_id == user_id, i.c.source == source)
 
 
 def _read_history(
@@ -179,9 +178,6 @@ def _exported(conn: Connection, table: Table, statement: Select[Any]) -> Exporte
         [(column.name, column.comment or "") for column in columns],
         iter(rows),
     )
-
-
-FORGOTTEN_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)

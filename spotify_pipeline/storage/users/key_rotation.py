@@ -63,23 +63,14 @@ def replace_sealed(conn: Connection, rows: Sequence[SealedRow]) -> None:
     if not rows:
         return
     k = t.user_tokens
-    statement = (
-        update(k)
-        .where(k.c.user_id == bindparam("_user_id"))
-        .values(
-            key_id=bindparam("_key_id"),
-            sealed_refresh_token=bindparam("_refresh"),
-            sealed_access_token=bindparam("_access"),
-        )
-    )
     conn.execute(
-        statement,
+        update(k).where(k.c.user_id == bindparam("of_user")),
         [
             {
-                "_user_id": row.user_id,
-                "_key_id": row.key_id,
-                "_refresh": row.sealed_refresh_token,
-                "_access": row.sealed_access_token,
+                "of_user": row.user_id,
+                "key_id": row.key_id,
+                "sealed_refresh_token": row.sealed_refresh_token,
+                "sealed_access_token": row.sealed_access_token,
             }
             for row in rows
         ],

@@ -1,78 +1,28 @@
-"""Reads users with their sealed tokens, and selects them: active, due, eligible."""
+"""Reads users: with their sealed tokens for a sync, by selection (due ...), with their status."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Double, case, cast, column, func, or_, select, table, update
+from sqlalchemy import (
+    Connection,
+    Double,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    or_,
+    select,
+    table,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.domain.due import LONGEST_WAIT
 from spotify_pipeline.storage import tables as t
-from spotify_pipeline.storage.postgres.bulk import any_of
-
-_sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)
-
-
-@dataclass(frozen=True, slots=True)
-class UserStatus:
-    """A user as `users list` and `users show` print it. No token, no listening."""
-
-    user_id: str
-    display_name: str | None
-    timezone: str
-    connection: str
-    state: str
-    plays: int
-    days: int
-    last_synced_at: datetime | None
-    last_error_code: str | None
-    last_error_message: str | None
-    next_due_at: datetime | None
-    reconnect_by: datetime | None
-
-
-def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
-    """These users (None: all), by user_id."""
-    return list(each_status(conn, user_ids))
-
-
-def each_status(conn: Connection, user_ids: Sequence[str] | None = None) -> Iterator[UserStatus]:
-    """As `user_statuses`, one by one, and the driver holds the rows in less memory.
-
-    On a connection in autocommit no transaction is open while the caller takes its time.
-    """
-    u, s, k, c = t.users, t.sync_state, t.user_tokens, t.listening_tallies
-    statement = (
-        select(
-            u.c.user_id,
-            u.c.display_name,
-            u.c.timezone,
-            u.c.connection,
-            _sync_status.c.state,
-            func.coalesce(c.c.plays, 0),
-            func.coalesce(c.c.days, 0),
-            s.c.last_synced_at,
-            s.c.last_error_code,
-            s.c.last_error_message,
-            # Without a usable connection a user is never due.
-            case((u.c.connection.in_(ELIGIBLE), s.c.next_due_at)),
-            k.c.expires_at,
-        )
-        .join_from(u, s, s.c.user_id == u.c.user_id)
-        # A user whose counters were lost, which a check reports, is listed all the same.
-        .outerjoin(c, c.c.user_id == u.c.user_id)
-        .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
-        .outerjoin(k, k.c.user_id == u.c.user_id)
-        .order_by(u.c.user_id)
-    )
-    if user_ids is not None:
-        statement = statement.where(any_of(u.c.user_id, user_ids))
-    rows: Iterable[Sequence[Any]] = conn.execute(statement)
-    for row in rows:
-        yield UserStatus(*row)
-
+from spotify_pipeline.storage.postgres.bulk import any_of, from_row
 
 ELIGIBLE = ("connected", "expiring", "suspect")
 # Only the user can connect Spotify again.
@@ -124,47 +74,34 @@ class User:
 
 def load_users(conn: Connection, user_ids: Iterable[str]) -> list[User]:
     """The users among these that exist, by user_id, with their tokens."""
-    u, k, s = t.users, t.user_tokens, t.sync_state
+    u, k, s, r = t.users, t.user_tokens, t.sync_state, t.sync_requests
     seconds_left = cast(func.extract("epoch", k.c.access_expires_at - func.now()), Double)
-    r = t.sync_requests
     requested_at = (
         select(func.max(func.coalesce(r.c.finished_at, func.now())))
         .where(r.c.user_id == u.c.user_id, r.c.status.in_(("running", "succeeded")))
         .scalar_subquery()
     )
-    # Both in the order of the fields.
-    of_token = (
-        k.c.client_id,
-        k.c.key_id,
-        k.c.sealed_refresh_token,
-        k.c.authorized_at,
-        k.c.expires_at,
-        k.c.sealed_access_token,
-        seconds_left,
-    )
-    of_user = (
-        u.c.user_id,
-        u.c.timezone,
-        u.c.connection,
-        u.c.days_stale,
-        s.c.plays_fetched_at,
-        s.c.tops_fetched_at,
-        requested_at,
-        u.c.plays_from,
-        u.c.account_id,
-        s.c.consecutive_failures,
-        s.c.last_error_code.is_not(None),
-    )
+    # Each column is named as the field of User or SealedToken that it fills.
     rows = conn.execute(
-        select(*of_token, *of_user)
+        select(
+            *u.c["user_id", "timezone", "connection", "days_stale", "plays_from", "account_id"],
+            *s.c["plays_fetched_at", "tops_fetched_at", "consecutive_failures"],
+            s.c.last_error_code.is_not(None).label("is_failing"),
+            requested_at.label("requested_at"),
+            *k.c["client_id", "key_id", "sealed_refresh_token", "authorized_at", "expires_at"],
+            k.c.sealed_access_token,
+            seconds_left.label("access_seconds_left"),
+        )
         .join_from(u, s, s.c.user_id == u.c.user_id)
         .outerjoin(k, k.c.user_id == u.c.user_id)
         .where(any_of(u.c.user_id, user_ids))
         .order_by(u.c.user_id)
-    ).all()
-    size = len(of_token)
-    tokens = [None if row.client_id is None else SealedToken(*row[:size]) for row in rows]
-    return [User(*[*row[size:], token]) for row, token in zip(rows, tokens, strict=True)]
+    ).mappings()
+    users = []
+    for row in rows:
+        token = None if row["client_id"] is None else from_row(SealedToken, row)
+        users.append(from_row(User, {**row, "token": token}))
+    return users
 
 
 def last_refreshed(conn: Connection, client_id: str, most: int) -> list[str]:
@@ -222,28 +159,12 @@ def is_stored(user_id: str, token: SealedToken) -> ColumnElement[bool]:
 
 def is_active(now: datetime) -> ColumnElement[bool]:
     """Eligible, with a play, a new connection or a succeeded request within 7 days."""
-    u, k = t.users, t.user_tokens
+    u, p, k, r = t.users, t.plays, t.user_tokens, t.sync_requests
     since = now - ACTIVE_FOR
-    played = (
-        select(t.plays.c.user_id)
-        .where(
-            t.plays.c.user_id == u.c.user_id,
-            t.plays.c.source == "api",
-            t.plays.c.played_at >= since,
-        )
-        .exists()
-    )
-    authorized = (
-        select(k.c.user_id).where(k.c.user_id == u.c.user_id, k.c.authorized_at >= since).exists()
-    )
-    requested = (
-        select(t.sync_requests.c.user_id)
-        .where(
-            t.sync_requests.c.user_id == u.c.user_id,
-            t.sync_requests.c.status == "succeeded",
-            t.sync_requests.c.finished_at >= since,
-        )
-        .exists()
+    played = exists().where(p.c.user_id == u.c.user_id, p.c.source == "api", p.c.played_at >= since)
+    authorized = exists().where(k.c.user_id == u.c.user_id, k.c.authorized_at >= since)
+    requested = exists().where(
+        r.c.user_id == u.c.user_id, r.c.status == "succeeded", r.c.finished_at >= since
     )
     return u.c.connection.in_(ELIGIBLE) & or_(played, authorized, requested)
 
@@ -251,19 +172,9 @@ def is_active(now: datetime) -> ColumnElement[bool]:
 def is_due(now: datetime) -> ColumnElement[bool]:
     """Eligible, and next_due_at has passed, or a wrong clock wrote it too far ahead."""
     u, s = t.users, t.sync_state
-    due = (
-        select(s.c.user_id)
-        .where(
-            s.c.user_id == u.c.user_id,
-            or_(
-                s.c.next_due_at.is_(None),
-                s.c.next_due_at <= now,
-                s.c.next_due_at > now + LONGEST_WAIT,
-            ),
-        )
-        .exists()
-    )
-    return u.c.connection.in_(ELIGIBLE) & due
+    next_due_at = s.c.next_due_at
+    due = or_(next_due_at.is_(None), next_due_at <= now, next_due_at > now + LONGEST_WAIT)
+    return u.c.connection.in_(ELIGIBLE) & exists().where(s.c.user_id == u.c.user_id, due)
 
 
 def is_eligible(now: datetime) -> ColumnElement[bool]:
@@ -336,3 +247,65 @@ def update_user(
     )
     stale: bool | None = conn.scalar(changed)
     return stale
+
+
+@dataclass(frozen=True, slots=True)
+class UserStatus:
+    """A user as `users list` and `users show` print it. No token, no listening."""
+
+    user_id: str
+    display_name: str | None
+    timezone: str
+    connection: str
+    state: str
+    plays: int
+    days: int
+    last_synced_at: datetime | None
+    last_error_code: str | None
+    last_error_message: str | None
+    next_due_at: datetime | None
+    reconnect_by: datetime | None
+
+
+def user_statuses(conn: Connection, user_ids: Sequence[str] | None = None) -> list[UserStatus]:
+    """These users (None: all), by user_id."""
+    return list(each_status(conn, user_ids))
+
+
+def each_status(conn: Connection, user_ids: Sequence[str] | None = None) -> Iterator[UserStatus]:
+    """As `user_statuses`, one by one, and the driver holds the rows in less memory.
+
+    On a connection in autocommit no transaction is open while the caller takes its time.
+    """
+    u, s, k, c = t.users, t.sync_state, t.user_tokens, t.listening_tallies
+    statement = (
+        select(
+            u.c.user_id,
+            u.c.display_name,
+            u.c.timezone,
+            u.c.connection,
+            _sync_status.c.state,
+            func.coalesce(c.c.plays, 0),
+            func.coalesce(c.c.days, 0),
+            s.c.last_synced_at,
+            s.c.last_error_code,
+            s.c.last_error_message,
+            # Without a usable connection a user is never due.
+            case((u.c.connection.in_(ELIGIBLE), s.c.next_due_at)),
+            k.c.expires_at,
+        )
+        .join_from(u, s, s.c.user_id == u.c.user_id)
+        # A user whose counters were lost, which a check reports, is listed all the same.
+        .outerjoin(c, c.c.user_id == u.c.user_id)
+        .join(_sync_status, _sync_status.c.user_id == u.c.user_id)
+        .outerjoin(k, k.c.user_id == u.c.user_id)
+        .order_by(u.c.user_id)
+    )
+    if user_ids is not None:
+        statement = statement.where(any_of(u.c.user_id, user_ids))
+    rows: Iterable[Sequence[Any]] = conn.execute(statement)
+    for row in rows:
+        yield UserStatus(*row)
+
+
+_sync_status = table("sync_status", column("user_id"), column("state"), schema=t.SCHEMA)

@@ -1,6 +1,7 @@
 """Which alerts are pending and which were sent, per class of events; by the database's clock.
 
-What is wrong is asked of the rules in storage/checks; what an alert says is in sync/admin/alerts.
+What is wrong is asked of the rules in storage/checks; what an alert says is in
+sync/admin/maintenance.
 """
 
 from dataclasses import dataclass
@@ -38,8 +39,7 @@ def pending_alerts(conn: Connection) -> dict[str, PendingAlert]:
     """Every class of events, by its name."""
     a = t.alerts
     rows = [{"event": event, "since": func.now() - FIRST_LOOK} for event in t.EVENTS]
-    for row in rows:
-        conn.execute(insert(a).values(row).on_conflict_do_nothing())
+    conn.execute(insert(a).values(rows).on_conflict_do_nothing())
     found = conn.execute(select(a.c.event, a.c.since, a.c.told, a.c.sent_at, func.now()))
     return {row.event: PendingAlert(*row) for row in found}
 

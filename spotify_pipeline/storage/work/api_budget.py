@@ -5,7 +5,6 @@ anywhere holds nothing that others wait for. The rules and their arithmetic are 
 call is booked by comparing the row with the one that they were applied to, and swapping it.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -198,38 +197,6 @@ def clear_block(conn: Connection, reason: BlockReason | None = None) -> bool:
     return conn.execute(cleared.values(values)).rowcount > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The budget for an operator. Limits of None: there is none."""
-
-    calls_of_day: int
-    calls_per_day: int | None
-    calls_per_30s: int | None
-    blocked_until: datetime | None
-    blocked_reason: BlockReason | None
-    outage_until: datetime | None
-
-    @property
-    def calls_left(self) -> int | None:
-        """Calls that requests may still make in these 24 hours."""
-        return (
-            None if self.calls_per_day is None else max(0, self.calls_per_day - self.calls_of_day)
-        )
-
-
 def quota_of(settings: Settings) -> Quota:
     """The configured limits."""
     return Quota(settings.calls_per_30s, settings.calls_per_day)
-
-
-def budget_state(conn: Connection, settings: Settings) -> Budget:
-    """The remaining budget; without a day limit calls are not counted. Omits a block that ended."""
-    state = read_state(conn)
-    return Budget(
-        calls_of_day=state.calls_of_day(),
-        calls_per_day=settings.calls_per_day or None,
-        calls_per_30s=settings.calls_per_30s or None,
-        blocked_until=state.blocked_until if state.is_blocked else None,
-        blocked_reason=state.blocked_reason if state.is_blocked else None,
-        outage_until=state.outage_until,
-    )

@@ -211,7 +211,11 @@ def finish(
 
 def put_back(conn: Connection, dispatch_key: str, user_ids: Collection[str]) -> None:
     """Queue these users' requests again, as if no run had been asked for."""
-    conn.execute(_open(conn, dispatch_key, user_ids).values(**_QUEUED))
+    conn.execute(
+        _open(conn, dispatch_key, user_ids).values(
+            status="queued", dispatch_key=None, run_id=None, started_at=None
+        )
+    )
 
 
 def retry(
@@ -279,9 +283,6 @@ def synced_by_others(conn: Connection, dispatch_key: str) -> list[str]:
         .order_by(_r.c.user_id)
     )
     return list(conn.scalars(done))
-
-
-_QUEUED = {"status": "queued", "dispatch_key": None, "run_id": None, "started_at": None}
 
 
 def _open(conn: Connection, dispatch_key: str, user_ids: Collection[str] | None = None) -> Update:

@@ -1,4 +1,4 @@
-"""Runs of the job sync_users: their users and outcomes, and what each chunk cost."""
+"""Runs of the job sync_users: users, outcomes, what each chunk cost; and the state of each user."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -31,71 +31,6 @@ from spotify_pipeline.storage.postgres.bulk import any_of, as_row, bulk_rows
 from spotify_pipeline.storage.postgres.locks import lock_existence, lock_or_skip
 from spotify_pipeline.storage.users.queries import SELECTIONS
 
-
-@dataclass(frozen=True, slots=True)
-class SyncResult:
-    """The changes of a sync to a user's sync_state. Instants are of the facts clock."""
-
-    user_id: str
-    synced_at: datetime
-    # Whether anything was brought up to date, and whether everything selected was.
-    anything_done: bool
-    everything_done: bool
-    plays_fetched: bool
-    tops_fetched: bool
-    # None: plays were not fetched, so it stays.
-    next_due_at: datetime | None
-    # No call was made because no user's calls go out now: not counted as a failure.
-    is_held_back: bool = False
-    error_code: ErrorCode | None = None
-    error_message: str | None = None
-
-
-_TYPES: dict[str, TypeEngine[Any]] = {
-    "user_id": Text(),
-    "synced_at": DateTime(timezone=True),
-    "anything_done": Boolean(),
-    "everything_done": Boolean(),
-    "plays_fetched": Boolean(),
-    "tops_fetched": Boolean(),
-    "is_held_back": Boolean(),
-    "next_due_at": DateTime(timezone=True),
-    "error_code": Text(),
-    "error_message": Text(),
-}
-
-
-def save_results(conn: Connection, results: Sequence[SyncResult]) -> None:
-    """Write each user's state; what a sync did not do keeps its earlier instant."""
-    if not results:
-        return
-    s = t.sync_state
-    r = bulk_rows([as_row(result) for result in results], _TYPES, "results").c
-
-    def at_if(done: ColumnElement[bool], before: ColumnElement[datetime]) -> Case[datetime]:
-        return case((done, r.synced_at), else_=before)
-
-    conn.execute(
-        update(s)
-        .where(s.c.user_id == r.user_id)
-        .values(
-            last_synced_at=at_if(r.anything_done, s.c.last_synced_at),
-            last_success_at=at_if(r.everything_done, s.c.last_success_at),
-            plays_fetched_at=at_if(r.plays_fetched, s.c.plays_fetched_at),
-            tops_fetched_at=at_if(r.tops_fetched, s.c.tops_fetched_at),
-            consecutive_failures=case(
-                (r.everything_done, 0),
-                (r.is_held_back, s.c.consecutive_failures),
-                else_=s.c.consecutive_failures + 1,
-            ),
-            last_error_code=r.error_code,
-            last_error_message=r.error_message,
-            next_due_at=func.coalesce(r.next_due_at, s.c.next_due_at),
-            recorded_at=func.now(),
-        )
-    )
-
-
 CHUNK_USERS = 100
 
 
@@ -108,15 +43,6 @@ class RunUser:
     error_code: str | None
     new_plays: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkCosts:
-    """The costs of a chunk: wall time, calls to Spotify, and how long those were throttled."""
-
-    seconds: float
-    api_calls: int
-    throttled_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,17 +153,21 @@ def begin_chunk(conn: Connection, run_id: str, chunk: int) -> int:
     return int(conn.execute(begun).scalar_one())
 
 
-def end_chunk(conn: Connection, run_id: str, chunk: int, costs: ChunkCosts) -> None:
-    """Record the costs of the chunk."""
+def end_chunk(
+    conn: Connection,
+    run_id: str,
+    chunk: int,
+    *,
+    seconds: float,
+    api_calls: int,
+    throttled_seconds: float,
+) -> None:
+    """Record the costs of the chunk: wall time, calls to Spotify, how long those were throttled."""
     c = t.sync_run_chunks
     conn.execute(
         update(c)
         .where(c.c.run_id == run_id, c.c.chunk == chunk)
-        .values(
-            seconds=costs.seconds,
-            api_calls=costs.api_calls,
-            throttled_seconds=costs.throttled_seconds,
-        )
+        .values(seconds=seconds, api_calls=api_calls, throttled_seconds=throttled_seconds)
     )
 
 
@@ -269,14 +199,7 @@ def save_outcomes(conn: Connection, run_id: str, outcomes: Sequence[RunUser]) ->
     existing = lock_existence(conn, [outcome.user_id for outcome in outcomes])
     if existing:
         conn.execute(
-            update(r)
-            .where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open())
-            .values(
-                outcome=bindparam("outcome"),
-                error_code=bindparam("error_code"),
-                new_plays=bindparam("new_plays"),
-                seconds=bindparam("seconds"),
-            ),
+            update(r).where(r.c.run_id == run_id, r.c.user_id == bindparam("of_user"), _is_open()),
             [
                 {
                     "of_user": outcome.user_id,
@@ -344,3 +267,67 @@ def count_done(conn: Connection, run_id: str) -> int:
     r = t.sync_run_users
     done = select(func.count()).where(r.c.run_id == run_id, r.c.outcome.is_not(None))
     return int(conn.scalar(done) or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """The changes of a sync to a user's sync_state. Instants are of the facts clock."""
+
+    user_id: str
+    synced_at: datetime
+    # Whether anything was brought up to date, and whether everything selected was.
+    anything_done: bool
+    everything_done: bool
+    plays_fetched: bool
+    tops_fetched: bool
+    # None: plays were not fetched, so it stays.
+    next_due_at: datetime | None
+    # No call was made because no user's calls go out now: not counted as a failure.
+    is_held_back: bool = False
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+
+
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "user_id": Text(),
+    "synced_at": DateTime(timezone=True),
+    "anything_done": Boolean(),
+    "everything_done": Boolean(),
+    "plays_fetched": Boolean(),
+    "tops_fetched": Boolean(),
+    "is_held_back": Boolean(),
+    "next_due_at": DateTime(timezone=True),
+    "error_code": Text(),
+    "error_message": Text(),
+}
+
+
+def save_results(conn: Connection, results: Sequence[SyncResult]) -> None:
+    """Write each user's state; what a sync did not do keeps its earlier instant."""
+    if not results:
+        return
+    s = t.sync_state
+    r = bulk_rows([as_row(result) for result in results], _TYPES, "results").c
+
+    def at_if(done: ColumnElement[bool], before: ColumnElement[datetime]) -> Case[datetime]:
+        return case((done, r.synced_at), else_=before)
+
+    conn.execute(
+        update(s)
+        .where(s.c.user_id == r.user_id)
+        .values(
+            last_synced_at=at_if(r.anything_done, s.c.last_synced_at),
+            last_success_at=at_if(r.everything_done, s.c.last_success_at),
+            plays_fetched_at=at_if(r.plays_fetched, s.c.plays_fetched_at),
+            tops_fetched_at=at_if(r.tops_fetched, s.c.tops_fetched_at),
+            consecutive_failures=case(
+                (r.everything_done, 0),
+                (r.is_held_back, s.c.consecutive_failures),
+                else_=s.c.consecutive_failures + 1,
+            ),
+            last_error_code=r.error_code,
+            last_error_message=r.error_message,
+            next_due_at=func.coalesce(r.next_due_at, s.c.next_due_at),
+            recorded_at=func.now(),
+        )
+    )

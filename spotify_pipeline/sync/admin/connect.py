@@ -1,4 +1,4 @@
-"""Connects a user: redeems the OAuth code and stores the sealed refresh token."""
+"""Connects a user with the OAuth code; probes whether Spotify accepts the app."""
 
 from dataclasses import dataclass
 
@@ -32,63 +32,6 @@ from spotify_pipeline.storage.work.leases import leased
 from spotify_pipeline.sync.pipeline import Pipeline, oauth_client
 from spotify_pipeline.sync.tokens import UserTokens
 
-# One of them may be refused for reasons of their own.
-USERS_TO_PROBE = 3
-
-
-def probe(pipeline: Pipeline) -> bool:
-    """Make one call to the Web API although calls are blocked; when it is answered, end the block.
-
-    False: there is no user to make it for. A 429 blocks as any does. Raises SpotifyError and
-    SealError.
-    """
-    settings, engine = pipeline.settings, pipeline.engine
-    # Without the shared rate limiter, which would refuse the call.
-    transport = Transport(connections=1)
-    api, oauth = SpotifyApi(settings.api_url, transport), oauth_client(settings, transport)
-    with engine.connect() as conn:
-        users = last_refreshed(conn, settings.spotify_client_id or "", most=USERS_TO_PROBE)
-    try:
-        with leased(engine, users) as lease, engine.connect() as conn:
-            for user in load_users(conn, lease.held):
-                assert user.token is not None
-                conn.rollback()
-                tokens = UserTokens(user, user.token, engine, pipeline.keyring, oauth, api.profile)
-                try:
-                    call_with_token(tokens, api.profile)
-                except RateLimited as limit:
-                    with engine.begin() as change:
-                        api_budget.block(change, limit.retry_after_seconds, limit.reason)
-                    raise
-                except UserRefused:
-                    continue  # it says nothing about the others
-                with engine.begin() as change:
-                    api_budget.clear_block(change)
-                    api_budget.note_answered(change)
-                return True
-        return False
-    finally:
-        transport.close()
-
-
-def is_accepted(settings: Settings) -> bool:
-    """Whether Spotify accepts the client id and secret: refreshes an invalid token.
-
-    Spotify checks the client first, so an accepted one gets `invalid_grant`. Raises SpotifyError
-    when it does not answer. Does not check the owner's Premium subscription.
-    """
-    transport = Transport(connections=1)
-    try:
-        oauth_client(settings, transport).refresh("invalid")
-    except Reconnect:
-        return True
-    except AppBlocked:
-        return False
-    finally:
-        transport.close()
-    return True
-
-
 DENIED = "Permission was refused on Spotify's page. To connect, run it again and agree there."
 NO_CODE = "Spotify ended the authorization without a result. Run it again."
 PREMIUM = (
@@ -99,6 +42,9 @@ BAD_CLIENT = (
     "Spotify does not accept SPOTIFY_CLIENT_ID or SPOTIFY_CLIENT_SECRET. Compare both with the "
     "app's page in the Spotify developer dashboard."
 )
+
+# One of them may be refused for reasons of their own.
+USERS_TO_PROBE = 3
 
 
 class ConnectFailed(PipelineError):
@@ -216,3 +162,55 @@ def _store(
     stored = name_and_zone(conn, user_id)
     assert stored is not None
     return Connected(user_id, *stored, is_new=before is None)
+
+
+def probe(pipeline: Pipeline) -> bool:
+    """Make one call to the Web API although calls are blocked; when it is answered, end the block.
+
+    False: there is no user to make it for. A 429 blocks as any does. Raises SpotifyError and
+    SealError.
+    """
+    settings, engine = pipeline.settings, pipeline.engine
+    # Without the shared rate limiter, which would refuse the call.
+    transport = Transport(connections=1)
+    api, oauth = SpotifyApi(settings.api_url, transport), oauth_client(settings, transport)
+    with engine.connect() as conn:
+        users = last_refreshed(conn, settings.spotify_client_id or "", most=USERS_TO_PROBE)
+    try:
+        with leased(engine, users) as lease, engine.connect() as conn:
+            for user in load_users(conn, lease.held):
+                conn.rollback()
+                tokens = UserTokens(user, engine, pipeline.keyring, oauth, api.profile)
+                try:
+                    call_with_token(tokens, api.profile)
+                except RateLimited as limit:
+                    with engine.begin() as change:
+                        api_budget.block(change, limit.retry_after_seconds, limit.reason)
+                    raise
+                except UserRefused:
+                    continue  # it says nothing about the others
+                with engine.begin() as change:
+                    api_budget.clear_block(change)
+                    api_budget.note_answered(change)
+                return True
+        return False
+    finally:
+        transport.close()
+
+
+def is_accepted(settings: Settings) -> bool:
+    """Whether Spotify accepts the client id and secret: refreshes an invalid token.
+
+    Spotify checks the client first, so an accepted one gets `invalid_grant`. Raises SpotifyError
+    when it does not answer. Does not check the owner's Premium subscription.
+    """
+    transport = Transport(connections=1)
+    try:
+        oauth_client(settings, transport).refresh("invalid")
+    except Reconnect:
+        return True
+    except AppBlocked:
+        return False
+    finally:
+        transport.close()
+    return True

@@ -1,4 +1,4 @@
-"""The keys that open refresh tokens: from the environment, or a file in the home."""
+"""The keys that open refresh tokens, from the environment or a file in the home; their rotation."""
 
 import fcntl
 import os
@@ -23,6 +23,12 @@ from spotify_pipeline.storage.users.key_rotation import (
 )
 
 KEY_FILE = "token-keys"
+
+
+BATCH = 200
+# A row that others write all the time is free again in milliseconds.
+BUSY_SECONDS = 0.2
+BUSY_ROUNDS = 150
 
 
 @dataclass(frozen=True)
@@ -146,12 +152,6 @@ def _parse(text: str, source: str) -> Keyring:
         return Keyring.parse(text)
     except BadKeys as error:
         raise ConfigurationError(f"{source}: {error}") from None
-
-
-BATCH = 200
-# A row that others write all the time is free again in milliseconds.
-BUSY_SECONDS = 0.2
-BUSY_ROUNDS = 150
 
 
 @dataclass(slots=True)

@@ -47,6 +47,7 @@ def findings(run):
 
     def findings():
         result = run("doctor", "--json")
+        assert result.stdout, result.stderr
         found = sorted(json.loads(result.stdout), key=lambda finding: finding["status"] == "ok")
         by_check = {}
         for finding in found:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spotify_pipeline.domain.personality.streaks import Past, streaks, sum_up
+from spotify_pipeline.domain.personality.streaks import streaks
 from spotify_pipeline_tests.domain.builders import records
 
 TODAY = date(2026, 11, 20)
@@ -113,26 +113,3 @@ def test_streaks_equal_a_plain_loop_for_any_history_in_any_order(artists, random
     assert (row["longest_streak"], row["current_streak"]) == _plainly(artists)
     assert (row["longest_streak_artist_id"] is None) == (row["longest_streak"] == 0)
     assert (row["streak_artist_id"] is None) == (row["current_streak"] == 0)
-
-
-_runs = st.lists(st.tuples(st.sampled_from("ab.-"), st.integers(1, 40)), max_size=12)
-
-
-@given(_runs, st.integers(0, 300), st.integers(0, 300))
-def test_a_summarized_past_gives_the_same_streaks_as_its_days(runs, first, second):
-    """Summarized at two earlier dates, the second time on top of the first."""
-    days = history("".join(artist * length for artist, length in runs))
-    past: dict[str, Past] = {}
-    for ago in sorted((first, second), reverse=True):
-        then = TODAY - timedelta(days=ago)
-        known = past["anna"].before if past else date.min
-        until_then = days[(days["date"] <= then) & (days["date"] >= known)]
-        past = sum_up(until_then, {"anna": then}, past)
-    rest = days[days["date"] >= past["anna"].before] if past else days
-    assert records(streaks(rest, {"anna": TODAY}, past)) == records(streaks(days, {"anna": TODAY}))
-
-
-def test_a_summarized_past_ends_with_a_streak_long_before_today():
-    past = sum_up(history("a" * 3 + "b" * 50 + "c" * 20), {"anna": TODAY}, {})
-    assert past == {"anna": Past(TODAY - timedelta(days=69), 3, 3, "a")}
-    assert sum_up(history("a" * 30), {"anna": TODAY}, {}) == {}

@@ -57,7 +57,7 @@ def test_a_killed_client_does_not_keep_the_server(home: Path) -> None:
 def test_a_client_that_starts_while_the_server_stops_gets_a_new_one(home: Path) -> None:
     start(home).close()
     first = postmaster(home).pid
-    until(lambda: not (home / "postgres" / "server.json").exists())
+    until(lambda: running_server(home) is None)
     with start(home) as server, connect(server) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert postmaster(home).pid != first
@@ -103,5 +103,4 @@ def test_looking_up_the_running_server_starts_and_creates_nothing(new_home: Path
     with start(new_home):
         found = running_server(new_home)
         assert found
-        assert found.version.split(".")[0] == "18"
         assert found.port in PORTS

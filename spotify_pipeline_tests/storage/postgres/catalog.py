@@ -11,7 +11,8 @@ OUR_TABLES = """
 QUESTIONS = {
     "tables": f"SELECT c.relname, obj_description(c.oid, 'pg_class') {OUR_TABLES} ORDER BY 1",
     "columns": f"""
-        SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
+        SELECT c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname,
+               format_type(a.atttypid, a.atttypmod),
                a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid),
                col_description(c.oid, a.attnum)
         FROM ({"SELECT c.oid, c.relname" + OUR_TABLES}) AS c

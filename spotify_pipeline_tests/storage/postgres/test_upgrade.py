@@ -91,11 +91,19 @@ def add_lists_of_0007(conn: Connection) -> None:
 Columns = dict[str, list[str]]
 
 
+# Of listening_tallies: a summary of the stored days.
+DROPPED = {"streaks_before", "streak_days", "longest_streak", "longest_streak_artist_id"}
+
+
 def columns_of(conn: Connection) -> Columns:
-    """The columns that the database has now, by table."""
+    """The columns that the database has now, by table, without those that a migration drops."""
     found = inspect(conn)
     return {
-        name: [column["name"] for column in found.get_columns(name, schema=t.SCHEMA)]
+        name: [
+            column["name"]
+            for column in found.get_columns(name, schema=t.SCHEMA)
+            if name != "listening_tallies" or column["name"] not in DROPPED
+        ]
         for name in found.get_table_names(schema=t.SCHEMA)
         if name not in FILLED_BY_INIT_DB | {"alembic_version"}
     }

@@ -216,16 +216,16 @@ def test_clearing_a_block_of_one_kind_leaves_the_others(connection: Connection) 
 
 def test_an_operator_sees_the_remaining_calls_and_the_block(connection: Connection) -> None:
     limited = load_settings({"SPOTIFY_PIPELINE_CALLS_PER_30S": "0"})
-    take(connection, api_budget.quota_of(limited), "request", 30)
-    seen = api_budget.budget_state(connection, limited)
-    assert (seen.calls_of_day, seen.calls_left, seen.calls_per_day) == (30, 970, 1000)
-    assert (seen.calls_per_30s, seen.blocked_until, seen.blocked_reason) == (None, None, None)
+    quota = api_budget.quota_of(limited)
+    take(connection, quota, "request", 30)
+    seen = api_budget.read_state(connection)
+    assert (seen.calls_of_day(), seen.calls_left(quota), quota.calls_per_day) == (30, 970, 1000)
+    assert (quota.calls_per_window, seen.is_blocked, seen.blocked_reason) == (0, False, None)
     api_budget.block(connection, 100, "RATE")
-    assert api_budget.budget_state(connection, limited).blocked_reason == "RATE"
+    seen = api_budget.read_state(connection)
+    assert (seen.is_blocked, seen.blocked_reason) == (True, "RATE")
     connection.execute(update(t.api_budget).values(blocked_until=func.now()))
-    assert api_budget.budget_state(connection, limited).blocked_reason is None
-    unlimited = load_settings({"SPOTIFY_PIPELINE_CALLS_PER_DAY": "0"})
-    assert api_budget.budget_state(connection, unlimited).calls_left is None
+    assert not api_budget.read_state(connection).is_blocked
 
 
 def test_an_unused_budget_is_full(connection: Connection) -> None:

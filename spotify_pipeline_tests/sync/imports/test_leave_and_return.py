@@ -52,7 +52,7 @@ def test_moving_to_another_zone_and_back_restores_the_days(
     scenario.connect("ada", "Europe/Oslo")
     for form in ("extended", "account"):
         since = NOON - (14 if form == "account" else 10) * A_DAY
-        take(scenario, scenario.simulator.export("ada", format=form, since=since))
+        take(scenario, scenario.simulator.export("ada", format=form, since=since).archive)
     for hours in range(0, 120, 12):
         scenario.at(NOON - 5 * A_DAY + timedelta(hours=hours))
         scenario.sync_well("ada", steps=(RECENTLY_PLAYED, "daily_listening"))

@@ -104,9 +104,8 @@ class Life:
         return bool(rows.new or rows.changed)
 
     def is_current(self) -> bool:
-        """Whether a computation from all stored data, without sums, gives the stored row."""
+        """Whether a computation from all stored data gives the stored row."""
         with undone(self.conn):
-            self.conn.execute(update(t.listening_tallies).values(streaks_before=None))
             return not self.look(always=True)
 
     def key(self) -> str | None:

@@ -72,9 +72,8 @@ def test_threads_whose_calls_were_refused_with_one_token_refresh_it_once(anna: S
     pipeline = anna.pipeline
     with pipeline.engine.connect() as conn:
         (user,) = load_users(conn, ["anna"])
-    assert user.token is not None
     tokens = UserTokens(
-        user, user.token, pipeline.engine, pipeline.keyring, pipeline.oauth, pipeline.api.profile
+        user, pipeline.engine, pipeline.keyring, pipeline.oauth, pipeline.api.profile
     )
     refused = tokens.access_token()
     with ThreadPoolExecutor(4) as pool:
