@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -8,13 +8,8 @@ from uuid import uuid4
 import click
 
 from spotify_pipeline.cli.users.argument import require_known, some_users
-from spotify_pipeline.domain.outcome import (
-    DAILY_LISTENING,
-    REBUILT,
-    RECENTLY_PLAYED,
-    WHAT_TO_DO,
-    ErrorCode,
-)
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.errors import WorkFailed
 from spotify_pipeline.redaction import redact
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings

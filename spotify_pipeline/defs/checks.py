@@ -24,7 +24,8 @@ from spotify_pipeline.defs.instance.event_batches import latest_materializations
 from spotify_pipeline.defs.metadata import OWNERS, asset_key
 from spotify_pipeline.defs.partitions import user_partitions
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED
 from spotify_pipeline.storage.checks.inspection import all_differences, users_by_connection
 from spotify_pipeline.storage.checks.rules import (
     HOURLY,

@@ -19,7 +19,8 @@ from spotify_pipeline.defs.instance.executors import chunk_executor
 from spotify_pipeline.defs.metadata import asset_key
 from spotify_pipeline.defs.partitions import request_key
 from spotify_pipeline.defs.resources import PipelineResource
-from spotify_pipeline.domain.outcome import STEPS, ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import STEPS
 
 if TYPE_CHECKING:
     from spotify_pipeline.domain.outcome import UserOutcome

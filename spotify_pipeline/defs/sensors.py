@@ -25,7 +25,7 @@ from spotify_pipeline.defs.partitions import (
     user_partitions,
 )
 from spotify_pipeline.defs.resources import PipelineResource, await_work
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.terminal import count
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ what stands in them ends up in logs, in Postgres and before listeners.
 
 from typing import Literal
 
-from spotify_pipeline.domain.outcome import OTHER_ACCOUNT, WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import OTHER_ACCOUNT, WHAT_TO_DO, ErrorCode
 
 LimitReason = Literal["RATE", "QUOTA"]
 ReconnectCause = Literal["revoked", "expired", "invalid"]

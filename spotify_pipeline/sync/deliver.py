@@ -18,6 +18,7 @@ from uuid import uuid4
 import requests
 from urllib3.exceptions import HTTPError
 
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
@@ -26,8 +27,6 @@ from spotify_pipeline.domain.outcome import (
     STEPS,
     TOP_ARTISTS,
     TOP_TRACKS,
-    WHAT_TO_DO,
-    ErrorCode,
     StepRows,
     UserOutcome,
     still_possible,

@@ -9,14 +9,13 @@ from threading import Event
 from typing import TypeVar
 
 from spotify_pipeline.domain.due import CLOCKS_MAY_DIFFER
+from spotify_pipeline.domain.error_codes import NOT_CONNECTED, ErrorCode
 from spotify_pipeline.domain.model import PlaysPage, TopArtists, TopTracks
 from spotify_pipeline.domain.outcome import (
     FETCHED,
-    NOT_CONNECTED,
     RECENTLY_PLAYED,
     TOP_ARTISTS,
     TOP_TRACKS,
-    ErrorCode,
     StepFailure,
 )
 from spotify_pipeline.domain.quota import priority_of

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
-from spotify_pipeline.domain.outcome import ErrorCode, UserOutcome
+from spotify_pipeline.domain.error_codes import ErrorCode
+from spotify_pipeline.domain.outcome import UserOutcome
 from spotify_pipeline.storage.postgres.types import InterfaceError, OperationalError
 from spotify_pipeline.storage.work import sync_requests, sync_runs
 from spotify_pipeline.storage.work.leases import leased_users

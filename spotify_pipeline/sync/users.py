@@ -3,12 +3,12 @@
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.outcome import (
     BLOCKED,
     PROFILE_REVALIDATION,
     REBUILT,
     STEPS,
-    ErrorCode,
     StepFailure,
     UserOutcome,
 )

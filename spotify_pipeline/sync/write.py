@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 
 from spotify_pipeline.domain.due import next_due_at
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.outcome import (
     BLOCKED,
     DAILY_LISTENING,
@@ -21,7 +22,6 @@ from spotify_pipeline.domain.outcome import (
     RECENTLY_PLAYED,
     TOP_ARTISTS,
     TOP_TRACKS,
-    ErrorCode,
     StepFailure,
     StepRows,
     UserOutcome,

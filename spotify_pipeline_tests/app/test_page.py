@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import URL, Connection, Engine, text, update
 from standardwebhooks import WebhookVerificationError
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, new_key
 from spotify_pipeline.portrait.meanings import INCOMPLETE
 from spotify_pipeline.storage import tables as t

@@ -10,7 +10,7 @@ from click.testing import Result
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.simulator.control import Simulator
 from spotify_pipeline.simulator.faults.refusals import Forbidden
 from spotify_pipeline.storage import tables as t

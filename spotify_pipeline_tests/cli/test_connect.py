@@ -15,7 +15,7 @@ import pytest
 import requests
 from sqlalchemy import select, text
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.sealing import Keyring
 from spotify_pipeline.simulator.faults.refusals import Forbidden, InvalidClient, Latency
 from spotify_pipeline.storage import tables as t

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import create_engine, delete, func, select, text, update
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.cli.conftest import only_line

@@ -9,17 +9,15 @@ from sqlalchemy import Table
 
 from spotify_pipeline.defs import assets
 from spotify_pipeline.defs.checks import NO_SUCH_USER
+from spotify_pipeline.domain.error_codes import NOT_CONNECTED, WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     MUSIC_PERSONALITY,
-    NOT_CONNECTED,
     PROFILE_REVALIDATION,
     RECENTLY_PLAYED,
     STEPS,
     TOP_ARTISTS,
     TOP_TRACKS,
-    WHAT_TO_DO,
-    ErrorCode,
 )
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t

@@ -13,13 +13,8 @@ from spotify_pipeline.defs import jobs
 from spotify_pipeline.defs.instance.event_batches import store_materializations
 from spotify_pipeline.defs.jobs import ChunkNumbers, sync_users
 from spotify_pipeline.defs.partitions import DISPATCH_KEY
-from spotify_pipeline.domain.outcome import (
-    DAILY_LISTENING,
-    RECENTLY_PLAYED,
-    STEPS,
-    WHAT_TO_DO,
-    ErrorCode,
-)
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import DAILY_LISTENING, RECENTLY_PLAYED, STEPS
 from spotify_pipeline.simulator.faults.refusals import ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.client import SpotifyApi
 from spotify_pipeline.spotify.errors import (
     AccessTokenExpired,

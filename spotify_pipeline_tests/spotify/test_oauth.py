@@ -4,7 +4,7 @@ from base64 import b64decode
 
 import pytest
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.errors import (
     AppBlocked,
     BadResponse,

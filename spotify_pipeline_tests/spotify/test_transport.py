@@ -10,7 +10,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.spotify.errors import BadResponse, RateLimited, SpotifyUnavailable
 from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.messages import BaseUrl, Request

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.outcome import (
     DAILY_LISTENING,
     FETCHED,
@@ -13,8 +14,6 @@ from spotify_pipeline.domain.outcome import (
     STEPS,
     TOP_ARTISTS,
     TOP_TRACKS,
-    WHAT_TO_DO,
-    ErrorCode,
     UserOutcome,
 )
 from spotify_pipeline.simulator.faults.base import Fault

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.storage.users.queries import ENDED, UserStatus, load_users

@@ -9,7 +9,7 @@ import click
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.cli.users.argument import has_failed, trouble
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.settings import load_settings
 from spotify_pipeline.storage.checks.rules import rule_names, users_violating

@@ -17,7 +17,7 @@ from sqlalchemy import (
     text,
 )
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 
 SCHEMA = "spotify_pipeline"
 

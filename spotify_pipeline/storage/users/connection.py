@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from spotify_pipeline.app import connect_user
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.model import SCOPES, Profile
-from spotify_pipeline.domain.outcome import ErrorCode
 from spotify_pipeline.domain.sealing import Keyring, seal
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.locks import lock_or_skip

@@ -35,7 +35,7 @@ from sqlalchemy import (
     update,
 )
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of
 from spotify_pipeline.storage.postgres.locks import lock_or_skip

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import any_of, as_row, bulk_rows
 from spotify_pipeline.storage.postgres.locks import lock_existence, lock_or_skip

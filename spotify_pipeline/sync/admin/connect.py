@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from spotify_pipeline.app import register_user
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.domain.model import SCOPES, Profile
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.settings import Settings
 from spotify_pipeline.spotify.client import SpotifyApi, call_with_token

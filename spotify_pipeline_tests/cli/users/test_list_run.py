@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy import Engine, text
 
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline_tests.cli.conftest import Run, only_line
 
 RUN = "00000000-0000-0000-0000-00000000000a"

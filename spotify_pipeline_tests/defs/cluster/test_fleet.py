@@ -14,7 +14,8 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from spotify_pipeline.domain.outcome import REBUILT, RECENTLY_PLAYED, WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import REBUILT, RECENTLY_PLAYED
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.simulator.faults.wire import Truncated
 from spotify_pipeline.storage import tables as t

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, Table, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import NOON, add_track, add_user, cause, request_sync
 

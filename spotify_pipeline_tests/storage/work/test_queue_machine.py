@@ -32,7 +32,7 @@ from spotify_pipeline.app import (
     request_sync,
     sync_status,
 )
-from spotify_pipeline.domain.outcome import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests
 from spotify_pipeline.storage.work.sync_runs import SyncResult, save_results

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from spotify_pipeline.domain.outcome import ErrorCode
+from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.storage.rows import add_user, finish_request
 from spotify_pipeline_tests.storage.work.asking import (

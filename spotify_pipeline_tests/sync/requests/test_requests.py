@@ -13,13 +13,8 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.domain.outcome import (
-    RECENTLY_PLAYED,
-    WHAT_TO_DO,
-    ErrorCode,
-    StepFailure,
-    UserOutcome,
-)
+from spotify_pipeline.domain.error_codes import WHAT_TO_DO, ErrorCode
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, StepFailure, UserOutcome
 from spotify_pipeline.simulator.faults.refusals import Forbidden, ServerError
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import sync_requests, sync_runs

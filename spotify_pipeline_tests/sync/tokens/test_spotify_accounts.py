@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from spotify_pipeline.domain.outcome import OTHER_ACCOUNT, RECENTLY_PLAYED, UserOutcome
+from spotify_pipeline.domain.error_codes import OTHER_ACCOUNT
+from spotify_pipeline.domain.outcome import RECENTLY_PLAYED, UserOutcome
 from spotify_pipeline.simulator.control import ListenerInfo
 from spotify_pipeline.simulator.faults.base import Fault
 from spotify_pipeline.simulator.faults.refusals import (
