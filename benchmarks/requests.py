@@ -39,12 +39,15 @@ class Bench:
     stack: Stack
     instance: dg.DagsterInstance
 
-    def ask(self, user_ids: Sequence[str]) -> None:
-        """Requests a sync for these users."""
+    def ask(self, user_ids: Sequence[str], app: str = "page") -> None:
+        """Requests a sync for these users, in the name of an app."""
         with self.pipeline.engine.begin() as conn:
             conn.execute(
-                text("INSERT INTO spotify_pipeline.sync_requests (user_id) VALUES (:u)"),
-                [{"u": user_id} for user_id in user_ids],
+                text(
+                    "INSERT INTO spotify_pipeline.sync_requests (user_id, requested_by)"
+                    " VALUES (:u, :app)"
+                ),
+                [{"u": user_id, "app": app} for user_id in user_ids],
             )
 
     def finish(self, user_ids: Sequence[str], seconds: float) -> list[dict[str, object]]:
@@ -155,7 +158,7 @@ def measure_flood(bench: Bench, flood: Sequence[str], others: Sequence[str]) -> 
 
     def pour() -> None:
         for user_id in flood:
-            bench.ask([user_id])
+            bench.ask([user_id], "another app")
 
     pouring = threading.Thread(target=pour)
     pouring.start()
