@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
-from requests import ConnectionError, Response
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ProtocolError
 from urllib3.util.connection import create_connection
 
 
@@ -122,8 +122,16 @@ class _DeadlineHTTPSConnection(_DeadlineDialing, HTTPSConnection):
 class _DeadlineHTTPPool(HTTPConnectionPool):
     ConnectionCls = _DeadlineDialing
 
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        """Sends as urllib3 does; a connection that was reset at once is a ProtocolError too."""
+        try:
+            return super().urlopen(*args, **kwargs)
+        except AttributeError:
+            # urllib3 asks the socket for its time-out, and there is no socket any more.
+            raise ProtocolError("the connection was reset while the request was sent") from None
 
-class _DeadlineHTTPSPool(HTTPSConnectionPool):
+
+class _DeadlineHTTPSPool(_DeadlineHTTPPool, HTTPSConnectionPool):
     ConnectionCls = _DeadlineHTTPSConnection
 
 
@@ -132,14 +140,6 @@ _POOLS = {"http": _DeadlineHTTPPool, "https": _DeadlineHTTPSPool}
 
 class DeadlineAdapter(HTTPAdapter):
     """The pool of connections of requests, with connections that keep the deadline."""
-
-    def send(self, *args: Any, **kwargs: Any) -> Response:
-        """Sends as requests does; a connection that was reset at once is a ConnectionError too."""
-        try:
-            return super().send(*args, **kwargs)
-        except AttributeError:
-            # urllib3 asks the socket for its time-out, and there is no socket any more.
-            raise ConnectionError("the connection was reset while the request was sent") from None
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
