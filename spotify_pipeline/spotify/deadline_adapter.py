@@ -64,7 +64,9 @@ class _DeadlineReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(_deadline.get().within(self._seconds))
+        seconds = _deadline.get().within(self._seconds)
+        if seconds != self._sock.gettimeout():  # to set it is a call of the system
+            self._sock.settimeout(seconds)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -72,10 +74,14 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
+# Most responses are read at once: each read gives the other threads the interpreter.
+_BUFFER_BYTES = 64 * 1024
+
+
 class _DeadlineResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp.detach()))
+        self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp.detach()), _BUFFER_BYTES)
 
     def begin(self) -> None:
         """Reads the head; raises HTTPException if part of it is no header.
