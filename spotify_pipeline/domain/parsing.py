@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import TypeVar
 
 from spotify_pipeline.domain.listening.recordings import without_relinked
@@ -207,6 +208,8 @@ class Texts:
         """The text without NUL and lone surrogates; None for anything but text."""
         if not isinstance(value, str):
             return None
+        if value.isprintable():
+            return value
         clean = _UNSTORABLE.sub("", value)
         self.cleaned += clean != value
         return clean
@@ -216,7 +219,7 @@ def read_id(value: object) -> str | None:
     """An id as sent: 1 to 255 characters, none of them a control character."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
         return None
-    return None if _NOT_IN_IDS.search(value) else value
+    return value if value.isprintable() or not _NOT_IN_IDS.search(value) else None
 
 
 def read_integer(value: object, low: int, high: int) -> int | None:
@@ -246,13 +249,13 @@ def read_image(value: object) -> str | None:
 
     A picture without a width is taken only if none has one.
     """
-    best: tuple[float, str] | None = None
+    best, nearest = None, inf
     for image in read_objects(value):
-        link, width = read_link(image.get("url")), read_integer(image.get("width"), 1, 100_000)
-        distance = float("inf") if width is None else abs(width - _IMAGE_WIDTH)
-        if link is not None and (best is None or distance < best[0]):
-            best = (distance, link)
-    return best[1] if best else None
+        width = read_integer(image.get("width"), 1, 100_000)
+        distance = inf if width is None else abs(width - _IMAGE_WIDTH)
+        if (best is None or distance < nearest) and (link := read_link(image.get("url"))):
+            best, nearest = link, distance
+    return best
 
 
 def read_instant(value: object) -> datetime | None:
