@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from psycopg.errors import LockNotAvailable
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 from sqlalchemy.exc import OperationalError
 
 from spotify_pipeline.storage import tables as t
@@ -50,7 +50,7 @@ def lock_or_skip(
 
 def limit_waits(conn: Connection) -> None:
     """A lock that cannot be had within WAIT raises OperationalError, until the transaction ends."""
-    conn.execute(select(func.set_config("lock_timeout", WAIT, True)))
+    conn.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT}'")
 
 
 def is_lock_timeout(error: Exception) -> bool:
