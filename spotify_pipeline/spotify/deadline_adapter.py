@@ -65,7 +65,7 @@ class _DeadlineReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         seconds = _deadline.get().within(self._seconds)
-        if seconds != self._sock.gettimeout():  # to set it is a call of the system
+        if seconds != self._sock.gettimeout():  # setting it is a system call
             self._sock.settimeout(seconds)
         return self._raw.readinto(buffer)
 
@@ -74,7 +74,7 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-# Most responses are read at once: each read gives the other threads the interpreter.
+# Most responses fit. Each further read would be a system call that gives up the GIL.
 _BUFFER_BYTES = 64 * 1024
 
 
