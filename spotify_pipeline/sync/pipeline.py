@@ -23,8 +23,8 @@ from spotify_pipeline.sync.admin.keys import load_keyring, publish_key
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 
 LOOK_SECONDS = 0.2
-# Beside notifications: time alone makes a request due.
-LISTENING_SECONDS = 1.0
+# Beside notifications: time alone makes a request due, and at its end a process stops waiting.
+LISTENING_SECONDS = 0.5
 
 
 class ClockIsWrong(UsageError):
