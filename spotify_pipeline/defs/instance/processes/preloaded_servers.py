@@ -1,0 +1,39 @@
+"""Imports what the processes of `dev` need, in the warm process before it forks them.
+
+On top of what runs need, which preloaded.py imports before.
+"""
+
+import gc
+import signal
+from contextlib import suppress
+from importlib import import_module
+
+from spotify_pipeline.defs.instance import PROCESSES
+from spotify_pipeline.defs.instance.processes.warm_process import die_with_parent
+
+MODULES = [
+    "dagster_graphql.schema",
+    "dagster_webserver.app",
+    f"{PROCESSES}.code_server",
+    f"{PROCESSES}.daemon",
+    f"{PROCESSES}.webserver",
+    "spotify_pipeline.cli.main",
+    "spotify_pipeline.cli.operate.serve",
+    "spotify_pipeline.web.application",
+]
+
+# A script's `dev &` ignores SIGINT. Dagster gives SIGTERM the handler of SIGINT, so its processes
+# would ignore both and outlive `dev`.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+    signal.signal(_number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+# When `dev` is killed, its processes must not live on and hold the database.
+die_with_parent(signal.SIGTERM)
+
+# A broken module is reported by the process that imports it; here it would end all.
+with suppress(Exception):
+    for _name in MODULES:
+        import_module(_name)
+
+gc.collect()
+gc.freeze()
