@@ -26,7 +26,11 @@ import requests
 
 from spotify_pipeline.cli.operate.serve import hook_environment
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
-from spotify_pipeline.defs.instance.processes.warm_process import start_server, warm_process
+from spotify_pipeline.defs.instance.processes.warm_process import (
+    is_warm,
+    start_server,
+    warm_process,
+)
 from spotify_pipeline.errors import PipelineError
 from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
@@ -124,6 +128,11 @@ class Stack:
 
     def check(self) -> None:
         """Raises StackFailed when a process has died."""
+        if not is_warm():
+            raise StackFailed(
+                "The process from which all others are forked was killed, perhaps because memory "
+                "ran out. Start again: what was at work is tried again."
+            )
         for child in self.children:
             if not child.process.is_alive():
                 raise StackFailed(
@@ -265,7 +274,7 @@ def _stop(children: Sequence[Child]) -> None:
         deadline = time.monotonic() + STOP_SECONDS
         for child in children:
             child.process.join(max(0.1, deadline - time.monotonic()))
-            if child.process.is_alive():
+            if child.process.is_alive() or not is_warm():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 child.process.join()

@@ -22,9 +22,10 @@ MODULES = [
     "spotify_pipeline.web.application",
 ]
 
-# A script's `dev &` ignores SIGINT. Dagster gives SIGTERM the handler of SIGINT, so its processes
-# would ignore both and outlive `dev`.
-for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+# As in a new interpreter. A script's `dev &` ignores SIGINT, and Dagster gives SIGTERM its handler:
+# its processes would ignore both and outlive `dev`.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
     signal.signal(_number, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 # When `dev` is killed, its processes must not live on and hold the database.

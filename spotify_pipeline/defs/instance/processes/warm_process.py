@@ -123,6 +123,12 @@ def warm_process(environ: Mapping[str, str], output: int) -> Iterator[BaseContex
         server._stop()  # type: ignore[attr-defined]
 
 
+def is_warm() -> bool:
+    """Whether the warm process of `dev` lives. Without it the end of no process is known."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return not pid or not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
 @contextmanager
 def _inherited(environ: Mapping[str, str], output: int) -> Iterator[None]:
     """What a forkserver takes over from the process that starts it: it has no options for them."""
