@@ -16,7 +16,14 @@ import requests
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.cli.local.dagster_processes import Child, Log, Stack, free_port, running_stack
+from spotify_pipeline.cli.local.dagster_processes import (
+    CODE_SERVER,
+    Child,
+    Log,
+    Stack,
+    free_port,
+    running_stack,
+)
 from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.faults.refusals import Latency
@@ -105,6 +112,25 @@ class DagsterCluster:
         for child in killed:
             child.process.join()
             self.start_again(child)
+
+    def warm_process(self) -> psutil.Process:
+        """What the code server forks runs from: its own process, or that of the whole stack."""
+        (server,) = (child for child in self.stack.children if child.name == CODE_SERVER)
+        process = psutil.Process(server.pid)
+
+        def is_forkserver(process: psutil.Process) -> bool:
+            # Of a process that was just killed a zombie may be left.
+            with suppress(psutil.NoSuchProcess):
+                return "forkserver" in " ".join(process.cmdline())
+            return False
+
+        def found() -> list[psutil.Process]:
+            parent = process.parent() if is_forkserver(process) else None
+            return [parent] if parent else [*filter(is_forkserver, process.children())]
+
+        self.stack.wait(SECONDS, lambda: bool(found()), "a warm process")
+        (only,) = found()
+        return only
 
     def await_end(self, process: psutil.Process) -> None:
         """Returns when this process has ended, even if its parent has not reaped it yet."""

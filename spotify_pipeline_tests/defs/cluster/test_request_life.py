@@ -210,6 +210,8 @@ def test_a_request_is_answered_while_the_next_run_of_a_flood_waits_for_the_first
 def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
     jan = midway(cluster, "jan")
     worker = psutil.Process(pid_of(cluster.instance, jan.run_id))
+    # Its runs are not below the code server, but below what both were forked from.
+    cluster.warm_process().kill()
     cluster.kill("code server", "webserver", "daemon")
     cluster.await_end(worker)
     jan.assert_retried()

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing import get_context
@@ -17,7 +16,6 @@ import pytest
 from spotify_pipeline.cli.local.dagster_processes import CODE_SERVER
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
-    SECONDS,
     DagsterCluster,
     kill_tree,
     midway,
@@ -27,26 +25,6 @@ from spotify_pipeline_tests.defs.dagster_cluster import (
 pytestmark = pytest.mark.xdist_group("daemon")
 
 SOAK = os.environ.get("SOAK") == "1"
-
-
-def warm_process(cluster: DagsterCluster) -> psutil.Process:
-    """The process from which the code server forks runs: its own, or that of the whole stack."""
-    (server,) = (child for child in cluster.stack.children if child.name == CODE_SERVER)
-    process = psutil.Process(server.pid)
-
-    def is_forkserver(process: psutil.Process) -> bool:
-        # Of a process that was just killed a zombie may be left.
-        with suppress(psutil.NoSuchProcess):
-            return "forkserver" in " ".join(process.cmdline())
-        return False
-
-    def found() -> list[psutil.Process]:
-        candidates = [process.parent()] if is_forkserver(process) else process.children()
-        return [candidate for candidate in candidates if candidate and is_forkserver(candidate)]
-
-    cluster.stack.wait(SECONDS, lambda: bool(found()), "a warm process")
-    (only,) = found()
-    return only
 
 
 @pytest.fixture
@@ -75,7 +53,7 @@ def test_a_forked_run_inherits_no_thread_connection_or_file(
     if user_id == "noa":
         request.getfixturevalue("served")
     mia = midway(cluster, user_id)
-    warm = warm_process(cluster)
+    warm = cluster.warm_process()
     assert psutil.Process(pid_of(cluster.instance, mia.run_id)).ppid() == warm.pid
     # Only a process with one thread may fork; a connection that two processes use is broken.
     assert warm.num_threads() == 1
@@ -90,12 +68,12 @@ def test_a_run_dies_with_the_warm_process_and_the_next_attempt_answers(
 ) -> None:
     nora = midway(served, "nora")
     run = psutil.Process(pid_of(served.instance, nora.run_id))
-    first = warm_process(served)
+    first = served.warm_process()
     os.kill(first.pid, signal.SIGKILL)
     # Otherwise it would continue to work although its run counts as failed.
     served.await_end(run)
     nora.assert_retried()
-    assert warm_process(served).pid != first.pid
+    assert served.warm_process().pid != first.pid
 
 
 @pytest.mark.skipif(not SOAK, reason="in make soak")
@@ -127,7 +105,7 @@ def test_the_warm_process_is_killed_again_and_again(served: DagsterCluster) -> N
         for user_id in users:
             ask_again(user_id)
         time.sleep(moments.uniform(0, 8))
-        os.kill(warm_process(served).pid, signal.SIGKILL)
+        os.kill(served.warm_process().pid, signal.SIGKILL)
     for user_id in users:
         served.await_status(user_id, "succeeded", "failed")
         ask_again(user_id)
