@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from spotify_pipeline.defs.instance import PROCESSES
-from spotify_pipeline.defs.instance.processes.warm_process import die_with_parent
+from spotify_pipeline.defs.instance.processes.warm_process import call_it, die_with_parent
 
 MODULES = [
     "dagster_graphql.schema",
@@ -30,6 +30,7 @@ for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 # When `dev` is killed, its processes must not live on and hold the database.
 die_with_parent(signal.SIGTERM)
+call_it("warm process")
 
 # A broken module is reported by the process that imports it; here it would end all.
 with suppress(Exception):

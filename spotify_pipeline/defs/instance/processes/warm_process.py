@@ -37,6 +37,11 @@ def die_with_parent(number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+def call_it(name: str) -> None:
+    """Name this process as `ps -e` and `top` show it; their command lines are all the same."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
+
+
 class ForkedRun(ForkServerProcess):
     """A run that dies with the warm process.
 
@@ -164,7 +169,7 @@ def _serve(name: str, command: Sequence[str], environ: Mapping[str, str], log: C
     os.setsid()
     os.umask(UMASK)
     if FORKS:
-        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
+        call_it(name)
     os.environ.update(environ)
     for number in (1, 2):
         os.dup2(log.fileno(), number)
