@@ -108,7 +108,8 @@ def test_when_the_process_that_all_are_forked_from_is_killed_dev_says_so_and_lea
 ) -> None:
     program = dev()
     children = below(program)
-    (warm,) = (child for child in children if child.name() == "warm process")
+    direct = psutil.Process(program.pid).children()
+    (warm,) = (child for child in direct if child.name() == "warm process")
     warm.kill()
     said, _ = program.communicate(timeout=60)
     assert program.returncode == 1

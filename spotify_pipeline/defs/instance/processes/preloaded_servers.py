@@ -4,8 +4,10 @@ On top of what runs need, which preloaded.py imports before.
 """
 
 import gc
+import os
 import signal
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 
 from spotify_pipeline.defs.instance import PROCESSES
@@ -31,6 +33,8 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 # When `dev` is killed, its processes must not live on and hold the database.
 die_with_parent(signal.SIGTERM)
 call_it("warm process")
+# The others name themselves.
+os.register_at_fork(after_in_child=partial(call_it, "run"))
 
 # A broken module is reported by the process that imports it; here it would end all.
 with suppress(Exception):
