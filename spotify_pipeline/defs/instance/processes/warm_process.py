@@ -28,8 +28,18 @@ FORKS = sys.platform == "linux"  # prctl
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 FOR_RUNS = [__name__, f"{PROCESSES}.preloaded"]
 FOR_ALL = [*FOR_RUNS, f"{PROCESSES}.preloaded_servers"]
-# In a forked process: the warm process, which has imported this module before it forked.
+PACKAGE = Path(__file__).resolve().parents[3]
+
+
+def code_of(package: Path) -> dict[Path, int]:
+    """When each module was last changed: 5 ms for 250 modules."""
+    return {path: path.stat().st_mtime_ns for path in package.rglob("*.py")}
+
+
+# In a forked process: the warm process, and the code that it was about to import when it imported
+# this module first of all.
 IMPORTED_BY = os.getpid()
+IMPORTED_CODE = code_of(PACKAGE)
 
 
 def die_with_parent(number: int) -> None:
@@ -80,14 +90,13 @@ class WarmContext(ForkServerContext):
 class RunStarter:
     """Chooses how the next run starts: forked, or spawned once the code has changed.
 
-    The warm process has the code as it was when this was made, and so has the code server. A
-    spawned run reads the code as it is now.
+    `imported` is the code that the code server and the warm process have. A spawned run reads the
+    code as it is now.
     """
 
-    def __init__(self, package: Path) -> None:
-        self._package = package
+    def __init__(self, package: Path, imported: Mapping[Path, int]) -> None:
+        self._package, self._imported = package, imported
         if FORKS:
-            self._loaded = _code_of(package)
             forkserver.set_forkserver_preload(FOR_RUNS)
             # Now: the first run should find it warm. After a death the next run starts another.
             # A code server that was forked itself starts none.
@@ -95,14 +104,9 @@ class RunStarter:
 
     def context(self) -> BaseContext:
         """The context of `multiprocessing` for the next run."""
-        if FORKS and _code_of(self._package) == self._loaded:
+        if FORKS and code_of(self._package) == self._imported:
             return WarmContext()
         return multiprocessing.get_context("spawn")
-
-
-def _code_of(package: Path) -> dict[Path, int]:
-    """When each module was last changed: 5 ms for 250 modules."""
-    return {path: path.stat().st_mtime_ns for path in package.rglob("*.py")}
 
 
 @contextmanager
