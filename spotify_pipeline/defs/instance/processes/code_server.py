@@ -8,8 +8,11 @@ gRPC, cancellation, exit codes and the report of runs whose process has died.
 
 # Imports only what a run has imported already: Python imports the main module of
 # the code server in every run.
+import logging
 import threading
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -31,6 +34,16 @@ def main() -> None:
         def StartRun(self, request: Any, context: Any) -> Any:
             self._mp_ctx = self._starter.context()  # type: ignore[assignment]
             return super().StartRun(request, context)
+
+        def _check_for_orphaned_runs(self) -> None:
+            # Called every second by a thread that an exception would end: then no run's death would
+            # be reported any more, and this process would never end.
+            try:
+                super()._check_for_orphaned_runs()
+            except Exception:
+                log.exception("The end of a run could not be reported; the daemon will find it.")
+                if ending.is_set():
+                    self._server_termination_event.set()
 
         def cleanup(self) -> None:
             ending.set()
