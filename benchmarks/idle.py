@@ -32,16 +32,12 @@ def processes(root: psutil.Process) -> dict[int, tuple[str, float, float]]:
 
 
 def _name(process: psutil.Process) -> str:
+    # `dev` names what it forks.
+    named = {"code server", "daemon", "warm process", "web page", "webserver"}
+    if process.name() in named:
+        return process.name()
     line = " ".join(process.cmdline())
-    known = {
-        "processes.code_server": "code server",
-        "processes.webserver": "webserver",
-        "processes.daemon": "daemon",
-        "forkserver": "warm process",
-        "main web": "web page",
-        "cli.main": "dev",
-        "postgres": "Postgres",
-    }
+    known = {"cli.main": "dev", "postgres": "Postgres"}
     return next((name for part, name in known.items() if part in line), "other")
 
 

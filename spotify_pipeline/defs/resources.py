@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 # The daemon begins a sensor's tick five seconds after the last one. A tick that finds nothing costs
 # 0.14 s of CPU, so it waits for work: seldom does a user wait for the next tick.
 WAIT_SECONDS = 4.0
-# How long where the process lets go of its ticks when it ends, as ours does: Dagster's own would
-# wait for them at Ctrl-C.
+# How long in a process that sets `ending` at its end, as ours does: Dagster's own would wait for
+# its ticks at Ctrl-C.
 LONG_WAIT_SECONDS = 25.0
-# Set when this process is asked to end; None if nothing sets it.
+# Ends the waits of this process; None if nothing sets it.
 ending: threading.Event | None = None
 
 
@@ -27,11 +27,9 @@ def await_work(
     pipeline: "Pipeline", there: "Callable[[Connection], object]", *, briefly: bool = False
 ) -> None:
     """Return when the query finds something, after some seconds, or when the process ends."""
-    if ending is None or briefly:
-        pipeline.wait_for(there, WAIT_SECONDS)
-    else:
-        stop = ending
-        pipeline.wait_for(lambda conn: stop.is_set() or there(conn), LONG_WAIT_SECONDS)
+    seconds = WAIT_SECONDS if briefly or ending is None else LONG_WAIT_SECONDS
+    stop = ending or threading.Event()
+    pipeline.wait_for(lambda conn: stop.is_set() or there(conn), seconds, notified=True)
 
 
 class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]

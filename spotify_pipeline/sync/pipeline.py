@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ from spotify_pipeline.spotify.http import Transport
 from spotify_pipeline.spotify.oauth import OAuthClient
 from spotify_pipeline.storage.postgres.database import open_engine
 from spotify_pipeline.storage.postgres.engine import database_now
+from spotify_pipeline.storage.postgres.notifications import await_notification, listening
 from spotify_pipeline.storage.postgres.schema import check_revision, current_revision, init_db
 from spotify_pipeline.storage.postgres.types import Connection, Engine
 from spotify_pipeline.storage.work.api_budget import quota_of
@@ -22,6 +23,8 @@ from spotify_pipeline.sync.admin.keys import load_keyring, publish_key
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 
 LOOK_SECONDS = 0.2
+# Beside notifications: time alone makes a request due, and at its end a process stops waiting.
+LISTENING_SECONDS = 0.5
 
 
 class ClockIsWrong(UsageError):
@@ -73,14 +76,22 @@ class Pipeline:
         if self.now is utc_now:
             check_clock(self.engine)
 
-    def wait_for(self, there: Callable[[Connection], object], seconds: float) -> None:
-        """Return when the query finds something, or after so many seconds."""
+    def wait_for(
+        self, there: Callable[[Connection], object], seconds: float, *, notified: bool = False
+    ) -> None:
+        """Return when the query finds something, or after so many seconds.
+
+        `notified`: it looks for what notify_work() in SQL notifies of.
+        """
         deadline = self.monotonic() + seconds
         # Otherwise a transaction would stay open all the time.
         engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as conn:
+        with engine.connect() as conn, listening(conn) if notified else nullcontext() as listens:
             while not there(conn) and self.monotonic() < deadline:
-                self.sleep(LOOK_SECONDS)
+                if listens:
+                    await_notification(conn, LISTENING_SECONDS)
+                else:
+                    self.sleep(LOOK_SECONDS)
 
 
 @contextmanager

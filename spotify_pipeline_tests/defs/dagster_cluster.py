@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,14 @@ import requests
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import OperationalError
 
-from spotify_pipeline.cli.local.dagster_processes import Child, Stack, free_port, running_stack
+from spotify_pipeline.cli.local.dagster_processes import (
+    CODE_SERVER,
+    Child,
+    Log,
+    Stack,
+    free_port,
+    running_stack,
+)
 from spotify_pipeline.defs.in_process import opened_instance
 from spotify_pipeline.settings import load_settings, variables
 from spotify_pipeline.simulator.faults.refusals import Latency
@@ -102,12 +108,29 @@ class DagsterCluster:
     def kill(self, *names: str) -> None:
         """SIGKILL to these processes and all below them; new ones start at once."""
         killed = [child for child in self.stack.children if child.name in names]
-        processes = [psutil.Process(child.process.pid) for child in killed]
-        environs = [process.environ() for process in processes]
-        kill_tree(*processes)
-        for child, environ in zip(killed, environs, strict=True):
-            child.process.wait()
-            self.start_again(child, environ)
+        kill_tree(*(psutil.Process(child.pid) for child in killed))
+        for child in killed:
+            child.process.join()
+            self.start_again(child)
+
+    def warm_process(self) -> psutil.Process:
+        """What the code server forks runs from: its own process, or that of the whole stack."""
+        (server,) = (child for child in self.stack.children if child.name == CODE_SERVER)
+        process = psutil.Process(server.pid)
+
+        def is_forkserver(process: psutil.Process) -> bool:
+            # Of a process that was just killed a zombie may be left.
+            with suppress(psutil.NoSuchProcess):
+                return "forkserver" in " ".join(process.cmdline())
+            return False
+
+        def found() -> list[psutil.Process]:
+            parent = process.parent() if is_forkserver(process) else None
+            return [parent] if parent else [*filter(is_forkserver, process.children())]
+
+        self.stack.wait(SECONDS, lambda: bool(found()), "a warm process")
+        (only,) = found()
+        return only
 
     def await_end(self, process: psutil.Process) -> None:
         """Returns when this process has ended, even if its parent has not reaped it yet."""
@@ -117,18 +140,10 @@ class DagsterCluster:
             f"the end of process {process.pid}",
         )
 
-    def start_again(self, old: Child, environ: dict[str, str]) -> None:
+    def start_again(self, old: Child) -> None:
         """Starts a process that was killed."""
-        with old.log.open("ab") as log:
-            process = subprocess.Popen(
-                old.process.args,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        new = replace(old, process=process)
+        log = Log.opened(old.log.path)
+        new = Child.started(old.name, old.command, old.environ, log)
         children = tuple(new if child is old else child for child in self.stack.children)
         self.stack = replace(self.stack, children=children)
 
@@ -136,7 +151,7 @@ class DagsterCluster:
         """Ends the processes, restarted ones included."""
         for child in self.stack.children:
             child.process.kill()
-            child.process.wait()
+            child.process.join()
 
 
 @dataclass

@@ -10,27 +10,29 @@ import io
 import logging
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
-from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import requests
 
 from spotify_pipeline.cli.operate.serve import hook_environment
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
+from spotify_pipeline.defs.instance.processes.warm_process import (
+    is_warm,
+    start_server,
+    warm_process,
+)
 from spotify_pipeline.errors import PipelineError
-from spotify_pipeline.home import UMASK, private_folder, write_private
+from spotify_pipeline.home import private_folder, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings
 
 LARGEST_BYTES = 5_000_000
@@ -47,25 +49,41 @@ class _PrivateFile(RotatingFileHandler):
         return io.open(descriptor, "a", encoding="utf-8", errors="replace")  # noqa: UP020
 
 
-def keep_log(output: IO[bytes], path: Path) -> threading.Thread:
-    """Write a process's output to a file, 0600, in the background, until the process ends."""
-    handler = _PrivateFile(path, maxBytes=LARGEST_BYTES, backupCount=OLD_FILES)
+@dataclass(frozen=True)
+class Log:
+    """A log file, and the descriptor through which processes write to it."""
 
-    def copy() -> None:
-        with output:
-            for line in output:
-                plain = _COLOURS.sub(b"", line).decode(errors="replace").rstrip("\n")
-                handler.emit(logging.LogRecord(path.stem, 0, "", 0, plain, None, None))
-        handler.close()
+    path: Path
+    descriptor: int
+    thread: threading.Thread
 
-    thread = threading.Thread(target=copy, name=f"log of {path.stem}", daemon=True)
-    thread.start()
-    return thread
+    @classmethod
+    def opened(cls, path: Path) -> "Log":
+        """A thread copies what is written to the file, 0600 and without colours."""
+        handler = _PrivateFile(path, maxBytes=LARGEST_BYTES, backupCount=OLD_FILES)
+        reading, writing = os.pipe()
+
+        def copy() -> None:
+            with os.fdopen(reading, "rb") as output:
+                for line in output:
+                    plain = _COLOURS.sub(b"", line).decode(errors="replace").rstrip("\n")
+                    handler.emit(logging.LogRecord(path.stem, 0, "", 0, plain, None, None))
+            handler.close()
+
+        thread = threading.Thread(target=copy, name=f"log of {path.stem}", daemon=True)
+        thread.start()
+        return cls(path, writing, thread)
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of the file, once all processes have closed the log or a second has passed."""
+        self.thread.join(timeout=1)
+        return "\n".join(self.path.read_text(errors="replace").splitlines()[-lines:])
 
 
 READY_SECONDS = 90
 STOP_SECONDS = 8
 PAGE_PORT = 8000
+CODE_SERVER = "code server"
 LAUNCH = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {__typename} }"
 
 
@@ -75,19 +93,28 @@ class StackFailed(PipelineError):
 
 @dataclass(frozen=True)
 class Child:
-    """A started process and where it writes."""
+    """A started process, how to start another, and where it writes."""
 
     name: str
-    process: "subprocess.Popen[bytes]"
-    log: Path
-    logging: threading.Thread
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    log: Log
+    process: BaseProcess
 
-    def tail(self, lines: int = 15) -> str:
-        """The end of its log."""
-        if self.process.poll() is not None:
-            # The last output of a dead process, unless one of its children keeps the pipe open.
-            self.logging.join(timeout=1)
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    @classmethod
+    def started(
+        cls, name: str, command: Sequence[str], environ: Mapping[str, str], log: Log
+    ) -> "Child":
+        """Start it; closes the log here."""
+        process = start_server(name, command, environ, log.descriptor)
+        os.close(log.descriptor)
+        return cls(name, command, environ, log, process)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process.pid is not None
+        return self.process.pid
 
 
 @dataclass(frozen=True)
@@ -101,11 +128,16 @@ class Stack:
 
     def check(self) -> None:
         """Raises StackFailed when a process has died."""
+        if not is_warm():
+            raise StackFailed(
+                "The process from which all others are forked was killed, perhaps because memory "
+                "ran out. Start again: what was at work is tried again."
+            )
         for child in self.children:
-            if child.process.poll() is not None:
+            if not child.process.is_alive():
                 raise StackFailed(
-                    f"The {child.name} died with exit code {child.process.returncode}. "
-                    f"Its log is {child.log} and ends with:\n{child.tail()}"
+                    f"The {child.name} died with exit code {child.process.exitcode}. "
+                    f"Its log is {child.log.path} and ends with:\n{child.log.tail()}"
                 )
 
     def launch(self, job: str) -> None:
@@ -133,7 +165,7 @@ class Stack:
         while not done():
             self.check()
             if time.monotonic() > deadline:
-                tails = "\n".join(f"{child.name}: {child.tail(5)}" for child in self.children)
+                tails = "\n".join(f"{child.name}: {child.log.tail(5)}" for child in self.children)
                 raise StackFailed(f"{what} was not done after {seconds:.0f} s.\n{tails}")
             time.sleep(0.1)
 
@@ -159,16 +191,14 @@ def running_stack(
     port: int | None = None,
     *,
     with_page: bool = False,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Stack]:
     """Start all three, wait until the UI has loaded our code, stop all three at the end.
 
-    `with_page`: and the web page, on the first free port from 8000, with its cache hook.
-    Raises StackFailed, ConfigurationError.
+    `with_page`: and the web page, on the first free port from 8000, with its cache hook. `prepare`
+    is called while what they are forked from imports. Raises StackFailed, ConfigurationError.
     """
     home = dagster_home(settings)
-    # In a process of its own, or this one would keep Dagster's 65 MB as long as it watches.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_make_tables, settings).result()
     # A random port: two stacks that start together must not choose the same free one.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
     workspace = home / "workspace.yaml"
@@ -178,7 +208,6 @@ def running_stack(
         f"location_name: {LOCATION}}}\n",
     )
     env = {
-        **os.environ,
         "SPOTIFY_PIPELINE_HOME": str(settings.home),
         "DAGSTER_HOME": str(home),
         "PYTHONUNBUFFERED": "1",
@@ -186,7 +215,7 @@ def running_stack(
     }
     loopback = "127.0.0.1"
     commands: dict[str, list[str]] = {
-        "code server": [
+        CODE_SERVER: [
             *(f"{PROCESSES}.code_server", "-m", "spotify_pipeline.definitions"),
             *("--host", loopback, "--port", str(grpc_port), "--location-name", LOCATION),
         ],
@@ -202,17 +231,24 @@ def running_stack(
         page_url = f"http://{loopback}:{page_port}"
         env |= hook_environment(settings, page_port)
         commands["web page"] = ["spotify_pipeline.cli.main", "web", "--port", str(page_port)]
-    children: list[Child] = []
-    try:
-        for name, arguments in commands.items():
-            children.append(_start(name, arguments, settings, env))
+    logs = private_folder(settings.home, "logs")
+    opened = {name: Log.opened(logs / f"{name.replace(' ', '-')}.log") for name in commands}
+    # Runs write where the code server does.
+    with (
+        warm_process(env, opened[CODE_SERVER].descriptor) as context,
+        _stopped_at_the_end() as children,
+    ):
+        prepare()
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            pool.submit(_make_tables, settings).result()
+        children += [
+            Child.started(name, command, env, opened[name]) for name, command in commands.items()
+        ]
         stack = Stack(f"http://{loopback}:{ui_port}", tuple(children), page_url)
         stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
         if page_url:
             stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
         yield stack
-    finally:
-        _stop(children)
 
 
 def _make_tables(settings: Settings) -> None:
@@ -221,48 +257,27 @@ def _make_tables(settings: Settings) -> None:
     make_tables(settings)
 
 
-def _start(name: str, arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Child:
-    log = private_folder(settings.home, "logs") / f"{name.replace(' ', '-')}.log"
-    # When this process is killed, its children must not live on and hold the database.
-    with_parent = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-    process = subprocess.Popen(
-        [*with_parent, sys.executable, "-m", *arguments],
-        env=dict(env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Ctrl-C is for us; we stop them in order.
-        start_new_session=True,
-        umask=UMASK,
-        preexec_fn=_default_signals,
-    )
-    assert process.stdout is not None
-    return Child(name, process, log, keep_log(process.stdout, log))
-
-
-def _default_signals() -> None:
-    """Undo what a child would inherit: a script's `dev &` ignores SIGINT.
-
-    Dagster gives SIGTERM the handler of SIGINT, so its processes would ignore both and outlive us.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+@contextlib.contextmanager
+def _stopped_at_the_end() -> Iterator[list[Child]]:
+    """Ask all to end, then kill what has not: the webserver waits for open browsers for ever."""
+    children: list[Child] = []
+    try:
+        yield children
+    finally:
+        _stop(children)
 
 
 def _stop(children: Sequence[Child]) -> None:
-    """Ask all to end, then kill what has not: the webserver waits for open browsers for ever."""
     with _undisturbed():
         for child in children:
             child.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         for child in children:
-            try:
-                child.process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            child.process.join(max(0.1, deadline - time.monotonic()))
+            if child.process.is_alive() or not is_warm():
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.process.pid, signal.SIGKILL)
-                child.process.wait()
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.process.join()
 
 
 @contextlib.contextmanager

@@ -44,10 +44,11 @@ def dev(port: int | None) -> None:
     settings = load_settings()
     with alone(settings.home):
         try:
-            set_up(settings)
-            click.echo("Starting Dagster ...")
+            click.echo("Starting the database and Dagster ...")
             own_login = settings.database_url is None or settings.web_database_url is not None
-            with running_stack(settings, port, with_page=own_login) as stack:
+            with running_stack(
+                settings, port, with_page=own_login, prepare=lambda: set_up(settings)
+            ) as stack:
                 # Else the UI shows the checks of the last hour that it ran, or none.
                 stack.launch("health")
                 serve(stack)

@@ -279,6 +279,7 @@ BEGIN
     UPDATE history_imports AS i SET
         status = 'closed', closed_at = now(), files = close_history_import.files
     WHERE i.id = close_history_import.import_id;
+    PERFORM notify_work();
 END
 $$;
 

@@ -86,6 +86,21 @@ COMMENT ON COLUMN account_block.until IS 'Until when.';
 COMMENT ON COLUMN account_block.blocked_until IS
     'Until when Spotify forbids it; NULL or earlier: our own limit of the day lasts longer.';
 
+-- Wakes the ticks that wait for work, when the transaction commits. Not where transactions may be
+-- prepared: Postgres prepares none that notifies. Of concurrent transactions one notifies, because
+-- those that do commit one after the other; the next tick finds the work of the others.
+CREATE OR REPLACE FUNCTION notify_work() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
+AS $$
+BEGIN
+    IF current_setting('max_prepared_transactions') = '0'
+        -- Any number that no other program in this database uses for an advisory lock.
+        AND pg_try_advisory_xact_lock(23450724713711194) THEN
+        NOTIFY spotify_pipeline;
+    END IF;
+END
+$$;
+
 -- Accepts or refuses every new request, and sets every column but user_id and requested_by.
 CREATE OR REPLACE FUNCTION accept_request() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, spotify_pipeline, pg_temp
@@ -152,6 +167,7 @@ BEGIN
     NEW.finished_at := NULL;
     NEW.error_code := NULL;
     NEW.error_message := NULL;
+    PERFORM notify_work();
     RETURN NEW;
 END
 $$;

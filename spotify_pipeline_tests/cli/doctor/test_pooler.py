@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import URL, text
 
 from spotify_pipeline.storage.postgres.engine import SESSION, make_engine
+from spotify_pipeline.storage.postgres.notifications import listening
 from spotify_pipeline_tests.cli.conftest import only_line, with_password
 from spotify_pipeline_tests.storage.postgres.test_foreign_settings import HOSTILE, set_for_all
 
@@ -97,6 +98,16 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(database, poo
         assert conn.scalar(text("SHOW search_path")) == HOSTILE["search_path"]
         assert conn.scalar(text("SHOW intervalstyle")) == "iso_8601"
     other.dispose()
+
+
+def test_no_session_behind_the_pooler_listens(database, pooler) -> None:
+    pooled = make_engine(database.set(port=pooler))
+    listening_channels = text("SELECT count(*) FROM pg_listening_channels()")
+    pooled = pooled.execution_options(isolation_level="AUTOCOMMIT")
+    with pooled.connect() as conn, listening(conn) as listens:
+        assert not listens
+        assert conn.scalar(listening_channels) == 0
+    pooled.dispose()
 
 
 def test_repeated_syncs_succeed_through_the_pooler(

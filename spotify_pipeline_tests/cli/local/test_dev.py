@@ -30,7 +30,12 @@ def dev(dagster: object) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
 
     def dev() -> "subprocess.Popen[str]":
         program = subprocess.Popen(
-            [*COMMAND, "dev", "--port", str(free_port(None, first=22_000))],
+            [
+                *COMMAND,
+                "dev",
+                "--port",
+                str(free_port(None, first=22_000 + 50 * (os.getpid() % 100))),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -67,8 +72,8 @@ def test_killing_dev_leaves_no_process_whatever_signals_were_ignored(dev) -> Non
     children = below(program)
     assert len(children) >= 3
     for child in children:
-        # Those of multiprocessing ignore signals by themselves, and end with the code server.
-        if "multiprocessing" not in " ".join(child.cmdline()):
+        # Those of multiprocessing itself ignore signals, and end with the others.
+        if child.parent().pid != program.pid:
             assert inherited(child) == set()
     program.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
@@ -96,3 +101,18 @@ def test_dev_leaves_only_private_files_and_reports_its_stop(dev, tmp_path: Path)
     assert program.returncode == 0
     assert "Stopping Dagster" in said
     assert open_ones == []
+
+
+def test_when_the_process_that_all_are_forked_from_is_killed_dev_says_so_and_leaves_nothing(
+    dev,
+) -> None:
+    program = dev()
+    children = below(program)
+    direct = psutil.Process(program.pid).children()
+    (warm,) = (child for child in direct if child.name() == "warm process")
+    warm.kill()
+    said, _ = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert "Start again" in said
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []

@@ -1,5 +1,6 @@
 """The log files of Dagster's processes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,10 @@ from spotify_pipeline.cli.local import dagster_processes
 
 
 def run_and_log(path: Path, program: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    dagster_processes.keep_log(process.stdout, path).join(timeout=30)
-    process.wait()
+    log = dagster_processes.Log.opened(path)
+    subprocess.run([sys.executable, "-c", program], stdout=log.descriptor, check=True)
+    os.close(log.descriptor)
+    log.thread.join(timeout=30)
 
 
 def test_a_log_is_plain_text_that_only_its_owner_can_read(tmp_path: Path) -> None:

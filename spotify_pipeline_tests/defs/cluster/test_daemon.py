@@ -67,10 +67,8 @@ def test_healthy_sees_a_daemon_that_died_a_minute_ago_and_its_successor(
 
     cluster.stack.wait(SECONDS, lambda: code() == 0, "the first heartbeat")
     (daemon,) = (child for child in cluster.stack.children if child.name == "daemon")
-    process = psutil.Process(daemon.process.pid)
-    environ = process.environ()
-    kill_tree(process)
-    daemon.process.wait()
+    kill_tree(psutil.Process(daemon.pid))
+    daemon.process.join()
     engine = open_dagster_engine(load_settings())
     with engine.begin() as conn:
         # A minute passes.
@@ -78,5 +76,5 @@ def test_healthy_sees_a_daemon_that_died_a_minute_ago_and_its_successor(
         conn.execute(text(f"UPDATE daemon_heartbeats SET {minute_ago}"))
     engine.dispose()
     assert code() == 1
-    cluster.start_again(daemon, environ)
+    cluster.start_again(daemon)
     cluster.stack.wait(SECONDS, lambda: code() == 0, "the heartbeat of another daemon")

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import URL, create_engine, event, text
+from sqlalchemy import URL, Engine, create_engine, event, text
 from sqlalchemy.pool import Pool
 
 from spotify_pipeline.defs.in_process import opened_instance, sync_many, sync_user
@@ -50,6 +50,24 @@ def test_a_hundred_events_open_no_connection_each(
     assert sum(len(instance.all_logs(run.run_id)) for run in runs[1:]) > 100
     # dagster-postgres's own storage opens 711, with a pool of one connection 30.
     assert len(connections) <= 2
+
+
+def test_a_tick_does_not_list_the_tables(instance: dg.DagsterInstance) -> None:
+    statements: list[str] = []
+
+    def executes(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    def tick() -> None:
+        instance.get_instigator_state("origin", "selector")
+        instance.get_ticks("origin", "selector", limit=1)
+
+    tick()
+    event.listen(Engine, "before_cursor_execute", executes)
+    tick()
+    event.remove(Engine, "before_cursor_execute", executes)
+    # dagster-postgres's own storage executes 6: it looks for its tables each time.
+    assert len(statements) == 2
 
 
 def test_the_address_of_the_database_is_not_part_of_the_configuration(

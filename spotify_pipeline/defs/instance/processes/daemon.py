@@ -36,15 +36,10 @@ LOOK_SECONDS = 0.5
 class WokenQueue(QueuedRunCoordinatorDaemon):
     """Takes runs from the queue in its one thread, as Dagster's: its checks are not atomic."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, woken: threading.Event) -> None:
         # Without a pause of its own.
         super().__init__(interval_seconds=0)
-        self._seconds = seconds
-        self._submitted = threading.Event()
-
-    def wake(self) -> None:
-        """Look at the queue now, and not only `seconds` after the last time."""
-        self._submitted.set()
+        self._seconds, self._woken = seconds, woken
 
     def core_loop(
         self, workspace_process_context: Any, shutdown_event: threading.Event
@@ -53,10 +48,10 @@ class WokenQueue(QueuedRunCoordinatorDaemon):
         for step in super().core_loop(workspace_process_context, shutdown_event):
             if step is SpanMarker.START_SPAN:
                 # Before it reads the queue, so that the next round sees a run submitted meanwhile.
-                self._submitted.clear()
+                self._woken.clear()
             yield step
             if step is SpanMarker.END_SPAN:
-                self._submitted.wait(self._seconds)
+                self._woken.wait(self._seconds)
 
 
 class Pause(threading.Event):
@@ -83,32 +78,30 @@ class WokenSensors(SensorDaemon):
     the next one up to five seconds later, and a user who presses Sync meanwhile would wait for it.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], woken: threading.Event) -> None:
         super().__init__(settings)
-        self._submitted = threading.Event()
-
-    def wake(self) -> None:
-        """Look at the sensors in a second, and not only five after the last time."""
-        self._submitted.set()
+        self._woken = woken
 
     def core_loop(
         self, workspace_process_context: Any, shutdown_event: threading.Event
     ) -> DaemonIterator:
         """Look at the sensors for ever."""
-        return super().core_loop(workspace_process_context, Pause(shutdown_event, self._submitted))
+        return super().core_loop(workspace_process_context, Pause(shutdown_event, self._woken))
 
 
 def create_daemons(instance: dg.DagsterInstance) -> list[DagsterDaemon[Any]]:
     """Dagster's daemons, with those that runs submitted through this instance wake."""
     coordinator: Any = instance.run_coordinator
-    queue = WokenQueue(coordinator.dequeue_interval_seconds)
-    sensors = WokenSensors(instance.get_sensor_settings())
+    # Two, because each thread clears its own.
+    wake_queue, wake_sensors = threading.Event(), threading.Event()
+    queue = WokenQueue(coordinator.dequeue_interval_seconds, wake_queue)
+    sensors = WokenSensors(instance.get_sensor_settings(), wake_sensors)
     submit = coordinator.submit_run
 
     def submit_and_wake(context: Any) -> Any:
         run = submit(context)
-        queue.wake()
-        sensors.wake()
+        wake_queue.set()
+        wake_sensors.set()
         return run
 
     coordinator.submit_run = submit_and_wake

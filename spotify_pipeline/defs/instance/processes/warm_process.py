@@ -1,8 +1,9 @@
-"""Forks runs from a process that has imported everything, instead of starting an interpreter.
+"""Forks processes from one that has imported everything, instead of starting interpreters.
 
-A new interpreter imports for 1.5 s before it works, while a user waits. The warm process is
-Python's forkserver: executed by the code server, so that no gRPC is ever forked, with one thread,
-no connection and no descriptor but its pipes. See docs/decisions/warm-process.md.
+A new interpreter imports for 1.5 s before it works, and keeps 100 MB of its own. The warm process
+is Python's forkserver: executed, so that no gRPC is ever forked, with one thread, no connection and
+no descriptor but its pipes. In `dev` all processes are forked from one; elsewhere a code server has
+its own, for runs. See docs/decisions/warm-process.md.
 """
 
 import ctypes
@@ -10,14 +11,45 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
-PR_SET_PDEATHSIG = 1
-PRELOADED = [__name__, "spotify_pipeline.defs.instance.processes.preloaded"]
-# In a run: the warm process, which has imported this module before it forked.
+from spotify_pipeline.defs.instance import PROCESSES
+from spotify_pipeline.home import UMASK
+
+FORKS = sys.platform == "linux"  # prctl
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+FOR_RUNS = [__name__, f"{PROCESSES}.preloaded"]
+FOR_ALL = [*FOR_RUNS, f"{PROCESSES}.preloaded_servers"]
+PACKAGE = Path(__file__).resolve().parents[3]
+
+
+def code_of(package: Path) -> dict[Path, int]:
+    """When each module was last changed: 5 ms for 250 modules."""
+    return {path: path.stat().st_mtime_ns for path in package.rglob("*.py")}
+
+
+# In a forked process: the warm process, and the code that it was about to import when it imported
+# this module first of all.
 IMPORTED_BY = os.getpid()
+IMPORTED_CODE = code_of(PACKAGE)
+
+
+def die_with_parent(number: int) -> None:
+    """Lets the kernel send this signal to this process when its parent has died."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+def call_it(name: str) -> None:
+    """Name this process as `ps -e` and `top` show it; their command lines are all the same."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 class ForkedRun(ForkServerProcess):
@@ -27,17 +59,26 @@ class ForkedRun(ForkServerProcess):
     reports its runs as failed, and the request is tried again by another run.
     """
 
+    at_parents_death = signal.SIGKILL
+
     def run(self) -> None:
         """Ties this process to its parent, then works."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent(self.at_parents_death)
         # The parent may have died before: then nothing would end this process.
         if os.getppid() != IMPORTED_BY:
             os._exit(1)
-        # Steps of the run fork from the warm process too. Python knows its address here, but starts
-        # another unless it is a child of this process. Since 3.14 it has a key, which stays there.
+        # What this process starts forks from the warm process too. Python knows its address here,
+        # but starts another unless it is a child of this process. Since 3.14 it has a key, which
+        # stays there.
         if sys.version_info < (3, 14):
             forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
         super().run()
+
+
+class ForkedServer(ForkedRun):
+    """One of the processes of `dev`: it ends in order when the warm process has died."""
+
+    at_parents_death = signal.SIGTERM
 
 
 class WarmContext(ForkServerContext):
@@ -49,26 +90,103 @@ class WarmContext(ForkServerContext):
 class RunStarter:
     """Chooses how the next run starts: forked, or spawned once the code has changed.
 
-    The warm process has the code as it was when this was made, and so has the code server. A
-    spawned run reads the code as it is now.
+    `imported` is the code that the code server and the warm process have. A spawned run reads the
+    code as it is now.
     """
 
-    def __init__(self, package: Path) -> None:
-        self._package = package
-        self._forks = sys.platform == "linux"  # prctl
-        if self._forks:
-            self._loaded = _code_of(package)
-            forkserver.set_forkserver_preload(PRELOADED)
+    def __init__(self, package: Path, imported: Mapping[Path, int]) -> None:
+        self._package, self._imported = package, imported
+        if FORKS:
+            forkserver.set_forkserver_preload(FOR_RUNS)
             # Now: the first run should find it warm. After a death the next run starts another.
-            forkserver.ensure_running()
+            # A code server that was forked itself starts none.
+            forkserver._forkserver.ensure_running()
 
     def context(self) -> BaseContext:
         """The context of `multiprocessing` for the next run."""
-        if self._forks and _code_of(self._package) == self._loaded:
+        if FORKS and code_of(self._package) == self._imported:
             return WarmContext()
         return multiprocessing.get_context("spawn")
 
 
-def _code_of(package: Path) -> dict[Path, int]:
-    """When each module was last changed: 5 ms for 250 modules."""
-    return {path: path.stat().st_mtime_ns for path in package.rglob("*.py")}
+@contextmanager
+def warm_process(environ: Mapping[str, str], output: int) -> Iterator[BaseContext]:
+    """The context in which `dev` starts its processes; on Linux they are forked from one.
+
+    All that is forked has this environment, and writes to the descriptor `output` unless it is
+    given another. At the end the warm process is stopped, and with it whatever it has forked.
+    """
+    if not FORKS:
+        yield multiprocessing.get_context("spawn")
+        return
+    server = forkserver._forkserver
+    # Another use of multiprocessing in this process may have started one without our modules.
+    server._stop()  # type: ignore[attr-defined]
+    forkserver.set_forkserver_preload(FOR_ALL)
+    with _inherited(environ, output):
+        forkserver.ensure_running()
+    try:
+        yield WarmContext()
+    finally:
+        os.kill(server._forkserver_pid, signal.SIGTERM)  # type: ignore[attr-defined]
+        server._stop()  # type: ignore[attr-defined]
+
+
+def is_warm() -> bool:
+    """Whether the warm process of `dev` lives. Without it the end of no process is known."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return not pid or not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+@contextmanager
+def _inherited(environ: Mapping[str, str], output: int) -> Iterator[None]:
+    """What a forkserver takes over from the process that starts it: it has no options for them."""
+    before = dict(os.environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with ExitStack() as undo:
+        for number in (1, 2):
+            kept = os.dup(number)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, number)
+            os.dup2(output, number)
+        undo.callback(os.environ.update, before)
+        undo.callback(os.environ.clear)
+        os.environ.update(environ)
+        yield
+
+
+def start_server(
+    name: str, command: Sequence[str], environ: Mapping[str, str], output: int
+) -> BaseProcess:
+    """Starts `python -m COMMAND` by name, forked from the warm process where there is one."""
+    process_class = ForkedServer if FORKS else multiprocessing.get_context("spawn").Process
+    # A Connection, because multiprocessing hands over no bare descriptor.
+    with Connection(os.dup(output), readable=False) as log:
+        process = process_class(name=name, target=_serve, args=(name, command, environ, log))
+        process.start()
+    return process
+
+
+def _serve(name: str, command: Sequence[str], environ: Mapping[str, str], log: Connection) -> None:
+    # Ctrl-C is for `dev`, which stops its processes in order.
+    os.setsid()
+    os.umask(UMASK)
+    if FORKS:
+        call_it(name)
+    os.environ.update(environ)
+    for number in (1, 2):
+        os.dup2(log.fileno(), number)
+    log.close()
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    # Otherwise each run would import the main module of `dev`.
+    sys.modules["__main__"] = ModuleType("__main__")
+    module, *sys.argv[1:] = command
+    sys.argv[0] = module
+    try:
+        import_module(module).main()
+    except Exception:
+        # With the redaction that the process has installed.
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)

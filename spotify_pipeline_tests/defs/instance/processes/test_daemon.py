@@ -50,6 +50,6 @@ def test_a_submitted_run_wakes_the_sensors(
     submitted: list[object] = []
     monkeypatch.setattr(instance.run_coordinator, "submit_run", submitted.append)
     (sensors,) = (d for d in daemon.create_daemons(instance) if isinstance(d, WokenSensors))
-    assert not sensors._submitted.is_set()
+    assert not sensors._woken.is_set()
     instance.run_coordinator.submit_run("context")  # type: ignore[arg-type]
-    assert (submitted, sensors._submitted.is_set()) == (["context"], True)
+    assert (submitted, sensors._woken.is_set()) == (["context"], True)

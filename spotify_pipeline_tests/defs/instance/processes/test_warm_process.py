@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spotify_pipeline.defs.instance.processes.warm_process import RunStarter
+from spotify_pipeline.defs.instance.processes.warm_process import RunStarter, code_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
 
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux 
 def test_once_the_code_has_changed_runs_are_spawned(tmp_path: Path) -> None:
     module = tmp_path / "assets.py"
     module.write_text("A = 1\n")
-    starter = RunStarter(tmp_path)
+    starter = RunStarter(tmp_path, code_of(tmp_path))
     assert starter.context().get_start_method() == "forkserver"
     module.write_text("A = 22\n")
     assert starter.context().get_start_method() == "spawn"
     # A new code server has the new code.
-    assert RunStarter(tmp_path).context().get_start_method() == "forkserver"
+    assert RunStarter(tmp_path, code_of(tmp_path)).context().get_start_method() == "forkserver"
 
 
 def test_two_forked_processes_speak_tls_with_keys_of_their_own() -> None:

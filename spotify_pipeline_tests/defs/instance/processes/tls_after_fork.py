@@ -5,7 +5,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from spotify_pipeline.defs.instance.processes.warm_process import RunStarter
+from spotify_pipeline.defs.instance.processes.warm_process import RunStarter, code_of
 
 
 def context(side: int) -> ssl.SSLContext:
@@ -41,7 +41,7 @@ def shake_hands(nonces: Any) -> None:
 
 
 if __name__ == "__main__":
-    starter = RunStarter(Path(__file__).parent)
+    starter = RunStarter(Path(__file__).parent, code_of(Path(__file__).parent))
     forked = starter.context()
     nonces = get_context("forkserver").Queue()
     processes = [forked.Process(target=shake_hands, args=(nonces,)) for _ in range(2)]  # type: ignore[attr-defined]
