@@ -12,7 +12,11 @@ from dagster._core.storage.event_log.schema import (
     SqlEventLogStorageMetadata,
     SqlEventLogStorageTable,
 )
-from dagster._core.storage.runs.schema import BulkActionsTable, RunStorageSqlMetadata
+from dagster._core.storage.runs.schema import (
+    BulkActionsTable,
+    RunsTable,
+    RunStorageSqlMetadata,
+)
 from dagster._core.storage.schedules.schema import JobTickTable, ScheduleStorageSqlMetadata
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "BulkActionsTable",
     "JobTickTable",
     "RunStorageSqlMetadata",
+    "RunsTable",
     "ScheduleStorageSqlMetadata",
     "SqlEventLogStorageMetadata",
     "SqlEventLogStorageTable",

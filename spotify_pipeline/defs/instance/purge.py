@@ -34,6 +34,7 @@ from spotify_pipeline.defs.instance.dagster_private_tables import (
     AssetKeyTable,
     BulkActionsTable,
     JobTickTable,
+    RunsTable,
     SqlEventLogStorageTable,
 )
 from spotify_pipeline.defs.instance.retention import delete_whole_run
@@ -74,7 +75,7 @@ CHECK_EVENTS = [
 ]
 
 _events, _checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
-_ticks, _backfills = JobTickTable.c, BulkActionsTable.c
+_ticks, _backfills, _runs = JobTickTable.c, BulkActionsTable.c, RunsTable.c
 
 
 def purge(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[str], bool]:
@@ -84,13 +85,14 @@ def purge(instance: dg.DagsterInstance, tombstone: Tombstone) -> tuple[Counter[s
     """
     # Before the deletes (race): a run that ends after this line may write during them.
     no_run_writes = tombstone.age > GRACE and not _has_active_runs(instance, tombstone)
-    traces = Counter({"runs": _delete_runs(instance, tombstone)})
+    traces = Counter[str]()
     # Dagster's three storages are in one Postgres.
     storage = instance.event_log_storage
     assert isinstance(storage, PostgresEventLogStorage)
     ended = _ticks.status != TickStatus.STARTED.value
     done = _backfills.status.in_([status.value for status in BULK_ACTION_TERMINAL_STATUSES])
     with storage.index_connection() as conn:
+        traces["runs"] = _delete_runs(instance, conn, tombstone)
         traces["check results"] = _delete_check_results(conn, tombstone)
         traces["events"] = _delete_events(conn, tombstone)
         traces["latest materializations"] = _replace_latest(conn, tombstone)
@@ -124,19 +126,25 @@ def _has_active_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> bool
     )
 
 
-def _delete_runs(instance: dg.DagsterInstance, tombstone: Tombstone) -> int:
+def _delete_runs(instance: dg.DagsterInstance, conn: Connection, tombstone: Tombstone) -> int:
     """Delete the user's own finished runs, with their events and compute logs."""
-    deleted = 0
+    found = set[str]()
     for tag in PARTITION_TAGS:
         of_user = dg.RunsFilter(
             statuses=FINISHED_STATUSES,
             tags={tag: tombstone.user_id},
             created_before=tombstone.registered_again_at,
         )
-        for run in instance.get_runs(of_user):
-            delete_whole_run(instance, run.run_id)
-            deleted += 1
-    return deleted
+        found |= {run.run_id for run in instance.get_runs(of_user)}
+    # Dagster writes a run and then its tags, so a killed process may have left only the run.
+    named = _runs.partition == tombstone.user_id
+    named &= _runs.status.in_([status.value for status in FINISHED_STATUSES])
+    if tombstone.registered_again_at:
+        named &= _runs.create_timestamp < _registered_again_at(tombstone)
+    found |= set(conn.scalars(select(_runs.run_id).where(named)))
+    for run_id in found:
+        delete_whole_run(instance, run_id)
+    return len(found)
 
 
 def _delete_check_results(conn: Connection, tombstone: Tombstone) -> int:

@@ -15,7 +15,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._serdes import deserialize_value
-from sqlalchemy import URL, select, text
+from sqlalchemy import URL, create_engine, select, text
 
 from spotify_pipeline.defs.partitions import partition_reconciler
 from spotify_pipeline.simulator.faults.refusals import ServerError
@@ -103,6 +103,23 @@ def test_forgetting_removes_the_rows_at_once_and_every_trace_in_dagster_soon(
     assert receipt["scrubbed_at"] >= receipt["forgotten_at"]
     assert receipt["traces"]["runs"] == 2
     assert receipt["traces"]["events"] > 0
+
+
+def test_a_run_whose_process_was_killed_before_it_stored_the_tags_is_purged_too(
+    lived: Scenario,
+    instance: dg.DagsterInstance,
+    naming: Callable[[], dict[str, Any]],
+    dagster_database: URL,
+    no_grace: None,
+) -> None:
+    engine = create_engine(dagster_database)
+    with engine.begin() as conn:
+        of_user = text("DELETE FROM run_tags WHERE value = :who")
+        assert conn.execute(of_user, {"who": WHO}).rowcount == 2
+    engine.dispose()
+    lived.forget(WHO)
+    reconcile(instance)
+    assert naming() == {}
 
 
 def test_other_users_keep_their_partitions_materializations_and_runs(
