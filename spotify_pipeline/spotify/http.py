@@ -178,7 +178,8 @@ class HttpAdapter:
 
     def _pool_for(self, base: BaseUrl) -> tuple[Any, str]:
         """The connections to a service, with proxies and REQUESTS_CA_BUNDLE of the environment."""
-        if base.text not in self._pools:
+        pool = self._pools.get(base.text)
+        if pool is None:
             root = requests.Request("GET", base.text).prepare()
             environment = requests.Session().merge_environment_settings(
                 base.text, {}, True, True, None
@@ -186,10 +187,10 @@ class HttpAdapter:
             verify = environment["verify"] or True
             # Plain http to loopback must not travel through a proxy that the environment names.
             proxies = {} if base.is_loopback else environment["proxies"]
-            pool = self._adapter.get_connection_with_tls_context(root, verify, proxies)
-            self._adapter.cert_verify(pool, base.text, verify, None)  # type: ignore[no-untyped-call]
-            self._pools[base.text] = pool, root.path_url.rstrip("/")
-        return self._pools[base.text]
+            connections = self._adapter.get_connection_with_tls_context(root, verify, proxies)
+            self._adapter.cert_verify(connections, base.text, verify, None)  # type: ignore[no-untyped-call]
+            pool = self._pools[base.text] = connections, root.path_url.rstrip("/")
+        return pool
 
     def _read(self, endpoint: str, response: BaseHTTPResponse) -> RawResponse | Transient:
         status = response.status

@@ -16,18 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import requests
 
 from spotify_pipeline.cli.operate.serve import hook_environment
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.defs.instance.processes.warm_process import (
-    is_warm,
+    WarmProcess,
     start_server,
     warm_process,
 )
@@ -51,10 +52,10 @@ class _PrivateFile(RotatingFileHandler):
 
 @dataclass(frozen=True)
 class Log:
-    """A log file, and the descriptor through which processes write to it."""
+    """A log file, and the pipe through which processes write to it."""
 
     path: Path
-    descriptor: int
+    pipe: IO[bytes]
     thread: threading.Thread
 
     @classmethod
@@ -72,12 +73,17 @@ class Log:
 
         thread = threading.Thread(target=copy, name=f"log of {path.stem}", daemon=True)
         thread.start()
-        return cls(path, writing, thread)
+        return cls(path, os.fdopen(writing, "wb", buffering=0), thread)
 
     def tail(self, lines: int = 15) -> str:
-        """The end of the file, once all processes have closed the log or a second has passed."""
+        """The end of the file; waits a second for what processes have just written."""
         self.thread.join(timeout=1)
         return "\n".join(self.path.read_text(errors="replace").splitlines()[-lines:])
+
+    def end(self) -> None:
+        """Waits until all is in the file that was written by processes which have ended."""
+        self.pipe.close()
+        self.thread.join(timeout=2)
 
 
 READY_SECONDS = 90
@@ -85,6 +91,12 @@ STOP_SECONDS = 8
 PAGE_PORT = 8000
 CODE_SERVER = "code server"
 LAUNCH = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {__typename} }"
+
+
+WARM_PROCESS_DIED = (
+    "The process from which all others are forked was killed, perhaps because memory ran out. "
+    "Start again: what was at work is tried again."
+)
 
 
 class StackFailed(PipelineError):
@@ -105,9 +117,9 @@ class Child:
     def started(
         cls, name: str, command: Sequence[str], environ: Mapping[str, str], log: Log
     ) -> "Child":
-        """Start it; closes the log here."""
-        process = start_server(name, command, environ, log.descriptor)
-        os.close(log.descriptor)
+        """Start it. From then on only it and its children write to the log."""
+        process = start_server(name, command, environ, log.pipe.fileno())
+        log.pipe.close()
         return cls(name, command, environ, log, process)
 
     @property
@@ -116,23 +128,28 @@ class Child:
         assert self.process.pid is not None
         return self.process.pid
 
+    def exists(self) -> bool:
+        """Whether it runs, also when the process that would report its end has died."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, 0)
+            return True
+        return False
+
 
 @dataclass(frozen=True)
 class Stack:
     """The running processes and the address of the UI."""
 
     url: str
+    warm: WarmProcess
     children: tuple[Child, ...]
     # None: not started.
     page_url: str | None = None
 
     def check(self) -> None:
         """Raises StackFailed when a process has died."""
-        if not is_warm():
-            raise StackFailed(
-                "The process from which all others are forked was killed, perhaps because memory "
-                "ran out. Start again: what was at work is tried again."
-            )
+        if not self.warm.lives():
+            raise StackFailed(WARM_PROCESS_DIED)
         for child in self.children:
             if not child.process.is_alive():
                 raise StackFailed(
@@ -233,22 +250,29 @@ def running_stack(
         commands["web page"] = ["spotify_pipeline.cli.main", "web", "--port", str(page_port)]
     logs = private_folder(settings.home, "logs")
     opened = {name: Log.opened(logs / f"{name.replace(' ', '-')}.log") for name in commands}
-    # Runs write where the code server does.
-    with (
-        warm_process(env, opened[CODE_SERVER].descriptor) as context,
-        _stopped_at_the_end() as children,
-    ):
-        prepare()
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            pool.submit(_make_tables, settings).result()
-        children += [
-            Child.started(name, command, env, opened[name]) for name, command in commands.items()
-        ]
-        stack = Stack(f"http://{loopback}:{ui_port}", tuple(children), page_url)
-        stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
-        if page_url:
-            stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
-        yield stack
+    try:
+        # Runs write where the code server does.
+        with (
+            warm_process(env, opened[CODE_SERVER].pipe.fileno()) as warm,
+            _stopped_at_the_end() as children,
+        ):
+            prepare()
+            try:
+                with ProcessPoolExecutor(1, mp_context=warm.context) as pool:
+                    pool.submit(_make_tables, settings).result()
+                for name, command in commands.items():
+                    children.append(Child.started(name, command, env, opened[name]))
+            except (BrokenProcessPool, ConnectionError, EOFError) as error:
+                tail = opened[CODE_SERVER].tail()
+                raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
+            stack = Stack(f"http://{loopback}:{ui_port}", warm, tuple(children), page_url)
+            stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
+            if page_url:
+                stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
+            yield stack
+    finally:
+        for log in opened.values():
+            log.end()
 
 
 def _make_tables(settings: Settings) -> None:
@@ -273,8 +297,9 @@ def _stop(children: Sequence[Child]) -> None:
             child.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
         for child in children:
-            child.process.join(max(0.1, deadline - time.monotonic()))
-            if child.process.is_alive() or not is_warm():
+            while child.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if child.exists():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 child.process.join()

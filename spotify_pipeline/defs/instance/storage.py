@@ -9,6 +9,7 @@ there, both would break.
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def _revisions() -> frozenset[str]:
 POOL_OVERFLOW = 20
 
 
+def _remembering_yes(asked: Callable[[str], bool]) -> Callable[[str], bool]:
+    """The question, asked again only until its answer is yes: another process may be at it."""
+    yes = set[str]()
+
+    def answer(name: str) -> bool:
+        if name not in yes and asked(name):
+            yes.add(name)
+        return name in yes
+
+    return answer
+
+
 class PipelineDagsterStorage(DagsterPostgresStorage):
     """Runs, events and schedules in DAGSTER_PG_URL, or in database `dagster` beside our own."""
 
@@ -141,7 +154,9 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         # For these Dagster listed all tables several times a tick: a fifth of the daemon's CPU.
         schedules = self._schedule_storage
         schedules._has_instigators_table = lambda conn: True  # type: ignore[method-assign]
-        schedules.has_built_index = cache(schedules.has_built_index)  # type: ignore[method-assign]
+        schedules.has_built_index = _remembering_yes(  # type: ignore[method-assign,assignment]
+            schedules.has_built_index
+        )
 
     @classmethod
     def config_type(cls) -> Any:

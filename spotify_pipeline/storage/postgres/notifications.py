@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from spotify_pipeline.storage.postgres.engine import POOLED
-from spotify_pipeline.storage.postgres.types import Connection
+from spotify_pipeline.storage.postgres.types import Connection, DBAPIError
 
 # As in the SQL function notify_work().
 CHANNEL = "spotify_pipeline"
@@ -30,7 +30,11 @@ def listening(conn: Connection) -> Iterator[bool]:
     except BaseException:
         conn.invalidate()
         raise
-    conn.exec_driver_sql("UNLISTEN *")
+    try:
+        conn.exec_driver_sql("UNLISTEN *")
+    except DBAPIError:
+        # Lost meanwhile.
+        conn.invalidate()
 
 
 def await_notification(conn: Connection, seconds: float) -> None:

@@ -81,6 +81,12 @@ def init_db(engine: Engine, sleep: Callable[[float], None] = time.sleep) -> None
         sleep(PAUSE_SECONDS)
 
 
+OWNERS_OF_FUNCTIONS = """
+SELECT DISTINCT proowner::regrole::text FROM pg_proc
+WHERE pronamespace = to_regnamespace(:schema)
+"""
+
+
 def _create_or_upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         check_server(connection)
@@ -104,6 +110,11 @@ def _create_or_upgrade(engine: Engine) -> None:
         _run_scripts(connection, *SCRIPTS, *(["triggers.sql"] if found is None else []))
         # Postgres grants EXECUTE on a new function to PUBLIC.
         connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} FROM PUBLIC"))
+        # One that another login has made now may be called by those of an older one.
+        for owner in connection.scalars(text(OWNERS_OF_FUNCTIONS), {"schema": t.SCHEMA}).all():
+            connection.execute(
+                text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {t.SCHEMA} TO {owner}")
+            )
         _write_comments(connection)
         _fill_time_zones(connection)
         _fill_day_starts(connection)

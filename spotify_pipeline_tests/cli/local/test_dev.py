@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,9 @@ import pytest
 
 from spotify_pipeline.cli.local.dagster_processes import free_port
 from spotify_pipeline_tests.cli.conftest import COMMAND
+from spotify_pipeline_tests.storage.embedded.processes import until
 
+HOME = "SPOTIFY_PIPELINE_HOME"
 # What a script does before `dev &`, and what a careless service manager may do.
 IGNORING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -75,6 +78,9 @@ def test_killing_dev_leaves_no_process_whatever_signals_were_ignored(dev) -> Non
         # Those of multiprocessing itself ignore signals, and end with the others.
         if child.parent().pid != program.pid:
             assert inherited(child) == set()
+        if "resource_tracker" not in " ".join(child.cmdline()):
+            # Otherwise Ctrl-C would interrupt runs before the code server ends them in order.
+            assert os.getsid(child.pid) != os.getsid(program.pid)
     program.kill()
     _, alive = psutil.wait_procs(children, timeout=30)
     try:
@@ -82,6 +88,27 @@ def test_killing_dev_leaves_no_process_whatever_signals_were_ignored(dev) -> Non
     finally:
         for process in alive:
             process.kill()
+
+
+def test_dev_that_is_killed_while_it_starts_leaves_no_process(
+    dagster: object, tmp_path: Path
+) -> None:
+    home = os.environ[HOME]
+
+    def of_dev() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get(HOME) == home:
+                    found.append(process)
+        return found
+
+    port = str(free_port(None, first=22_000 + 50 * (os.getpid() % 100)))
+    program = subprocess.Popen([*COMMAND, "dev", "--port", port], stdout=subprocess.DEVNULL)
+    until(lambda: any("forkserver" in " ".join(child.cmdline()) for child in below(program)))
+    program.kill()
+    program.wait()
+    until(lambda: not of_dev())
 
 
 def test_dev_leaves_only_private_files_and_reports_its_stop(dev, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The log files of Dagster's processes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,8 @@ from spotify_pipeline.cli.local import dagster_processes
 
 def run_and_log(path: Path, program: str) -> None:
     log = dagster_processes.Log.opened(path)
-    subprocess.run([sys.executable, "-c", program], stdout=log.descriptor, check=True)
-    os.close(log.descriptor)
-    log.thread.join(timeout=30)
+    subprocess.run([sys.executable, "-c", program], stdout=log.pipe, check=True)
+    log.end()
 
 
 def test_a_log_is_plain_text_that_only_its_owner_can_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from time import sleep
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from spotify_pipeline.app import register_user
+from spotify_pipeline.defs.instance.processes.warm_process import WarmProcess
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
@@ -213,6 +215,7 @@ def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
     # Its runs are not below the code server, but below what both were forked from.
     cluster.warm_process().kill()
     cluster.kill("code server", "webserver", "daemon")
+    cluster.stack = replace(cluster.stack, warm=WarmProcess.running())
     cluster.await_end(worker)
     jan.assert_retried()
 

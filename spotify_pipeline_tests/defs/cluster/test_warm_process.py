@@ -46,9 +46,10 @@ def served(cluster: DagsterCluster) -> DagsterCluster:
     old.process.join()
     # It writes to our log, as to that of a supervisor.
     log = Log.opened(old.log.path)
-    arguments = (old.command, {**os.environ, **old.environ}, Connection(log.descriptor))
+    arguments = (old.command, {**os.environ, **old.environ}, Connection(os.dup(log.pipe.fileno())))
     process = get_context("spawn").Process(target=execute, args=arguments)
     process.start()
+    log.pipe.close()
     new = replace(old, process=process)
     children = [new if child is old else child for child in cluster.stack.children]
     cluster.stack = replace(cluster.stack, children=tuple(children))

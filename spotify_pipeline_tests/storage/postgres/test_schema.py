@@ -27,6 +27,7 @@ from spotify_pipeline.storage.postgres.schema import (
     newest_revision,
 )
 from spotify_pipeline_tests.storage.postgres.catalog import describe
+from spotify_pipeline_tests.storage.rows import add_user, request_sync
 
 
 @pytest.fixture
@@ -137,9 +138,9 @@ def test_a_failed_init_db_leaves_nothing_behind(empty: Engine) -> None:
         assert [row[0] for row in describe(connection)["tables"]] == ["users"]
 
 
-def test_an_owner_without_superuser_rights_can_set_up_the_database(
-    postgres_url: URL, empty: Engine
-) -> None:
+@pytest.fixture
+def owner(empty: Engine) -> Iterator[Engine]:
+    """A login that owns our schema, and is no superuser."""
     role = f"owner_{uuid4().hex}"
     database = empty.url.database
     with empty.begin() as connection:
@@ -147,16 +148,31 @@ def test_an_owner_without_superuser_rights_can_set_up_the_database(
         connection.execute(text(f"GRANT CONNECT ON DATABASE {database} TO {role}"))
         connection.execute(text(f"CREATE SCHEMA spotify_pipeline AUTHORIZATION {role}"))
     owner = make_engine(empty.url.set(username=role, password="p"))
-    try:
-        init_db(owner)
-        init_db(owner)
-        with owner.begin() as connection:
-            connection.execute(insert(t.users).values(user_id="ada"))
-    finally:
-        owner.dispose()
-        with empty.begin() as connection:
-            connection.execute(text(f"DROP OWNED BY {role} CASCADE"))
-            connection.execute(text(f"DROP ROLE {role}"))
+    yield owner
+    owner.dispose()
+    with empty.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {role} CASCADE"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+
+def test_an_owner_without_superuser_rights_can_set_up_the_database(owner: Engine) -> None:
+    init_db(owner)
+    init_db(owner)
+    with owner.begin() as connection:
+        connection.execute(insert(t.users).values(user_id="ada"))
+
+
+def test_a_function_that_a_superuser_has_added_is_called_by_those_of_the_owner(
+    owner: Engine, empty: Engine
+) -> None:
+    """An upgrade by another login: the owner's functions run with the owner's rights."""
+    init_db(owner)
+    with owner.begin() as connection:
+        connection.execute(text("DROP FUNCTION spotify_pipeline.notify_work()"))
+    init_db(empty)
+    with owner.begin() as connection:
+        add_user(connection)
+        request_sync(connection)
 
 
 def test_a_database_that_was_never_set_up_is_refused_with_the_command_to_run(

@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -27,13 +28,20 @@ from spotify_pipeline.home import UMASK
 FORKS = sys.platform == "linux"  # prctl
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 FOR_RUNS = [__name__, f"{PROCESSES}.preloaded"]
-FOR_ALL = [*FOR_RUNS, f"{PROCESSES}.preloaded_servers"]
+FOR_ALL = [f"{PROCESSES}.below_dev", *FOR_RUNS, f"{PROCESSES}.preloaded_servers"]
+# Names the process that the warm process of `dev` belongs to.
+STARTED_BY = "WARM_PROCESS_STARTED_BY"
 PACKAGE = Path(__file__).resolve().parents[3]
 
 
 def code_of(package: Path) -> dict[Path, int]:
     """When each module was last changed: 5 ms for 250 modules."""
-    return {path: path.stat().st_mtime_ns for path in package.rglob("*.py")}
+    changed = {}
+    for path in package.rglob("*.py"):
+        # An editor's lock is a link to nothing.
+        with suppress(FileNotFoundError):
+            changed[path] = path.stat().st_mtime_ns
+    return changed
 
 
 # In a forked process: the warm process, and the code that it was about to import when it imported
@@ -52,12 +60,8 @@ def call_it(name: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
-class ForkedRun(ForkServerProcess):
-    """A run that dies with the warm process.
-
-    The code server learns of a run's end from the warm process only: when that one is gone, it
-    reports its runs as failed, and the request is tried again by another run.
-    """
+class Forked(ForkServerProcess):
+    """A process that ends with the warm process."""
 
     at_parents_death = signal.SIGKILL
 
@@ -75,7 +79,15 @@ class ForkedRun(ForkServerProcess):
         super().run()
 
 
-class ForkedServer(ForkedRun):
+class ForkedRun(Forked):
+    """A run: it dies with the warm process.
+
+    The code server learns of a run's end from the warm process only: when that one is gone, it
+    reports its runs as failed, and the request is tried again by another run.
+    """
+
+
+class ForkedServer(Forked):
     """One of the processes of `dev`: it ends in order when the warm process has died."""
 
     at_parents_death = signal.SIGTERM
@@ -99,7 +111,7 @@ class RunStarter:
         if FORKS:
             forkserver.set_forkserver_preload(FOR_RUNS)
             # Now: the first run should find it warm. After a death the next run starts another.
-            # A code server that was forked itself starts none.
+            # A code server that was forked itself starts none (with Python before 3.14).
             forkserver._forkserver.ensure_running()
 
     def context(self) -> BaseContext:
@@ -109,38 +121,66 @@ class RunStarter:
         return multiprocessing.get_context("spawn")
 
 
+@dataclass(frozen=True)
+class WarmProcess:
+    """What `dev` forks its processes from; without a pid they are spawned."""
+
+    pid: int | None
+    context: BaseContext
+
+    @classmethod
+    def running(cls) -> "WarmProcess":
+        """The one that multiprocessing forks from now."""
+        return cls(_pid(), WarmContext())
+
+    def lives(self) -> bool:
+        """Whether it does: without it nobody learns of the end of what it has forked."""
+        if self.pid is None:
+            return True
+        # After a death multiprocessing would start another one, without our environment.
+        return _pid() == self.pid and not os.waitid(
+            os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
+        )
+
+
 @contextmanager
-def warm_process(environ: Mapping[str, str], output: int) -> Iterator[BaseContext]:
-    """The context in which `dev` starts its processes; on Linux they are forked from one.
+def warm_process(environ: Mapping[str, str], output: int) -> Iterator[WarmProcess]:
+    """On Linux, starts the process that those of `dev` are forked from; stops it at the end.
 
     All that is forked has this environment, and writes to the descriptor `output` unless it is
-    given another. At the end the warm process is stopped, and with it whatever it has forked.
+    given another. What is left of it at the end dies with the warm process.
     """
     if not FORKS:
-        yield multiprocessing.get_context("spawn")
+        yield WarmProcess(None, multiprocessing.get_context("spawn"))
         return
-    server = forkserver._forkserver
     # Another use of multiprocessing in this process may have started one without our modules.
-    server._stop()  # type: ignore[attr-defined]
+    _stop()
     forkserver.set_forkserver_preload(FOR_ALL)
-    with _inherited(environ, output):
+    # Otherwise it would be started below, and keep the output open for ever.
+    resource_tracker.ensure_running()
+    with _inherited({**environ, STARTED_BY: str(os.getpid())}, output):
         forkserver.ensure_running()
     try:
-        yield WarmContext()
+        yield WarmProcess.running()
     finally:
-        os.kill(server._forkserver_pid, signal.SIGTERM)  # type: ignore[attr-defined]
-        server._stop()  # type: ignore[attr-defined]
+        _stop()
 
 
-def is_warm() -> bool:
-    """Whether the warm process of `dev` lives. Without it the end of no process is known."""
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return not pid or not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+def _pid() -> int | None:
+    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def _stop() -> None:
+    """Stops the forkserver of this process, and not only once all that it forked has ended."""
+    if pid := _pid():
+        os.kill(pid, signal.SIGTERM)
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def _inherited(environ: Mapping[str, str], output: int) -> Iterator[None]:
-    """What a forkserver takes over from the process that starts it: it has no options for them."""
+    """What a new process takes over: multiprocessing has no options for them."""
     before = dict(os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -161,15 +201,18 @@ def start_server(
 ) -> BaseProcess:
     """Starts `python -m COMMAND` by name, forked from the warm process where there is one."""
     process_class = ForkedServer if FORKS else multiprocessing.get_context("spawn").Process
-    # A Connection, because multiprocessing hands over no bare descriptor.
-    with Connection(os.dup(output), readable=False) as log:
+    with (
+        nullcontext() if FORKS else _inherited(environ, output),
+        # A Connection, because multiprocessing hands over no bare descriptor.
+        Connection(os.dup(output), readable=False) as log,
+    ):
         process = process_class(name=name, target=_serve, args=(name, command, environ, log))
         process.start()
     return process
 
 
 def _serve(name: str, command: Sequence[str], environ: Mapping[str, str], log: Connection) -> None:
-    # Ctrl-C is for `dev`, which stops its processes in order.
+    # A group of its own, so that it can be killed with what it has started.
     os.setsid()
     os.umask(UMASK)
     if FORKS:
