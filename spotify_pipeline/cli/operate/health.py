@@ -4,7 +4,7 @@ Imports neither Dagster nor pandas, because `healthy` is called every half minut
 """
 
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -181,6 +181,8 @@ def metrics(host: str, port: int) -> None:
             ) from None
         click.echo(f"Metrics are at http://{host}:{port}/metrics (Ctrl-C stops).")
         try:
-            threading.Event().wait()
+            while True:
+                # Not for ever: Python does not notice a Ctrl-C that comes just before a wait begins.
+                time.sleep(0.5)
         finally:
             server.shutdown()
