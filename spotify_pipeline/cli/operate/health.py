@@ -182,7 +182,7 @@ def metrics(host: str, port: int) -> None:
         click.echo(f"Metrics are at http://{host}:{port}/metrics (Ctrl-C stops).")
         try:
             while True:
-                # Not for ever: Python does not notice a Ctrl-C that comes just before a wait begins.
+                # Not for ever: a Ctrl-C that comes just before a wait goes unnoticed by it.
                 time.sleep(0.5)
         finally:
             server.shutdown()
