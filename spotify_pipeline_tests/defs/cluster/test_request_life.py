@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from spotify_pipeline.app import register_user
-from spotify_pipeline.defs.instance.processes.warm_process import WarmProcess
+from spotify_pipeline.defs.instance.processes.warm_process import STARTED_BY, WarmProcess
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
@@ -209,11 +209,15 @@ def test_a_request_is_answered_while_the_next_run_of_a_flood_waits_for_the_first
         assert cluster.request(user_id)["error_code"] == "RECONNECT"
 
 
-def test_the_whole_process_tree_is_killed(cluster: DagsterCluster) -> None:
+def test_the_whole_process_tree_is_killed(
+    cluster: DagsterCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jan = midway(cluster, "jan")
     worker = psutil.Process(pid_of(cluster.instance, jan.run_id))
     # Its runs are not below the code server, but below what both were forked from.
     cluster.warm_process().kill()
+    # The next warm process is below this one, too.
+    monkeypatch.setenv(STARTED_BY, str(os.getpid()))
     cluster.kill("code server", "webserver", "daemon")
     cluster.stack = replace(cluster.stack, warm=WarmProcess.running())
     cluster.await_end(worker)
