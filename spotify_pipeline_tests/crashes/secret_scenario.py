@@ -217,7 +217,11 @@ def _request_syncs(pipeline: Pipeline) -> None:
 
 def _await_requests(pipeline: Pipeline, stack: Stack) -> None:
     """Waits until every request was tried once and no run is in progress."""
-    untried = text("SELECT count(*) FROM spotify_pipeline.sync_requests WHERE attempts = 0")
+    # Given to a run, it is queued until the run has begun; tried in vain, it has a pause.
+    untried = text(
+        "SELECT count(*) FROM spotify_pipeline.sync_requests"
+        " WHERE status = 'queued' AND not_before IS NULL"
+    )
     running = (
         "{ runsOrError(filter: {statuses: [QUEUED, STARTING, STARTED]}) { ... on Runs { count } } }"
     )
