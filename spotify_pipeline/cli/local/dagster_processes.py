@@ -130,6 +130,9 @@ class Child:
 
     def exists(self) -> bool:
         """Whether it runs, also when the process that would report its end has died."""
+        # Asked first, because this reaps a spawned process, whose id exists until then.
+        if self.process.is_alive():
+            return True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, 0)
             return True

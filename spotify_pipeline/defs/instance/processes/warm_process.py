@@ -134,7 +134,7 @@ class WarmProcess:
         return cls(_pid(), WarmContext())
 
     def lives(self) -> bool:
-        """Whether it does: without it nobody learns of the end of what it has forked."""
+        """Whether it runs. It alone reports the end of processes that it has forked."""
         if self.pid is None:
             return True
         # After a death multiprocessing would start another one, without our environment.
