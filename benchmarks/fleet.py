@@ -2,9 +2,10 @@
 
     python -m benchmarks.fleet [--users 1000] [--latency 0.05] [--out FILE]
 
-Everything is real but Spotify: the job sync_users with its own executor, Dagster's storage and our
-data in an embedded Postgres. There are no rate limits, and every access token has expired, so that
-each user needs the same eight calls (and at first one more, for the profile).
+Everything is real but Spotify: runs of the job sync_users launched in a running code server,
+webserver and daemon, Dagster's storage and our data in an embedded Postgres. "Ours" is the CPU of
+them all, from the launch to the end. There are no rate limits, and every access token has expired,
+so that each user needs the same eight calls (and at first one more, for the profile).
 
     simulator    the bare calls without latency: the speed of the simulator itself
     floor        a bare loop with as many threads makes the calls and discards the responses
@@ -18,21 +19,27 @@ each user needs the same eight calls (and at first one more, for the profile).
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from json import dumps
 from pathlib import Path
 
 import click
+import dagster as dg
+import psutil
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorStatus
+from dagster_graphql import DagsterGraphQLClient
 from sqlalchemy import text
 
 from benchmarks.bare import CALLS_PER_USER, one_by_one, side_by_side
-from benchmarks.machine import RESULTS, Spent, save, spent_by
+from benchmarks.machine import RESULTS, Spent, cpu_seconds, save, spent_by
 from benchmarks.split import cpu_split
 from benchmarks.world import Fleet, fleet
+from spotify_pipeline.cli.local.dagster_processes import Stack, free_port, running_stack
+from spotify_pipeline.defs.build import build_defs
 
 # As in the executor of sync_users.
 PROCESSES = 2
@@ -70,8 +77,14 @@ HEAD = (
 class Bench:
     """Runs the measurements on the same listeners."""
 
-    def __init__(self, world: Fleet, threads: int, chunk_size: int) -> None:
+    def __init__(self, world: Fleet, stack: Stack, threads: int, chunk_size: int) -> None:
         self.world = world
+        self.stack = stack
+        self.ui = DagsterGraphQLClient(stack.url.removeprefix("http://"))
+        # All processes of Dagster, and runs, are below the one that they are forked from.
+        (self.servers,) = (
+            child for child in psutil.Process().children() if child.name() == "warm process"
+        )
         self.threads = threads
         self.chunk_size = chunk_size
         self.rows: list[Row] = []
@@ -108,20 +121,24 @@ class Bench:
         return _here(lambda: one_by_one(world.simulator, world.listeners[:few], PAUSE_SECONDS))
 
     def sync_users(self) -> Spent:
-        """One run of the job for all users, with its own executor."""
+        """One run of the job for all users, launched in the UI."""
         self._end_access_tokens()
         chosen = {"selection": "eligible", "chunk_size": self.chunk_size}
-        config = {
-            "ops": {"choose_users": {"config": chosen}},
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        }
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            file.write(dumps(config))
-            file.flush()
-            job = ["-m", "spotify_pipeline.definitions", "-j", "sync_users", "-c", file.name]
-            spent = spent_by([sys.executable, "-m", "dagster", "job", "execute", *job])
-        self._check_outcomes()
-        return spent
+        config = {"ops": {"choose_users": {"config": chosen}}}
+        started, before = time.monotonic(), cpu_seconds(self.servers.pid)
+        run_id = self.ui.submit_job_execution("sync_users", run_config=config)
+        peak_mb = 0.0
+
+        def ended() -> bool:
+            nonlocal peak_mb
+            peak_mb = max(peak_mb, *map(resident_mb, self.servers.children(recursive=True)))
+            run = self.world.instance.get_run_by_id(run_id)
+            return run is not None and run.is_finished
+
+        self.stack.wait(3600, ended, "the run")
+        wall = time.monotonic() - started
+        self._check_outcomes(run_id)
+        return Spent(wall, cpu_seconds(self.servers.pid) - before, peak_mb)
 
     def one_run_each(self, few: int) -> Spent:
         """`spotify-pipeline sync USER` for a few: a run of sync_user in its own process."""
@@ -157,16 +174,36 @@ class Bench:
         with self.world.pipeline.engine.begin() as conn:
             conn.execute(text(ended))
 
-    def _check_outcomes(self) -> None:
-        statement = (
-            "SELECT outcome, count(*) FROM spotify_pipeline.sync_run_users WHERE run_id = (SELECT"
-            " run_id FROM spotify_pipeline.sync_run_users ORDER BY created_at DESC LIMIT 1)"
+    def _check_outcomes(self, run_id: str) -> None:
+        statement = text(
+            "SELECT outcome, count(*) FROM spotify_pipeline.sync_run_users WHERE run_id = :run"
             " GROUP BY outcome"
         )
         with self.world.pipeline.engine.connect() as conn:
-            outcomes = {outcome: count for outcome, count in conn.execute(text(statement))}
+            outcomes = {outcome: n for outcome, n in conn.execute(statement, {"run": run_id})}
         if outcomes != {"synced": len(self.world.listeners)}:
             raise click.ClickException(f"Not all users were synced: {outcomes}")
+
+
+def stop_schedules(stack: Stack, instance: dg.DagsterInstance) -> None:
+    """A poll would sync users while they are measured."""
+    schedules = list(build_defs().schedules or ())
+
+    def all_stopped() -> bool:
+        # The daemon stores their states at the first full minute.
+        states = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        for state in states:
+            instance.update_instigator_state(state.with_status(InstigatorStatus.STOPPED))
+        return len(states) == len(schedules)
+
+    stack.wait(120, all_stopped, "Stopping the schedules")
+
+
+def resident_mb(process: psutil.Process) -> float:
+    """Memory of a process, shared pages included; 0 when it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return float(process.memory_info().rss / 2**20)
+    return 0.0
 
 
 def _here(work: Callable[[], None]) -> Spent:
@@ -216,8 +253,12 @@ def main(
     users: int, latency: float, connections: int, chunk_size: int, few: int, out: Path
 ) -> None:
     """Measures sync_users beside what it could cost at least and at most."""
-    with fleet(users, connections // PROCESSES) as world:
-        bench = Bench(world, connections, chunk_size)
+    with (
+        fleet(users, connections // PROCESSES) as world,
+        running_stack(world.pipeline.settings, free_port(None, first=12_000)) as stack,
+    ):
+        stop_schedules(stack, world.instance)
+        bench = Bench(world, stack, connections, chunk_size)
         click.echo(HEAD)
         bench.floor()  # computes all top lists, once a day
         bench.measure("simulator", bench.floor)
