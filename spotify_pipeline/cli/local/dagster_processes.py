@@ -28,7 +28,6 @@ import requests
 from spotify_pipeline.cli.operate.serve import hook_environment
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.defs.instance.processes.warm_process import (
-    WarmProcess,
     start_server,
     warm_process,
 )
@@ -97,6 +96,8 @@ WARM_PROCESS_DIED = (
     "The process from which all others are forked was killed, perhaps because memory ran out. "
     "Start again: what was at work is tried again."
 )
+# The exit code of what was forked from it, as multiprocessing then says.
+UNREPORTED = 255
 
 
 class StackFailed(PipelineError):
@@ -144,17 +145,16 @@ class Stack:
     """The running processes and the address of the UI."""
 
     url: str
-    warm: WarmProcess
     children: tuple[Child, ...]
     # None: not started.
     page_url: str | None = None
 
     def check(self) -> None:
         """Raises StackFailed when a process has died."""
-        if not self.warm.lives():
-            raise StackFailed(WARM_PROCESS_DIED)
         for child in self.children:
             if not child.process.is_alive():
+                if child.process.exitcode == UNREPORTED:
+                    raise StackFailed(WARM_PROCESS_DIED)
                 raise StackFailed(
                     f"The {child.name} died with exit code {child.process.exitcode}. "
                     f"Its log is {child.log.path} and ends with:\n{child.log.tail()}"
@@ -256,19 +256,19 @@ def running_stack(
     try:
         # Runs write where the code server does.
         with (
-            warm_process(env, opened[CODE_SERVER].pipe.fileno()) as warm,
+            warm_process(env, opened[CODE_SERVER].pipe.fileno()) as context,
             _stopped_at_the_end() as children,
         ):
             prepare()
             try:
-                with ProcessPoolExecutor(1, mp_context=warm.context) as pool:
+                with ProcessPoolExecutor(1, mp_context=context) as pool:
                     pool.submit(_make_tables, settings).result()
                 for name, command in commands.items():
                     children.append(Child.started(name, command, env, opened[name]))
             except (BrokenProcessPool, ConnectionError, EOFError) as error:
                 tail = opened[CODE_SERVER].tail()
                 raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
-            stack = Stack(f"http://{loopback}:{ui_port}", warm, tuple(children), page_url)
+            stack = Stack(f"http://{loopback}:{ui_port}", tuple(children), page_url)
             stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
             if page_url:
                 stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")

@@ -4,8 +4,8 @@ import os
 import random
 import signal
 from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
+from multiprocessing import forkserver
 from pathlib import Path
 from time import sleep
 
@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import text
 
 from spotify_pipeline.app import register_user
-from spotify_pipeline.defs.instance.processes.warm_process import STARTED_BY, WarmProcess
+from spotify_pipeline.cli.local.dagster_processes import StackFailed
+from spotify_pipeline.defs.instance.processes.warm_process import STARTED_BY
 from spotify_pipeline.simulator.faults.refusals import Latency
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline_tests.defs.dagster_cluster import (
@@ -212,14 +213,23 @@ def test_a_request_is_answered_while_the_next_run_of_a_flood_waits_for_the_first
 def test_the_whole_process_tree_is_killed(
     cluster: DagsterCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def check_again_and_again() -> None:
+        while True:
+            cluster.stack.check()
+
     jan = midway(cluster, "jan")
     worker = psutil.Process(pid_of(cluster.instance, jan.run_id))
     # Its runs are not below the code server, but below what both were forked from.
-    cluster.warm_process().kill()
-    # The next warm process is below this one, too.
+    warm = cluster.warm_process()
+    warm.kill()
+    with pytest.raises(StackFailed, match="from which all others are forked was killed"):
+        check_again_and_again()
+    # Until it has ended it would be asked to fork. multiprocessing is who reaps it.
+    os.waitid(os.P_PID, warm.pid, os.WEXITED | os.WNOWAIT)
+    # What is started again is forked from a new one, which is below this process, too.
+    monkeypatch.delattr(forkserver._forkserver, "ensure_running")
     monkeypatch.setenv(STARTED_BY, str(os.getpid()))
     cluster.kill("code server", "webserver", "daemon")
-    cluster.stack = replace(cluster.stack, warm=WarmProcess.running())
     cluster.await_end(worker)
     jan.assert_retried()
 

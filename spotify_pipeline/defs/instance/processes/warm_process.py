@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -75,7 +74,7 @@ class Forked(ForkServerProcess):
         # but starts another unless it is a child of this process. Since 3.14 it has a key, which
         # stays there.
         if sys.version_info < (3, 14):
-            forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+            _start_no_other()
         super().run()
 
 
@@ -121,37 +120,16 @@ class RunStarter:
         return multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True)
-class WarmProcess:
-    """What `dev` forks its processes from; without a pid they are spawned."""
-
-    pid: int | None
-    context: BaseContext
-
-    @classmethod
-    def running(cls) -> "WarmProcess":
-        """The one that multiprocessing forks from now."""
-        return cls(_pid(), WarmContext())
-
-    def lives(self) -> bool:
-        """Whether it runs. It alone reports the end of processes that it has forked."""
-        if self.pid is None:
-            return True
-        # After a death multiprocessing would start another one, without our environment.
-        return _pid() == self.pid and not os.waitid(
-            os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
-        )
-
-
 @contextmanager
-def warm_process(environ: Mapping[str, str], output: int) -> Iterator[WarmProcess]:
+def warm_process(environ: Mapping[str, str], output: int) -> Iterator[BaseContext]:
     """On Linux, starts the process that those of `dev` are forked from; stops it at the end.
 
     All that is forked has this environment, and writes to the descriptor `output` unless it is
-    given another. What is left of it at the end dies with the warm process.
+    given another. What is left of it at the end dies with the warm process. Once that is dead,
+    starting raises ConnectionError.
     """
     if not FORKS:
-        yield WarmProcess(None, multiprocessing.get_context("spawn"))
+        yield multiprocessing.get_context("spawn")
         return
     # Another use of multiprocessing in this process may have started one without our modules.
     _stop()
@@ -160,20 +138,22 @@ def warm_process(environ: Mapping[str, str], output: int) -> Iterator[WarmProces
     resource_tracker.ensure_running()
     with _inherited({**environ, STARTED_BY: str(os.getpid())}, output):
         forkserver.ensure_running()
+    _start_no_other()
     try:
-        yield WarmProcess.running()
+        yield WarmContext()
     finally:
         _stop()
 
 
-def _pid() -> int | None:
-    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return pid
+def _start_no_other() -> None:
+    """Otherwise multiprocessing would start another, without our environment, after a death."""
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
 
 
 def _stop() -> None:
     """Stops the forkserver of this process, and not only once all that it forked has ended."""
-    if pid := _pid():
+    vars(forkserver._forkserver).pop("ensure_running", None)
+    if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
         os.kill(pid, signal.SIGTERM)
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
