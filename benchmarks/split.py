@@ -19,7 +19,7 @@ from spotify_pipeline.domain import sealing
 from spotify_pipeline.spotify import client, http
 from spotify_pipeline.spotify.http import HttpAdapter
 from spotify_pipeline.storage.work.sync_runs import enlist
-from spotify_pipeline.sync import days, personality, tokens
+from spotify_pipeline.sync import compute, tokens
 from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.runs import ENLISTED
 
@@ -37,8 +37,8 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
         (client, "parse_top_tracks"),
     ],
     "sealing": [(sealing.Keyring, "open"), (tokens, "seal")],
-    "days": [(days.day, "daily_listening")],
-    "personality": [(personality, "music_personality")],
+    "days": [(compute.day, "daily_listening")],
+    "personality": [(compute, "music_personality")],
     "SQL": [
         (sqlalchemy.Connection, name)
         for name in ("execute", "scalar", "scalars", "_commit_impl", "_rollback_impl")

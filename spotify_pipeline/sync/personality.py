@@ -12,19 +12,14 @@ trigger lowers `months_before`. Charts need a year, so of an older month nothing
 import hashlib
 from calendar import monthrange
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-import pandas as pd
-
-from spotify_pipeline.domain.listening.coverage import first_whole_day, local_day, observed_days
-from spotify_pipeline.domain.listening.days import reading_window
+from spotify_pipeline.domain.listening.coverage import first_whole_day, observed_days
 from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.domain.personality import definition
-from spotify_pipeline.domain.personality.compute import PersonalityInputs, music_personality
 from spotify_pipeline.domain.zones import check_zone
-from spotify_pipeline.storage.listening.days import read_streak_days
 from spotify_pipeline.storage.listening.personality import (
     ListState,
     lock_fingerprints,
@@ -35,15 +30,10 @@ from spotify_pipeline.storage.listening.personality import (
     write_months,
     write_personality,
 )
-from spotify_pipeline.storage.listening.plays import PlaysSummary, read_plays, summarize_plays
-from spotify_pipeline.storage.listening.top_lists import read_top_artists
 from spotify_pipeline.storage.postgres.types import Connection
 from spotify_pipeline.sync.plays import StoredUser
 
 MONTHS = 12
-_LIST_COLUMNS = [
-    *("user_id", "time_range", "rank", "spotify_id", "genres", "popularity", "fetched_at")
-]
 
 
 def refresh_personality(
@@ -62,8 +52,10 @@ def refresh_personality(
     outdated = {u: user for u, user in observed.items() if always or fingerprints[u].key != keys[u]}
     new, changed = set(), set()
     if outdated:
-        rows = music_personality(_inputs(conn, outdated, now))
-        written = write_personality(conn, rows, now)
+        # Lazy: pandas takes a fifth of the CPU of a command that finds nothing new.
+        from spotify_pipeline.sync.compute import compute_personality
+
+        written = write_personality(conn, compute_personality(conn, outdated, now), now)
         new, changed = ({user_id for (user_id,) in w} for w in (written.inserted, written.changed))
         save_keys(conn, {u: keys[u] for u in outdated})
     since = {
@@ -78,7 +70,7 @@ def refresh_personality(
 
 
 @dataclass(frozen=True, slots=True)
-class _ObservedUser:
+class ObservedUser:
     """A user's zone, the date there, and which days were observed until now."""
 
     zone: ZoneInfo
@@ -98,7 +90,7 @@ class _ObservedUser:
 def _refresh_months(
     conn: Connection,
     users: Mapping[str, StoredUser],
-    observed: Mapping[str, "_ObservedUser"],
+    observed: Mapping[str, ObservedUser],
     since: Mapping[str, date | None],
     now: datetime,
 ) -> None:
@@ -118,10 +110,11 @@ def _refresh_months(
             if month >= begin.replace(day=1) and _is_whole(users[user_id], month):
                 sets.setdefault((users[user_id].timezone, month), []).append(user_id)
     for (zone, month), user_ids in sorted(sets.items()):
+        from spotify_pipeline.sync.compute import compute_month
+
         noon = datetime.combine(_last_day(month), time(12), check_zone(zone))
         then = {user_id: _observe(users[user_id], noon) for user_id in user_ids}
-        rows = music_personality(_inputs_of_plays(conn, then, noon))
-        write_months(conn, _columns_of_month(rows, month), now)
+        write_months(conn, compute_month(conn, then, month, noon), now)
     save_months_before(conn, {user_id: this_month[user_id] for user_id in due})
 
 
@@ -143,80 +136,16 @@ def _is_whole(user: StoredUser, month: date) -> bool:
     return definition.earlier(_last_day(month))[0] >= whole
 
 
-def _columns_of_month(rows: pd.DataFrame, month: date) -> pd.DataFrame:
-    kept = ["user_id", "window_start", "window_end", "play_count", *definition.LISTENING_METRICS]
-    reasons = [
-        {name: why for name, why in row.items() if name in definition.LISTENING_METRICS}
-        for row in rows["reasons"]
-    ]
-    return rows[[*kept, "definition_version"]].assign(month=month, reasons=pd.Series(reasons))
-
-
-def _observe(user: StoredUser, now: datetime) -> _ObservedUser:
+def _observe(user: StoredUser, now: datetime) -> ObservedUser:
     zone = check_zone(user.timezone)
     today = now.astimezone(zone).date()
     since = definition.earlier(today)[0]
-    return _ObservedUser(zone, today, observed_days(user.coverage.known, zone, today, since))
+    return ObservedUser(zone, today, observed_days(user.coverage.known, zone, today, since))
 
 
-def _fingerprint_key(user: _ObservedUser, lists: Sequence[ListState], now: datetime) -> str:
+def _fingerprint_key(user: ObservedUser, lists: Sequence[ListState], now: datetime) -> str:
     """A hash of all inputs whose change no trigger notes."""
     aged = [(of.time_range, of.digest, definition.is_fresh(of.fetched_at, now)) for of in lists]
     spans = [(str(first), str(last)) for first, last in user.observed]
     parts = (definition.VERSION, user.zone.key, str(user.today), spans, aged)
     return hashlib.md5(repr(parts).encode(), usedforsecurity=False).hexdigest()
-
-
-def _inputs(
-    conn: Connection, users: Mapping[str, _ObservedUser], now: datetime
-) -> PersonalityInputs:
-    return replace(
-        _inputs_of_plays(conn, users, now),
-        days=read_streak_days(conn, list(users)),
-        top_artists=read_top_artists(conn, list(users)),
-    )
-
-
-def _inputs_of_plays(
-    conn: Connection, users: Mapping[str, _ObservedUser], now: datetime
-) -> PersonalityInputs:
-    """Inputs without days and top lists."""
-    windows = {user_id: definition.window(user.today) for user_id, user in users.items()}
-    observed = [
-        (user_id, date_)
-        for user_id, user in users.items()
-        for date_ in user.observed_days(*windows[user_id])
-    ]
-    return PersonalityInputs(
-        now=now,
-        zones={user_id: user.zone.key for user_id, user in users.items()},
-        plays=read_plays(conn, {u: reading_window(*windows[u]) for u in users}),
-        days=pd.DataFrame(columns=["user_id", "date", "top_artist_id"]),
-        top_artists=pd.DataFrame(columns=_LIST_COLUMNS),
-        earlier=_earlier(conn, users),
-        observed=pd.DataFrame(observed, columns=["user_id", "date"]),
-    )
-
-
-def _earlier(conn: Connection, users: Mapping[str, _ObservedUser]) -> pd.DataFrame:
-    """Inputs from before the window; see PersonalityInputs.earlier."""
-    days = {user_id: definition.earlier(user.today) for user_id, user in users.items()}
-    observed = {u: len(user.observed_days(*days[u])) for u, user in users.items()}
-    # To sum up half a year takes 10 ms a user. Useless without enough observed days.
-    spans = {
-        user_id: (
-            local_day(days[user_id][0], user.zone).start,
-            local_day(days[user_id][1], user.zone).end,
-        )
-        for user_id, user in users.items()
-        if observed[user_id] >= definition.MIN_EARLIER_OBSERVED_DAYS
-    }
-    summaries, nothing = summarize_plays(conn, spans), PlaysSummary([], 0)
-    return pd.DataFrame(
-        {
-            "user_id": list(users),
-            "artist_ids": [summaries.get(user_id, nothing).artist_ids for user_id in users],
-            "plays": [summaries.get(user_id, nothing).plays for user_id in users],
-            "observed_days": list(observed.values()),
-        }
-    )

@@ -1,6 +1,7 @@
 """The program on a fresh database, in this process or as a process of its own."""
 
 import base64
+import gc
 import os
 import pty
 import subprocess
@@ -48,7 +49,9 @@ def run(environ: pytest.MonkeyPatch) -> Run:
     """Runs the program in this process: `run("users", "add", "mira", stdin="token")`."""
 
     def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
-        return CliRunner().invoke(program, arguments, stdin, prog_name="spotify-pipeline")
+        result = CliRunner().invoke(program, arguments, stdin, prog_name="spotify-pipeline")
+        gc.enable()  # a command may leave it disabled, for it ends the process
+        return result
 
     return run
 

@@ -53,6 +53,16 @@ def test_help_takes_at_most_a_third_of_a_second_of_cpu():
     assert min(seconds() for _ in range(5)) < 0.3
 
 
+def test_a_command_leaves_nothing_for_the_garbage_collector_to_scan_at_exit():
+    code = (
+        "import atexit, gc, sys; from spotify_pipeline.cli.main import main\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10 * len(gc.get_objects())))\n"
+        "sys.argv[1:] = ['--help']; main()"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "True"
+
+
 def test_every_command_has_help_with_an_example():
     for path, command in commands():
         text = command.get_help(click.Context(command, info_name=path[-1]))

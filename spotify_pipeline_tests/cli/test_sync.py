@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -45,6 +47,24 @@ def test_one_user_is_synced_by_the_job_sync_user(run, listener, engine, dagster_
     assert result.stdout.startswith("mira is up to date: 50 new plays, ")
     assert set(result.stderr.splitlines()) <= PROGRESS
     assert dagster_runs()[0][:2] == ("sync_user", "SUCCESS")
+
+
+def test_a_sync_that_finds_nothing_new_imports_no_pandas(run, listener, simulator, dagster):
+    listener("mira")
+    simulator.set_clock(simulator.now())
+    code = (
+        "import atexit, sys; from spotify_pipeline.cli.main import main\n"
+        "atexit.register(lambda: print({'numpy', 'pandas'} & sys.modules.keys()))\n"
+        "sys.argv[1:] = ['sync', 'mira']; main()"
+    )
+    try:
+        assert run("sync", "mira").exit_code == 0
+        again = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+    finally:
+        simulator.set_clock(None)
+    assert again.stdout == "mira is up to date: 0 new plays, 0 new days.\nset()\n"
 
 
 def test_several_users_are_synced_in_one_run_that_names_no_user_and_failures_are_printed(

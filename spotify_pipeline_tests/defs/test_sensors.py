@@ -1,5 +1,7 @@
 """The sensor of requests: one run for each, and requests closed when their run died."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from uuid import UUID
@@ -102,6 +104,39 @@ def closed(scenario: Scenario) -> dict[str, tuple[str, str | None]]:
     return {
         row["user_id"]: (row["status"], row["error_code"]) for row in scenario.rows(t.sync_requests)
     }
+
+
+TICKS = """
+import datetime, sys
+import dagster as dg
+from spotify_pipeline.defs import resources
+from spotify_pipeline.defs.in_process import opened_instance
+from spotify_pipeline.defs.schedules import SCHEDULES
+from spotify_pipeline.defs.sensors import SENSORS
+from spotify_pipeline.settings import load_settings
+
+resources.WAIT_SECONDS = 0
+given = {"pipeline": resources.PipelineResource()}
+with opened_instance(load_settings()) as instance:
+    for sensor in SENSORS:
+        with dg.build_sensor_context(instance=instance, resources=given) as context:
+            sensor(context)
+    for schedule in SCHEDULES:
+        now = datetime.datetime.now(datetime.UTC)
+        with dg.build_schedule_context(
+            instance=instance, scheduled_execution_time=now, resources=given
+        ) as context:
+            schedule.evaluate_tick(context)
+print({"numpy", "pandas"} & sys.modules.keys())
+"""
+
+
+def test_ticks_import_no_pandas(three: Scenario) -> None:
+    """The code server evaluates them, and pandas takes 40 MB there."""
+    ask(three, "anna")
+    said = subprocess.run([sys.executable, "-c", TICKS], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
+    assert key(three, "request-1-1")
 
 
 def test_each_request_asks_for_one_run_on_its_users_partition(

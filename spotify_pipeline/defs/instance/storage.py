@@ -146,6 +146,11 @@ class PipelineDagsterStorage(DagsterPostgresStorage):
         # one connection, so each call would open another.
         log = self._event_log_storage
         log.has_table = cache(log.has_table)  # type: ignore[method-assign]
+        # Dagster would list the columns of asset_keys thirty times in a run of one user: a third of
+        # Postgres's CPU.
+        log.has_asset_key_col = _remembering_yes(  # type: ignore[method-assign,assignment]
+            log.has_asset_key_col
+        )
         # Dagster's own statement has a parameter per value and is compiled for every batch, which
         # took a third of the CPU of an event.
         log.prepare_insert_event_batch = lambda events: insert_rows(  # type: ignore[method-assign]

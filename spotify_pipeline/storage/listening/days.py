@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from sqlalchemy import (
     Column,
     Connection,
@@ -29,6 +29,9 @@ from spotify_pipeline.storage.postgres.bulk import (
     upsert_changed,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, slots=True)
 class StoredDay:
@@ -39,7 +42,7 @@ class StoredDay:
     completeness: str
 
 
-def write_days(conn: Connection, days: pd.DataFrame, computed_at: datetime) -> Written:
+def write_days(conn: Connection, days: "pd.DataFrame", computed_at: datetime) -> Written:
     """Store these days, which have the columns of daily_listening without computed_at.
 
     computed_at moves only with another column.
@@ -62,7 +65,7 @@ def delete_days(conn: Connection, days: Iterable[tuple[str, date]]) -> None:
     conn.execute(delete(d).where(d.c.user_id == keys.c.user_id, d.c.date == keys.c.date))
 
 
-def read_dates(conn: Connection, since: Mapping[str, date]) -> pd.DataFrame:
+def read_dates(conn: Connection, since: Mapping[str, date]) -> "pd.DataFrame":
     """Each user's stored days from a date on: user_id, date, top_artist_id, in order.
 
     top_artist_id is None on a day without a play that counts.
@@ -97,7 +100,7 @@ _STREAK_DAYS = """
 """
 
 
-def read_streak_days(conn: Connection, user_ids: Collection[str]) -> pd.DataFrame:
+def read_streak_days(conn: Connection, user_ids: Collection[str]) -> "pd.DataFrame":
     """The days that streaks of these users consist of, and the first and last with a top artist.
 
     Columns: user_id, date, top_artist_id. A day whose neighbours have other top artists is no

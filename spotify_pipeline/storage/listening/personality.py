@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from sqlalchemy import (
     Connection,
     Date,
@@ -20,6 +20,9 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.postgres.bulk import Written, array_rows, records, upsert_changed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class ListState:
     digest: str
 
 
-def write_personality(conn: Connection, rows: pd.DataFrame, computed_at: datetime) -> Written:
+def write_personality(conn: Connection, rows: "pd.DataFrame", computed_at: datetime) -> Written:
     """Store the personality of these users; computed_at moves only with another column."""
     return upsert_changed(
         conn,
@@ -81,7 +84,7 @@ def save_keys(conn: Connection, keys: Mapping[str, str]) -> None:
     )
 
 
-def write_months(conn: Connection, rows: pd.DataFrame, computed_at: datetime) -> None:
+def write_months(conn: Connection, rows: "pd.DataFrame", computed_at: datetime) -> None:
     """Store these users' months: the columns of music_personality_history but computed_at."""
     upsert_changed(
         conn,

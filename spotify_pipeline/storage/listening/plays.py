@@ -3,9 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sqlalchemy import (
     Connection,
     DateTime,
@@ -31,6 +30,9 @@ from spotify_pipeline.domain.model import COUNTED_FROM_MS, Play, Track
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.counters import previous_play
 from spotify_pipeline.storage.postgres.bulk import any_of, array_rows, frame, insert_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLAY_DTYPES = {
     "user_id": "str",
@@ -221,7 +223,7 @@ def read_next_plays(
     return [(user_id, played_at) for user_id, played_at in rows if played_at is not None]
 
 
-def read_plays(conn: Connection, windows: Mapping[str, Window]) -> pd.DataFrame:
+def read_plays(conn: Connection, windows: Mapping[str, Window]) -> "pd.DataFrame":
     """Plays of each user within their half-open UTC window (None: all plays), by user and time.
 
     The user's play before the window comes along, because the first one's estimate needs it.

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import pandas as pd
 from sqlalchemy import (
     Connection,
     DateTime,
@@ -39,6 +38,9 @@ from spotify_pipeline.domain.outcome import StepRows
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.listening.catalogue import read_names
 from spotify_pipeline.storage.postgres.bulk import Row, as_row, bulk_rows, frame, upsert_changed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Top = TypeVar("Top", TopArtists, TopTracks)
 # user_id and time range.
@@ -222,7 +224,7 @@ def _belongs(table: Table, lists: TableValuedAlias) -> ColumnElement[bool]:
     return and_(table.c.user_id == lists.c.user_id, table.c.time_range == lists.c.time_range)
 
 
-def read_top_artists(conn: Connection, user_ids: Sequence[str]) -> pd.DataFrame:
+def read_top_artists(conn: Connection, user_ids: Sequence[str]) -> "pd.DataFrame":
     """Top artists of all ranges, best first.
 
     Columns: user_id, time_range, rank, spotify_id, genres (list or None), popularity, fetched_at.

@@ -52,20 +52,40 @@ def test_a_hundred_events_open_no_connection_each(
     assert len(connections) <= 2
 
 
-def test_a_tick_does_not_list_the_tables(instance: dg.DagsterInstance) -> None:
-    statements: list[str] = []
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """Every statement that any engine of this process executes."""
+    executed: list[str] = []
 
     def executes(*arguments: Any) -> None:
-        statements.append(arguments[2])
+        executed.append(arguments[2])
 
+    event.listen(Engine, "before_cursor_execute", executes)
+    yield executed
+    event.remove(Engine, "before_cursor_execute", executes)
+
+
+def test_a_run_does_not_list_the_columns_of_a_table_for_each_asset(
+    scenario: Scenario, instance: dg.DagsterInstance, statements: list[str]
+) -> None:
+    scenario.connect("anna")
+    materialize(instance, "anna")
+    statements.clear()
+    materialize(instance, "anna")
+    # dagster-postgres's own storage lists columns 36 times.
+    assert sum("pg_catalog.pg_attribute" in statement for statement in statements) < len(STEPS)
+
+
+def test_a_tick_does_not_list_the_tables(
+    instance: dg.DagsterInstance, statements: list[str]
+) -> None:
     def tick() -> None:
         instance.get_instigator_state("origin", "selector")
         instance.get_ticks("origin", "selector", limit=1)
 
     tick()
-    event.listen(Engine, "before_cursor_execute", executes)
+    statements.clear()
     tick()
-    event.remove(Engine, "before_cursor_execute", executes)
     # dagster-postgres's own storage executes 6: it looks for its tables each time.
     assert len(statements) == 2
 

@@ -85,7 +85,7 @@ def test_days_rebuilt_in_parts_are_those_of_all_plays_at_once(
     history: Connection, monkeypatch: pytest.MonkeyPatch, plays: int
 ) -> None:
     monkeypatch.setattr(
-        "spotify_pipeline.sync.days.parts_of_history",
+        "spotify_pipeline.sync.compute.parts_of_history",
         lambda conn, ids: parts_of_history(conn, ids, plays=plays),
     )
     zones = dict.fromkeys(SIZES, "Pacific/Apia")

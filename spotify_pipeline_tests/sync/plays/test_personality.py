@@ -180,7 +180,7 @@ def test_unchanged_inputs_recompute_no_personality(life: Life, monkeypatch) -> N
     life.be_listed("short_term", 0)
     assert life.look()
     # Nothing is read for it either: any computation would raise here.
-    monkeypatch.setattr("spotify_pipeline.sync.personality.music_personality", None)
+    monkeypatch.setattr("spotify_pipeline.sync.compute.music_personality", None)
     life.now += 20 * MINUTE
     life.be_observed(HOUR)
     life.be_listed("short_term", 0)
