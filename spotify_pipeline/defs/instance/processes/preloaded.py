@@ -2,7 +2,9 @@
 
 import gc
 import os
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 # Before numpy and pyarrow: OpenBLAS and Arrow's allocator would start threads, and only a process
@@ -34,15 +36,43 @@ MODULES = [
     "upath.implementations.local",
 ]
 
-# A broken module is reported by the run that imports it; here it would end the process.
-with suppress(Exception):
-    for name in MODULES:
-        import_module(name)
-    # Definitions import more while they are made.
-    definitions = import_module("spotify_pipeline.defs.build").build_defs()
-    for job in ("sync_user", "sync_users"):
-        definitions.resolve_job_def(job)
 
-# Otherwise every run's collector scans some 200,000 objects of modules, and copies their pages.
-gc.collect()
-gc.freeze()
+@contextmanager
+def preloading() -> Iterator[None]:
+    """What is imported here stays shared by the processes that are forked later."""
+    # A broken module is reported by the process that imports it; here it would end all.
+    with suppress(Exception):
+        yield
+    # Otherwise each process's collector scans some 200,000 objects of modules, and copies their
+    # pages.
+    gc.collect()
+    gc.freeze()
+
+
+def load_openssl() -> None:
+    """Hashes a password with both libpqs: each loads its own OpenSSL then, 7 and 4 MB.
+
+    Connects to no database; makes no TLS context.
+    """
+    import psycopg
+    import psycopg2
+    from psycopg2.extensions import encrypt_password
+
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+        new = psycopg.pq.PGconn.connect_start(f"host=127.0.0.1 port={port}".encode())
+        new.encrypt_password(b"", b"", b"scram-sha-256")
+        new.finish()
+        old = psycopg2.connect(host="127.0.0.1", port=port, async_=True)
+        encrypt_password("", "", old, "scram-sha-256")
+        old.close()
+
+
+with preloading():
+    for _name in MODULES:
+        import_module(_name)
+    # Definitions import more while they are made.
+    _definitions = import_module("spotify_pipeline.defs.build").build_defs()
+    for _job in ("sync_user", "sync_users"):
+        _definitions.resolve_job_def(_job)
+    load_openssl()
