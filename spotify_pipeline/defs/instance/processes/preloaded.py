@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -49,25 +48,6 @@ def preloading() -> Iterator[None]:
     gc.freeze()
 
 
-def load_openssl() -> None:
-    """Hashes a password with both libpqs: each loads its own OpenSSL then, 7 and 4 MB.
-
-    Connects to no database; makes no TLS context.
-    """
-    import psycopg
-    import psycopg2
-    from psycopg2.extensions import encrypt_password
-
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-        new = psycopg.pq.PGconn.connect_start(f"host=127.0.0.1 port={port}".encode())
-        new.encrypt_password(b"", b"", b"scram-sha-256")
-        new.finish()
-        old = psycopg2.connect(host="127.0.0.1", port=port, async_=True)
-        encrypt_password("", "", old, "scram-sha-256")
-        old.close()
-
-
 with preloading():
     for _name in MODULES:
         import_module(_name)
@@ -75,4 +55,5 @@ with preloading():
     _definitions = import_module("spotify_pipeline.defs.build").build_defs()
     for _job in ("sync_user", "sync_users"):
         _definitions.resolve_job_def(_job)
-    load_openssl()
+    # Otherwise 7 and 4 MB in each process that connects.
+    import_module("spotify_pipeline.storage.postgres.openssl").load()
