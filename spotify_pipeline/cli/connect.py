@@ -5,10 +5,8 @@ import html
 import queue
 import sys
 import threading
-import time
 import webbrowser
 from collections.abc import Callable
-from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -215,12 +213,10 @@ class CallbackListener(ThreadingHTTPServer):
 
     def wait(self, seconds: float) -> str | None:
         """The query of the answer; None if none came in time. The browser waits for `show`."""
-        deadline = time.monotonic() + seconds
-        # In short waits: Python does not notice a Ctrl-C that comes just before one begins.
-        while (left := deadline - time.monotonic()) > 0:
-            with suppress(queue.Empty):
-                return self._answers.get(timeout=min(left, 0.5))
-        return None
+        try:
+            return self._answers.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def show(self, title: str, sentence: str) -> None:
         """Shows the outcome in the browser; returns when the page was sent."""

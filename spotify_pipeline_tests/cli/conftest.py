@@ -150,7 +150,7 @@ def with_password(url: URL) -> str:
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def only_line(result: Result) -> str:
+def only_line(result: Result | subprocess.CompletedProcess[str]) -> str:
     """The one line that the program said on stderr."""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, lines

@@ -30,12 +30,12 @@ def test_init_db_creates_the_schema_and_reports_an_existing_one(run, empty):
     assert "already at revision" in second.stdout
 
 
-def test_a_newer_database_is_left_alone(run, engine):
+def test_a_newer_database_is_left_alone(process, engine):
     with engine.begin() as conn:
         conn.execute(text("UPDATE spotify_pipeline.alembic_version SET version_num = '9999'"))
     for command in ("init-db", "dev"):
-        result = run(command)
-        assert result.exit_code == 2
+        result = process(command)
+        assert result.returncode == 2
         assert "upgrade spotify_pipeline" in only_line(result)
 
 

@@ -43,6 +43,15 @@ def test_help_lists_all_commands_without_importing_what_they_need():
         assert f"\n  {name} " in said
 
 
+def test_dev_imports_neither_dagster_nor_a_driver_while_it_waits():
+    asks = (
+        "import sys, spotify_pipeline.cli.local.dev\n"
+        "print({'dagster', 'pandas', 'sqlalchemy', 'psycopg'} & sys.modules.keys())"
+    )
+    said = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
+
+
 def test_help_takes_at_most_a_third_of_a_second_of_cpu():
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

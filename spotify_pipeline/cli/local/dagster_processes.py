@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import IO, Any
 
 import requests
 
-from spotify_pipeline.cli.operate.serve import hook_environment
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.defs.instance.processes.warm_process import (
     start_server,
@@ -249,7 +249,7 @@ def running_stack(
     if with_page:
         page_port = free_port(None, first=PAGE_PORT)
         page_url = f"http://{loopback}:{page_port}"
-        env |= hook_environment(settings, page_port)
+        env |= _hook_environment(settings, page_port)
         commands["web page"] = ["spotify_pipeline.cli.main", "web", "--port", str(page_port)]
     logs = private_folder(settings.home, "logs")
     opened = {name: Log.opened(logs / f"{name.replace(' ', '-')}.log") for name in commands}
@@ -276,6 +276,20 @@ def running_stack(
     finally:
         for log in opened.values():
             log.end()
+
+
+def _hook_environment(settings: Settings, port: int) -> Mapping[str, str]:
+    """What lets the pipeline call this page's cache hook; nothing if a hook is configured."""
+    if settings.revalidate_url is not None:
+        return {}
+    return {
+        "SPOTIFY_PIPELINE_REVALIDATE_URL": f"http://127.0.0.1:{port}/hooks/revalidate",
+        "SPOTIFY_PIPELINE_REVALIDATE_SECRET": (
+            settings.revalidate_secret.get_secret_value()
+            if settings.revalidate_secret
+            else token_urlsafe(32)
+        ),
+    }
 
 
 def _make_tables(settings: Settings) -> None:

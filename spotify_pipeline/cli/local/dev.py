@@ -1,8 +1,12 @@
-"""`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C; once per home."""
+"""`spotify-pipeline dev`: database, Dagster UI and daemon, until Ctrl-C; once per home.
+
+It imports neither SQLAlchemy nor Dagster, because it waits for days.
+"""
 
 import fcntl
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,13 +17,7 @@ import click
 
 from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
-from spotify_pipeline.storage.postgres.database import (
-    create_dagster_database,
-    leave_database,
-    open_engine,
-)
-from spotify_pipeline.storage.postgres.roles import give_all_rights
-from spotify_pipeline.storage.postgres.schema import init_db
+from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.terminal import example
 
 port_of_the_ui = click.option(
@@ -53,7 +51,7 @@ def dev(port: int | None) -> None:
                 stack.launch("health")
                 serve(stack)
         finally:
-            leave_database(settings)
+            embedded.leave(settings.home)
 
 
 @contextmanager
@@ -83,14 +81,16 @@ def alone(home: Path) -> Iterator[None]:
 
 
 def set_up(settings: Settings) -> None:
-    """Runs init-db: schema, roles, Dagster's database."""
-    engine = open_engine(settings)
-    try:
-        init_db(engine)
-        give_all_rights(engine, settings)
-        create_dagster_database(settings, engine)
-    finally:
-        engine.dispose()
+    """Runs `init-db` in a process of its own; exits as it does when it fails."""
+    if settings.database_url is None:
+        # The server would stop after init-db, if that were its only client.
+        embedded.join(settings.home)
+    # -P: modules in the folder that the caller runs in must not hide ours.
+    command = [sys.executable, "-P", "-m", "spotify_pipeline.cli.main", "init-db"]
+    # A session of its own: Ctrl-C is for `dev`, which stops it and says so once.
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def heed_signals() -> None:

@@ -4,7 +4,7 @@ Imports neither Dagster nor pandas, because `healthy` is called every half minut
 """
 
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -181,8 +181,6 @@ def metrics(host: str, port: int) -> None:
             ) from None
         click.echo(f"Metrics are at http://{host}:{port}/metrics (Ctrl-C stops).")
         try:
-            while True:
-                # Not for ever: a Ctrl-C that comes just before a wait goes unnoticed by it.
-                time.sleep(0.5)
+            threading.Event().wait()
         finally:
             server.shutdown()

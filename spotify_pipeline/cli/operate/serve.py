@@ -6,7 +6,7 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from secrets import token_urlsafe
 from typing import NoReturn
@@ -183,17 +183,3 @@ def _secret(settings: Settings) -> str:
     if settings.web_secret is not None:
         return settings.web_secret.get_secret_value()
     return kept_secret(settings.home, SECRET_FILE, token_urlsafe(48))
-
-
-def hook_environment(settings: Settings, port: int) -> Mapping[str, str]:
-    """What lets the pipeline call this page's cache hook; nothing if a hook is configured."""
-    if settings.revalidate_url is not None:
-        return {}
-    return {
-        "SPOTIFY_PIPELINE_REVALIDATE_URL": f"http://127.0.0.1:{port}/hooks/revalidate",
-        "SPOTIFY_PIPELINE_REVALIDATE_SECRET": (
-            settings.revalidate_secret.get_secret_value()
-            if settings.revalidate_secret
-            else token_urlsafe(32)
-        ),
-    }

@@ -16,10 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import psycopg
-from psycopg import sql
-from sqlalchemy import URL
+from typing import TYPE_CHECKING
 
 from spotify_pipeline.storage.embedded.home import (
     SUPERUSER,
@@ -28,12 +25,16 @@ from spotify_pipeline.storage.embedded.home import (
     try_lock,
 )
 from spotify_pipeline.storage.embedded.postmaster import Postmaster, running_postmaster
-from spotify_pipeline.storage.postgres.database import CLOSE
+
+# Imported where a URL is made: `dev`, which only joins, would keep 30 MB of them.
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 __all__ = [
     "EmbeddedPostgres",
     "EmbeddedPostgresError",
     "database_url",
+    "join",
     "leave",
     "running_server",
     "start",
@@ -81,11 +82,13 @@ class EmbeddedPostgres:
         self._clients_fd: int | None = clients_fd
         self._made: set[str] = set()
 
-    def url(self, database: str = DEFAULT_DATABASE) -> URL:
+    def url(self, database: str = DEFAULT_DATABASE) -> "URL":
         """The URL of a database, which is made if it is missing, closed to all but its owner.
 
         Raises EmbeddedPostgresError when the server does not accept connections.
         """
+        from sqlalchemy import URL
+
         if self._clients_fd is None:
             raise EmbeddedPostgresError("This share in the embedded Postgres was closed.")
         with _full_disk_named(self._home):
@@ -144,8 +147,8 @@ _joined: dict[Path, EmbeddedPostgres] = {}
 _joining = threading.Lock()
 
 
-def database_url(home: Path, database: str = DEFAULT_DATABASE) -> URL:
-    """The URL of a database of this home's server, which this process joins until it ends.
+def join(home: Path) -> EmbeddedPostgres:
+    """Joins the server of this home until this process ends.
 
     Needs no clean-up at exit: the kernel releases the lock. A forked child shares the membership
     of its parent. Raises EmbeddedPostgresError.
@@ -154,11 +157,19 @@ def database_url(home: Path, database: str = DEFAULT_DATABASE) -> URL:
     with _joining:
         if home not in _joined:
             _joined[home] = start(home)
-        return _joined[home].url(database)
+        return _joined[home]
+
+
+def database_url(home: Path, database: str = DEFAULT_DATABASE) -> "URL":
+    """The URL of a database of this home's server, which this process joins until it ends.
+
+    Raises EmbeddedPostgresError.
+    """
+    return join(home).url(database)
 
 
 def leave(home: Path) -> None:
-    """Leaves the server of `database_url` and, if this was the last client, waits for its end.
+    """Leaves the server that was joined and, if this was the last client, waits for its end.
 
     For commands that promise to leave nothing behind. Earlier URLs are invalid afterwards.
     """
@@ -271,6 +282,8 @@ def _full_disk_named(home: PostgresHome) -> Iterator[None]:
 
 def _neutral_parameters() -> dict[str, str]:
     """Connection parameters that override PGHOSTADDR and the like, meant for other servers."""
+    import psycopg
+
     # No parameter overrides these, or not one that Dagster's libpq knows. Children inherit this.
     for variable in ("PGSERVICE", "PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION"):
         os.environ.pop(variable, None)
@@ -288,8 +301,13 @@ def _neutral_parameters() -> dict[str, str]:
     return {"sslmode": "disable", **needed}
 
 
-def _make_database(url: URL, database: str) -> None:
+def _make_database(url: "URL", database: str) -> None:
     """Makes a database if it is missing; closes it and the default ones to all but the owner."""
+    import psycopg
+    from psycopg import sql
+
+    from spotify_pipeline.storage.postgres.database import CLOSE
+
     try:
         with psycopg.connect(
             host=url.host,

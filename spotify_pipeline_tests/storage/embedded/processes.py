@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from sqlalchemy import URL
 
-from spotify_pipeline.storage.embedded.client import URL, EmbeddedPostgres, running_server
+from spotify_pipeline.storage.embedded.client import EmbeddedPostgres, running_server
 
 ROOT = os.geteuid() == 0
 REPOSITORY = Path(__file__).parents[3]

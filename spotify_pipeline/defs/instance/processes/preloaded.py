@@ -2,7 +2,8 @@
 
 import gc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 # Before numpy and pyarrow: OpenBLAS and Arrow's allocator would start threads, and only a process
@@ -34,15 +35,25 @@ MODULES = [
     "upath.implementations.local",
 ]
 
-# A broken module is reported by the run that imports it; here it would end the process.
-with suppress(Exception):
-    for name in MODULES:
-        import_module(name)
-    # Definitions import more while they are made.
-    definitions = import_module("spotify_pipeline.defs.build").build_defs()
-    for job in ("sync_user", "sync_users"):
-        definitions.resolve_job_def(job)
 
-# Otherwise every run's collector scans some 200,000 objects of modules, and copies their pages.
-gc.collect()
-gc.freeze()
+@contextmanager
+def preloading() -> Iterator[None]:
+    """What is imported here stays shared by the processes that are forked later."""
+    # A broken module is reported by the process that imports it; here it would end all.
+    with suppress(Exception):
+        yield
+    # Otherwise each process's collector scans some 200,000 objects of modules, and copies their
+    # pages.
+    gc.collect()
+    gc.freeze()
+
+
+with preloading():
+    for _name in MODULES:
+        import_module(_name)
+    # Definitions import more while they are made.
+    _definitions = import_module("spotify_pipeline.defs.build").build_defs()
+    for _job in ("sync_user", "sync_users"):
+        _definitions.resolve_job_def(_job)
+    # Otherwise 7 and 4 MB in each process that connects.
+    import_module("spotify_pipeline.storage.postgres.openssl").load()
