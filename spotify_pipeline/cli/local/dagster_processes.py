@@ -24,10 +24,13 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import IO, Any
 
+import psutil
 import requests
 
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
 from spotify_pipeline.defs.instance.processes.warm_process import (
+    NOT_FROM_HERE,
+    check_tmpdir,
     start_server,
     warm_process,
 )
@@ -92,9 +95,10 @@ CODE_SERVER = "code server"
 LAUNCH = "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {__typename} }"
 
 
+START_AGAIN = "Start again: what was at work is tried again."
 WARM_PROCESS_DIED = (
     "The process from which all others are forked was killed, perhaps because memory ran out. "
-    "Start again: what was at work is tried again."
+    + START_AGAIN
 )
 # The exit code of what was forked from it, as multiprocessing then says.
 UNREPORTED = 255
@@ -139,13 +143,27 @@ class Child:
             return True
         return False
 
+    def listens(self, port: int) -> bool:
+        """Whether it is this process that answers there: another may have taken the port."""
+        with contextlib.suppress(psutil.Error):
+            return any(
+                found.status == psutil.CONN_LISTEN and found.laddr.port == port
+                for found in psutil.Process(self.pid).net_connections("tcp")
+            )
+        return False
+
+    def how_it_ended(self) -> str:
+        """Its exit code or the signal that killed it, in words."""
+        code = self.process.exitcode or 0
+        return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended ({code})"
+
 
 @dataclass(frozen=True)
 class Stack:
     """The running processes and the address of the UI."""
 
     url: str
-    children: tuple[Child, ...]
+    children: Sequence[Child]
     # None: not started.
     page_url: str | None = None
 
@@ -156,7 +174,7 @@ class Stack:
                 if child.process.exitcode == UNREPORTED:
                     raise StackFailed(WARM_PROCESS_DIED)
                 raise StackFailed(
-                    f"The {child.name} died with exit code {child.process.exitcode}. "
+                    f"The {child.name} {child.how_it_ended()}. {START_AGAIN} "
                     f"Its log is {child.log.path} and ends with:\n{child.log.tail()}"
                 )
 
@@ -218,6 +236,7 @@ def running_stack(
     `with_page`: and the web page, on the first free port from 8000, with its cache hook. `prepare`
     is called while what they are forked from imports. Raises StackFailed, ConfigurationError.
     """
+    check_tmpdir()
     home = dagster_home(settings)
     # A random port: two stacks that start together must not choose the same free one.
     ui_port, grpc_port = free_port(port), free_port(None, first=4266 + 50 * (os.getpid() % 100))
@@ -232,6 +251,7 @@ def running_stack(
         "DAGSTER_HOME": str(home),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
+        **NOT_FROM_HERE,
     }
     loopback = "127.0.0.1"
     commands: dict[str, list[str]] = {
@@ -245,7 +265,7 @@ def running_stack(
         ],
         "daemon": [f"{PROCESSES}.daemon", "run", "-w", str(workspace)],
     }
-    page_url = None
+    page_url = page_port = None
     if with_page:
         page_port = free_port(None, first=PAGE_PORT)
         page_url = f"http://{loopback}:{page_port}"
@@ -259,19 +279,28 @@ def running_stack(
             warm_process(env, opened[CODE_SERVER].pipe.fileno()) as context,
             _stopped_at_the_end() as children,
         ):
+            stack = Stack(f"http://{loopback}:{ui_port}", children, page_url)
+
+            def await_port(child: Child, port: int) -> None:
+                stack.wait(READY_SECONDS, lambda: child.listens(port), f"Starting the {child.name}")
+
             prepare()
             try:
                 with ProcessPoolExecutor(1, mp_context=context) as pool:
                     pool.submit(_make_tables, settings).result()
                 for name, command in commands.items():
-                    children.append(Child.started(name, command, env, opened[name]))
+                    child = Child.started(name, command, env, opened[name])
+                    children.append(child)
+                    # One that looks for our code too early looks again 15 s later.
+                    if name == CODE_SERVER:
+                        await_port(child, grpc_port)
             except (BrokenProcessPool, ConnectionError, EOFError) as error:
                 tail = opened[CODE_SERVER].tail()
                 raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
-            stack = Stack(f"http://{loopback}:{ui_port}", tuple(children), page_url)
+            await_port(children[1], ui_port)
             stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
-            if page_url:
-                stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
+            if page_port:
+                await_port(children[-1], page_port)
             yield stack
     finally:
         for log in opened.values():
@@ -319,7 +348,8 @@ def _stop(children: Sequence[Child]) -> None:
             if child.exists():
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-                child.process.join()
+                # A warm process that is stopped reports no end.
+                child.process.join(timeout=1)
 
 
 @contextlib.contextmanager
@@ -336,13 +366,6 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/healthz", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 def _code_is_loaded(url: str) -> bool:

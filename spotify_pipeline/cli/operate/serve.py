@@ -5,16 +5,18 @@
 
 import os
 import re
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from secrets import token_urlsafe
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from spotify_pipeline.cli.database import opened_database
 from spotify_pipeline.defs.instance import LOCATION, PROCESSES, dagster_home
+from spotify_pipeline.defs.instance.processes.warm_process import NOT_FROM_HERE, check_tmpdir
 from spotify_pipeline.errors import UsageError
 from spotify_pipeline.home import UMASK, kept_secret, write_private
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
@@ -24,9 +26,19 @@ from spotify_pipeline.terminal import example
 
 CODE_SERVER = "127.0.0.1:4266"
 PORT = 8000
+Command = TypeVar("Command", bound=Callable[..., Any])
 SECRET_FILE = "web-secret"  # noqa: S105 (a file name)
 
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+
+
+def _port(default: int) -> Callable[[Command], Command]:
+    ports = click.IntRange(1, 65535)
+    return click.option(
+        "--port", default=default, show_default=True, type=ports, help="Port to listen on."
+    )
+
+
 _code_server = click.option(
     "--code-server",
     default=CODE_SERVER,
@@ -50,7 +62,7 @@ def serve() -> None:
 
 @serve.command("code-server", epilog=example("spotify-pipeline serve code-server --port 4266"))
 @_host
-@click.option("--port", default=4266, show_default=True, help="Port to listen on.")
+@_port(4266)
 def code_server(host: str, port: int) -> None:
     """Serve our definitions over gRPC, and run the jobs. Start it first: it makes Dagster's tables.
 
@@ -59,6 +71,8 @@ def code_server(host: str, port: int) -> None:
     from spotify_pipeline.defs.in_process import make_tables
 
     settings = load_settings()
+    check_tmpdir()
+    _check_port(host, port)
     make_tables(settings)
     where = ("--host", host, "--port", str(port), "--location-name", LOCATION)
     _become(settings, "code_server", "-m", "spotify_pipeline.definitions", *where)
@@ -66,12 +80,13 @@ def code_server(host: str, port: int) -> None:
 
 @serve.command(epilog=example("spotify-pipeline serve webserver --code-server code-server:4266"))
 @_host
-@click.option("--port", default=3000, show_default=True, help="Port to listen on.")
+@_port(3000)
 @_code_server
 @_locations
 def webserver(host: str, port: int, code_server: str, locations: Sequence[str]) -> None:
     """Serve the Dagster UI. It has no sign-in: put a proxy with one in front of it."""
     settings = load_settings()
+    _check_port(host, port)
     workspace = _workspace(settings, "webserver", code_server, locations)
     _become(settings, "webserver", "-h", host, "-p", str(port), "-w", workspace)
 
@@ -104,10 +119,22 @@ def _workspace(settings: Settings, process: str, code_server: str, locations: Se
     return str(path)
 
 
+def _check_port(host: str, port: int) -> None:
+    """Raises UsageError when this address cannot be listened on."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UsageError(
+            f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port."
+        ) from None
+
+
 def _become(settings: Settings, process: str, *arguments: str) -> NoReturn:
     """Replace this process by one of Dagster's, so that signals reach it."""
     os.umask(UMASK)
     os.environ |= {"DAGSTER_HOME": str(dagster_home(settings)), "PYTHONUNBUFFERED": "1"}
+    os.environ |= NOT_FROM_HERE
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     sys.stdout.flush()
     command = [sys.executable, "-m", f"{PROCESSES}.{process}", *arguments]
@@ -147,6 +174,7 @@ def web(port: int, host: str) -> None:
             f"On {host} others reach the page: set SPOTIFY_PIPELINE_WEB_URL to the https address "
             "under which your proxy serves it."
         )
+    _check_port(host, port)
     with ExitStack() as at_the_end:
         at_the_end.callback(leave_database, settings)
         # The one thing that is done with the pipeline's rights: is the schema there?

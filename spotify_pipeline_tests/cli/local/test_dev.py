@@ -3,17 +3,21 @@
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 import pytest
 
-from spotify_pipeline.cli.local.dagster_processes import free_port
-from spotify_pipeline_tests.cli.conftest import COMMAND
+from spotify_pipeline.cli.local.dagster_processes import Child, Log, free_port
+from spotify_pipeline_tests.cli.conftest import COMMAND, only_line
 from spotify_pipeline_tests.storage.embedded.processes import until
 
 HOME = "SPOTIFY_PIPELINE_HOME"
@@ -22,7 +26,7 @@ IGNORING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @pytest.fixture
-def dev(dagster: object) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+def dev(dagster: object) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Starts `dev`, with ignored and blocked signals under an open umask, and waits for the UI."""
     started: list[subprocess.Popen[str]] = []
 
@@ -31,10 +35,10 @@ def dev(dagster: object) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
-    def dev() -> "subprocess.Popen[str]":
+    def dev(command: Sequence[str] = COMMAND, cwd: Path | None = None) -> "subprocess.Popen[str]":
         program = subprocess.Popen(
             [
-                *COMMAND,
+                *command,
                 "dev",
                 "--port",
                 str(free_port(None, first=22_000 + 50 * (os.getpid() % 100))),
@@ -42,6 +46,7 @@ def dev(dagster: object) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=cwd,
             umask=0,
             preexec_fn=ignore,
         )
@@ -143,3 +148,53 @@ def test_when_the_process_that_all_are_forked_from_is_killed_dev_says_so_and_lea
     assert "Start again" in said
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
+
+
+def test_modules_in_the_folder_that_dev_is_started_in_do_not_hide_ours(dev, tmp_path: Path) -> None:
+    folder = tmp_path / "somewhere"
+    folder.mkdir()
+    for name in ("dagster", "random", "spotify_pipeline"):
+        (folder / f"{name}.py").write_text("raise SystemExit('not this one')")
+    # With -m, Python itself would look here first.
+    dev([str(Path(sys.executable).with_name("spotify-pipeline"))], cwd=folder)
+
+
+def test_dev_ends_though_its_warm_process_is_stopped(dev) -> None:
+    program = dev()
+    children = below(program)
+    (warm,) = (child for child in children if child.name() == "warm process")
+    warm.suspend()
+    program.terminate()
+    program.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+
+
+def test_a_killed_process_of_dev_is_named_with_its_signal(dev) -> None:
+    program = dev()
+    (daemon,) = (child for child in below(program) if child.name() == "daemon")
+    daemon.kill()
+    said, _ = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert "The daemon was killed (SIGKILL). Start again" in said
+
+
+def test_a_port_on_which_another_program_listens_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """Such as another `dev`, which chose the same free port in the same second."""
+    process = get_context("spawn").Process(target=time.sleep, args=(60,))
+    process.start()
+    child = Child("web page", (), {}, Log.opened(tmp_path / "page.log"), process)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            assert not child.listens(other.getsockname()[1])
+    finally:
+        process.kill()
+
+
+def test_a_long_tmpdir_is_one_sentence(process, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    for command in (["dev"], ["serve", "code-server"]):
+        done = process(*command, TMPDIR=str(long))
+        assert done.returncode == 2
+        assert "Set TMPDIR to one of at most 75 bytes" in only_line(done)

@@ -1,5 +1,6 @@
 """The code locations that `serve` hands to Dagster's processes."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from spotify_pipeline.cli.operate import serve
 from spotify_pipeline.cli.program import program
+from spotify_pipeline_tests.cli.conftest import only_line
 
 OURS = {"host": "code", "port": 4266, "location_name": "spotify_pipeline"}
 
@@ -44,3 +46,11 @@ def test_a_location_that_cannot_be_read_is_refused(
     assert result.exit_code == 2
     assert option in result.output
     assert started == []
+
+
+@pytest.mark.parametrize("command", [["web"], ["serve", "webserver"], ["serve", "code-server"]])
+def test_a_port_that_is_taken_exits_2_and_says_so(run, environ, command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run(*command, "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2
+    assert "choose another --port" in only_line(result)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from importlib import import_module
@@ -23,6 +24,7 @@ from types import ModuleType
 
 from spotify_pipeline.defs.instance import PROCESSES
 from spotify_pipeline.home import UMASK
+from spotify_pipeline.settings import ConfigurationError
 
 FORKS = sys.platform == "linux"  # prctl
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
@@ -31,6 +33,10 @@ FOR_ALL = [f"{PROCESSES}.below_dev", *FOR_RUNS, f"{PROCESSES}.preloaded_servers"
 # Names the process that the warm process of `dev` belongs to.
 STARTED_BY = "WARM_PROCESS_STARTED_BY"
 PACKAGE = Path(__file__).resolve().parents[3]
+# Modules in the folder that a process was started in must not hide ours.
+NOT_FROM_HERE = {"PYTHONSAFEPATH": "1"}
+# multiprocessing makes a socket there, whose path has 107 bytes at most.
+LONGEST_TMPDIR = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 
 
 def code_of(package: Path) -> dict[Path, int]:
@@ -47,6 +53,16 @@ def code_of(package: Path) -> dict[Path, int]:
 # this module first of all.
 IMPORTED_BY = os.getpid()
 IMPORTED_CODE = code_of(PACKAGE)
+
+
+def check_tmpdir() -> None:
+    """Raises ConfigurationError where the folder for temporary files has too long a path."""
+    folder = tempfile.gettempdir()
+    if FORKS and len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        raise ConfigurationError(
+            f"The path of the folder for temporary files is too long for a socket: {folder}. Set "
+            f"TMPDIR to one of at most {LONGEST_TMPDIR} bytes, such as /tmp."
+        )
 
 
 def die_with_parent(number: int) -> None:
@@ -154,7 +170,8 @@ def _stop() -> None:
     """Stops the forkserver of this process, and not only once all that it forked has ended."""
     vars(forkserver._forkserver).pop("ensure_running", None)
     if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
-        os.kill(pid, signal.SIGTERM)
+        # It has nothing to end in order, and may be stopped.
+        os.kill(pid, signal.SIGKILL)
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
