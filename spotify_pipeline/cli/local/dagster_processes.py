@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -263,12 +263,18 @@ def running_stack(
             try:
                 with ProcessPoolExecutor(1, mp_context=warm.context) as pool:
                     pool.submit(_make_tables, settings).result()
+                stack = Stack(f"http://{loopback}:{ui_port}", warm, (), page_url)
                 for name, command in commands.items():
                     children.append(Child.started(name, command, env, opened[name]))
+                    stack = replace(stack, children=tuple(children))
+                    if name == CODE_SERVER:
+                        # The webserver would look too soon, and again only after ten seconds.
+                        stack.wait(
+                            READY_SECONDS, lambda: _listens(grpc_port), f"Starting the {name}"
+                        )
             except (BrokenProcessPool, ConnectionError, EOFError) as error:
                 tail = opened[CODE_SERVER].tail()
                 raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
-            stack = Stack(f"http://{loopback}:{ui_port}", warm, tuple(children), page_url)
             stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
             if page_url:
                 stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
@@ -336,6 +342,11 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(url: str) -> bool:
