@@ -29,6 +29,7 @@ MODULES = [
     "spotify_pipeline.storage.embedded.client",
     "spotify_pipeline.storage.postgres.errors",
     "spotify_pipeline.storage.users.queries",
+    "spotify_pipeline.sync.compute",
     "spotify_pipeline.sync.requests",
     "spotify_pipeline.sync.runs",
     "tzdata.zoneinfo",
