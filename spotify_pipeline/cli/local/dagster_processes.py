@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -265,9 +266,10 @@ def running_stack(
         ],
         "daemon": [f"{PROCESSES}.daemon", "run", "-w", str(workspace)],
     }
-    page_url = page_port = None
+    ports = {CODE_SERVER: grpc_port, "webserver": ui_port}
+    page_url = None
     if with_page:
-        page_port = free_port(None, first=PAGE_PORT)
+        ports["web page"] = page_port = free_port(None, first=PAGE_PORT)
         page_url = f"http://{loopback}:{page_port}"
         env |= _hook_environment(settings, page_port)
         commands["web page"] = ["spotify_pipeline.cli.main", "web", "--port", str(page_port)]
@@ -281,26 +283,26 @@ def running_stack(
         ):
             stack = Stack(f"http://{loopback}:{ui_port}", children, page_url)
 
-            def await_port(child: Child, port: int) -> None:
-                stack.wait(READY_SECONDS, lambda: child.listens(port), f"Starting the {child.name}")
+            def await_ports() -> None:
+                for child in children:
+                    if port := ports.get(child.name):
+                        listens = partial(child.listens, port)
+                        stack.wait(READY_SECONDS, listens, f"Starting the {child.name}")
 
             prepare()
             try:
                 with ProcessPoolExecutor(1, mp_context=context) as pool:
                     pool.submit(_make_tables, settings).result()
                 for name, command in commands.items():
-                    child = Child.started(name, command, env, opened[name])
-                    children.append(child)
+                    children.append(Child.started(name, command, env, opened[name]))
                     # One that looks for our code too early looks again 15 s later.
                     if name == CODE_SERVER:
-                        await_port(child, grpc_port)
+                        await_ports()
             except (BrokenProcessPool, ConnectionError, EOFError) as error:
                 tail = opened[CODE_SERVER].tail()
                 raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
-            await_port(children[1], ui_port)
+            await_ports()
             stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
-            if page_port:
-                await_port(children[-1], page_port)
             yield stack
     finally:
         for log in opened.values():
