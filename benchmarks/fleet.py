@@ -246,7 +246,7 @@ def report(split: dict[str, float], verdict: dict[str, object]) -> None:
 @click.option("--users", default=1000, help="Listeners in the run.")
 @click.option("--latency", default=0.05, help="Seconds that Spotify takes to answer.")
 @click.option("--connections", default=16, help="Threads that ask Spotify, over all processes.")
-@click.option("--chunk-size", default=100, help="Users per chunk.")
+@click.option("--chunk-size", default=125, help="Users per chunk.")
 @click.option("--few", default=10, help="Users of what is measured on a few.")
 @click.option("--out", default=RESULTS / "fleet.json", type=Path, help="Where the JSON goes.")
 def main(

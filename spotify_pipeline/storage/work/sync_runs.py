@@ -31,7 +31,7 @@ from spotify_pipeline.storage.postgres.bulk import any_of, as_row, bulk_rows
 from spotify_pipeline.storage.postgres.locks import lock_existence, lock_or_skip
 from spotify_pipeline.storage.users.queries import SELECTIONS
 
-CHUNK_USERS = 100
+CHUNK_USERS = 125
 
 
 @dataclass(frozen=True, slots=True)
