@@ -3,13 +3,14 @@
     python -m spotify_pipeline.defs.instance.processes.daemon run -w workspace.yaml
 
 Dagster's own looks at the queue once a second and at sensors every five. Sensors submit runs in the
-daemon's process, so here a submitted run wakes both threads. Runs submitted elsewhere, as by the
-UI, wait as before.
+daemon's process, so here a submitted run wakes both threads, and a tick that has waited in vain
+that of the sensors. Runs submitted elsewhere, as by the UI, wait as before.
 """
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,8 @@ from spotify_pipeline.defs.instance.redaction import install
 
 # After it has submitted runs, a tick still stores its result.
 TICK_ENDS_SECONDS = 1.0
+# A tick that took as long has waited for work in vain. Others, which end at once, are no hurry.
+WAITED_SECONDS = 3.0
 # How long a shutdown may go unnoticed.
 LOOK_SECONDS = 0.5
 
@@ -72,15 +75,30 @@ class Pause(threading.Event):
 
 
 class WokenSensors(SensorDaemon):
-    """Looks at the sensors soon after one of them has submitted a run.
+    """Looks at the sensors soon after one of them has submitted a run, or has waited in vain.
 
-    The request sensor waits inside its tick, and the tick ends with a request: Dagster would begin
-    the next one up to five seconds later, and a user who presses Sync meanwhile would wait for it.
+    The request sensor waits inside its tick, and the tick ends with a request or after half a
+    minute: Dagster would begin the next one up to five seconds later, and a user who presses Sync
+    meanwhile would wait for it.
     """
 
     def __init__(self, settings: Mapping[str, Any], woken: threading.Event) -> None:
         super().__init__(settings)
         self._woken = woken
+        # None if dagster.yaml is another than ours and lets ticks wait for each other.
+        if threads := self._threadpool_executor:
+            threads.submit = partial(self._submit, threads.submit)  # type: ignore[method-assign]
+
+    def _submit(self, submit: Callable[..., Future[Any]], *tick: Any) -> Future[Any]:
+        began = time.monotonic()
+
+        def wake(_: object) -> None:
+            if time.monotonic() - began >= WAITED_SECONDS:
+                self._woken.set()
+
+        future = submit(*tick)
+        future.add_done_callback(wake)
+        return future
 
     def core_loop(
         self, workspace_process_context: Any, shutdown_event: threading.Event

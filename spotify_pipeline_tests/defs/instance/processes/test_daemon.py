@@ -53,3 +53,19 @@ def test_a_submitted_run_wakes_the_sensors(
     assert not sensors._woken.is_set()
     instance.run_coordinator.submit_run("context")  # type: ignore[arg-type]
     assert (submitted, sensors._woken.is_set()) == (["context"], True)
+
+
+def test_a_tick_that_waited_in_vain_wakes_the_sensors_and_one_that_ended_at_once_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken = threading.Event()
+    with WokenSensors({"use_threads": True, "num_workers": 1}, woken) as sensors:
+        threads = sensors._threadpool_executor
+        assert threads
+        threads.submit(int)
+        # The first one's callback has run before the thread begins the second.
+        threads.submit(int).result()
+        assert not woken.is_set()
+        monkeypatch.setattr(daemon, "WAITED_SECONDS", 0.0)
+        threads.submit(int)
+        assert woken.wait(LONG)
