@@ -134,12 +134,6 @@ class Quota:
         calls = self.day_of("plays") * (1 - STRETCH_BELOW / hours)
         return int(calls / (POLLS / hours + TOP_LISTS))
 
-    def users_within(self, seconds: float, calls: int) -> int | None:
-        """How many users with so many calls each the pace serves meanwhile; None: any number."""
-        if not self.calls_per_window or not calls:
-            return None
-        return max(1, int(seconds / (calls * self.interval_seconds)))
-
     def users_at_pace(self) -> int:
         """How many users the pace serves with polls every hour and top lists every night."""
         calls = timedelta(days=1).total_seconds() / self.interval_seconds

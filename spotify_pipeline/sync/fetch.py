@@ -108,6 +108,7 @@ def fetch_users(
         asked = _without_fresh(user, wanted, pipeline.now()) if scheduled else wanted
         return _fetch_user(pipeline, user, asked, scheduled, interrupted, side_by_side)
 
+    pipeline.rate_limiter.begin(len(users))
     workers = min(connections, len(users)) or 1
     pool = ThreadPoolExecutor(workers, thread_name_prefix="spotify")
     try:

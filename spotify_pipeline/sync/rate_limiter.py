@@ -119,10 +119,6 @@ class SharedRateLimiter:
         with self._engine.connect() as conn:
             return due_stretch(api_budget.read_state(conn), self._quota)
 
-    def users_within(self, seconds: float, calls: int) -> int | None:
-        """See `Quota.users_within`."""
-        return self._quota.users_within(seconds, calls)
-
     def begin(self, users: int = 1) -> None:
         """A sync of so many users begins: it may wait for blocks, however long the others waited.
 

@@ -6,7 +6,6 @@ from contextlib import closing
 from spotify_pipeline.domain.error_codes import ErrorCode
 from spotify_pipeline.domain.outcome import (
     BLOCKED,
-    FETCHED,
     PROFILE_REVALIDATION,
     REBUILT,
     STEPS,
@@ -26,9 +25,6 @@ from spotify_pipeline.sync.pipeline import Pipeline
 from spotify_pipeline.sync.write import write
 
 BUSY = "Another sync of this user is still going on."
-# A user who presses Sync waits while another sync holds their lease. So no more users are leased at
-# a time than the configured pace lets fetch in this time.
-LEASED_SECONDS = 10.0
 
 
 def sync_users(
@@ -52,37 +48,6 @@ def sync_users(
     # Again at each sync: the clock may have changed since the process began.
     pipeline.check_clock()
     user_ids = list(dict.fromkeys(user_ids))
-    pipeline.rate_limiter.begin(len(user_ids))
-    calls = sum(step in FETCHED for step in steps)
-    most = pipeline.rate_limiter.users_within(LEASED_SECONDS, calls) or len(user_ids) or 1
-    return [
-        outcome
-        for first in range(0, len(user_ids), most)
-        for outcome in _sync_leased(
-            pipeline,
-            user_ids[first : first + most],
-            steps,
-            wait_seconds=wait_seconds,
-            scheduled=scheduled,
-            retried=retried,
-            emit=emit,
-            dispatch_key=dispatch_key,
-        )
-    ]
-
-
-def _sync_leased(
-    pipeline: Pipeline,
-    user_ids: Sequence[str],
-    steps: Sequence[str],
-    *,
-    wait_seconds: float,
-    scheduled: bool,
-    retried: bool,
-    emit: Emit | None,
-    dispatch_key: str | None,
-) -> list[UserOutcome]:
-    """Sync users whose leases are held together."""
     delivered: dict[str, UserOutcome] = {}
 
     def finish(outcomes: Sequence[UserOutcome]) -> None:

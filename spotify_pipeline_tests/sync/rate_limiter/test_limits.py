@@ -17,7 +17,6 @@ from spotify_pipeline.domain.quota import Quota
 from spotify_pipeline.spotify.errors import RateLimited
 from spotify_pipeline.storage import tables as t
 from spotify_pipeline.storage.work import api_budget
-from spotify_pipeline.storage.work.leases import leased_users
 from spotify_pipeline.sync.rate_limiter import SharedRateLimiter
 from spotify_pipeline.sync.runs import skip_reason
 from spotify_pipeline.sync.users import sync_users
@@ -188,19 +187,3 @@ def test_a_block_that_was_lifted_is_seen_within_a_second(engine: Engine) -> None
     lifted_at = time.monotonic()
     while refused(rate_limiter):
         assert time.monotonic() - lifted_at < 2
-
-
-def test_at_a_slow_pace_few_users_are_leased_at_a_time(rate_limited: RateLimitFixtures) -> None:
-    """Otherwise a night would hold a whole chunk for minutes, and requests of its users fail."""
-    scenario, _ = rate_limited(Quota(90, 0))
-    users = connect(scenario, *(f"user{n}" for n in range(8)))
-    leased: list[set[str]] = []
-
-    def note() -> None:
-        with scenario.pipeline.engine.connect() as conn:
-            leased.append(leased_users(conn, users))
-
-    outcomes = scenario.meanwhile("recently_played", note).sync(*users, scheduled=True)
-    assert [(o.user_id, o.result) for o in outcomes] == [(user_id, "synced") for user_id in users]
-    # Seven calls each, of which 82 go out in 32 s.
-    assert leased == [set(users[:3])]
