@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -50,7 +51,8 @@ def test_one_user_is_synced_by_the_job_sync_user(run, listener, engine, dagster_
 
 
 def test_a_sync_that_finds_nothing_new_imports_no_pandas(run, listener, simulator, dagster):
-    listener("mira")
+    # It is noon there, and another day would be something new.
+    listener("mira", f"Etc/GMT{datetime.now(UTC).hour - 12:+d}")
     simulator.set_clock(simulator.now())
     code = (
         "import atexit, sys; from spotify_pipeline.cli.main import main\n"

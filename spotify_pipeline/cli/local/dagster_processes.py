@@ -109,6 +109,11 @@ class StackFailed(PipelineError):
     """One of the processes did not start, or died; the message says which and shows its log."""
 
 
+def killed_by(number: int) -> str:
+    """Which signal killed a process, as the end of a sentence."""
+    return f"was killed by signal {number} ({signal.strsignal(number)})"
+
+
 @dataclass(frozen=True)
 class Child:
     """A started process, how to start another, and where it writes."""
@@ -156,7 +161,7 @@ class Child:
     def how_it_ended(self) -> str:
         """Its exit code or the signal that killed it, in words."""
         code = self.process.exitcode or 0
-        return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended ({code})"
+        return killed_by(-code) if code < 0 else f"ended ({code})"
 
 
 @dataclass(frozen=True)
@@ -295,7 +300,7 @@ def running_stack(
                     pool.submit(_make_tables, settings).result()
                 for name, command in commands.items():
                     children.append(Child.started(name, command, env, opened[name]))
-                    # One that looks for our code too early looks again 15 s later.
+                    # A daemon or webserver that looks for our code too early waits 10 s and more.
                     if name == CODE_SERVER:
                         await_ports()
             except (BrokenProcessPool, ConnectionError, EOFError) as error:
@@ -303,6 +308,8 @@ def running_stack(
                 raise StackFailed(f"{WARM_PROCESS_DIED}\n{tail}") from error
             await_ports()
             stack.wait(READY_SECONDS, lambda: _code_is_loaded(stack.url), "Starting Dagster")
+            if page_url:
+                stack.wait(READY_SECONDS, lambda: _answers(page_url), "Starting the web page")
             yield stack
     finally:
         for log in opened.values():
@@ -368,6 +375,13 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/healthz", timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 def _code_is_loaded(url: str) -> bool:

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import click
 
-from spotify_pipeline.cli.local.dagster_processes import STOP_SECONDS, Stack, running_stack
+from spotify_pipeline.cli.local.dagster_processes import (
+    STOP_SECONDS,
+    Stack,
+    StackFailed,
+    killed_by,
+    running_stack,
+)
 from spotify_pipeline.settings import ConfigurationError, Settings, load_settings
 from spotify_pipeline.storage.embedded import client as embedded
 from spotify_pipeline.terminal import example
@@ -81,7 +87,10 @@ def alone(home: Path) -> Iterator[None]:
 
 
 def set_up(settings: Settings) -> None:
-    """Runs `init-db` in a process of its own; exits as it does when it fails."""
+    """Runs `init-db` in a process of its own; exits as it does when it fails.
+
+    Raises StackFailed when it was killed.
+    """
     if settings.database_url is None:
         # The server would stop after init-db, if that were its only client.
         embedded.join(settings.home)
@@ -89,6 +98,8 @@ def set_up(settings: Settings) -> None:
     command = [sys.executable, "-P", "-m", "spotify_pipeline.cli.main", "init-db"]
     # A session of its own: Ctrl-C is for `dev`, which stops it and says so once.
     done = subprocess.run(command, stdout=subprocess.DEVNULL, start_new_session=True, check=False)
+    if done.returncode < 0:
+        raise StackFailed(f"init-db {killed_by(-done.returncode)}. Start again.")
     if done.returncode:
         sys.exit(done.returncode)
 

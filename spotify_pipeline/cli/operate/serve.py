@@ -122,8 +122,10 @@ def _workspace(settings: Settings, process: str, code_server: str, locations: Se
 def _check_port(host: str, port: int) -> None:
     """Raises UsageError when this address cannot be listened on."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, port), family=family).close()
+        # Of IPv6 with or without brackets.
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        family, *_, address = found[0]
+        socket.create_server(address[:2], family=family).close()
     except OSError as error:
         raise UsageError(
             f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port."

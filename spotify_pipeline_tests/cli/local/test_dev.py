@@ -176,7 +176,7 @@ def test_a_killed_process_of_dev_is_named_with_its_signal(dev) -> None:
     daemon.kill()
     said, _ = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert "The daemon was killed (SIGKILL). Start again" in said
+    assert "The daemon was killed by signal 9 (Killed). Start again" in said
 
 
 def test_a_port_on_which_another_program_listens_is_not_taken_for_ours(tmp_path: Path) -> None:

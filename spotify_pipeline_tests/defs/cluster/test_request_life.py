@@ -224,7 +224,7 @@ def test_the_whole_process_tree_is_killed(
     warm.kill()
     with pytest.raises(StackFailed, match="from which all others are forked was killed"):
         check_again_and_again()
-    # Until it has ended it would be asked to fork. multiprocessing is who reaps it.
+    # Until it has ended it would be asked to fork. multiprocessing reaps it.
     os.waitid(os.P_PID, warm.pid, os.WEXITED | os.WNOWAIT)
     # What is started again is forked from a new one, which is below this process, too.
     monkeypatch.delattr(forkserver._forkserver, "ensure_running")

@@ -30,8 +30,9 @@ from spotify_pipeline.defs.instance.redaction import install
 
 # After it has submitted runs, a tick still stores its result.
 TICK_ENDS_SECONDS = 1.0
-# A tick that took as long has waited for work in vain. Others, which end at once, are no hurry.
-WAITED_SECONDS = 3.0
+# A tick that took as long has waited for work in vain. Others are no hurry: one that ends at once
+# would be followed by the next once a second.
+WAITED_SECONDS = 10.0
 # How long a shutdown may go unnoticed.
 LOOK_SECONDS = 0.5
 

@@ -42,6 +42,7 @@ def test_two_forked_processes_hash_a_password_with_salts_of_their_own() -> None:
     program = """
 import os, psycopg
 from spotify_pipeline.defs.instance.processes import preloaded
+assert preloaded._no_connection
 for _ in range(2):
     if os.fork() == 0:
         nowhere = psycopg.pq.PGconn.connect_start(b"host=/nowhere")
