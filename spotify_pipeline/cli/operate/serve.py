@@ -7,10 +7,11 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from secrets import token_urlsafe
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 import click
 
@@ -26,19 +27,16 @@ from spotify_pipeline.terminal import example
 
 CODE_SERVER = "127.0.0.1:4266"
 PORT = 8000
-Command = TypeVar("Command", bound=Callable[..., Any])
 SECRET_FILE = "web-secret"  # noqa: S105 (a file name)
 
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-
-
-def _port(default: int) -> Callable[[Command], Command]:
-    ports = click.IntRange(1, 65535)
-    return click.option(
-        "--port", default=default, show_default=True, type=ports, help="Port to listen on."
-    )
-
-
+_port = partial(
+    click.option,
+    "--port",
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
 _code_server = click.option(
     "--code-server",
     default=CODE_SERVER,
@@ -62,7 +60,7 @@ def serve() -> None:
 
 @serve.command("code-server", epilog=example("spotify-pipeline serve code-server --port 4266"))
 @_host
-@_port(4266)
+@_port(default=4266)
 def code_server(host: str, port: int) -> None:
     """Serve our definitions over gRPC, and run the jobs. Start it first: it makes Dagster's tables.
 
@@ -80,7 +78,7 @@ def code_server(host: str, port: int) -> None:
 
 @serve.command(epilog=example("spotify-pipeline serve webserver --code-server code-server:4266"))
 @_host
-@_port(3000)
+@_port(default=3000)
 @_code_server
 @_locations
 def webserver(host: str, port: int, code_server: str, locations: Sequence[str]) -> None:
